@@ -1,0 +1,62 @@
+"""The engine's errors: each has a stable ``code`` that scripts can branch on, and a text that says what would be right."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Any failure that the engine explains; ``code`` is stable, the text is for people."""
+
+    code = "engine_error"
+
+
+class InvalidOptionError(EngineError, ValueError):
+    """An option is out of range or contradicts another one."""
+
+    code = "invalid_option"
+
+
+class UnsupportedModelError(EngineError, ValueError):
+    """The model's family lacks what the operation needs; the text names the family and what was looked for."""
+
+    code = "unsupported_model"
+
+
+class CheckpointError(EngineError, ValueError):
+    """A checkpoint folder can't be read safely (missing, pickled, truncated, unreadable)."""
+
+    code = "model_unreadable"
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class NonFiniteWeightsError(EngineError, ValueError):
+    """A weight tensor holds NaN or infinity; the text names the tensor."""
+
+    code = "weights_not_finite"
+
+
+class TokenizerError(EngineError, ValueError):
+    """The model folder has no usable tokenizer, and the operation needs text."""
+
+    code = "tokenizer_error"
+
+
+class CalibrationError(EngineError, ValueError):
+    """Calibration data is empty, unreadable, or gave no usable statistic."""
+
+    code = "calibration_error"
+
+
+class ReloadCheckError(EngineError):
+    """A saved model did not reload to what was saved."""
+
+    code = "reload_check_failed"
+
+
+class PlanError(EngineError, ValueError):
+    """A pruning plan doesn't fit the model that it is applied to, or is malformed."""
+
+    code = "plan_invalid"
