@@ -1,0 +1,197 @@
+"""The plan of a pruning: plain data that says what stays, between choosing and applying.
+
+A plan is frozen, validates itself against a model, and saves to ``plan.json`` (indices, sizes, curves) plus
+``plan.safetensors`` (refitted weights). It holds no time, id or path, so the same options give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optipfair_engine.errors import PlanError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from optipfair_engine.architectures import ModelView
+
+PLAN_FILE = "plan.json"
+WEIGHTS_FILE = "plan.safetensors"
+_FORMAT = "optipfair-plan/1"
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """The attention heads of one layer that stay, as sorted indices into the original heads."""
+
+    query: tuple[int, ...]
+    kv: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What stays of a model.
+
+    Attributes:
+        model_type: ``config.model_type`` of the family that the plan was made for.
+        num_layers: layers of the original model; all indices below are original ones.
+        hidden_size: of the original model.
+        method: how the plan was made, plain JSON (pruning type, method, sizes, calibration facts).
+        kept_neurons: layer → sorted kept intermediate neurons; only layers that change.
+        removed_layers: sorted layers that go.
+        kept_heads: layer → kept attention heads; only layers that change.
+        weights: refitted weights by original state-dict name, in the module's storage orientation and pruned shape.
+        curves: layer → predicted relative error by number of removed neurons, where calibration gave one.
+    """
+
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    method: Mapping[str, object] = field(default_factory=dict)
+    kept_neurons: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    removed_layers: tuple[int, ...] = ()
+    kept_heads: Mapping[int, HeadPlan] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    curves: Mapping[int, tuple[float, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no model could satisfy."""
+        _check_indices("removed_layers", self.removed_layers, self.num_layers, may_be_empty=True)
+        if self.num_layers > 0 and len(self.removed_layers) >= self.num_layers:
+            raise PlanError(f"a plan can't remove all {self.num_layers} layers")
+        for layer in (*self.kept_neurons, *self.kept_heads):
+            if not 0 <= layer < self.num_layers:
+                raise PlanError(f"layer {layer} is not one of the {self.num_layers} layers of the plan")
+        for layer, kept in self.kept_neurons.items():
+            _check_indices(f"kept_neurons of layer {layer}", kept)
+
+    def validate(self, view: ModelView) -> None:
+        """Check that the plan fits a model, before anything is touched.
+
+        Raises:
+            PlanError: another family, other sizes, or an index that the model doesn't have.
+        """
+        if self.model_type != view.architecture.model_type:
+            found = view.architecture.model_type
+            raise PlanError(f"the plan was made for the family {self.model_type!r}, the model is {found!r}")
+        for name in ("num_layers", "hidden_size"):
+            if getattr(self, name) != getattr(view, name):
+                raise PlanError(
+                    f"the plan expects {name}={getattr(self, name)}, the model has {getattr(view, name)}"
+                )
+        for layer, kept in self.kept_neurons.items():
+            _check_indices(f"kept_neurons of layer {layer}", kept, view.mlp(layer).intermediate_size)
+        for layer, heads in self.kept_heads.items():
+            attention = view.attention(layer)
+            _check_indices(f"query heads of layer {layer}", heads.query, attention.num_heads)
+            _check_indices(f"KV heads of layer {layer}", heads.kv, attention.num_key_value_heads)
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``plan.json`` and, where weights were refitted, ``plan.safetensors``; equal plans give equal bytes."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / PLAN_FILE).write_text(self.to_json(), encoding="utf-8")
+        weights = target / WEIGHTS_FILE
+        weights.unlink(missing_ok=True)
+        if self.weights:
+            from safetensors.torch import save_file
+
+            tensors = {name: self.weights[name].detach().cpu().contiguous() for name in sorted(self.weights)}
+            save_file(tensors, weights, metadata={"format": "pt"})
+
+    def to_json(self) -> str:
+        """The plan without its weights as JSON text, one top-level key a line, keys sorted."""
+        data: dict[str, Any] = {
+            "curves": None
+            if self.curves is None
+            else {str(k): list(v) for k, v in sorted(self.curves.items())},
+            "format": _FORMAT,
+            "hidden_size": self.hidden_size,
+            "intermediate_sizes": {str(k): len(v) for k, v in sorted(self.kept_neurons.items())},
+            "kept_heads": {
+                str(k): {"kv": list(v.kv), "query": list(v.query)} for k, v in sorted(self.kept_heads.items())
+            },
+            "kept_neurons": {str(k): list(v) for k, v in sorted(self.kept_neurons.items())},
+            "method": dict(self.method),
+            "model_type": self.model_type,
+            "num_layers": self.num_layers,
+            "removed_layers": list(self.removed_layers),
+            "weights": sorted(self.weights),
+        }
+        lines = [f"{json.dumps(key)}: {_compact(value)}" for key, value in data.items()]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    @classmethod
+    def load(cls, folder: Path | str) -> PruningPlan:
+        """Read a plan that ``save`` wrote (a folder, or the ``plan.json`` in it).
+
+        Raises:
+            PlanError: no plan, unreadable, of another format, or weights that don't belong to it.
+        """
+        path = Path(folder)
+        path = path / PLAN_FILE if path.is_dir() else path
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PlanError(f"{path.name} can't be read as a pruning plan: {type(error).__name__}") from error
+        if not isinstance(data, dict) or data.get("format") != _FORMAT:
+            raise PlanError(f"{path.name} is not a pruning plan of format {_FORMAT!r}")
+        try:
+            return cls(
+                **_fields_from_json(data),
+                weights=_load_weights(path.with_name(WEIGHTS_FILE), data["weights"]),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, PlanError):
+                raise
+            raise PlanError(f"{path.name} is malformed: {error}") from error
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
+    curves = data["curves"]
+    return {
+        "model_type": data["model_type"],
+        "num_layers": data["num_layers"],
+        "hidden_size": data["hidden_size"],
+        "method": data["method"],
+        "kept_neurons": {int(k): tuple(v) for k, v in data["kept_neurons"].items()},
+        "removed_layers": tuple(data["removed_layers"]),
+        "kept_heads": {
+            int(k): HeadPlan(tuple(v["query"]), tuple(v["kv"])) for k, v in data["kept_heads"].items()
+        },
+        "curves": None if curves is None else {int(k): tuple(v) for k, v in curves.items()},
+    }
+
+
+def _load_weights(path: Path, names: list[str]) -> dict[str, Tensor]:
+    if not names:
+        return {}
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PlanError(f"{path.name} with the plan's refitted weights can't be read: {error}") from error
+    if sorted(weights) != sorted(names):
+        raise PlanError(f"{path.name} doesn't hold the weights that the plan names")
+    return weights
+
+
+def _check_indices(
+    what: str, indices: tuple[int, ...], size: int | None = None, *, may_be_empty: bool = False
+) -> None:
+    if not indices and not may_be_empty:
+        raise PlanError(f"{what} is empty")
+    if any(b <= a for a, b in zip(indices, indices[1:], strict=False)):
+        raise PlanError(f"{what} must be sorted and without duplicates")
+    if indices and (indices[0] < 0 or (size is not None and indices[-1] >= size)):
+        raise PlanError(f"{what} reaches from {indices[0]} to {indices[-1]}, but there are {size}")
