@@ -1,0 +1,217 @@
+"""``make demo``: prune a real model through the service, from a POST to a model that transformers loads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from demo.client import Client, download
+
+HOME = Path(".demo")
+MODEL = "SmolLM2-135M-Instruct"
+PROMPT = "The capital of France is"
+START_SECONDS = 60
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Run the demo; 0 when every step held."""
+    started = time.monotonic()
+    model_folder = ensure_model()
+    with service() as client:
+        job = prune(client)
+        folder = fetch(client, job)
+        metrics = client.get(f"/v1/jobs/{job['id']}/metrics")
+    compare(model_folder, folder, metrics, time.monotonic() - started)
+    return 0
+
+
+def ensure_model() -> Path:
+    """The demo model as a safetensors folder, made once from the GGUF file that a package carries."""
+    target = HOME / "models" / MODEL
+    if not target.exists():
+        step(f"Writing {MODEL} as bf16 safetensors (once)")
+        run([bin_path("optipfair"), "demo-model", str(target)])
+    calibration = HOME / "data" / "calibration"
+    calibration.mkdir(parents=True, exist_ok=True)
+    for name in ("factbook-calibration.txt", "factbook-evaluation.txt"):
+        (calibration / name).write_text((files("optipfair_engine") / "data" / name).read_text())
+    return target
+
+
+@contextmanager
+def service() -> Iterator[Client]:
+    """A service of our own on a free port, stopped at the end whatever happens."""
+    port = free_port()
+    base_url = f"http://127.0.0.1:{port}"
+    step(f"Starting the service: optipfair-service serve --port {port} --data-dir {HOME / 'data'}")
+    env = {**os.environ, "OPTIPFAIR_MODELS_DIR": str((HOME / "models").resolve())}
+    log = (HOME / "service.log").open("w")
+    command = [bin_path("optipfair-service"), "serve", "--port", str(port), "--data-dir", str(HOME / "data")]
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+    try:
+        wait_until_ready(base_url, process)
+        yield Client(base_url, (HOME / "data" / "admin.key").read_text().strip())
+    finally:
+        step("Stopping the service")
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        log.close()
+
+
+def wait_until_ready(base_url: str, process: subprocess.Popen[bytes]) -> None:
+    """Poll /readyz until a job would run."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SystemExit(f"The service stopped at its start; see {HOME / 'service.log'}")
+        try:
+            with urllib.request.urlopen(f"{base_url}/readyz", timeout=5):  # noqa: S310 - our own loopback service
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.1)
+    raise SystemExit(f"The service was not ready after {START_SECONDS} s; see {HOME / 'service.log'}")
+
+
+def job_request() -> dict[str, Any]:
+    """What is POSTed: a width-prune job, static MAW, 20 % of the neurons of every MLP."""
+    return {
+        "kind": "prune",
+        "spec": {
+            "model": {"source": "local", "name": MODEL},
+            "pruning_type": "MLP_GLU",
+            "neuron_selection_method": "MAW",
+            "pruning_percentage": 20,
+        },
+        "labels": {"demo": "yes"},
+    }
+
+
+def prune(client: Client) -> dict[str, Any]:
+    """POST the job and show its progress until it has ended."""
+    job = client.post("/v1/jobs", job_request())
+    step(f"POST /v1/jobs: job {job['id']} is {job['state']}")
+    columns = (
+        TextColumn("   {task.description:<40}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("queued", total=1.0)
+        for event in client.events(job["id"]):
+            data = event.get("data") or {}
+            if "fraction" in data:
+                bars.update(bar, completed=data["fraction"], description=str(data.get("message", ""))[:40])
+    job = client.get(f"/v1/jobs/{job['id']}")
+    if job["state"] != "succeeded":
+        raise SystemExit(f"The job ended as {job['state']}: {job['error']}")
+    return dict(job)
+
+
+def fetch(client: Client, job: dict[str, Any]) -> Path:
+    """Download every artifact by a signed link and check it against the manifest."""
+    folder = HOME / "pruned"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    artifacts = client.get(f"/v1/jobs/{job['id']}/artifacts")
+    step(f"Downloading {len(artifacts)} files by signed links into {folder}")
+    for artifact in artifacts:
+        link = client.post(f"/v1/jobs/{job['id']}/artifacts/{artifact['name']}/links", {})
+        download(link["url"], folder / artifact["name"])
+    (folder / "SHA256SUMS").write_text(client.text(f"/v1/jobs/{job['id']}/manifest"))
+    check_sums(folder)
+    return folder
+
+
+def check_sums(folder: Path) -> None:
+    """``sha256sum -c``, or the same with the standard library where that command is missing."""
+    tool = shutil.which("sha256sum")
+    if tool:
+        run([tool, "--check", "--quiet", "SHA256SUMS"], cwd=folder)
+        step("sha256sum -c SHA256SUMS: every file is as the manifest says")
+        return
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split(maxsplit=1)
+        with (folder / name.lstrip("*")).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise SystemExit(f"{name} is not what the manifest says")
+    step("SHA-256 of every file is as the manifest says")
+
+
+def compare(dense: Path, pruned: Path, metrics: dict[str, Any], seconds: float) -> None:
+    """Load both folders with plain transformers and print a sentence of each, and a small table."""
+    step("Loading both with AutoModelForCausalLM.from_pretrained")
+    table = Table("", "dense", "pruned")
+    table.add_row("parameters", f"{metrics['original_parameters']:,}", f"{metrics['pruned_parameters']:,}")
+    table.add_row("bytes", f"{size(dense):,}", f"{size(pruned):,}")
+    table.add_row("job, seconds", "", f"{metrics['seconds']:.1f}")
+    table.add_row("sentence", sentence(dense), sentence(pruned))
+    console.print(table)
+    console.print(
+        "Static pruning looks at the weights alone and damages this model, as the sentence shows.\n"
+        f"The whole demo took {seconds:.0f} s. The files are in {pruned}; the plots are its *.png."
+    )
+
+
+def sentence(folder: Path) -> str:
+    """What the model in the folder says after the prompt, greedily."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    tokens = model.generate(**inputs, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    return str(tokenizer.decode(tokens[0], skip_special_tokens=True))
+
+
+def size(folder: Path) -> int:
+    """Bytes of the folder's weights."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.name.startswith("model"))
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def bin_path(name: str) -> str:
+    """A command of this environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def run(command: list[str], cwd: Path | None = None) -> None:
+    """Run a command; its failure ends the demo with its output shown."""
+    if subprocess.run(command, cwd=cwd, check=False).returncode:
+        raise SystemExit(f"failed: {' '.join(command)}")
+
+
+def step(text: str) -> None:
+    """Say what happens now."""
+    console.print(f"[bold]==>[/bold] {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
