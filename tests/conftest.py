@@ -1,0 +1,24 @@
+"""What every test shares: one thread for torch, and where the public data sets may be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two OpenMP threads on a busy two-core machine make small products many times slower; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the public data sets (WikiText-2, CrowS-Pairs, StereoSet); skips where it is absent."""
+    folder = Path(os.environ.get("OPTIPFAIR_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no public data sets at {folder} (set OPTIPFAIR_TEST_DATA)")
+    return folder
