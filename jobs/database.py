@@ -1,0 +1,91 @@
+"""The engine to the database: SQLite on one host or Postgres, behind the same repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+BUSY_TIMEOUT_MS = 30_000
+_READ_ONLY = "optipfair_read_only"
+
+
+class now_ms(FunctionElement[int]):  # noqa: N801 - reads like the SQL function that it is
+    """The database's clock in milliseconds since the epoch; constant within one statement."""
+
+    type = BigInteger()
+    name = "now_ms"
+    inherit_cache = True
+
+
+@compiles(now_ms, "sqlite")
+def _now_sqlite(_element: object, _compiler: object, **_: object) -> str:
+    # Debian 12's SQLite 3.40 returns NULL for unixepoch('now', 'subsec').
+    return (
+        "(CAST(strftime('%s', 'now') AS INTEGER) * 1000"
+        " + CAST(substr(strftime('%Y-%m-%d %H:%M:%f', 'now'), 21, 3) AS INTEGER))"
+    )
+
+
+@compiles(now_ms, "postgresql")
+def _now_postgresql(_element: object, _compiler: object, **_: object) -> str:
+    # statement_timestamp() is stable, so an index can answer comparisons with it; clock_timestamp() is not.
+    return "CAST(floor(extract(epoch FROM statement_timestamp()) * 1000) AS BIGINT)"
+
+
+def connect(url: str, *, pool_size: int = 5) -> Engine:
+    """An engine for `sqlite:///path` or `postgresql://…` (psycopg 3).
+
+    On SQLite: WAL, foreign keys, a busy timeout, synchronous=FULL, and BEGIN IMMEDIATE for writers, so
+    that two writers wait for each other instead of failing in mid-transaction.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, pool_size=pool_size, max_overflow=10)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        return create_engine(parsed, pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
+    raise ValueError(f"database_url: {parsed.get_backend_name()} is not supported; use sqlite or postgresql")
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not start transactions by itself: BEGIN is ours
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    if not connection.get_execution_options().get(_READ_ONLY, False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for single reads: it takes no write lock, and every statement sees the newest commit."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        else:
+            yield connection.execution_options(**{_READ_ONLY: True})
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction for writes: on SQLite it holds the write lock from its first moment."""
+    with engine.begin() as connection:
+        yield connection

@@ -1,0 +1,27 @@
+"""Identifiers: RFC 9562 UUIDv7, so that ids sort by the time they were made."""
+
+from __future__ import annotations
+
+import re
+
+import uuid_utils
+
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_MILLISECOND_BITS = 48
+
+
+def new_id() -> str:
+    """A new lower-case UUIDv7; within one process later ids are always greater."""
+    return str(uuid_utils.uuid7())
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` is a UUIDv7 as `new_id` writes it."""
+    return _UUID7.fullmatch(text) is not None
+
+
+def lowest_id_at(milliseconds: int) -> str:
+    """The smallest UUIDv7 of a millisecond since the epoch: a bound for range scans over ids."""
+    bounded = min(max(milliseconds, 0), 2**_MILLISECOND_BITS - 1)
+    stamp = f"{bounded:012x}"
+    return f"{stamp[:8]}-{stamp[8:]}-7000-8000-000000000000"

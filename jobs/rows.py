@@ -1,0 +1,290 @@
+"""What the repository returns: frozen values with plain types (times in milliseconds since the epoch)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.states import TERMINAL, Outcome, State
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the present attempt is; `fraction` in 0…1."""
+
+    fraction: float | None = None
+    stage: str | None = None
+    message: str | None = None
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job ended badly."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it stands."""
+
+    id: str
+    tenant: str
+    kind: str
+    spec: JsonObject
+    labels: dict[str, str]
+    gates: list[JsonObject]
+    priority: int
+    queue: str
+    timeout_seconds: int
+    queue_deadline: int | None
+    webhook_url: str | None
+    request_id: str | None
+    traceparent: str | None
+    reuse_key: str | None
+    reused_from: str | None
+    state: State
+    version: int
+    last_seq: int
+    attempt: int
+    lost_attempts: int
+    max_attempts: int
+    worker_id: str | None
+    lease_expires_at: int | None
+    progress: Progress
+    error: JobError | None
+    verdict: str | None
+    created_at: int
+    queued_at: int
+    started_at: int | None
+    finished_at: int | None
+    artifacts_expire_at: int | None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job has ended."""
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a job: valid until another attempt gets a higher number."""
+
+    job: Job
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a job."""
+
+    job_id: str
+    number: int
+    worker_id: str
+    outcome: Outcome
+    started_at: int
+    finished_at: int | None
+    error: JobError | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job; `seq` counts from 1 without gaps within the job."""
+
+    job_id: str
+    seq: int
+    time: int
+    type: str
+    attempt: int
+    data: JsonObject
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One published file; `storage` ("{job}/{attempt}") says where the store keeps its bytes."""
+
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    storage: str = ""
+    published_at: int = 0
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of jobs, newest first; `next_cursor` is None on the last page."""
+
+    items: list[Job]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Version:
+    """What waiters compare: the row version and the newest event's number."""
+
+    version: int
+    last_seq: int
+    terminal: bool
+
+
+@dataclass(frozen=True)
+class OutboxEntry:
+    """A message that is due: publish the job's id to `queue`."""
+
+    id: int
+    job_id: str
+    queue: str
+    priority: int
+    traceparent: str | None
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """An API key without its secret."""
+
+    id: str
+    tenant: str
+    name: str
+    hint: str
+    scopes: frozenset[str]
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A tenant's standing wish to be told; `events` empty means every terminal event."""
+
+    id: str
+    tenant: str
+    url: str
+    secret: str
+    events: list[str]
+    created_at: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One message to one URL; `secret` signs it."""
+
+    id: str
+    tenant: str
+    webhook_id: str | None
+    job_id: str
+    url: str
+    secret: str
+    event_type: str
+    payload: str
+    state: str
+    tries: int
+    next_try_at: int | None
+    last_status: int | None
+    last_error: str | None
+    created_at: int
+    delivered_at: int | None
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model that a worker has under its models folder; `facts` are the header reader's, as JSON.
+
+    `problem` is set (code, message) when the folder cannot be used; a job that names it is refused with it.
+    """
+
+    name: str
+    revision: str | None
+    facts: JsonObject = field(default_factory=dict)
+    problem: JobError | None = None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker as of its last beat."""
+
+    id: str
+    queues: list[str]
+    devices: list[str]
+    models: list[LocalModel]
+    files: dict[str, list[str]]
+    allow_hub: bool
+    code_version: str
+    draining: bool
+    started_at: int
+    seen_at: int
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """Outcome of `begin_idempotent`: either a token to answer with, or the first answer."""
+
+    token: str | None
+    response: str | None
+    job_id: str | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One gate's result: "pass", "fail" or "inconclusive"."""
+
+    metric: str
+    result: str
+    value: float | None
+    min: float | None
+    max: float | None
+    reason: str | None = None
+
+
+def to_json(value: Any) -> str:
+    """Strict, compact JSON (no NaN, no Infinity)."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+
+
+def job_error(row: Mapping[Any, Any]) -> JobError | None:
+    """The error columns of a row, if set."""
+    if row["error_code"] is None:
+        return None
+    return JobError(code=row["error_code"], message=row["error_message"] or "")
+
+
+_PLAIN = (
+    *("id", "tenant", "kind", "priority", "queue", "timeout_seconds", "queue_deadline", "webhook_url"),
+    *("request_id", "traceparent", "reuse_key", "reused_from", "version", "last_seq", "attempt"),
+    *("lost_attempts", "max_attempts", "worker_id", "lease_expires_at", "verdict", "created_at"),
+    *("queued_at", "started_at", "finished_at", "artifacts_expire_at"),
+)
+
+
+def job_from_row(row: Mapping[Any, Any]) -> Job:
+    """A row of `jobs` (all columns but metrics and checks) as a value."""
+    return Job(
+        spec=json.loads(row["spec"]),
+        labels=json.loads(row["labels"]),
+        gates=json.loads(row["gates"]),
+        state=State(row["state"]),
+        progress=Progress(
+            row["progress_fraction"], row["progress_stage"], row["progress_message"], row["eta_seconds"]
+        ),
+        error=job_error(row),
+        **{name: row[name] for name in _PLAIN},
+    )
+
+
+def models_from_json(items: Sequence[JsonObject]) -> list[LocalModel]:
+    """The workers table's `models` column as values."""
+    return [
+        LocalModel(
+            name=item["name"],
+            revision=item["revision"],
+            facts=item["facts"],
+            problem=JobError(**item["problem"]) if item["problem"] else None,
+        )
+        for item in items
+    ]

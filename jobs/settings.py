@@ -1,0 +1,101 @@
+"""Everything that can be configured, read once in the entry point and passed down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _under_data_dir(*parts: str) -> Any:
+    return Field(default_factory=lambda data: Path(data["data_dir"], *parts))
+
+
+class Settings(BaseSettings):
+    """Settings of every process, from `OPTIPFAIR_*` variables or keyword arguments (which win).
+
+    Every default suits one machine with nothing but a data folder.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="OPTIPFAIR_", extra="ignore", frozen=True)
+
+    data_dir: Path = Path("data")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    public_url: str = Field(default_factory=lambda data: f"http://{data['host']}:{data['port']}")
+    """Prefix of every absolute URL handed out, without a slash at the end."""
+
+    database_url: str = Field(default_factory=lambda data: f"sqlite:///{data['data_dir']}/service.db")
+    broker_url: str = Field(
+        default_factory=lambda data: f"redis+socket://{data['data_dir']}/broker/valkey.sock"
+    )
+    artifacts_url: str = Field(default_factory=lambda data: f"{data['data_dir']}/artifacts")
+    """A folder (path or file:// URL), or s3://bucket/prefix."""
+    artifacts_s3_endpoint: str | None = None
+    artifacts_s3_region: str = "us-east-1"
+    artifacts_s3_access_key: str | None = Field(default=None, repr=False)
+    artifacts_s3_secret_key: str | None = Field(default=None, repr=False)
+
+    models_dir: Path = _under_data_dir("models")
+    suites_dir: Path = _under_data_dir("suites")
+    calibration_dir: Path = _under_data_dir("calibration")
+    work_dir: Path = _under_data_dir("work")
+    """Where an attempt writes before its artifacts go to S3, and where the hub cache lies."""
+    secret_file: Path = _under_data_dir("secret")
+    allow_hub: bool = False
+    allow_loopback_webhooks: bool = False
+    """For development only: lets webhooks go to http:// and to loopback addresses."""
+
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    lease_seconds: float = Field(default=45.0, gt=0)
+    heartbeat_seconds: float = Field(default=10.0, gt=0)
+    sweep_seconds: float = Field(default=10.0, gt=0)
+    worker_timeout_seconds: float = Field(default=45.0, gt=0)
+    """A worker without a beat for this long is not live."""
+    republish_seconds: float = Field(default=30.0, gt=0)
+    """A job queued for this long since it was last published is published again."""
+    grace_seconds: float = Field(default=20.0, ge=0)
+    """How long a running attempt may go on after SIGTERM before it is released as preempted."""
+    default_timeout_seconds: int = Field(default=24 * 3600, ge=1)
+    retention_seconds: int = Field(default=30 * 24 * 3600, ge=1)
+    """How long artifacts of an ended job are kept."""
+    orphan_grace_seconds: float = Field(default=3600.0, ge=0)
+    """Files without a row are removed only when they are older than this."""
+
+    max_queue_depth: int = Field(default=10_000, ge=1)
+    max_jobs_per_tenant: int = Field(default=1_000, ge=1)
+    """Jobs of one tenant that may be queued or running at once."""
+    idempotency_seconds: int = Field(default=24 * 3600, ge=1)
+    max_link_seconds: int = Field(default=24 * 3600, ge=1)
+    model_cache_bytes: int = Field(default=50 * 1024**3, ge=0)
+    min_free_bytes: int = Field(default=256 * 1024**2, ge=0)
+    """A job starts only while this much stays free beside its estimated output."""
+
+    worker_queues: str = "cpu,short"
+    device: str = "cpu"
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of one engine process; by default cores ÷ concurrent engine processes."""
+    log_format: str = Field(default="json", pattern="^(json|console)$")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    otlp_endpoint: str | None = None
+    code_version: str = ""
+    """Marks results as made by the same code; by default the version of the distribution."""
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @field_validator("public_url")
+    @classmethod
+    def _no_slash(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("public_url starts with http:// or https://")
+        return url.rstrip("/")
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that this worker serves."""
+        return tuple(name.strip() for name in self.worker_queues.split(",") if name.strip())
