@@ -1,0 +1,204 @@
+"""Run calibration batches through a whole model and feed accumulators by hooks.
+
+Only unmasked tokens count, so results depend neither on padding nor on how the samples were batched. The
+model's train/eval mode, module by module, and its hooks are restored whatever happens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from optipfair_engine.calibration.text import Batch, iter_batches
+from optipfair_engine.errors import CalibrationError, UnsupportedModelError
+from optipfair_engine.progress import Reporter, null_reporter
+
+if TYPE_CHECKING:
+    from optipfair_engine.architectures import ModelView
+
+#: ``down_proj`` and ``o_proj``: that module's input; ``layer``: a decoder layer's input and output.
+Site = Literal["down_proj", "o_proj", "layer"]
+
+#: Every this many-th sample, counted across batches, is held out to choose a ridge and to judge plans.
+HOLDOUT_EVERY = 8
+
+
+class Accumulator(Protocol):
+    """What the runner feeds: ``update(x)``, or ``update(before, after)`` at the site ``layer``."""
+
+    tokens: int
+
+    @property
+    def update(self) -> Callable[..., None]:
+        """Add tokens ``[tokens, features]``."""
+
+
+A = TypeVar("A", bound=Accumulator)
+
+
+@dataclass
+class TokenSelection:
+    """Which rows of the flattened ``[samples·tokens]`` activations of the current batch are used for what."""
+
+    fit: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    held: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    rows: int = 0
+
+    def load(self, mask: Tensor, first_sample: int, every: int | None) -> None:
+        """Select from a mask ``[samples, tokens]`` whose first sample has the number ``first_sample``."""
+        used = mask.bool()
+        held = torch.zeros_like(used)
+        if every is not None:
+            samples = torch.arange(first_sample, first_sample + len(mask), device=mask.device)
+            held = used & ((samples % every) == every - 1)[:, None]
+        self.fit = (used & ~held).flatten().nonzero().squeeze(1)
+        self.held = held.flatten().nonzero().squeeze(1)
+        self.rows = mask.numel()
+
+    def take(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The selected rows of activations ``[samples, tokens, features]`` (or already flattened)."""
+        flat = x.detach().reshape(-1, x.shape[-1])
+        if len(flat) != self.rows:
+            raise CalibrationError(
+                f"A layer saw {len(flat)} tokens of a batch of {self.rows}: it can't be calibrated by token."
+            )
+        rows = rows.to(flat.device)
+        return flat if len(rows) == len(flat) else flat[rows]
+
+
+@dataclass(frozen=True)
+class Captured(Generic[A]):
+    """Accumulators by layer: fed by the fitting samples, and by the held-out ones (if any)."""
+
+    fit: dict[int, A]
+    held: dict[int, A]
+
+
+def capture(
+    view: ModelView,
+    batches: Iterable[Any],
+    layers: Sequence[int],
+    accumulator_factory: Callable[[], A],
+    site: Site = "down_proj",
+    *,
+    report: Reporter = null_reporter,
+) -> dict[int, A]:
+    """Feed one accumulator per layer with the unmasked tokens at ``site``, in one forward pass."""
+    wanted = {site: (layers, accumulator_factory)}
+    return capture_sites(view, batches, wanted, holdout_every=None, report=report)[site].fit
+
+
+def capture_sites(
+    view: ModelView,
+    batches: Iterable[Any],
+    wanted: Mapping[Site, tuple[Sequence[int], Callable[[], A]]],
+    *,
+    holdout_every: int | None = HOLDOUT_EVERY,
+    report: Reporter = null_reporter,
+) -> dict[Site, Captured[A]]:
+    """Feed accumulators at several sites in one forward pass, keeping every n-th sample apart.
+
+    Args:
+        view: the located model.
+        batches: anything that ``iter_batches`` reads.
+        wanted: for each site, its layers and what makes an accumulator.
+        holdout_every: every n-th sample (counted across batches) feeds ``held`` only; ``None``: nothing.
+        report: progress, stage "calibrate", one step a batch.
+    """
+    selection = TokenSelection()
+    captured: dict[Site, Captured[A]] = {}
+    with ExitStack() as stack:
+        for site, (layers, factory) in wanted.items():
+            kept = Captured({i: factory() for i in layers}, {i: factory() for i in layers})
+            captured[site] = kept
+            for i in layers:
+                hook = _hook(site, kept.fit[i], kept.held[i], selection)
+                stack.callback(_register(site_module(view, i, site), site, hook).remove)
+        for _ in forward_batches(view.model, batches, selection, holdout_every, report=report):
+            pass
+    return captured
+
+
+def site_module(view: ModelView, layer: int, site: Site) -> nn.Module:
+    """The module whose activations a site means."""
+    if site == "layer":
+        return view.layers[layer]
+    return view.mlp(layer).down_module if site == "down_proj" else view.attention(layer).o_module
+
+
+def _hook(site: Site, fit: A, held: A, selection: TokenSelection) -> Callable[..., None]:
+    """A forward hook that feeds both accumulators."""
+
+    def feed(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
+        values = [first_tensor(args, kwargs)]
+        if site == "layer":
+            values.append(output[0] if isinstance(output, tuple) else output)
+        fit.update(*(selection.take(value, selection.fit) for value in values))
+        if len(selection.held):
+            held.update(*(selection.take(value, selection.held) for value in values))
+
+    return feed
+
+
+def _register(module: nn.Module, site: Site, hook: Callable[..., None]) -> torch.utils.hooks.RemovableHandle:
+    if site == "layer":
+        return module.register_forward_hook(hook, with_kwargs=True)
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """A module's main input, given by position or as ``hidden_states``."""
+    value = args[0] if args else kwargs.get("hidden_states")
+    if not isinstance(value, Tensor):
+        raise UnsupportedModelError("A layer was called without hidden states as its first argument.")
+    return value
+
+
+def forward_batches(
+    model: nn.Module,
+    batches: Iterable[Any],
+    selection: TokenSelection,
+    holdout_every: int | None = None,
+    *,
+    report: Reporter = null_reporter,
+) -> Iterator[Batch]:
+    """Run the model's body (no language-model head) over batches, in eval mode and without gradients.
+
+    Yields each batch after its forward pass; ``selection`` is loaded before it.
+    """
+    body = getattr(model, "base_model", model)
+    extra = {"use_cache": False} if _accepts(body, "use_cache") else {}
+    total = len(batches) if isinstance(batches, Sized) else 0
+    seen = 0
+    device = next(model.parameters()).device
+    with eval_mode(model), torch.no_grad():
+        for number, given in enumerate(iter_batches(batches), 1):
+            batch = {key: value.to(device) for key, value in given.items()}
+            selection.load(batch["attention_mask"], seen, holdout_every)
+            body(**batch, **extra)
+            seen += len(batch["input_ids"])
+            report("calibrate", number, max(total, number), f"batch {number}")
+            yield batch
+
+
+def _accepts(module: nn.Module, name: str) -> bool:
+    parameters = inspect.signature(module.forward).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode inside the block; every module's own mode is restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,73 @@
+"""Hooks see unmasked tokens only, whatever the padding and batching, and leave the model as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from optipfair_engine.architectures import ModelView
+from optipfair_engine.calibration import (
+    CosineImportance,
+    Gram,
+    SquaredNorm,
+    calibration_from_windows,
+    capture,
+    capture_sites,
+)
+
+WINDOWS = [
+    [(7 * i + j) % 64 for j in range(length)] for i, length in enumerate([9, 4, 9, 2, 7, 5, 9, 3, 9, 6])
+]
+
+
+def test_padding_and_batching_change_nothing(view: ModelView) -> None:
+    results = []
+    for size in (1, 3, 10):
+        data = calibration_from_windows(WINDOWS, batch_size=size)
+        found = capture_sites(
+            view,
+            data.batches,
+            {"down_proj": ([0, 2], SquaredNorm), "layer": ([1], CosineImportance)},
+            holdout_every=4,
+        )
+        assert found["down_proj"].fit[0].tokens == sum(len(w) for i, w in enumerate(WINDOWS) if i % 4 != 3)
+        assert found["down_proj"].held[0].tokens == sum(len(w) for i, w in enumerate(WINDOWS) if i % 4 == 3)
+        results.append(found)
+    for other in results[1:]:
+        for layer in (0, 2):
+            for part in ("fit", "held"):
+                one = getattr(results[0]["down_proj"], part)[layer].result()
+                torch.testing.assert_close(
+                    getattr(other["down_proj"], part)[layer].result(), one, rtol=1e-4, atol=1e-6
+                )
+        assert other["layer"].fit[1].result() == pytest.approx(results[0]["layer"].fit[1].result(), abs=1e-6)
+
+
+def test_gram_equals_the_inputs_of_a_plain_forward(view: ModelView, model: LlamaForCausalLM) -> None:
+    seen: list[torch.Tensor] = []
+    module = model.model.layers[1].self_attn.o_proj
+    handle = module.register_forward_pre_hook(lambda _m, args: seen.append(args[0].detach()))
+    ids = torch.tensor(WINDOWS[0])[None]
+    model.eval()(ids)
+    handle.remove()
+    gram = capture(view, [ids], [1], Gram, "o_proj")[1]
+    torch.testing.assert_close(gram.result(), seen[0][0].T @ seen[0][0], rtol=1e-4, atol=1e-6)
+
+
+def test_mode_and_hooks_are_restored_even_after_an_error(view: ModelView, model: LlamaForCausalLM) -> None:
+    model.train()
+    model.model.layers[0].mlp.eval()
+    with pytest.raises(IndexError):
+        capture(view, [torch.tensor([[999]])], [0, 1], Gram)
+    assert model.training
+    assert model.model.layers[1].training
+    assert not model.model.layers[0].mlp.training
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+def test_progress_counts_batches(view: ModelView) -> None:
+    said: list[tuple[str, int, int]] = []
+    data = calibration_from_windows(WINDOWS, batch_size=4)
+    capture(view, data.batches, [0], SquaredNorm, report=lambda s, d, t, m: said.append((s, d, t)))
+    assert said == [("calibrate", 1, 3), ("calibrate", 2, 3), ("calibrate", 3, 3)]
