@@ -1,0 +1,142 @@
+"""One layer's attention as the pruning code sees it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from optipfair_engine.architectures.base import AttentionSpec
+from optipfair_engine.architectures.tensors import (
+    Linear,
+    as_linear,
+    check_indices,
+    is_transposed,
+    keep_inputs,
+    keep_outputs,
+    matrix,
+    replace_weight,
+)
+from optipfair_engine.errors import UnsupportedModelError
+
+_HEADS = ("num_heads", "num_attention_heads")
+_HEAD_DIMS = ("v_head_dim", "head_dim", "head_size", "key_value_proj_dim")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+
+
+class AttentionView:
+    """The attention of one layer; H = hidden size.
+
+    ``o_weight`` is [H, num_heads·head_dim]; query head h uses KV group
+    ``h // (num_heads // num_key_value_heads)``.
+    """
+
+    def __init__(
+        self, layer: nn.Module, prefix: str, spec: AttentionSpec, model_type: str, head_dim: int
+    ) -> None:
+        self._layer, self._prefix, self._spec, self._model_type = layer, prefix, spec, model_type
+        self.module = layer.get_submodule(spec.module)
+        self.o_module = self._linear(spec.output)
+        sizes = (getattr(self.module, name, None) for name in _HEAD_DIMS)
+        self.head_dim = next((size for size in sizes if isinstance(size, int)), head_dim)
+        self.num_heads = int(self.o_weight.shape[1]) // self.head_dim
+        self.num_key_value_heads = self._count_kv_heads()
+
+    def _count_kv_heads(self) -> int:
+        if self._spec.key is not None:
+            return self._outputs(self._spec.key) // self.head_dim
+        if self._spec.qkv is not None and self._spec.heads_refused is None:
+            return (self._outputs(self._spec.qkv) // self.head_dim - self.num_heads) // 2
+        return next((n for name in _KV_HEADS if (n := getattr(self.module, name, None))), self.num_heads)
+
+    def _outputs(self, path: str) -> int:
+        return int(matrix(self._linear(path)).shape[0])
+
+    def _linear(self, path: str) -> Linear:
+        return as_linear(self._layer.get_submodule(path), f"{self._prefix}.{path}", self._model_type)
+
+    @property
+    def heads_refused(self) -> str | None:
+        """Why this family's heads can't be removed, or None."""
+        return self._spec.heads_refused
+
+    @property
+    def o_weight(self) -> Tensor:
+        """The output projection [H, num_heads·head_dim] (a view)."""
+        return matrix(self.o_module)
+
+    @property
+    def o_transposed(self) -> bool:
+        """Whether the checkpoint stores the output projection the other way round (Conv1D)."""
+        return is_transposed(self.o_module)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Role (query, key, value, qkv, output; ``…_bias``) -> state-dict name, for what exists."""
+        names: dict[str, str] = {}
+        for role in ("query", "key", "value", "qkv", "output"):
+            path: str | None = getattr(self._spec, role)
+            if path is None:
+                continue
+            names[role] = f"{self._prefix}.{path}.weight"
+            if getattr(self._layer.get_submodule(path), "bias", None) is not None:
+                names[f"{role}_bias"] = f"{self._prefix}.{path}.bias"
+        return names
+
+    def rows(self, heads: Tensor) -> Tensor:
+        """The features of these heads: head h covers h·head_dim … (h+1)·head_dim − 1."""
+        return (heads[:, None] * self.head_dim + torch.arange(self.head_dim)).flatten()
+
+    def check_heads(self, query: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """The indices, sorted; raises if the family or the grouping can't represent them.
+
+        Each kept KV group must keep the same number (at least one) of its query heads, and no query head may
+        lose its group.
+
+        Raises:
+            UnsupportedModelError: the family's heads can't be removed.
+            ValueError: the indices don't form equal groups.
+        """
+        if self._spec.heads_refused:
+            raise UnsupportedModelError(
+                f"{self._model_type}: attention heads can't be removed: {self._spec.heads_refused}"
+            )
+        query = check_indices(query, self.num_heads, "query heads")
+        kv = check_indices(kv, self.num_key_value_heads, "key/value heads")
+        owners = query // (self.num_heads // self.num_key_value_heads)
+        counts = torch.bincount(owners, minlength=self.num_key_value_heads)
+        if not torch.equal(torch.nonzero(counts).flatten(), kv) or len(set(counts[kv].tolist())) != 1:
+            raise ValueError(
+                "each kept key/value head needs the same number of its own query heads, "
+                f"and no other query head may stay (query {query.tolist()}, key/value {kv.tolist()})"
+            )
+        return query, kv
+
+    def keep_heads(self, query: Tensor, kv: Tensor) -> None:
+        """Keep these query heads and key/value heads, in place; see ``check_heads`` for what is refused."""
+        query, kv = self.check_heads(query, kv)
+        query_rows, kv_rows = self.rows(query), self.rows(kv)
+        spec = self._spec
+        if spec.qkv is not None:
+            key_start = self.num_heads * self.head_dim
+            value_start = key_start + self.num_key_value_heads * self.head_dim
+            rows = torch.cat((query_rows, key_start + kv_rows, value_start + kv_rows))
+            keep_outputs(self._linear(spec.qkv), rows)
+        else:
+            for path, rows in ((spec.query, query_rows), (spec.key, kv_rows), (spec.value, kv_rows)):
+                keep_outputs(self._linear(path or ""), rows)
+        keep_inputs(self.o_module, query_rows)
+        self._note_heads(query.numel(), kv.numel())
+
+    def set_o(self, weight: Tensor) -> None:
+        """Replace the output projection by [H, num_heads·head_dim] (a refit)."""
+        if weight.shape != self.o_weight.shape:
+            raise ValueError(f"output weight must be {tuple(self.o_weight.shape)}, not {tuple(weight.shape)}")
+        replace_weight(self.o_module, weight)
+
+    def _note_heads(self, heads: int, kv_heads: int) -> None:
+        self.num_heads, self.num_key_value_heads = heads, kv_heads
+        updates = dict.fromkeys(_HEADS, heads) | dict.fromkeys(_KV_HEADS, kv_heads)
+        updates["num_key_value_groups"] = heads // kv_heads
+        for name, value in updates.items():
+            if isinstance(self.module.__dict__.get(name), int):
+                setattr(self.module, name, value)

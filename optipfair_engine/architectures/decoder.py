@@ -1,0 +1,160 @@
+"""Decoder-only families, one entry per ``model_type``."""
+
+from __future__ import annotations
+
+from optipfair_engine.architectures.base import Architecture, AttentionSpec, MlpSpec, StackSpec
+
+_LAYERS = (StackSpec("layers"),)
+_H = (StackSpec("h"),)
+
+_GLU = MlpSpec("glu", gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj")
+_FUSED_GLU = MlpSpec("fused_glu", gate="mlp.gate_up_proj", up="mlp.gate_up_proj", down="mlp.down_proj")
+
+_ATTENTION = AttentionSpec()
+_FIXED_HEADS = "its code derives the head size from hidden_size and the number of heads"
+_NORM_ACROSS_HEADS = "its query and key norms run across all heads, so removing one would change the others"
+
+
+def _fixed(module: str, qkv: str, output: str) -> AttentionSpec:
+    return AttentionSpec(
+        module=module, query=None, key=None, value=None, qkv=qkv, output=output, heads_refused=_FIXED_HEADS
+    )
+
+
+def _glu(model_type: str, **changes: object) -> Architecture:
+    return Architecture(model_type, _LAYERS, _GLU, _ATTENTION, **changes)  # type: ignore[arg-type]
+
+
+def _post_norm(model_type: str) -> Architecture:
+    attention = AttentionSpec(heads_refused=_NORM_ACROSS_HEADS)
+    return Architecture(model_type, _LAYERS, _GLU, attention, input_norms=())
+
+
+_GLU_FAMILIES = tuple(
+    _glu(model_type)
+    for model_type in (
+        "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
+        "smollm3", "olmo", "granite", "cohere2", "helium", "seed_oss",
+        "ernie4_5", "hunyuan_v1_dense",
+    )
+)  # fmt: skip
+
+#: Experts hold their weights in one tensor for all; only their dense layers, if any, have an MLP as above.
+_MOE_FAMILIES = tuple(_glu(model_type) for model_type in ("mixtral", "qwen2_moe", "qwen3_moe"))
+
+_HYBRID_ATTENTION = AttentionSpec(
+    heads_refused="its queries are interleaved with an output gate", other_modules=("linear_attn",)
+)
+
+_HYBRID_FAMILIES = tuple(
+    Architecture(model_type, _LAYERS, _GLU, _HYBRID_ATTENTION)
+    for model_type in ("qwen3_next", "qwen3_5_text")
+)
+
+_DEEPSEEK_V3 = Architecture(
+    "deepseek_v3",
+    _LAYERS,
+    _GLU,
+    AttentionSpec(
+        query=None,
+        key=None,
+        value=None,
+        heads_refused="its heads are reconstructed from a shared low-rank latent (MLA)",
+    ),
+)
+
+_COHERE = Architecture(
+    "cohere", _LAYERS, _GLU, AttentionSpec(heads_refused="its query and key norms differ by head")
+)
+
+_EXAONE4 = _glu("exaone4", input_norms=())
+
+_FUSED_FAMILIES = (
+    Architecture(
+        "phi3",
+        _LAYERS,
+        _FUSED_GLU,
+        AttentionSpec(query=None, key=None, value=None, qkv="self_attn.qkv_proj"),
+    ),
+    Architecture("glm", _LAYERS, _FUSED_GLU, _ATTENTION),
+    Architecture("glm4", _LAYERS, _FUSED_GLU, _ATTENTION),
+)
+
+_GPT2 = Architecture(
+    "gpt2",
+    _H,
+    MlpSpec("plain", up="mlp.c_fc", down="mlp.c_proj", size_attribute="n_inner"),
+    _fixed("attn", "attn.c_attn", "attn.c_proj"),
+    input_norms=("ln_1",),
+    depth_guards=(("scale_attn_by_inverse_layer_idx", "its attention is scaled by the number of the layer"),),
+)
+
+_OPT = Architecture(
+    "opt",
+    (StackSpec("decoder.layers"),),
+    MlpSpec("plain", up="fc1", down="fc2", module=None, size_attribute="ffn_dim"),
+    AttentionSpec(output="self_attn.out_proj", heads_refused=_FIXED_HEADS),
+    input_norms=("self_attn_layer_norm",),
+)
+
+_GPT_NEOX = Architecture(
+    "gpt_neox",
+    _LAYERS,
+    MlpSpec("plain", up="mlp.dense_h_to_4h", down="mlp.dense_4h_to_h"),
+    _fixed("attention", "attention.query_key_value", "attention.dense"),
+)
+
+_FALCON = Architecture(
+    "falcon",
+    _H,
+    MlpSpec("plain", up="mlp.dense_h_to_4h", down="mlp.dense_4h_to_h", size_attribute="ffn_hidden_size"),
+    _fixed("self_attention", "self_attention.query_key_value", "self_attention.dense"),
+    input_norms=("input_layernorm", "ln_attn"),
+)
+
+_BLOOM = Architecture(
+    "bloom",
+    _H,
+    MlpSpec("plain", up="mlp.dense_h_to_4h", down="mlp.dense_4h_to_h", size_attribute=None),
+    _fixed("self_attention", "self_attention.query_key_value", "self_attention.dense"),
+)
+
+_PHI = Architecture(
+    "phi",
+    _LAYERS,
+    MlpSpec("plain", up="mlp.fc1", down="mlp.fc2"),
+    AttentionSpec(output="self_attn.dense", heads_refused=_FIXED_HEADS),
+)
+
+_STARCODER2 = Architecture(
+    "starcoder2",
+    _LAYERS,
+    MlpSpec("plain", up="mlp.c_fc", down="mlp.c_proj"),
+    _ATTENTION,
+)
+
+_GEMMA3N = _glu(
+    "gemma3n_text",
+    width_refused="its gate keeps a layer's top share of neurons, so removing one would change the others",
+    depth_refused="its last layers share the key/value states of earlier ones",
+)
+
+DECODERS: tuple[Architecture, ...] = (
+    *_GLU_FAMILIES,
+    *_MOE_FAMILIES,
+    *_HYBRID_FAMILIES,
+    *_FUSED_FAMILIES,
+    _post_norm("olmo2"),
+    _post_norm("olmo3"),
+    _COHERE,
+    _DEEPSEEK_V3,
+    _EXAONE4,
+    _GPT2,
+    _OPT,
+    _GPT_NEOX,
+    _FALCON,
+    _BLOOM,
+    _PHI,
+    _STARCODER2,
+    _GEMMA3N,
+)
