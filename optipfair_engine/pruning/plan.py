@@ -1,23 +1,24 @@
 """The plan of a pruning: plain data that says what stays, between choosing and applying.
 
 A plan is frozen, validates itself against a model, and saves to ``plan.json`` (indices, sizes, curves) plus
-``plan.safetensors`` (refitted weights). It holds no time, id or path, so the same options give the same bytes.
+``plan.safetensors`` (refitted weights). It holds no time, id or path: the same options give the same bytes.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optipfair_engine.errors import PlanError
+from optipfair_engine.errors import EngineError, PlanError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.architectures import AttentionView, ModelView
 
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "plan.safetensors"
@@ -44,7 +45,8 @@ class PruningPlan:
         kept_neurons: layer → sorted kept intermediate neurons; only layers that change.
         removed_layers: sorted layers that go.
         kept_heads: layer → kept attention heads; only layers that change.
-        weights: refitted weights by original state-dict name, in the module's storage orientation and pruned shape.
+        weights: refitted weights by original state-dict name, in the module's storage orientation, pruned
+            shape.
         curves: layer → predicted relative error by number of removed neurons, where calibration gave one.
     """
 
@@ -89,9 +91,10 @@ class PruningPlan:
             attention = view.attention(layer)
             _check_indices(f"query heads of layer {layer}", heads.query, attention.num_heads)
             _check_indices(f"KV heads of layer {layer}", heads.kv, attention.num_key_value_heads)
+            _check_heads(layer, heads, attention)
 
     def save(self, folder: Path | str) -> None:
-        """Write ``plan.json`` and, where weights were refitted, ``plan.safetensors``; equal plans give equal bytes."""
+        """Write ``plan.json`` and, where weights were refitted, ``plan.safetensors``; byte-deterministic."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         (target / PLAN_FILE).write_text(self.to_json(), encoding="utf-8")
@@ -151,6 +154,17 @@ class PruningPlan:
             raise PlanError(f"{path.name} is malformed: {error}") from error
 
 
+def _check_heads(layer: int, heads: HeadPlan, attention: AttentionView) -> None:
+    import torch
+
+    try:
+        attention.check_heads(torch.tensor(heads.query), torch.tensor(heads.kv))
+    except ValueError as error:
+        if isinstance(error, EngineError):
+            raise
+        raise PlanError(f"layer {layer}: {error}") from error
+
+
 def _compact(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -191,7 +205,7 @@ def _check_indices(
 ) -> None:
     if not indices and not may_be_empty:
         raise PlanError(f"{what} is empty")
-    if any(b <= a for a, b in zip(indices, indices[1:], strict=False)):
+    if any(b <= a for a, b in itertools.pairwise(indices)):
         raise PlanError(f"{what} must be sorted and without duplicates")
     if indices and (indices[0] < 0 or (size is not None and indices[-1] >= size)):
         raise PlanError(f"{what} reaches from {indices[0]} to {indices[-1]}, but there are {size}")

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from optipfair_engine.workflow.options import PruneOptions
+from optipfair_engine.pruning.options import PruneOptions
+from optipfair_engine.workflow.analyze import analyze_checkpoint
+from optipfair_engine.workflow.evaluate import evaluate_checkpoint
+from optipfair_engine.workflow.importance import importance_checkpoint
+from optipfair_engine.workflow.prune import prune_checkpoint
 
-__all__ = ["PruneOptions"]
+__all__ = [
+    "PruneOptions",
+    "analyze_checkpoint",
+    "evaluate_checkpoint",
+    "importance_checkpoint",
+    "prune_checkpoint",
+]

@@ -1,0 +1,210 @@
+"""How fast a model generates: single-prompt timing, and two models side by side.
+
+Greedy generation of exactly ``max_new_tokens`` tokens (an early end-of-sequence is not accepted), so that
+every run does the same work. The device is synchronised before each reading of the clock.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from optipfair_engine.calibration.runner import eval_mode
+from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.progress import Reporter, null_reporter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+def time_inference(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompt: str,
+    max_new_tokens: int = 100,
+    num_runs: int = 5,
+    warmup_runs: int = 2,
+) -> dict[str, Any]:
+    """Time the generation of ``max_new_tokens`` tokens after one prompt.
+
+    Returns:
+        ``avg_time``, ``min_time``, ``max_time``, ``median_time``, ``std_time`` in seconds a run,
+        ``tokens_per_second`` (from the mean time), ``median_tokens_per_second``, ``num_runs``,
+        ``generated_tokens``.
+
+    Raises:
+        InvalidOptionError: a number of runs or tokens that is too small.
+        TokenizerError: the prompt has no token.
+    """
+    _check_runs(max_new_tokens, num_runs, warmup_runs)
+    with eval_mode(model):
+        times, tokens = _rounds([model], tokenizer, prompt, max_new_tokens, num_runs, warmup_runs)
+    return _timing(times[0], tokens)
+
+
+def compare_models_inference(
+    original_model: PreTrainedModel,
+    pruned_model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int = 100,
+    num_runs: int = 5,
+    warmup_runs: int = 2,
+    *,
+    report: Reporter = null_reporter,
+) -> dict[str, Any]:
+    """Time two models on the same prompts, run by run in turn, so that a busy machine slows both.
+
+    Returns:
+        ``avg_original_time``, ``avg_pruned_time`` (seconds a run), ``avg_original_tokens_per_second``,
+        ``avg_pruned_tokens_per_second``, ``speedup``, ``tps_improvement_percent``, ``num_prompts``; beside
+        them ``median_original_time``, ``median_pruned_time``, ``median_speedup`` and the spread over pairs
+        of runs, ``speedup_low`` and ``speedup_high`` (10th and 90th percentile).
+
+    Raises:
+        InvalidOptionError: no prompt, or too few runs or tokens.
+    """
+    _check_runs(max_new_tokens, num_runs, warmup_runs)
+    if isinstance(prompts, str) or not prompts:
+        raise InvalidOptionError("prompts must be a list of at least one prompt")
+    originals: list[float] = []
+    pruned: list[float] = []
+    models = [original_model, pruned_model]
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(eval_mode(model))
+        for number, prompt in enumerate(prompts, 1):
+            times, tokens = _rounds(models, tokenizer, prompt, max_new_tokens, num_runs, warmup_runs)
+            originals += times[0]
+            pruned += times[1]
+            report("evaluate", number, len(prompts), f"timed prompt {number} of {len(prompts)}")
+    return {**_comparison(originals, pruned, tokens), "num_prompts": len(prompts)}
+
+
+def _comparison(originals: list[float], pruned: list[float], tokens: int) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(originals, pruned, strict=True)]
+    low, high = _percentiles(ratios)
+    original, new = _timing(originals, tokens), _timing(pruned, tokens)
+    faster = new["tokens_per_second"] / original["tokens_per_second"]
+    return {
+        "avg_original_time": original["avg_time"],
+        "avg_pruned_time": new["avg_time"],
+        "avg_original_tokens_per_second": original["tokens_per_second"],
+        "avg_pruned_tokens_per_second": new["tokens_per_second"],
+        "speedup": original["avg_time"] / new["avg_time"],
+        "tps_improvement_percent": 100 * (faster - 1),
+        "median_original_time": original["median_time"],
+        "median_pruned_time": new["median_time"],
+        "median_speedup": statistics.median(ratios),
+        "speedup_low": low,
+        "speedup_high": high,
+    }
+
+
+def _percentiles(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    cuts = statistics.quantiles(values, n=10, method="inclusive")
+    return cuts[0], cuts[-1]
+
+
+def _timing(times: list[float], tokens: int) -> dict[str, Any]:
+    mean, median = statistics.fmean(times), statistics.median(times)
+    return {
+        "avg_time": mean,
+        "min_time": min(times),
+        "max_time": max(times),
+        "median_time": median,
+        "std_time": statistics.stdev(times) if len(times) > 1 else 0.0,
+        "tokens_per_second": tokens / mean,
+        "median_tokens_per_second": tokens / median,
+        "num_runs": len(times),
+        "generated_tokens": tokens,
+    }
+
+
+def _rounds(
+    models: Sequence[PreTrainedModel],
+    tokenizer: Any,
+    prompt: str,
+    max_new_tokens: int,
+    num_runs: int,
+    warmup_runs: int,
+) -> tuple[list[list[float]], int]:
+    """Seconds of each run, by model, models in turn; and how many tokens a run makes."""
+    times: list[list[float]] = [[] for _ in models]
+    tokens = max_new_tokens
+    for number in range(warmup_runs + num_runs):
+        for model, kept in zip(models, times, strict=True):
+            seconds, tokens = _timed_run(model, tokenizer, prompt, max_new_tokens)
+            if number >= warmup_runs:
+                kept.append(seconds)
+    return times, tokens
+
+
+def _timed_run(model: PreTrainedModel, tokenizer: Any, prompt: str, max_new_tokens: int) -> tuple[float, int]:
+    inputs, device = _inputs(model, tokenizer, prompt)
+    _synchronize(device)
+    start = time.perf_counter()
+    output = _generate(model, tokenizer, inputs, max_new_tokens, min_new_tokens=max_new_tokens)
+    _synchronize(device)
+    seconds = time.perf_counter() - start
+    prompt_tokens = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    return seconds, int(output.shape[1] - prompt_tokens)
+
+
+def generate_text(model: PreTrainedModel, tokenizer: Any, prompt: str, max_new_tokens: int = 50) -> str:
+    """The greedy continuation of a prompt, without the prompt."""
+    inputs, _ = _inputs(model, tokenizer, prompt)
+    with eval_mode(model):
+        output = _generate(model, tokenizer, inputs, max_new_tokens)
+    start = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    text: str = tokenizer.decode(output[0, start:], skip_special_tokens=True)
+    return text
+
+
+def _inputs(model: PreTrainedModel, tokenizer: Any, prompt: str) -> tuple[dict[str, Tensor], torch.device]:
+    if tokenizer is None:
+        raise TokenizerError("Generating text needs a tokenizer, and the model has none.")
+    device: torch.device = model.get_input_embeddings().weight.device
+    encoded = tokenizer(prompt, return_tensors="pt")
+    if encoded["input_ids"].shape[1] == 0:
+        raise TokenizerError("the prompt has no token")
+    return {key: encoded[key].to(device) for key in ("input_ids", "attention_mask")}, device
+
+
+def _generate(
+    model: PreTrainedModel, tokenizer: Any, inputs: dict[str, Tensor], max_new_tokens: int, **extra: int
+) -> Tensor:
+    """Greedy generation, whatever sampling the model's generation config asks for."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    with torch.no_grad():
+        output: Tensor = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=pad,
+            **extra,
+        )
+    return output
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was given: its calls return before their work is done."""
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
+
+
+def _check_runs(max_new_tokens: int, num_runs: int, warmup_runs: int) -> None:
+    if max_new_tokens < 1 or num_runs < 1 or warmup_runs < 0:
+        raise InvalidOptionError("max_new_tokens and num_runs must be at least 1, warmup_runs at least 0")

@@ -1,0 +1,150 @@
+"""``prune_model``: the guide's one call for every kind of pruning of a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any, Final, Literal, TypeVar, cast, get_args, overload
+
+from transformers import PreTrainedModel
+
+from optipfair_engine.architectures import locate
+from optipfair_engine.calibration import as_calibration_set
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.progress import Reporter
+from optipfair_engine.pruning.apply import apply_plan
+from optipfair_engine.pruning.bars import progress_bars
+from optipfair_engine.pruning.options import (
+    AttentionUnit,
+    Compensation,
+    LayerSelectionMethod,
+    NeuronSelectionMethod,
+    PruneOptions,
+    PruningType,
+)
+from optipfair_engine.pruning.planner import make_plan
+from optipfair_engine.pruning.statistics import count_parameters, pruning_statistics
+
+M = TypeVar("M", bound=PreTrainedModel)
+
+
+class _DefaultPercentage(float):
+    """The guide's default of 10 %, told apart from a 10 that the caller wrote."""
+
+
+_DEFAULT_PERCENTAGE: Final = _DefaultPercentage(10)
+
+
+@overload
+def prune_model(
+    model: M, *args: Any, return_stats: Literal[True], **kwargs: Any
+) -> tuple[M, dict[str, Any]]: ...
+@overload
+def prune_model(model: M, *args: Any, return_stats: Literal[False] = ..., **kwargs: Any) -> M: ...
+
+
+def prune_model(  # the guide's signature: its return type depends on return_stats
+    model: M,
+    pruning_type: str = "MLP_GLU",
+    neuron_selection_method: str = "MAW",
+    pruning_percentage: float | None = _DEFAULT_PERCENTAGE,
+    expansion_rate: float | None = None,
+    expansion_divisor: int | None = None,
+    dataloader: Iterable[Any] | None = None,
+    show_progress: bool = True,
+    return_stats: bool = False,
+    num_layers_to_remove: int | None = None,
+    layer_indices: Iterable[object] | None = None,
+    depth_pruning_percentage: float | None = None,
+    layer_selection_method: LayerSelectionMethod = "last",
+    *,
+    inplace: bool = False,
+    compensation: Compensation = "none",
+    attention_unit: AttentionUnit = "kv_group",
+    layers_path: str | None = None,
+    report: Reporter | None = None,
+) -> M | tuple[M, dict[str, Any]]:
+    """Prune a model: neurons (``MLP_GLU``, ``MLP``), layers (``DEPTH``) or heads (``ATTENTION``).
+
+    Args:
+        model: a transformers model; it stays as it is unless ``inplace``.
+        pruning_type: ``MLP_GLU`` for gated MLPs, ``MLP`` for plain ones, ``DEPTH`` or ``ATTENTION``.
+        neuron_selection_method: MAW (= PPM), VOW, PON, L2; CFSP with a dataloader; OBS with a dataloader and
+            ``compensation="least_squares"``.
+        pruning_percentage: percent of each layer's neurons (or attention units) that go, 0 ≤ p < 100.
+        expansion_rate: percent of the hidden size that the intermediate size shall be, instead of a
+            percentage.
+        expansion_divisor: round the intermediate size to the nearest multiple of 32, 64, 128 or 256.
+        dataloader: calibration batches (dicts, tuples or tensors); makes MAW data-driven, feeds the refit.
+        show_progress: show progress bars.
+        return_stats: return ``(model, stats)``.
+        num_layers_to_remove: for DEPTH.
+        layer_indices: DEPTH: the layers to remove; otherwise the only layers to prune.
+        depth_pruning_percentage: for DEPTH, percent of the layers that go.
+        layer_selection_method: for DEPTH: last, first or custom (= ``layer_indices``).
+        inplace: change ``model`` itself.
+        compensation: ``least_squares`` refits the weights behind what was removed.
+        attention_unit: for ATTENTION: ``kv_group`` or ``query_head``.
+        layers_path: where the layers are, for models with several stacks (``"decoder.block"``).
+        report: told about progress instead of the progress bars.
+
+    Returns:
+        The pruned model, or ``(pruned model, stats)``; see ``statistics.pruning_statistics`` for the keys.
+
+    Raises:
+        ValueError: an option out of range or a contradiction (``InvalidOptionError``), a family that lacks
+            what is needed (``UnsupportedModelError``), NaN weights (``NonFiniteWeightsError``).
+        TypeError: ``layer_indices`` that aren't a list of integers.
+    """
+    percentage = _percentage(pruning_percentage, expansion_rate, expansion_divisor, pruning_type)
+    options = PruneOptions(
+        pruning_type=_checked_type(pruning_type),
+        neuron_selection_method=_checked_method(neuron_selection_method),
+        pruning_percentage=percentage,
+        expansion_rate=expansion_rate,
+        expansion_divisor=expansion_divisor,
+        layer_indices=layer_indices,
+        num_layers_to_remove=num_layers_to_remove,
+        depth_pruning_percentage=depth_pruning_percentage,
+        layer_selection_method=layer_selection_method,
+        attention_unit=attention_unit,
+        compensation=compensation,
+    )
+    from optipfair_engine.checkpoints import check_finite  # checkpoints import the plan from this package
+
+    view = locate(model, layers_path)
+    check_finite(model)
+    calibration = None if dataloader is None else as_calibration_set(dataloader)
+    with progress_bars(show_progress) if report is None else nullcontext(report) as tell:
+        plan = make_plan(view, options, calibration, report=tell)
+        original = count_parameters(model)
+        pruned = apply_plan(model, plan, inplace=inplace, layers_path=view.layers_path, report=tell)
+    if not return_stats:
+        return pruned
+    return pruned, pruning_statistics(original, locate(pruned, view.layers_path), plan)
+
+
+def _percentage(
+    percentage: float | None, rate: float | None, divisor: int | None, pruning_type: str
+) -> float | None:
+    """The percentage that was asked for; the default yields to ``expansion_rate``, and DEPTH has none."""
+    if percentage is _DEFAULT_PERCENTAGE:
+        return None if rate is not None or pruning_type == "DEPTH" else float(_DEFAULT_PERCENTAGE)
+    if percentage is None and rate is None and pruning_type != "DEPTH":
+        alone = "expansion_divisor cannot be used alone. " if divisor is not None else ""
+        raise InvalidOptionError(f"{alone}Please provide either pruning_percentage or expansion_rate.")
+    return percentage
+
+
+def _checked_type(pruning_type: str) -> PruningType:
+    if pruning_type not in get_args(PruningType):
+        choices = list(get_args(PruningType))
+        raise InvalidOptionError(f"Unsupported pruning type: {pruning_type}. Choose from {choices}.")
+    return cast("PruningType", pruning_type)
+
+
+def _checked_method(method: str) -> NeuronSelectionMethod:
+    if method not in get_args(NeuronSelectionMethod):
+        choices = list(get_args(NeuronSelectionMethod))
+        raise InvalidOptionError(f"Invalid neuron selection method: {method}. Choose from {choices}.")
+    return cast("NeuronSelectionMethod", method)

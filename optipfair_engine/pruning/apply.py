@@ -1,0 +1,112 @@
+"""Applying a plan to a model in memory: to a copy, or in place where that is asked for."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from optipfair_engine.architectures import locate
+from optipfair_engine.errors import PlanError
+from optipfair_engine.progress import Reporter, null_reporter
+
+if TYPE_CHECKING:
+    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.pruning.plan import PruningPlan
+
+M = TypeVar("M", bound=PreTrainedModel)
+
+
+def apply_plan(
+    model: M,
+    plan: PruningPlan,
+    *,
+    inplace: bool = False,
+    layers_path: str | None = None,
+    report: Reporter = null_reporter,
+) -> M:
+    """Shrink a model as a plan says.
+
+    Args:
+        model: a transformers model of the plan's family and sizes.
+        plan: what stays; validated against the model before anything is touched.
+        inplace: change ``model`` itself; otherwise it stays as it is, and the result shares no storage with
+            it.
+        layers_path: where the layers are, for a model with several stacks (T5: ``"decoder.block"``).
+        report: progress, stage "prune", one step a layer.
+
+    Returns:
+        The shrunk model: same dtype, devices, train/eval mode and ``requires_grad``; its config describes it.
+
+    Raises:
+        PlanError: the plan doesn't fit the model.
+        UnsupportedModelError: the family can't be changed that way.
+    """
+    view = locate(model, layers_path)
+    plan.validate(view)
+    if plan.removed_layers:
+        view.check_depth(plan.removed_layers)
+    _check_weights(view, plan)
+    target = model if inplace else _copy_of_the_rest(model, view, plan)
+    with torch.no_grad():
+        _shrink(locate(target, view.layers_path), plan, report)
+    return target
+
+
+def _shrink(view: ModelView, plan: PruningPlan, report: Reporter) -> None:
+    total = view.num_layers
+    for layer in range(total):
+        if layer in plan.removed_layers:
+            report("prune", layer + 1, total, f"layer {layer} goes")
+            continue
+        if layer in plan.kept_neurons:
+            view.mlp(layer).keep(torch.tensor(plan.kept_neurons[layer]))
+        if layer in plan.kept_heads:
+            heads = plan.kept_heads[layer]
+            view.attention(layer).keep_heads(torch.tensor(heads.query), torch.tensor(heads.kv))
+        report("prune", layer + 1, total, f"layer {layer} done")
+    for name, weight in plan.weights.items():
+        _set_parameter(view.model, name, weight)
+    if plan.removed_layers:
+        view.remove_layers(plan.removed_layers)
+    view.write_sizes_to_config()
+
+
+def _set_parameter(model: nn.Module, name: str, weight: torch.Tensor) -> None:
+    """Put a refitted weight in place of an old one, with its dtype, device and ``requires_grad``."""
+    owner_name, _, attribute = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    old = owner.get_parameter(attribute)
+    if old.shape != weight.shape:
+        raise PlanError(f"the plan's {name} has shape {list(weight.shape)}, needed is {list(old.shape)}")
+    new = weight.to(device=old.device, dtype=old.dtype, copy=True)
+    setattr(owner, attribute, nn.Parameter(new, requires_grad=old.requires_grad))
+
+
+def _check_weights(view: ModelView, plan: PruningPlan) -> None:
+    """Refuse refitted weights of names that the model doesn't have, before anything is touched."""
+    names = {name for name, _ in view.model.named_parameters(remove_duplicate=False)}
+    unknown = sorted(set(plan.weights) - names)
+    if unknown:
+        raise PlanError(f"the plan holds weights that the model doesn't have: {', '.join(unknown)}")
+
+
+def _copy_of_the_rest(model: M, view: ModelView, plan: PruningPlan) -> M:
+    """A deep copy that doesn't duplicate what is about to be replaced.
+
+    ``copy.deepcopy`` takes an object that its memo already knows as copied. Weights that ``keep`` replaces
+    by new ones, and layers that go, are entered there as themselves: until ``_shrink`` is through, the copy
+    borrows them.
+    """
+    # T5's first layer hands a module on to the layer that follows it, so it must be the copy's own
+    own = {0} if view.stack.first_layer_only else set()
+    borrowed: list[Any] = [view.layers[layer] for layer in plan.removed_layers if layer not in own]
+    for layer in plan.kept_neurons:
+        if layer not in plan.removed_layers:
+            mlp = view.mlp(layer)
+            modules = (mlp.gate_module, mlp.up_module, mlp.down_module)
+            borrowed += [module.weight for module in modules if module is not None]
+    return copy.deepcopy(model, {id(thing): thing for thing in borrowed})

@@ -1,0 +1,40 @@
+"""Progress bars for people who call the engine from a notebook or a script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm.auto import tqdm
+
+from optipfair_engine.progress import Reporter, null_reporter
+
+_TITLES = {
+    "calibrate": "Calibrating",
+    "select": "Selecting neurons",
+    "prune": "Pruning layers",
+    "importance": "Layer importance",
+    "evaluate": "Evaluating",
+}
+
+
+@contextmanager
+def progress_bars(show: bool) -> Iterator[Reporter]:
+    """A reporter that shows one bar a stage on stderr, or says nothing."""
+    if not show:
+        yield null_reporter
+        return
+    bars: dict[str, tqdm] = {}
+
+    def report(stage: str, done: int, total: int, message: str) -> None:
+        if stage not in bars:
+            bars[stage] = tqdm(total=total, desc=_TITLES.get(stage, stage), leave=True)
+        bar = bars[stage]
+        bar.total = total
+        bar.update(done - bar.n)
+
+    try:
+        yield report
+    finally:
+        for bar in bars.values():
+            bar.close()

@@ -1,0 +1,69 @@
+"""``importance``: how much each layer changes what passes through it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optipfair_engine.calibration import CalibrationSet
+from optipfair_engine.errors import CalibrationError
+from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, load, write_json
+
+
+def importance_checkpoint(
+    source: Path,
+    output: Path | None,
+    *,
+    texts: Sequence[str] | CalibrationSet,
+    max_length: int = 512,
+    num_samples: int | None = None,
+    batch_size: int = 8,
+    layers_path: str | None = None,
+    dtype: str = "auto",
+    device: str = "cpu",
+    report: Reporter = null_reporter,
+) -> dict[str, Any]:
+    """The importance of each layer over texts; writes ``metrics.json`` and ``importance.png``.
+
+    Returns:
+        ``importance`` (layer → 1 − cosine, ``None`` where undefined), ``least_important`` (layers, lowest
+        first), ``calibration`` (source, tokens).
+
+    Raises:
+        CalibrationError, TokenizerError: no usable text, or no tokenizer for it.
+    """
+    from optipfair_engine.pruning.layer_importance import analyze_layer_importance
+
+    start = time.perf_counter()
+    loaded = load(source, dtype=dtype, device=device, needs_tokenizer=True, report=report)
+    samples = calibration_set(
+        texts, loaded.tokenizer, max_length=max_length, num_samples=num_samples, batch_size=batch_size
+    )
+    if samples is None:
+        raise CalibrationError("layer importance needs texts to calibrate on")
+    scores = analyze_layer_importance(loaded.model, samples.batches, layers_path, report=report)
+    defined = [score for score in scores.values() if math.isfinite(score)]
+    metrics: dict[str, Any] = {
+        "min_importance": min(defined, default=math.nan),
+        "max_importance": max(defined, default=math.nan),
+        "mean_importance": sum(defined) / len(defined) if defined else math.nan,
+        "tokens": samples.tokens,
+        "importance": scores,
+        "least_important": sorted(
+            (i for i in scores if math.isfinite(scores[i])), key=lambda i: (scores[i], i)
+        ),
+        "calibration": {"source": samples.source, "tokens": samples.tokens, "samples": samples.num_samples},
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    if output is None:
+        return metrics
+    from optipfair_engine.plots import plot_importance
+
+    output.mkdir(parents=True, exist_ok=True)
+    plot_importance(output / "importance.png", scores)
+    report("plot", 1, 1, "importance.png")
+    return write_json(output / METRICS_FILE, metrics)
