@@ -102,6 +102,7 @@ jobs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("queued_at", BigInteger, nullable=False),
     Column("published_at", BigInteger),  # when a message for the present queueing last went out
+    Column("publish_count", Integer, nullable=False),  # republishing backs off with it
     Column("started_at", BigInteger),
     Column("finished_at", BigInteger),
     Column("artifacts_expire_at", BigInteger),  # retention; NULL once they are purged

@@ -1,0 +1,32 @@
+"""The one door to the database: one verb per question or transition, synchronous, safe to share by threads.
+
+Every verb opens and closes its own transaction; its docstring says which race it survives and whether a
+repeat is safe. What an attempt writes is guarded by `WHERE id AND attempt AND state IN (…)`: zero rows
+changed means that the attempt has been replaced.
+"""
+
+from __future__ import annotations
+
+from jobs.repository.creating import CreatingVerbs
+from jobs.repository.keys import KeyVerbs
+from jobs.repository.purging import PurgingVerbs, storage_name
+from jobs.repository.reading import ARCHIVE, ReadingVerbs
+from jobs.repository.sweeping import SweepingVerbs
+from jobs.repository.user import UserVerbs
+from jobs.repository.webhooks import WebhookVerbs
+from jobs.repository.workers import WorkerVerbs
+
+__all__ = ["ARCHIVE", "Repository", "storage_name"]
+
+
+class Repository(
+    ReadingVerbs,
+    CreatingVerbs,
+    UserVerbs,
+    SweepingVerbs,
+    PurgingVerbs,
+    KeyVerbs,
+    WebhookVerbs,
+    WorkerVerbs,
+):
+    """All verbs, as `Repository(engine, settings)`. AttemptVerbs (the worker's) come with SweepingVerbs."""

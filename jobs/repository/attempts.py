@@ -1,0 +1,230 @@
+"""The worker's verbs: claim a job, keep it, say what happens, end it. All are fenced by the attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from jobs import tables as t
+from jobs.database import now_ms
+from jobs.repository.base import Verbs, change, fenced, is_in, later, put_into_outbox, requeued
+from jobs.repository.ending import close_attempt, finish
+from jobs.rows import Artifact, Claim, Job, JsonObject, Progress
+from jobs.states import Outcome, State
+
+
+class AttemptVerbs(Verbs):
+    """What a worker does to a job."""
+
+    def claim(self, job_id: str, worker_id: str) -> Claim | None:
+        """Queued → running with the next attempt number and a fresh lease; None: nothing to do here.
+
+        Race: any number of workers may claim at once (a message can come twice); one conditional UPDATE
+        lets exactly one win. A repeat by the same worker gets None, never the same attempt again.
+        """
+        free = (
+            t.jobs.c.id == job_id,
+            is_in(State.QUEUED),
+            or_(t.jobs.c.queue_deadline.is_(None), t.jobs.c.queue_deadline > now_ms()),
+        )
+        with self._write() as connection:
+            job = change(
+                connection,
+                free,
+                "started",
+                {"worker": worker_id},
+                state=State.RUNNING.value,
+                attempt=t.jobs.c.attempt + 1,
+                worker_id=worker_id,
+                lease_expires_at=later(self.settings.lease_seconds),
+                started_at=func.coalesce(t.jobs.c.started_at, now_ms()),
+            )
+            if job is None:
+                return None
+            connection.execute(
+                insert(t.attempts).values(
+                    job_id=job_id,
+                    number=job.attempt,
+                    worker_id=worker_id,
+                    outcome=Outcome.RUNNING.value,
+                    started_at=now_ms(),
+                )
+            )
+            connection.execute(t.outbox.delete().where(t.outbox.c.job_id == job_id))
+        return Claim(job=job, attempt=job.attempt)
+
+    def heartbeat(self, job_id: str, attempt: int) -> State | None:
+        """Extend the lease. RUNNING: go on; CANCELLING: stop, then mark_cancelled; None: replaced, stop.
+
+        Race: against the sweeper the row decides; whoever comes second changes nothing. Repeats are safe.
+        """
+        statement = (
+            update(t.jobs)
+            .where(*fenced(job_id, attempt))
+            .values(lease_expires_at=later(self.settings.lease_seconds))
+            .returning(t.jobs.c.state)
+        )
+        with self._write() as connection:
+            state = connection.execute(statement).scalar_one_or_none()
+        return None if state is None else State(state)
+
+    def add_event(
+        self, job_id: str, attempt: int, type: str, data: JsonObject, *, progress: Progress | None = None
+    ) -> bool:
+        """Append an event and, if given, set the progress; it extends the lease too.
+
+        False: the attempt has been replaced and nothing was written. A repeat appends a second event.
+        """
+        values: dict[str, object] = {"lease_expires_at": later(self.settings.lease_seconds)}
+        if progress is not None:
+            values |= {
+                "progress_fraction": progress.fraction,
+                "progress_stage": progress.stage,
+                "progress_message": progress.message,
+                "eta_seconds": progress.eta_seconds,
+            }
+        with self._write() as connection:
+            return change(connection, fenced(job_id, attempt), type, data, **values) is not None
+
+    def mark_succeeded(
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        artifacts: Sequence[Artifact],
+        archive: Artifact | None,
+        metrics: JsonObject,
+        publish: Callable[[], None],
+        finished_at: int | None = None,
+    ) -> State | None:
+        """Complete: SUCCEEDED; CANCELLED if it was cancelling (the result is discarded); None if replaced.
+
+        `publish` makes the files visible; it runs inside the transaction after the fenced UPDATE, so a
+        stale attempt never gets there, and the rows commit only if it worked. If the process dies between
+        the two, the job is tried again and the files without rows are orphans. A repeat after a commit
+        whose answer was lost returns SUCCEEDED again and changes nothing. `finished_at` (from `now()`) is
+        given when the archive's hash, which covers that time, was computed before.
+        """
+        with self._write() as connection:
+            job = finish(
+                connection,
+                fenced(job_id, attempt, State.RUNNING),
+                State.SUCCEEDED,
+                retention_seconds=self.settings.retention_seconds,
+                metrics=metrics,
+                finished_at=finished_at,
+                progress_fraction=1.0,
+                progress_message=None,
+                eta_seconds=0.0,
+            )
+            if job is None:
+                return self._cancelled(connection, job_id, attempt) or _already(connection, job_id, attempt)
+            rows = [*artifacts, *([] if archive is None else [archive])]
+            if rows:
+                connection.execute(insert(t.artifacts), [artifact_row(job, item) for item in rows])
+            publish()
+        return State.SUCCEEDED
+
+    def mark_failed(self, job_id: str, attempt: int, code: str, message: str) -> State | None:
+        """Running → failed, for what another try would not mend; cancelling → cancelled; None if replaced."""
+        return self._end(job_id, attempt, State.FAILED, (code, message))
+
+    def mark_timed_out(self, job_id: str, attempt: int, message: str) -> State | None:
+        """Running → timed_out; cancelling → cancelled; None if replaced."""
+        return self._end(job_id, attempt, State.TIMED_OUT, ("timed_out", message))
+
+    def mark_cancelled(self, job_id: str, attempt: int) -> State | None:
+        """Cancelling → cancelled; None if replaced, or if nobody asked for it."""
+        with self._write() as connection:
+            return self._cancelled(connection, job_id, attempt)
+
+    def mark_lost(self, job_id: str, attempt: int, code: str, message: str) -> State | None:
+        """An infrastructure failure (engine killed, memory): it counts, and the job is tried again.
+
+        Returns the job's new state: QUEUED, FAILED (`attempts_exhausted`), CANCELLED (it was cancelling),
+        or None if the attempt has been replaced. A repeat returns None.
+        """
+        with self._write() as connection:
+            return self._lose(connection, job_id, attempt, code, message)
+
+    def release_preempted(self, job_id: str, attempt: int) -> State | None:
+        """Shutdown: running → queued without counting; cancelling → cancelled; None if replaced."""
+        with self._write() as connection:
+            cancelled = self._cancelled(connection, job_id, attempt)
+            if cancelled is not None:
+                return cancelled
+            where = fenced(job_id, attempt, State.RUNNING)
+            job = change(connection, where, "preempted", {}, **requeued())
+            if job is None:
+                return None
+            close_attempt(connection, job, Outcome.PREEMPTED)
+            put_into_outbox(connection, job_id)
+        return State.QUEUED
+
+    def _end(self, job_id: str, attempt: int, target: State, error: tuple[str, str]) -> State | None:
+        with self._write() as connection:
+            job = finish(
+                connection,
+                fenced(job_id, attempt, State.RUNNING),
+                target,
+                retention_seconds=self.settings.retention_seconds,
+                error=error,
+            )
+            return job.state if job is not None else self._cancelled(connection, job_id, attempt)
+
+    def _cancelled(self, connection: Connection, job_id: str, attempt: int) -> State | None:
+        job = finish(
+            connection,
+            fenced(job_id, attempt, State.CANCELLING),
+            State.CANCELLED,
+            retention_seconds=self.settings.retention_seconds,
+        )
+        return None if job is None else job.state
+
+    def _lose(
+        self, connection: Connection, job_id: str, attempt: int, code: str, message: str
+    ) -> State | None:
+        """Give up an attempt within a transaction: shared by mark_lost and the sweeper."""
+        cancelled = self._cancelled(connection, job_id, attempt)
+        if cancelled is not None:
+            return cancelled
+        where = fenced(job_id, attempt, State.RUNNING)
+        lost = t.jobs.c.lost_attempts + 1
+        exhausted = finish(
+            connection,
+            (*where, lost >= t.jobs.c.max_attempts),
+            State.FAILED,
+            retention_seconds=self.settings.retention_seconds,
+            error=("attempts_exhausted", f"every attempt was lost; the last one: {message} ({code})"),
+            outcome=Outcome.LOST,
+            lost_attempts=lost,
+        )
+        if exhausted is not None:
+            return exhausted.state
+        data = {"code": code, "message": message}
+        job = change(connection, where, "lost", data, lost_attempts=lost, **requeued())
+        if job is None:
+            return None
+        close_attempt(connection, job, Outcome.LOST, (code, message))
+        put_into_outbox(connection, job_id)
+        return State.QUEUED
+
+
+def artifact_row(job: Job, artifact: Artifact) -> dict[str, object]:
+    """The row of a published artifact of this job."""
+    return {
+        "job_id": job.id,
+        "name": artifact.name,
+        "media_type": artifact.media_type,
+        "size": artifact.size,
+        "sha256": artifact.sha256,
+        "storage": artifact.storage,
+        "published_at": artifact.published_at or job.finished_at,
+    }
+
+
+def _already(connection: Connection, job_id: str, attempt: int) -> State | None:
+    """SUCCEEDED if this very attempt has completed the job before (its answer was lost on the way)."""
+    done = select(t.jobs.c.id).where(*fenced(job_id, attempt, State.SUCCEEDED))
+    return None if connection.execute(done).first() is None else State.SUCCEEDED

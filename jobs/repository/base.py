@@ -1,0 +1,130 @@
+"""What all verbs share: the engine, the settings, and the one way to change a job's row."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Insert, func, insert, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from jobs import tables as t
+from jobs.database import now_ms, reading, writing
+from jobs.rows import Job, JsonObject, job_from_row, to_json
+from jobs.settings import Settings
+from jobs.states import HELD, State
+
+JOB_COLUMNS = [column for column in t.jobs.columns if column.name not in {"metrics", "checks"}]
+"""A job without its results, which may be large and are read by verbs of their own."""
+
+
+class Verbs:
+    """The base of every group of verbs; each verb opens and closes its own transaction."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.settings = settings
+
+    def _read(self) -> AbstractContextManager[Connection]:
+        return reading(self.engine)
+
+    def _write(self) -> AbstractContextManager[Connection]:
+        return writing(self.engine)
+
+    @property
+    def _skip_locked(self) -> bool:
+        """Whether rows are taken with SKIP LOCKED (SQLite has one writer anyway)."""
+        return self.engine.dialect.name == "postgresql"
+
+    def _insert(self, table: Any) -> Any:
+        """An INSERT that knows ON CONFLICT in the engine's dialect."""
+        return (postgresql if self._skip_locked else sqlite).insert(table)
+
+
+def later(seconds: float) -> ColumnElement[int]:
+    """A moment that many seconds from now, by the database's clock."""
+    return now_ms() + round(seconds * 1000)
+
+
+def is_in(*states: State) -> ColumnElement[bool]:
+    """Whether a job is in one of the states."""
+    return t.jobs.c.state.in_([state.value for state in states])
+
+
+def fenced(job_id: str, attempt: int, *states: State) -> tuple[ColumnElement[bool], ...]:
+    """The guard of everything that an attempt writes: its number, and a state in which it holds the job.
+
+    The state too, else a stale attempt could complete a job that the sweeper has just put back.
+    """
+    return (t.jobs.c.id == job_id, t.jobs.c.attempt == attempt, is_in(*(states or HELD)))
+
+
+def change(
+    connection: Connection,
+    where: tuple[ColumnElement[bool], ...],
+    event_type: str,
+    data: JsonObject,
+    **values: Any,
+) -> Job | None:
+    """Change at most one job and append the event that tells of it, or do nothing and return None.
+
+    One conditional UPDATE decides; it also hands out the event's number, so numbers have no gaps.
+    """
+    statement = (
+        update(t.jobs)
+        .where(*where)
+        .values(version=t.jobs.c.version + 1, last_seq=t.jobs.c.last_seq + 1, **values)
+        .returning(*JOB_COLUMNS)
+    )
+    row = connection.execute(statement).mappings().first()
+    if row is None:
+        return None
+    job = job_from_row(row)
+    connection.execute(event_row(job, event_type, data))
+    return job
+
+
+def event_row(job: Job, event_type: str, data: JsonObject) -> Insert:
+    """The INSERT of a job's newest event."""
+    return insert(t.events).values(
+        job_id=job.id,
+        seq=job.last_seq,
+        time=now_ms(),
+        type=event_type,
+        attempt=job.attempt,
+        data=to_json(data),
+    )
+
+
+CLEARED = {
+    "worker_id": None,
+    "lease_expires_at": None,
+    "progress_fraction": None,
+    "progress_stage": None,
+    "progress_message": None,
+    "eta_seconds": None,
+}
+"""What a job loses when no attempt holds it any more and it waits again."""
+
+
+def requeued() -> dict[str, Any]:
+    """The columns of a job that goes back into the queue."""
+    return {
+        **CLEARED,
+        "state": State.QUEUED.value,
+        "queued_at": now_ms(),
+        "published_at": None,
+        "publish_count": 0,
+    }
+
+
+def put_into_outbox(connection: Connection, job_id: str) -> None:
+    """Let a dispatcher publish the job, once this transaction commits."""
+    connection.execute(insert(t.outbox).values(job_id=job_id, taken_until=0))
+
+
+def count(connection: Connection, *where: ColumnElement[bool]) -> int:
+    """How many jobs there are with these properties."""
+    from sqlalchemy import select
+
+    return connection.execute(select(func.count()).select_from(t.jobs).where(*where)).scalar_one()

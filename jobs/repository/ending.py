@@ -1,0 +1,110 @@
+"""How a job ends: its columns, the verdict, the attempt's row, webhook messages; all in one transaction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, insert, select, update
+
+from jobs import tables as t
+from jobs.database import now_ms
+from jobs.ids import new_id
+from jobs.repository.base import change, later
+from jobs.rows import Job, JsonObject, to_json
+from jobs.states import Outcome, State
+from jobs.verdict import evaluate
+from jobs.webhooks import job_payload, wants
+
+_OUTCOMES = {
+    State.SUCCEEDED: Outcome.SUCCEEDED,
+    State.FAILED: Outcome.FAILED,
+    State.TIMED_OUT: Outcome.TIMED_OUT,
+    State.CANCELLED: Outcome.CANCELLED,
+}
+
+
+def finish(
+    connection: Connection,
+    where: tuple[ColumnElement[bool], ...],
+    target: State,
+    *,
+    retention_seconds: float,
+    error: tuple[str, str] | None = None,
+    metrics: JsonObject | None = None,
+    outcome: Outcome | None = None,
+    finished_at: int | None = None,
+    **values: Any,
+) -> Job | None:
+    """Enter a terminal state if `where` still holds; returns the job as it ended, or None.
+
+    Everything that hangs on the end (verdict, the attempt's outcome, webhook messages) is written here.
+    `outcome` is the attempt's when it differs from the job's (a lost attempt that fails the job).
+    """
+    held = connection.execute(
+        select(t.jobs.c.gates, t.jobs.c.worker_id).where(*where).with_for_update()
+    ).one_or_none()
+    if held is None:
+        return None
+    verdict, checks = evaluate(json.loads(held.gates), metrics or {})
+    code, message = error or (None, None)
+    job = change(
+        connection,
+        where,
+        target.value,
+        {"verdict": verdict} if error is None else {"code": code, "message": message},
+        state=target.value,
+        finished_at=now_ms() if finished_at is None else finished_at,
+        lease_expires_at=None,
+        artifacts_expire_at=later(retention_seconds) if target is State.SUCCEEDED else None,
+        error_code=code,
+        error_message=message,
+        metrics=None if metrics is None else to_json(metrics),
+        verdict=verdict,
+        checks=to_json([asdict(check) for check in checks]),
+        **values,
+    )
+    if job is None:
+        return None
+    if held.worker_id is not None:
+        close_attempt(connection, job, outcome or _OUTCOMES[target], error)
+    notify(connection, job)
+    return job
+
+
+def close_attempt(
+    connection: Connection, job: Job, outcome: Outcome, error: tuple[str, str] | None = None
+) -> None:
+    """Write how the job's newest attempt ended."""
+    code, message = error or (None, None)
+    connection.execute(
+        update(t.attempts)
+        .where(t.attempts.c.job_id == job.id, t.attempts.c.number == job.attempt)
+        .values(outcome=outcome.value, finished_at=now_ms(), error_code=code, error_message=message)
+    )
+
+
+def notify(connection: Connection, job: Job) -> None:
+    """Put a message into the queue of deliveries for each webhook that wants to hear of this end."""
+    hooks = connection.execute(select(t.webhooks).where(t.webhooks.c.tenant == job.tenant)).mappings()
+    event_type = f"job.{job.state.value}"
+    targets = [(hook["id"], hook["url"]) for hook in hooks if wants(json.loads(hook["events"]), event_type)]
+    if job.webhook_url is not None:
+        targets.append((None, job.webhook_url))
+    for webhook_id, url in targets:
+        connection.execute(
+            insert(t.webhook_deliveries).values(
+                id=new_id(),
+                tenant=job.tenant,
+                webhook_id=webhook_id,
+                job_id=job.id,
+                url=url,
+                event_type=event_type,
+                payload=job_payload(job, event_type),
+                state="pending",
+                tries=0,
+                next_try_at=now_ms(),
+                created_at=now_ms(),
+            )
+        )

@@ -1,0 +1,72 @@
+"""Which stored files nobody needs: past their retention, or never published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, delete, select, update
+
+from jobs import tables as t
+from jobs.database import now_ms
+from jobs.repository.base import Verbs
+from jobs.states import HELD
+
+
+class PurgingVerbs(Verbs):
+    """Retention and orphans."""
+
+    def take_expired_artifacts(self, *, limit: int = 20) -> list[str]:
+        """Forget the artifacts of jobs past `artifacts_expire_at`; returns folders to delete from the store.
+
+        The jobs stay. Safe to run several times at once (SKIP LOCKED on Postgres). A process that dies
+        before it deletes the folders leaves orphans, which are found later.
+        """
+        due = (
+            select(t.jobs.c.id)
+            .where(t.jobs.c.artifacts_expire_at <= now_ms())
+            .limit(limit)
+            .with_for_update(skip_locked=self._skip_locked)
+        )
+        with self._write() as connection:
+            ids = list(connection.execute(due).scalars())
+            rows = t.artifacts.c.job_id.in_(ids)
+            folders = list(connection.execute(select(t.artifacts.c.storage).distinct().where(rows)).scalars())
+            connection.execute(delete(t.artifacts).where(rows))
+            connection.execute(
+                update(t.jobs)
+                .where(t.jobs.c.id.in_(ids))
+                .values(artifacts_expire_at=None, reuse_key=None, version=t.jobs.c.version + 1)
+            )
+            return unreferenced(connection, folders)
+
+    def live_storage(self, folders: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Which (job, attempt) folders are published, or belong to an attempt that holds its job.
+
+        The others are orphans, if they are old enough (`orphan_grace_seconds`): an attempt that has just
+        been claimed may be about to write.
+        """
+        wanted = set(folders)
+        if not wanted:
+            return set()
+        ids = sorted({job_id for job_id, _ in wanted})
+        held = select(t.jobs.c.id, t.jobs.c.attempt).where(
+            t.jobs.c.id.in_(ids), t.jobs.c.state.in_([state.value for state in HELD])
+        )
+        names = [storage_name(*folder) for folder in sorted(wanted)]
+        published = select(t.artifacts.c.storage).distinct().where(t.artifacts.c.storage.in_(names))
+        with self._read() as connection:
+            # Published last: an attempt that completes in between is then found by one of the two.
+            alive = {(row.id, row.attempt) for row in connection.execute(held)}
+            kept = set(connection.execute(published).scalars())
+        return {folder for folder in wanted if folder in alive or storage_name(*folder) in kept}
+
+
+def storage_name(job_id: str, attempt: int) -> str:
+    """The folder of one attempt's files in the store."""
+    return f"{job_id}/{attempt}"
+
+
+def unreferenced(connection: Connection, folders: Sequence[str]) -> list[str]:
+    """Those of the storage folders that no artifact of any job refers to."""
+    used = select(t.artifacts.c.storage).distinct().where(t.artifacts.c.storage.in_(folders))
+    return sorted(set(folders) - set(connection.execute(used).scalars()))

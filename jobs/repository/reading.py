@@ -1,0 +1,194 @@
+"""Questions about jobs. None of them takes a write lock; each is answered by an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, literal, select
+
+from jobs import tables as t
+from jobs.database import now_ms
+from jobs.errors import InvalidError, NotFoundError
+from jobs.ids import is_id, lowest_id_at
+from jobs.repository.base import JOB_COLUMNS, Verbs, is_in
+from jobs.rows import Artifact, Attempt, Check, Event, Job, JsonObject, Page, Version, job_error, job_from_row
+from jobs.states import ACTIVE, Outcome, State
+
+ARCHIVE = "*"
+"""The name of the row that describes the archive of all artifacts."""
+CLOCK_SKEW_MS = 60_000
+"""How far the clock that made an id may be from the database's."""
+MAX_PAGE = 100
+_BY_ID = select(*JOB_COLUMNS)
+
+
+class ReadingVerbs(Verbs):
+    """What can be asked about jobs; `tenant=None` asks about every tenant's."""
+
+    def get_job(self, job_id: str, tenant: str | None = None) -> Job:
+        """The job; NotFoundError if there is none, or if it is another tenant's."""
+        with self._read() as connection:
+            row = connection.execute(_BY_ID.where(t.jobs.c.id == job_id)).mappings().first()
+        if row is None or (tenant is not None and row["tenant"] != tenant):
+            raise NotFoundError("no such job", code="job_not_found")
+        return job_from_row(row)
+
+    def list_jobs(
+        self,
+        tenant: str | None,
+        *,
+        state: State | None = None,
+        kind: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        created_after: int | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """A page of jobs, newest first, by keyset: its cost does not depend on how far down it is.
+
+        `cursor` is the `next_cursor` of the page before; InvalidError (`cursor_invalid`) for anything else.
+        `created_after` in milliseconds since the epoch, exclusive.
+        """
+        if cursor is not None and not is_id(cursor):
+            raise InvalidError("cursor: not one that a list has given", code="cursor_invalid")
+        size = min(max(limit, 1), MAX_PAGE)
+        query = _filtered(tenant, state, kind, labels or {}, created_after, cursor).limit(size + 1)
+        with self._read() as connection:
+            rows = connection.execute(query).mappings().all()
+        items = [job_from_row(row) for row in rows[:size]]
+        return Page(items=items, next_cursor=items[-1].id if len(rows) > size else None)
+
+    def versions(self, job_ids: Sequence[str]) -> dict[str, Version]:
+        """Row version, newest event and terminality of many jobs, in one query for all who wait for them."""
+        c = t.jobs.c
+        query = select(c.id, c.version, c.last_seq, c.state).where(c.id.in_(job_ids))
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return {row.id: Version(row.version, row.last_seq, State(row.state).terminal) for row in rows}
+
+    def list_events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """The job's events with `seq` > `after`, in order."""
+        query = (
+            select(t.events)
+            .where(t.events.c.job_id == job_id, t.events.c.seq > after)
+            .order_by(t.events.c.seq)
+            .limit(limit)
+        )
+        with self._read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [Event(**{**row, "data": json.loads(row["data"])}) for row in rows]
+
+    def list_attempts(self, job_id: str) -> list[Attempt]:
+        """The job's attempts, in order."""
+        query = select(t.attempts).where(t.attempts.c.job_id == job_id).order_by(t.attempts.c.number)
+        with self._read() as connection:
+            rows = connection.execute(query).mappings().all()
+        names = ("job_id", "number", "worker_id", "started_at", "finished_at")
+        return [
+            Attempt(outcome=Outcome(row["outcome"]), error=job_error(row), **{n: row[n] for n in names})
+            for row in rows
+        ]
+
+    def list_artifacts(self, job_id: str) -> list[Artifact]:
+        """The published files, sorted by name; the archive is not among them."""
+        query = (
+            select(t.artifacts)
+            .where(t.artifacts.c.job_id == job_id, t.artifacts.c.name != ARCHIVE)
+            .order_by(t.artifacts.c.name)
+        )
+        with self._read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return sorted((_artifact(row) for row in rows), key=lambda item: item.name)
+
+    def get_artifact(self, job_id: str, name: str) -> Artifact | None:
+        """One published file; `*` is the archive of all of them (size and SHA-256 of the tar)."""
+        query = select(t.artifacts).where(t.artifacts.c.job_id == job_id, t.artifacts.c.name == name)
+        with self._read() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else _artifact(row)
+
+    def get_metrics(self, job_id: str) -> JsonObject | None:
+        """The metrics of a succeeded job."""
+        text = self._column(job_id, t.jobs.c.metrics)
+        return None if text is None else json.loads(text)
+
+    def get_checks(self, job_id: str) -> list[Check]:
+        """The checks of an ended job's gates."""
+        text = self._column(job_id, t.jobs.c.checks)
+        return [] if text is None else [Check(**item) for item in json.loads(text)]
+
+    def count_states(self) -> dict[tuple[str, str], int]:
+        """(state, kind) → number of jobs."""
+        c = t.jobs.c
+        with self._read() as connection:
+            rows = connection.execute(select(c.state, c.kind, func.count()).group_by(c.state, c.kind)).all()
+        return {(row[0], row[1]): row[2] for row in rows}
+
+    def queue_age_seconds(self) -> dict[str, float]:
+        """For each queue with waiting jobs: how long the oldest has waited."""
+        c = t.jobs.c
+        query = select(c.queue, now_ms() - func.min(c.queued_at)).where(is_in(State.QUEUED)).group_by(c.queue)
+        with self._read() as connection:
+            return {row[0]: max(row[1], 0) / 1000 for row in connection.execute(query)}
+
+    def count_active(self, tenant: str) -> int:
+        """How many jobs of a tenant are queued or running (what its quota counts)."""
+        query = select(func.count()).select_from(t.jobs).where(t.jobs.c.tenant == tenant, is_in(*ACTIVE))
+        with self._read() as connection:
+            return connection.execute(query).scalar_one()
+
+    def now(self) -> int:
+        """The database's clock, in milliseconds since the epoch."""
+        with self._read() as connection:
+            return connection.execute(select(now_ms())).scalar_one()
+
+    def ping(self) -> None:
+        """Raises SQLAlchemy's error if the database does not answer."""
+        with self._read() as connection:
+            connection.execute(select(literal(1)))
+
+    def _column(self, job_id: str, column: Any) -> str | None:
+        with self._read() as connection:
+            return connection.execute(select(column).where(t.jobs.c.id == job_id)).scalar_one_or_none()
+
+
+def _filtered(
+    tenant: str | None,
+    state: State | None,
+    kind: str | None,
+    labels: Mapping[str, str],
+    created_after: int | None,
+    cursor: str | None,
+) -> Select[Any]:
+    c = t.jobs.c
+    query, key = _BY_ID, c.id
+    for number, (name, value) in enumerate(labels.items()):
+        label = t.job_labels.alias(f"label_{number}")
+        matches: list[ColumnElement[bool]] = [
+            label.c.job_id == c.id,
+            label.c.key == name,
+            label.c.value == value,
+        ]
+        if tenant is not None:
+            matches.append(label.c.tenant == tenant)
+        query = query.join(label, matches[0]).where(*matches[1:])
+        key = label.c.job_id if number == 0 else key  # its index then gives the order, without a sort
+    if tenant is not None:
+        query = query.where(c.tenant == tenant)
+    if state is not None:
+        query = query.where(c.state == state.value)
+    if kind is not None:
+        query = query.where(c.kind == kind)
+    if created_after is not None:
+        # The bound on the id lets the index end the scan; the column says exactly.
+        query = query.where(key >= lowest_id_at(created_after - CLOCK_SKEW_MS), c.created_at > created_after)
+    if cursor is not None:
+        query = query.where(key < cursor)
+    return query.order_by(key.desc())
+
+
+def _artifact(row: Mapping[Any, Any]) -> Artifact:
+    names = ("name", "media_type", "size", "sha256", "storage", "published_at")
+    return Artifact(**{name: row[name] for name in names})

@@ -1,0 +1,79 @@
+"""What workers say of themselves: admission and readiness know them only from here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from jobs import tables as t
+from jobs.database import now_ms
+from jobs.repository.base import Verbs, later
+from jobs.rows import LocalModel, Worker, models_from_json, to_json
+
+
+class WorkerVerbs(Verbs):
+    """Beats, and who is alive."""
+
+    def worker_beat(
+        self,
+        worker_id: str,
+        *,
+        queues: Sequence[str],
+        devices: Sequence[str],
+        models: Sequence[LocalModel],
+        files: Mapping[str, Sequence[str]],
+        allow_hub: bool,
+        code_version: str,
+        draining: bool = False,
+    ) -> None:
+        """The worker lives, and this is what it has. `files`: names by folder ("calibration", "suites")."""
+        values = {
+            "queues": to_json(list(queues)),
+            "devices": to_json(list(devices)),
+            "models": to_json([asdict(model) for model in models]),
+            "files": to_json({folder: list(names) for folder, names in files.items()}),
+            "allow_hub": allow_hub,
+            "code_version": code_version,
+            "draining": draining,
+            "seen_at": now_ms(),
+        }
+        upsert = self._insert(t.workers).values(id=worker_id, started_at=now_ms(), **values)
+        with self._write() as connection:
+            connection.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=values))
+
+    def worker_gone(self, worker_id: str) -> None:
+        """The worker has shut down. Repeats are safe."""
+        with self._write() as connection:
+            connection.execute(delete(t.workers).where(t.workers.c.id == worker_id))
+
+    def purge_workers(self, *, older_than_seconds: float = 24 * 3600) -> int:
+        """Forget the workers that have been silent for long; returns how many."""
+        with self._write() as connection:
+            silent = t.workers.c.seen_at <= later(-older_than_seconds)
+            return connection.execute(delete(t.workers).where(silent)).rowcount
+
+    def live_workers(self) -> list[Worker]:
+        """The workers that gave a beat within `worker_timeout_seconds` and are not shutting down."""
+        c = t.workers.c
+        query = select(t.workers).where(
+            c.seen_at > later(-self.settings.worker_timeout_seconds), c.draining.is_(False)
+        )
+        with self._read() as connection:
+            return [_worker(row) for row in connection.execute(query.order_by(c.id)).mappings()]
+
+    def list_models(self) -> list[LocalModel]:
+        """The local models of the live workers, by name; where revisions differ, the first worker's."""
+        found: dict[str, LocalModel] = {}
+        for worker in self.live_workers():
+            for model in worker.models:
+                found.setdefault(model.name, model)
+        return [found[name] for name in sorted(found)]
+
+
+def _worker(row: Mapping[Any, Any]) -> Worker:
+    parsed = {name: json.loads(row[name]) for name in ("queues", "devices", "models", "files")}
+    return Worker(**{**row, **parsed, "models": models_from_json(parsed["models"])})

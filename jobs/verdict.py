@@ -1,0 +1,65 @@
+"""Gates: bounds on metrics that turn a job's result into pass, fail or inconclusive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobs.rows import Check
+
+PASS, FAIL, INCONCLUSIVE, NONE = "pass", "fail", "inconclusive", "none"
+
+
+def evaluate(gates: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> tuple[str, list[Check]]:
+    """The verdict and one check a gate.
+
+    A metric that is absent, not a finite number, or whose interval (`<metric>_low` … `<metric>_high`)
+    reaches over the bound makes its check inconclusive, never a pass. One failed check fails the whole.
+    """
+    checks = [_check(gate, metrics) for gate in gates]
+    results = {check.result for check in checks}
+    if not checks:
+        return NONE, []
+    if FAIL in results:
+        return FAIL, checks
+    return (INCONCLUSIVE if INCONCLUSIVE in results else PASS), checks
+
+
+def _check(gate: Mapping[str, Any], metrics: Mapping[str, Any]) -> Check:
+    name, low, high = gate["metric"], gate.get("min"), gate.get("max")
+    value = _number(metrics.get(name))
+    if value is None:
+        return Check(name, INCONCLUSIVE, None, low, high, "the job did not report this metric as a number")
+    ends = [_number(metrics.get(f"{name}_{end}")) for end in ("low", "high")]
+    span = sorted({value, *(end for end in ends if end is not None)})
+    verdicts = {_within(point, low, high) for point in (span[0], value, span[-1])}
+    if verdicts == {True}:
+        return Check(name, PASS, value, low, high)
+    if verdicts == {False} and _same_side(span, low, high):
+        return Check(name, FAIL, value, low, high)
+    return Check(
+        name,
+        INCONCLUSIVE,
+        value,
+        low,
+        high,
+        f"the interval {span[0]:g} … {span[-1]:g} reaches over the bound",
+    )
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _same_side(span: Sequence[float], low: float | None, high: float | None) -> bool:
+    """Whether the whole interval lies on one side: an interval around both bounds decides nothing."""
+    return (low is not None and span[-1] < low) or (high is not None and span[0] > high)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    return None

@@ -1,0 +1,110 @@
+"""What a webhook message says, when it is tried again, and which URLs are acceptable at all."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from jobs.errors import InvalidError
+from jobs.rows import Job, to_json
+from jobs.states import TERMINAL
+from jobs.times import rfc3339
+
+EVENT_TYPES = tuple(sorted(f"job.{state.value}" for state in TERMINAL))
+BACKOFF_SECONDS = (5, 30, 120, 600, 3600, 6 * 3600, 24 * 3600)
+"""The wait after the first, second … failed try; after the last the delivery has failed."""
+
+
+def wants(events: Sequence[str], event_type: str) -> bool:
+    """Whether a webhook with this list of events (empty: all) is told of `event_type`."""
+    return not events or event_type in events
+
+
+def job_payload(job: Job, event_type: str) -> str:
+    """The JSON of a message, in the frame of Standard Webhooks: type, timestamp, data."""
+    ended = job.finished_at or job.created_at
+    data = {
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state.value,
+        "verdict": job.verdict,
+        "labels": job.labels,
+        "attempt": job.attempt,
+        "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
+        "created_at": rfc3339(job.created_at),
+        "finished_at": rfc3339(ended),
+    }
+    return to_json({"type": event_type, "timestamp": rfc3339(ended), "data": data})
+
+
+def check_webhook_url(url: str, *, allow_loopback: bool) -> None:
+    """Raise InvalidError (`webhook_url_invalid`) for a URL that is refused before any name is resolved.
+
+    Only https, no user info, no literal address that is not globally routable (multicast included).
+    With `allow_loopback` (development) http and loopback are let through. Names are judged again when
+    they are resolved, at delivery.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise _refused("is not a URL") from error
+    if not host or parts.username is not None or parts.password is not None or port == 0:
+        raise _refused("needs a host, and no user name or password")
+    loopback = host == "localhost" or host.endswith(".localhost")
+    address = _literal_address(host)
+    if address is not None:
+        loopback = loopback or address.is_loopback
+        if not is_public(address) and not (allow_loopback and address.is_loopback):
+            raise _refused("does not point to a globally routable address")
+    elif loopback and not allow_loopback:
+        raise _refused("does not point to a globally routable address")
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback and allow_loopback):
+        raise _refused("must use https")
+
+
+def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address is globally routable unicast; an embedded IPv4 address counts too."""
+    if isinstance(address, ipaddress.IPv6Address):
+        embedded = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+        if embedded is not None and not is_public(embedded):
+            return False
+        if address in ipaddress.ip_network("64:ff9b::/96"):  # NAT64 reaches any IPv4 address
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return address.is_global and not address.is_multicast
+
+
+def _literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return _legacy_address(host)
+
+
+def _legacy_address(host: str) -> ipaddress.IPv4Address | None:
+    """Addresses as inet_aton reads them (`127.1`, `0x7f000001`, `2130706433`): resolvers accept them."""
+    parts = host.rstrip(".").split(".")
+    if not 1 <= len(parts) <= 4:
+        return None
+    try:
+        numbers = [
+            int(part, 16 if part.lower().startswith("0x") else 8 if part[:1] == "0" else 10) for part in parts
+        ]
+    except ValueError:
+        return None
+    *heads, tail = numbers
+    if any(not 0 <= head < 256 for head in heads) or not 0 <= tail < 256 ** (5 - len(numbers)):
+        return None
+    value = sum(head << (24 - 8 * i) for i, head in enumerate(heads)) + tail
+    return ipaddress.IPv4Address(value)
+
+
+def _base(number: str) -> int:
+    if number.lower().startswith("0x"):
+        return 16
+    return 8 if number.startswith("0") else 10
+
+
+def _refused(reason: str) -> InvalidError:
+    return InvalidError(f"the webhook URL {reason}", code="webhook_url_invalid")
