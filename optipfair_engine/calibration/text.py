@@ -252,7 +252,7 @@ def calibration_from_texts(
     if truncate:
         windows = [ids[:max_length] for ids in documents[:num_samples]]
     else:
-        windows = _share_windows(documents, max_length, num_samples)
+        windows = share_windows(documents, max_length, num_samples)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     num_texts = min(len(documents), len(windows))
     return calibration_from_windows(
@@ -260,16 +260,19 @@ def calibration_from_texts(
     )
 
 
-def _share_windows(documents: Sequence[Sequence[int]], max_length: int, num_samples: int) -> list[list[int]]:
+def share_windows(
+    documents: Sequence[Sequence[int]], max_length: int, num_samples: int | None
+) -> list[list[int]]:
     """Windows of several documents, each in proportion to how many whole windows it holds, at least one."""
-    if len(documents) >= num_samples:
-        return [list(ids[:max_length]) for ids in documents[:num_samples]]
     room = [max(1, len(ids) // max_length) for ids in documents]
-    share = min(1.0, num_samples / sum(room))
+    wanted = sum(room) if num_samples is None else num_samples
+    if len(documents) >= wanted:
+        return [list(ids[:max_length]) for ids in documents[:wanted]]
+    share = min(1.0, wanted / sum(room))
     windows: list[list[int]] = []
     for ids, most in zip(documents, room, strict=True):
         windows += windows_from_ids(ids, max_length, max(1, int(most * share)))
-    return windows[:num_samples]
+    return windows[:wanted]
 
 
 def load_calibration_file(

@@ -1,0 +1,108 @@
+"""Perplexity of a causal language model over a text, by a stated protocol.
+
+The text is tokenised once without special tokens and cut into windows of ``max_length`` tokens that start at
+i·((N − max_length)//(n − 1)); each window is scored alone, its first token unpredicted. Cross-entropy is in
+float32, from the model's logits and averaged over all predicted tokens (not over windows).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from optipfair_engine.calibration.runner import eval_mode
+from optipfair_engine.calibration.text import encode, share_windows, window_starts
+from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.progress import Reporter, null_reporter
+
+#: How many windows a job or a command scores unless told otherwise.
+DEFAULT_WINDOWS = 40
+
+
+@dataclass(frozen=True)
+class PerplexityResult:
+    """Perplexity with what it was measured on; ``mean_loss`` is in nats per predicted token."""
+
+    perplexity: float
+    mean_loss: float
+    tokens: int
+    windows: int
+    max_length: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The fields as plain JSON."""
+        return asdict(self)
+
+
+def perplexity(
+    model: Any,
+    tokenizer: Any,
+    text: str | Sequence[str],
+    max_length: int = 512,
+    num_windows: int | None = None,
+    report: Reporter = null_reporter,
+) -> PerplexityResult:
+    """Perplexity over one text, or over several (each gives windows in proportion to its length).
+
+    Args:
+        model: a causal language model; its train/eval mode is restored.
+        tokenizer: what the model was trained with.
+        text: the text, or a list of texts.
+        max_length: tokens per window.
+        num_windows: how many windows, spread evenly; ``None`` means as many as fit without overlap.
+        report: progress, stage "evaluate", one step a window.
+
+    Raises:
+        InvalidOptionError: a size below its minimum, or a text of less than two tokens.
+        TokenizerError: no tokenizer.
+    """
+    return score_windows(model, text_windows(tokenizer, text, max_length, num_windows), report)
+
+
+def text_windows(
+    tokenizer: Any, text: str | Sequence[str], max_length: int = 512, num_windows: int | None = None
+) -> list[list[int]]:
+    """The windows of token ids that :func:`perplexity` scores."""
+    if tokenizer is None:
+        raise TokenizerError("Perplexity over a text needs a tokenizer, and the model has none.")
+    if max_length < 2 or (num_windows is not None and num_windows < 1):
+        raise InvalidOptionError("max_length must be at least 2 and num_windows at least 1")
+    texts = [text] if isinstance(text, str) else text
+    documents = [ids for ids in (encode(tokenizer, part) for part in texts) if len(ids) >= 2]
+    if not documents:
+        raise InvalidOptionError("the evaluation text is shorter than two tokens")
+    if len(documents) == 1:
+        ids = documents[0]
+        count = num_windows if num_windows is not None else max(1, len(ids) // max_length)
+        starts = dict.fromkeys(window_starts(len(ids), max_length, count))
+        return [ids[start : start + max_length] for start in starts]
+    return share_windows(documents, max_length, num_windows)
+
+
+def score_windows(
+    model: Any, windows: Sequence[Sequence[int]], report: Reporter = null_reporter
+) -> PerplexityResult:
+    """Perplexity over windows of token ids, each scored alone."""
+    device = next(model.parameters()).device
+    loss, tokens = 0.0, 0
+    with eval_mode(model), torch.no_grad():
+        for number, window in enumerate(windows, 1):
+            ids = torch.tensor(window, device=device)[None]
+            loss += float(token_losses(model(input_ids=ids, use_cache=False).logits, ids).double().sum())
+            tokens += ids.shape[1] - 1
+            report("evaluate", number, len(windows), f"window {number} of {len(windows)}")
+    mean = loss / tokens
+    # a destroyed model's loss can exceed what exp() holds: infinity is then the honest number
+    value = math.exp(mean) if mean < 700 else math.inf
+    return PerplexityResult(value, mean, tokens, len(windows), max(map(len, windows)))
+
+
+def token_losses(logits: Tensor, input_ids: Tensor) -> Tensor:
+    """Cross-entropy in nats of each next token ``[samples, tokens − 1]``; ``[…, tokens, vocab]`` in."""
+    return F.cross_entropy(logits[:, :-1].float().transpose(1, 2), input_ids[:, 1:], reduction="none")

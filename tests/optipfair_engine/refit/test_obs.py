@@ -1,0 +1,83 @@
+"""OBS equals the exact greedy choice on tiny problems, and its curve is what refits really give."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.pruning.obs import eliminate, error_curve, obs_select
+from optipfair_engine.pruning.refit import output_error, solve_least_squares
+
+H, I, TOKENS = 5, 12, 300  # noqa: E741
+
+
+@pytest.fixture
+def problem() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(5)
+    x = torch.randn(TOKENS, 7) @ torch.randn(7, I) + 0.3 * torch.randn(TOKENS, I)
+    return torch.randn(H, I), x.T @ x
+
+
+def _refit_error(w: torch.Tensor, gram: torch.Tensor, kept: list[int], ridge: float) -> float:
+    return output_error(w, gram, kept, solve_least_squares(w, gram, kept, ridge))
+
+
+def test_single_removals_are_the_exact_greedy_choice(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    w, gram = problem
+    kept = list(range(I))
+    for _ in range(8):
+        errors = {j: _refit_error(w, gram, [i for i in kept if i != j], 0.0) for j in kept}
+        kept.remove(min(errors, key=lambda j: errors[j]))
+        assert obs_select(w, gram, len(kept), 0.0, block_size=1).tolist() == kept
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-2, 0.5])
+@pytest.mark.parametrize("block", [1, 4])
+def test_errors_equal_those_of_the_refits(
+    problem: tuple[torch.Tensor, torch.Tensor], ridge: float, block: int
+) -> None:
+    w, gram = problem
+    found = eliminate(w, gram, ridge, block_size=block)
+    for width in range(I - block, 0, -block):
+        expected = _refit_error(w, gram, found.kept(width).tolist(), ridge)
+        assert found.error_at(width) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_curve_of_a_given_order_is_that_of_its_refits(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    w, gram = problem
+    order = torch.randperm(I)
+    curve = error_curve(w, gram, order, 0.0)
+    for width in range(1, I):
+        expected = _refit_error(w, gram, order[I - width :].tolist(), 0.0)
+        assert float(curve[width]) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert float(curve[I]) == 0.0
+    assert float(curve[0]) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_sets_are_nested_and_errors_grow(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    found = eliminate(*problem, 1e-3, block_size=4)
+    sets = [set(found.kept(width).tolist()) for width in range(I + 1)]
+    assert all(small < large for small, large in pairwise(sets))
+    assert torch.all(found.errors.diff() > -1e-9)
+
+
+def test_obs_beats_a_norm_after_refit(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    w, gram = problem
+    norm = (w.norm(dim=0) * gram.diagonal().sqrt()).topk(6).indices.sort().values
+    by_obs = obs_select(w, gram, 6, 0.0, block_size=1)
+    assert _refit_error(w, gram, by_obs.tolist(), 0.0) < _refit_error(w, gram, norm.tolist(), 0.0)
+
+
+def test_stopping_early_refuses_widths_below(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    found = eliminate(*problem, 1e-2, smallest=6)
+    assert len(found.kept(6)) == 6
+    with pytest.raises(InvalidOptionError, match="width must be in"):
+        found.kept(5)
+
+
+def test_equal_inputs_go_from_the_lower_index_up() -> None:
+    found = eliminate(torch.ones(2, 4), torch.eye(4), 0.0, block_size=1)
+    assert found.order.tolist() == [0, 1, 2, 3]

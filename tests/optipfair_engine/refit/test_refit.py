@@ -1,0 +1,110 @@
+"""The refit is the least-squares solution, and its numerical guards do what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from optipfair_engine.errors import CalibrationError, InvalidOptionError
+from optipfair_engine.pruning import refit as R
+
+H, I, TOKENS = 6, 14, 200  # noqa: E741
+KEPT = torch.tensor([0, 2, 3, 5, 8, 9, 12])
+
+
+@pytest.fixture
+def problem() -> tuple[torch.Tensor, torch.Tensor]:
+    """W, and correlated inputs X, so that what is removed can partly be said by what is kept."""
+    torch.manual_seed(3)
+    mixing = torch.randn(8, I) + 0.1 * torch.randn(8, I)
+    x = torch.randn(TOKENS, 8) @ mixing + 0.2 * torch.randn(TOKENS, I)
+    return torch.randn(H, I), x
+
+
+def test_small_ridge_gives_the_lstsq_solution(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    w, x = problem
+    expected = torch.linalg.lstsq(x[:, KEPT].double(), x.double() @ w.T.double()).solution.T
+    for ridge in (0.0, 1e-9):
+        torch.testing.assert_close(
+            R.solve_least_squares(w, (x.double().T @ x.double()), KEPT, ridge), expected, rtol=1e-6, atol=1e-6
+        )
+
+
+def test_large_ridge_gives_the_old_weights(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    w, x = problem
+    torch.testing.assert_close(
+        R.solve_least_squares(w, x.T @ x, KEPT, 1e9).float(), w[:, KEPT], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_keeping_all_inputs_keeps_the_weights(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    w, x = problem
+    torch.testing.assert_close(
+        R.solve_least_squares(w, x.T @ x, range(I), 0.1).float(), w, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_solution_minimises_the_ridged_objective(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    w, x = problem
+    gram, ridge = x.T @ x, 0.3
+    d = R.ridge_diagonal(gram, "coordinate")[KEPT]
+    solved = R.solve_least_squares(w, gram, KEPT, ridge, diagonal=R.ridge_diagonal(gram, "coordinate"))
+
+    def objective(v: torch.Tensor) -> float:
+        fit = (x.double() @ w.T.double() - x.double()[:, KEPT] @ v.T).square().sum()
+        return float(fit + ridge * ((v - w[:, KEPT].double()).square() * d).sum())
+
+    best = objective(solved)
+    for _ in range(20):
+        assert objective(solved + 1e-3 * torch.randn_like(solved)) > best
+
+
+def test_refit_beats_no_refit_and_reports_its_error(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    w, x = problem
+    fit, held = x[:150].T @ x[:150], x[150:].T @ x[150:]
+    found = R.refit(w, fit, held, KEPT)
+    measured = (x @ w.T - x[:, KEPT] @ found.weight.T).square().sum() / (x @ w.T).square().sum()
+    assert found.error == pytest.approx(float(measured), rel=1e-3)
+    assert found.error < 0.5 * R.output_error(w, fit + held, KEPT, w[:, KEPT])
+    assert 0 < found.held_out_error < 1
+
+
+def test_ridge_is_the_best_on_held_out_tokens() -> None:
+    torch.manual_seed(0)
+    # 20 fitting tokens for 14 noisy inputs: the smallest ridge fits noise, and the held-out part must say so
+    x, w = torch.randn(420, I), torch.randn(H, I)
+    fit, held = x[:20].T @ x[:20], x[20:].T @ x[20:]
+    ridge, error = R.choose_ridge(w, fit, held, KEPT)
+    errors = {r: R.output_error(w, held, KEPT, R.solve_least_squares(w, fit, KEPT, r)) for r in R.RIDGES}
+    assert ridge > min(R.RIDGES)
+    assert error == pytest.approx(min(errors.values()))
+
+
+def test_median_is_not_moved_by_a_massive_activation() -> None:
+    gram = torch.diag(torch.tensor([1.0, 2.0, 3.0, 1e9]))
+    assert R.ridge_diagonal(gram).unique().tolist() == [2.0]
+    assert R.ridge_diagonal(gram, "coordinate").tolist() == [1.0, 2.0, 3.0, 1e9]
+
+
+def test_dead_inputs_neither_break_the_solve_nor_get_weight(
+    problem: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    w, x = problem
+    x[:, 3] = 0
+    solved = R.solve_least_squares(w, x.T @ x, KEPT, 0.0)
+    assert torch.isfinite(solved).all()
+    others = KEPT[KEPT != 3]
+    torch.testing.assert_close(
+        solved[:, KEPT != 3], R.solve_least_squares(w, x.T @ x, others, 0.0), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("gram", [torch.zeros(I, I), torch.full((I, I), torch.nan)])
+def test_useless_calibration_is_an_error(gram: torch.Tensor) -> None:
+    with pytest.raises(CalibrationError):
+        R.solve_least_squares(torch.ones(H, I), gram, KEPT)
+
+
+def test_negative_ridge_is_refused(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
+    with pytest.raises(InvalidOptionError, match="negative"):
+        R.solve_least_squares(problem[0], problem[1].T @ problem[1], KEPT, -1.0)
