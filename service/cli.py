@@ -1,0 +1,168 @@
+"""The `optipfair-service` command. Flags win over `OPTIPFAIR_*` variables; heavy imports stay inside commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.keys_cli import keys_app
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(keys_app, name="keys")
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of everything the service keeps.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
+ModelsDir = Annotated[Path | None, typer.Option(help="Folder whose sub-folders are the local models.")]
+DatabaseUrl = Annotated[str | None, typer.Option(help="sqlite:///… or postgresql://…")]
+BrokerUrl = Annotated[str | None, typer.Option(help="redis://…; by default a Valkey of our own.")]
+ArtifactsUrl = Annotated[str | None, typer.Option(help="A folder, or s3://bucket/prefix.")]
+PublicUrl = Annotated[str | None, typer.Option(help="Prefix of the URLs that are handed out.")]
+AllowHub = Annotated[bool | None, typer.Option(help="Whether jobs may name models of the hub.")]
+
+
+@app.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    models_dir: ModelsDir = None,
+    database_url: DatabaseUrl = None,
+    broker_url: BrokerUrl = None,
+    artifacts_url: ArtifactsUrl = None,
+    public_url: PublicUrl = None,
+    allow_hub: AllowHub = None,
+) -> None:
+    """Run everything on this machine: broker, database, worker and HTTP. Ctrl-C stops it."""
+    from service.embedded import serve as run
+
+    with explained():
+        raise typer.Exit(run(make_settings(locals()), say=say))
+
+
+@app.command()
+def api(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    broker_url: BrokerUrl = None,
+    artifacts_url: ArtifactsUrl = None,
+    public_url: PublicUrl = None,
+    allow_hub: AllowHub = None,
+) -> None:
+    """Run the HTTP process alone, beside a broker and a database that run elsewhere."""
+    from service.api_process import run_api
+
+    with explained():
+        run_api(make_settings(locals()))
+
+
+@app.command()
+def worker(
+    data_dir: DataDir = None,
+    models_dir: ModelsDir = None,
+    database_url: DatabaseUrl = None,
+    broker_url: BrokerUrl = None,
+    artifacts_url: ArtifactsUrl = None,
+    allow_hub: AllowHub = None,
+    worker_queues: Annotated[
+        str | None, typer.Option("--queues", help="Queues to serve, e.g. cpu,short or gpu.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="What `auto` means in a job: cpu or cuda.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of an engine process.", min=1)] = None,
+) -> None:
+    """Run one worker. Start several for several jobs at once; each runs one job at a time."""
+    from service.environment import worker_environment
+
+    with explained():
+        environment = worker_environment(make_settings(locals()))
+    # The worker replaces this process, so that signals reach it and no secret stays in the environment.
+    os.execve(sys.executable, [sys.executable, "-m", "worker"], environment)  # noqa: S606
+
+
+@app.command()
+def migrate(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Bring the database's schema to the newest version; repeating it changes nothing."""
+    from service.schema import current, upgrade
+
+    with explained():
+        settings = make_settings(locals())
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        upgrade(settings.database_url)
+        say(f"the schema is at {current(settings.database_url)}")
+
+
+@app.command()
+def doctor(
+    data_dir: DataDir = None,
+    models_dir: ModelsDir = None,
+    database_url: DatabaseUrl = None,
+    broker_url: BrokerUrl = None,
+    artifacts_url: ArtifactsUrl = None,
+) -> None:
+    """Check database, schema, broker, artifact store, disk, models and workers; exit code 1 if one is not well."""
+    from service.doctor import examine
+
+    with explained():
+        findings = examine(make_settings(locals()))
+    for finding in findings:
+        say(finding.line())
+    raise typer.Exit(0 if all(finding.well for finding in findings) else 1)
+
+
+def make_settings(flags: dict[str, Any]) -> Settings:
+    """Settings from the flags that were given, then the environment, then the defaults."""
+    from jobs.settings import Settings
+    from service.broker import with_socket
+
+    return with_socket(Settings(**{name: value for name, value in flags.items() if value is not None}))
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn foreseen failures into one line on stderr and exit code 1, without a stack trace."""
+    from pydantic import ValidationError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from jobs.errors import JobsError
+    from service.lock import AlreadyRunningError
+
+    try:
+        yield
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        fail("wrong settings: " + "; ".join(lines))
+    except SQLAlchemyError as error:
+        fail(f"the database can't be used: {str(error).splitlines()[0]}")
+    except (AlreadyRunningError, JobsError, OSError, RuntimeError, ValueError) as error:
+        fail(str(error))
+
+
+def say(line: str) -> None:
+    """One line to stdout, at once: whoever reads a pipe waits for it."""
+    print(line, flush=True)
+
+
+def fail(reason: str) -> None:
+    """One line to stderr, and the end."""
+    print(f"optipfair-service: {reason}", file=sys.stderr, flush=True)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

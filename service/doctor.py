@@ -1,0 +1,127 @@
+"""`optipfair-service doctor`: looks at everything a job needs, and says what to do about what is missing."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.artifacts import make_store
+
+from jobs.database import connect
+from jobs.repository import Repository
+from jobs.settings import Settings
+from service import schema
+from worker.local_files import names_in
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `advice` says what to do when it is not well."""
+
+    subject: str
+    well: bool
+    text: str
+    advice: str = ""
+
+    def line(self) -> str:
+        """The finding as one line for people."""
+        advice = f" — {self.advice}" if self.advice and not self.well else ""
+        return f"{'ok  ' if self.well else 'FAIL'}  {self.subject:<10} {self.text}{advice}"
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Run every check; none of them raises, each failure is a finding."""
+    checks: list[tuple[str, Callable[[Settings], Finding], str]] = [
+        ("database", check_database, "start the database, or check OPTIPFAIR_DATABASE_URL"),
+        ("schema", check_schema, "run `optipfair-service migrate`"),
+        ("broker", check_broker, "start `optipfair-service serve`, or check OPTIPFAIR_BROKER_URL"),
+        ("artifacts", check_artifacts, "check OPTIPFAIR_ARTIFACTS_URL, its credentials and its permissions"),
+        ("disk", check_disk, "free some space, or lower OPTIPFAIR_MIN_FREE_BYTES"),
+        ("models", check_models, "put model folders (config.json, *.safetensors) there"),
+        ("worker", check_worker, "start `optipfair-service worker`, and look into its log"),
+    ]
+    return [_guarded(subject, check, advice, settings) for subject, check, advice in checks]
+
+
+def _guarded(subject: str, check: Callable[[Settings], Finding], advice: str, settings: Settings) -> Finding:
+    try:
+        return check(settings)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        return Finding(subject, False, f"{type(error).__name__}: {reason}", advice)
+
+
+def _repository(settings: Settings) -> Repository:
+    return Repository(connect(settings.database_url), settings)
+
+
+def check_database(settings: Settings) -> Finding:
+    """The database answers."""
+    missing = _missing_sqlite(settings)
+    if missing is not None:
+        return missing
+    _repository(settings).ping()
+    return Finding("database", True, settings.database_url.partition("://")[0] + " answers")
+
+
+def _missing_sqlite(settings: Settings) -> Finding | None:
+    # Opening a SQLite file that is not there would make an empty one: a check must not leave traces.
+    prefix = "sqlite:///"
+    if settings.database_url.startswith(prefix):
+        path = Path(settings.database_url.removeprefix(prefix))
+        if not path.is_file():
+            return Finding("database", False, f"{path} does not exist", "run `optipfair-service migrate`")
+    return None
+
+
+def check_schema(settings: Settings) -> Finding:
+    """The schema is the one that this code expects."""
+    if _missing_sqlite(settings) is not None:
+        return Finding("schema", False, "there is no database yet", "run `optipfair-service migrate`")
+    current, head = schema.current(settings.database_url), schema.head()
+    advice = "run `optipfair-service migrate`"
+    return Finding("schema", current == head, f"at {current or 'nothing'}, newest is {head}", advice)
+
+
+def check_broker(settings: Settings) -> Finding:
+    """The broker answers."""
+    from jobs.queue import make_celery
+
+    with make_celery(settings).connection_for_read() as connection:
+        connection.ensure_connection(max_retries=0, timeout=3)
+    return Finding("broker", True, "answers")
+
+
+def check_artifacts(settings: Settings) -> Finding:
+    """The artifact store takes a file and gives it back."""
+    make_store(settings).check(secrets.token_hex(8))
+    return Finding("artifacts", True, "the store can be written and read")
+
+
+def check_disk(settings: Settings) -> Finding:
+    """There is room for a job to start."""
+    folder = next(path for path in (settings.work_dir, *settings.work_dir.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    text = f"{free / GIB:.1f} GiB free, {settings.min_free_bytes / GIB:.1f} GiB are kept free"
+    return Finding("disk", free > settings.min_free_bytes, text, "free some space")
+
+
+def check_models(settings: Settings) -> Finding:
+    """There is something to prune: local models, or the hub."""
+    names = names_in(settings.models_dir, folders=True)
+    advice = f"put model folders (config.json, *.safetensors) into {settings.models_dir}"
+    text = f"{len(names)} local" + (", hub ids allowed" if settings.allow_hub else "")
+    return Finding("models", bool(names) or settings.allow_hub, text, advice)
+
+
+def check_worker(settings: Settings) -> Finding:
+    """A worker has reported itself lately."""
+    workers = _repository(settings).live_workers()
+    queues = sorted({queue for worker in workers for queue in worker.queues})
+    text = f"{len(workers)} live, queues {', '.join(queues)}" if workers else "no live worker"
+    return Finding("worker", bool(workers), text, "start `optipfair-service worker`")

@@ -1,0 +1,204 @@
+"""`optipfair-service serve`: broker, database, worker and HTTP on one machine, from one command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from types import FrameType
+
+from jobs.database import connect
+from jobs.repository import Repository
+from jobs.settings import Settings
+from service import broker
+from service.bootstrap import check_secret, ensure_admin_key, make_folders
+from service.children import ChildSpec, Supervisor
+from service.environment import api_environment, worker_environment
+from service.lock import DataFolderLock
+from service.schema import upgrade
+
+#: Longest wait for the broker to load its append-only file.
+BROKER_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+
+
+def serve(settings: Settings, *, say: Callable[[str], None]) -> int:
+    """Run until SIGTERM or Ctrl-C; 0 after an ordered stop.
+
+    Raises:
+        AlreadyRunningError: another service uses the data folder.
+        OSError: the address is in use, or a folder can't be made.
+    """
+    make_folders(settings)
+    with DataFolderLock(settings.data_dir), bind(settings.host, settings.port) as listener:
+        settings = settle(settings, listener)
+        check_secret(settings.secret_file)
+        supervisor = Supervisor(say)
+        stop = Stop(supervisor)
+        try:
+            return _run(settings, listener, supervisor, stop, say)
+        finally:
+            supervisor.stop()
+            say("stopped")
+
+
+class Stop:
+    """Turns SIGTERM and Ctrl-C into a flag; a second Ctrl-C kills the children at once."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.asked = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked.is_set():
+            self._supervisor.kill()
+        self.asked.set()
+
+
+def _run(
+    settings: Settings,
+    listener: socket.socket,
+    supervisor: Supervisor,
+    stop: Stop,
+    say: Callable[[str], None],
+) -> int:
+    if uses_embedded_broker(settings):
+        _start_broker(settings, supervisor, stop)
+    upgrade(settings.database_url)
+    engine = connect(settings.database_url)
+    ensure_admin_key(settings, Repository(engine, settings), say=say)
+    engine.dispose()  # children must not share connections, and this process needs none
+    if stop.asked.is_set():
+        return 0
+    supervisor.start(_worker(settings))
+    supervisor.start(_api(settings, listener))
+    announce = Announcement(settings, say)
+    while not stop.asked.wait(_POLL_SECONDS):
+        supervisor.check()
+        announce.check()
+    say("stopping …")
+    return 0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket, opened here and inherited: a restarted HTTP process loses no connection.
+
+    Raises:
+        OSError: with the address and what to do, if it can't be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"can't listen on {host}:{port} ({error.strerror}): choose another address with --host/--port",
+        ) from error
+
+
+def settle(settings: Settings, listener: socket.socket) -> Settings:
+    """Fill in what is known only now: the real port, and where the broker's socket is."""
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    given["port"] = listener.getsockname()[1]
+    if "public_url" not in given and settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        given["public_url"] = f"http://127.0.0.1:{given['port']}"
+    return broker.with_socket(Settings(**given))
+
+
+def uses_embedded_broker(settings: Settings) -> bool:
+    """Whether the broker is ours to run: its URL is the data folder's own socket."""
+    return settings.broker_url == broker.broker_url(broker.socket_path(settings.data_dir))
+
+
+def _start_broker(settings: Settings, supervisor: Supervisor, stop: Stop) -> None:
+    folder, path = settings.data_dir / "broker", broker.socket_path(settings.data_dir)
+    broker.make_socket_folder(path)
+    path.unlink(missing_ok=True)  # we hold the data folder's lock, so it is a dead service's
+    child = supervisor.start(
+        ChildSpec(
+            name="broker",
+            argv=broker.command(folder, path),
+            env={"PATH": "/usr/bin:/bin"},
+            log=settings.data_dir / "logs" / "broker.log",
+            stop_order=1,
+        )
+    )
+    deadline = time.monotonic() + BROKER_SECONDS
+    while not broker.answers(path) and not stop.asked.is_set():
+        if time.monotonic() > deadline or not child.alive:
+            raise RuntimeError(f"the broker did not start; see {child.spec.log}")
+        time.sleep(0.02)
+
+
+def _worker(settings: Settings) -> ChildSpec:
+    return ChildSpec(
+        name="worker",
+        argv=[sys.executable, "-m", "worker"],
+        env=worker_environment(settings),
+        log=settings.data_dir / "logs" / "worker.log",
+        stop_seconds=settings.grace_seconds + 10.0,
+    )
+
+
+def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
+    descriptor = listener.fileno()
+    return ChildSpec(
+        name="api",
+        argv=[sys.executable, "-m", "service.api_process", "--fd", str(descriptor)],
+        env=api_environment(settings),
+        log=settings.data_dir / "logs" / "api.log",
+        pass_fds=(descriptor,),
+    )
+
+
+class Announcement:
+    """Says once that the service is ready, or after a while what it still lacks."""
+
+    def __init__(self, settings: Settings, say: Callable[[str], None], patience: float = 60.0) -> None:
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self._probe = f"http://{host}:{settings.port}/readyz"
+        self._url, self._key_file = settings.public_url, settings.data_dir / "admin.key"
+        self._say, self._give_up = say, time.monotonic() + patience
+        self._next = time.monotonic()
+        self._done = False
+
+    def check(self) -> None:
+        """Look at `/readyz` twice a second until it has answered 200 once."""
+        if self._done or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + 0.5
+        ready, detail = probe(self._probe)
+        if ready:
+            self._done = True
+            self._say(f"ready: {self._url} (the admin key is in {self._key_file})")
+        elif time.monotonic() > self._give_up:
+            self._give_up = float("inf")
+            self._say(f"not ready yet: {detail}")
+
+
+def probe(url: str) -> tuple[bool, str]:
+    """Whether a readiness URL answers 200, and what it says otherwise."""
+    try:
+        with urllib.request.urlopen(url, timeout=0.4) as response:  # noqa: S310 - http to ourselves
+            return response.status == 200, ""
+    except urllib.error.HTTPError as error:
+        with error:
+            return False, _summary(error.read(4096))
+    except OSError as error:
+        return False, str(error)
+
+
+def _summary(body: bytes) -> str:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return "the answer of /readyz is unreadable"
+    return str(answer.get("detail") or answer)

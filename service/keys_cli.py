@@ -1,0 +1,86 @@
+"""`optipfair-service keys`: API keys without going through HTTP, for whoever may read the secret."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of everything the service keeps.")]
+DatabaseUrl = Annotated[str | None, typer.Option(help="sqlite:///… or postgresql://…")]
+
+
+@keys_app.command("create")
+def create(
+    tenant: Annotated[str, typer.Option(help="Whose jobs the key opens; made if it is new.")] = "default",
+    scope: Annotated[list[str] | None, typer.Option(help="jobs:read, jobs:write, admin; repeatable.")] = None,
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    expires_days: Annotated[int | None, typer.Option(help="Days until it expires.", min=1)] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make a key and print it; it is stored hashed and can't be shown again."""
+    from jobs.keys import SCOPES, generate_key
+    from jobs.secret import load_secrets
+    from service import cli
+
+    scopes = scope or ["jobs:read", "jobs:write"]
+    if unknown := sorted(set(scopes) - set(SCOPES)):
+        cli.fail(f"unknown scope {', '.join(unknown)}; there are {', '.join(SCOPES)}")
+    with cli.explained():
+        settings, repository = _open(data_dir=data_dir, database_url=database_url)
+        key = generate_key(load_secrets(settings.secret_file))
+        expires = None if expires_days is None else int(time.time() * 1000) + expires_days * 86_400_000
+        repository.ensure_tenant(tenant)
+        stored = repository.create_key(
+            tenant, key_hash=key.hash, hint=key.hint, scopes=scopes, name=name, expires_at=expires
+        )
+    cli.say(f"{stored.id}  {key.plain}")
+
+
+@keys_app.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """List keys by id, with their last characters; the keys themselves are not stored."""
+    from service import cli
+
+    with cli.explained():
+        _settings, repository = _open(data_dir=data_dir, database_url=database_url)
+        keys = repository.list_keys(tenant)
+    for key in keys:
+        state = "revoked" if key.revoked_at else _expiry(key.expires_at)
+        cli.say(f"{key.id}  …{key.hint}  {key.tenant}  {','.join(sorted(key.scopes))}  {state}  {key.name}")
+
+
+@keys_app.command("revoke")
+def revoke(key_id: str, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Revoke a key by its id; links signed with it stop working too."""
+    from service import cli
+
+    with cli.explained():
+        _settings, repository = _open(data_dir=data_dir, database_url=database_url)
+        repository.revoke_key(key_id, None)
+    cli.say(f"revoked {key_id}")
+
+
+def _open(**flags: Any) -> tuple[Any, Any]:
+    from jobs.database import connect
+    from jobs.repository import Repository
+    from service import cli
+
+    settings = cli.make_settings(flags)
+    return settings, Repository(connect(settings.database_url), settings)
+
+
+def _expiry(milliseconds: int | None) -> str:
+    if milliseconds is None:
+        return "live"
+    return f"until {datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d}"

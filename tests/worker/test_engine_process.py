@@ -1,0 +1,130 @@
+"""The engine's process: what it says arrives, how it dies is told apart, and it never outlives its supervisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from worker.engine_main import describe
+from worker.engine_process import thread_environment
+from worker.outcomes import of_exit
+
+# A supervisor in a process of its own, with a fork server that does not load torch: quick, and killable.
+SUPERVISOR = """
+import json, multiprocessing, sys
+from pathlib import Path
+from worker.engine_process import Ended, EngineProcess
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["worker.engine_main"])
+    task = json.loads(sys.argv[1])
+    engine = EngineProcess(context, task, Path(sys.argv[2]))
+    print(engine.pid, flush=True)
+    while True:
+        message = engine.receive(0.1)
+        if isinstance(message, Ended):
+            print(json.dumps({"exitcode": message.exitcode}), flush=True)
+            break
+        if message is not None:
+            print(json.dumps(message), flush=True)
+    engine.stop()
+    print("torch" in sys.modules, flush=True)
+"""
+
+
+def supervise(tmp_path: Path, task: dict[str, object]) -> subprocess.Popen[str]:
+    script = tmp_path / "supervisor.py"
+    script.write_text(SUPERVISOR)
+    return subprocess.Popen(
+        [sys.executable, str(script), json.dumps(task), str(tmp_path / "engine.log")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def task_with(hook: str) -> dict[str, object]:
+    return {"kind": "no such kind", "spec": {}, "output": "/nonexistent", "hooks": {"engine": hook}}
+
+
+def gone(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_an_unforeseen_error_is_reported_without_its_text(tmp_path: Path) -> None:
+    lines = supervise(tmp_path, task_with("")).communicate(timeout=60)[0].splitlines()
+    error = json.loads(lines[1])
+    assert error["code"] == "engine_failed"
+    assert error["retry"] is False
+    assert str(tmp_path) not in error["message"]
+    assert json.loads(lines[2]) == {"exitcode": 1}
+    assert lines[3] == "False"  # the supervisor has not imported torch
+    assert "KeyError" in (tmp_path / "engine.log").read_text()
+
+
+def test_death_by_signal_9_is_seen(tmp_path: Path) -> None:
+    lines = supervise(tmp_path, task_with("die")).communicate(timeout=60)[0].splitlines()
+    assert json.loads(lines[1]) == {"exitcode": -9}
+
+
+def test_an_engine_does_not_outlive_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    process = supervise(tmp_path, task_with("hold:60"))
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    wait_for_own_group(pid)
+    process.kill()
+    process.wait()
+    assert gone(pid, 5.0)
+
+
+def wait_for_own_group(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while os.getpgid(pid) != pid:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "code"),
+    [(-9, "engine_killed"), (-signal.SIGSEGV, "engine_crashed"), (255, "engine_crashed")],
+)
+def test_an_end_without_a_word_is_the_machines_fault(exitcode: int, code: str) -> None:
+    assert of_exit(exitcode).code == code
+
+
+def test_errors_are_sorted_into_the_users_and_the_machines() -> None:
+    from optipfair_engine.errors import NonFiniteWeightsError
+
+    users = describe(NonFiniteWeightsError("model.norm.weight holds NaN"))
+    assert users == {
+        "code": "weights_not_finite",
+        "message": "model.norm.weight holds NaN",
+        "retry": False,
+    }
+    assert describe(MemoryError())["retry"] is True
+    assert describe(OSError(28, "No space left on device"))["code"] == "storage_full"
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "threads", "expected"), [(8, 2, None, "4"), (2, 4, None, "1"), (8, 1, 3, "3")]
+)
+def test_cores_are_divided_among_engines(
+    cores: int, processes: int, threads: int | None, expected: str
+) -> None:
+    environment = thread_environment(cores, processes, threads)
+    assert environment["OMP_NUM_THREADS"] == expected
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"

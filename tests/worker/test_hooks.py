@@ -1,0 +1,32 @@
+"""Test hooks do nothing in a worker that was not started for tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker import test_hooks as hooks
+
+LABELS = {"test.engine": "die", "team": "nlp"}
+
+
+@pytest.mark.parametrize("environ", [{}, {"OPTIPFAIR_TEST_HOOKS": "0"}, {"OPTIPFAIR_TEST_HOOKS": "true"}])
+def test_labels_are_only_labels_without_the_variable(environ: dict[str, str]) -> None:
+    assert hooks.of_labels(LABELS, environ) == {}
+
+
+def test_labels_become_hooks_with_the_variable() -> None:
+    assert hooks.of_labels(LABELS, {"OPTIPFAIR_TEST_HOOKS": "1"}) == {"engine": "die"}
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("hold:2.5", ("hold", 2.5)),
+        ("stale:3", ("stale", 3.0)),
+        ("hold:", ("", 0.0)),
+        ("hold:-1", ("", 0.0)),
+        ("die", ("", 0.0)),
+    ],
+)
+def test_hold(text: str, meaning: tuple[str, float]) -> None:
+    assert hooks.parse_hold(text) == meaning

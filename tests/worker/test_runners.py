@@ -1,0 +1,108 @@
+"""The translation of specs: same words on both sides, strict JSON out, pipelines flattened."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from jobs import specs
+from optipfair_engine.errors import CheckpointError
+from optipfair_engine.progress import null_reporter
+from optipfair_engine.pruning import options as engine_options
+from worker import runners
+from worker.inputs import InputNotFoundError, Inputs, Places
+
+
+def inputs_under(root: Path, **places: object) -> Inputs:
+    folders = {name: str(root / name) for name in ("models", "calibration", "suites", "hub_cache")}
+    defaults = {"cache_bytes": 1000, "allow_hub": False}
+    return Inputs(Places(**{**folders, **defaults, **places}), ExitStack(), null_reporter)
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["pruning_type", "neuron_selection_method", "allocation", "layer_selection_method", "attention_unit"],
+)
+def test_both_sides_spell_the_same_words(field: str) -> None:
+    spec = set(get_args(specs.PruneSpec.model_fields[field].annotation))
+    engine = set(engine_options._CHOICES[field])
+    assert spec == engine
+
+
+def test_every_option_of_a_prune_job_reaches_the_engine_or_the_call() -> None:
+    known = {field.name for field in fields(engine_options.PruneOptions)}
+    elsewhere = {"model", "calibration", "evaluation", "plan", "healing"}
+    assert set(specs.PruneSpec.model_fields) - elsewhere <= known
+    request = specs.parse_request(
+        {
+            "kind": "prune",
+            "spec": {
+                "model": {"source": "local", "name": "m"},
+                "pruning_percentage": 20,
+                "healing": {"max_seconds": 7},
+                "calibration": {"texts": ["a"], "max_length": 9, "num_samples": 3, "batch_size": 2},
+            },
+        }
+    )
+    options = runners.prune_options(specs.spec_to_json(request.spec), known)
+    assert options["healing_seconds"] == 7.0
+    assert (options["max_length"], options["num_samples"], options["batch_size"]) == (9, 3, 2)
+    assert options["pruning_percentage"] == 20
+
+
+def test_auto_devices_become_the_workers_in_every_step() -> None:
+    spec = {"steps": [{"name": "a", "kind": "prune", "spec": {"device": "auto"}}], "device": "cpu"}
+    assert runners.with_device(spec, "cuda") == {
+        "steps": [{"name": "a", "kind": "prune", "spec": {"device": "cuda"}}],
+        "device": "cpu",
+    }
+
+
+def test_metrics_are_strict_json() -> None:
+    raw = {"a": float("nan"), "b": np.float32(0.5), "c": {1: (float("inf"), True)}, "d": None}
+    assert runners.finite(raw) == {"a": None, "b": 0.5, "c": {"1": [None, True]}, "d": None}
+
+
+def test_a_pipelines_files_and_metrics_carry_their_steps_names(tmp_path: Path) -> None:
+    for step in ("small", "check"):
+        (tmp_path / "steps" / step / "plots").mkdir(parents=True)
+        (tmp_path / "steps" / step / "metrics.json").write_text(step)
+    (tmp_path / "steps" / "small" / "plots" / "a.png").write_text("png")
+    runners.flatten_steps(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["check.metrics.json", "small.metrics.json", "small.plots.a.png"]
+    merged = runners.merge_metrics({"small": {"seconds": 1, "reduction": 2}, "check": {"seconds": 3}})
+    assert merged == {"small.seconds": 1, "small.reduction": 2, "check.seconds": 3, "reduction": 2}
+
+
+@pytest.mark.parametrize(
+    ("reference", "code"),
+    [
+        ({"source": "local", "name": "absent"}, "model_not_found"),
+        ({"source": "local", "name": "../../etc"}, "model_not_found"),
+        ({"source": "hub", "id": "a/b", "revision": "0" * 40}, "hub_not_allowed"),
+        ({"source": "job", "job_id": "unknown"}, "model_not_found"),
+    ],
+)
+def test_models_that_may_not_be_used_are_users_errors(
+    tmp_path: Path, reference: dict[str, str], code: str
+) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        inputs_under(tmp_path).model(reference)
+    assert caught.value.code == code
+
+
+def test_texts_come_from_the_spec_or_a_named_file(tmp_path: Path) -> None:
+    (tmp_path / "calibration").mkdir()
+    (tmp_path / "calibration" / "books.txt").write_text("from a file")
+    inputs = inputs_under(tmp_path)
+    assert inputs.texts(None) is None
+    assert inputs.texts({"texts": ["given"]}) == ["given"]
+    assert inputs.texts({"source": "local", "name": "books.txt"}) == ["from a file"]
+    with pytest.raises(InputNotFoundError, match="no calibration file"):
+        inputs.texts({"source": "local", "name": "other.txt"})

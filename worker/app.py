@@ -1,0 +1,63 @@
+"""The Celery side of a worker: takes job ids from the queues, one at a time, for the supervisor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, signals
+from celery.exceptions import Reject
+from jobs.queue import TASK_NAME, make_celery
+
+from worker.log import logger
+from worker.services import Services
+from worker.supervisor import run_job
+
+
+def make_app(services: Services) -> Celery:
+    """The worker's Celery app. Threads, because children of a prefork worker may not start processes."""
+    app = make_celery(services.settings)
+    app.conf.update(
+        worker_pool="threads",
+        worker_concurrency=1,
+        worker_prefetch_multiplier=1,
+        task_acks_late=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # A broker that went away says nothing about the running attempt: the claim in the database does.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+    )
+
+    @app.task(name=TASK_NAME, acks_late=True, ignore_result=True)
+    def run(job_id: str, **_: Any) -> None:
+        if services.stopping.is_set():
+            raise Reject("shutting down", requeue=True)
+        try:
+            run_job(services, job_id)
+        except Exception:  # the message is done with either way: the sweeper brings the job back
+            logger.exception("job.failed_in_supervisor", job_id=job_id)
+
+    return app
+
+
+def run_worker(services: Services) -> int:
+    """Consume until SIGTERM; then no new claim, and the running attempt gets its grace period."""
+    app = make_app(services)
+
+    def note_shutdown(**_: Any) -> None:
+        services.stopping.set()
+
+    signals.worker_shutting_down.connect(note_shutdown, weak=False)
+    worker = app.Worker(
+        hostname=f"{services.worker_id}@optipfair",
+        queues=list(services.settings.queues),
+        pool="threads",
+        concurrency=1,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel="WARNING",
+    )
+    worker.start()
+    return int(worker.exitcode or 0)

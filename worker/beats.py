@@ -1,0 +1,79 @@
+"""Tells the database that this worker lives, and what it can run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from worker.log import logger
+from worker.services import Services
+
+#: How often the models folder is looked at; an unchanged one costs a few stat calls.
+SCAN_SECONDS = 2.0
+
+
+class Beats:
+    """Two threads: one scans (hashing a new model may take minutes), one beats."""
+
+    def __init__(self, services: Services, devices: Sequence[str], code_version: str) -> None:
+        self._services, self._devices, self._code_version = services, list(devices), code_version
+        self._interval = min(
+            services.settings.heartbeat_seconds, services.settings.worker_timeout_seconds / 4
+        )
+        self._models = services.inventory.scan()
+        self._files = services.inventory.files()
+        self._changed = threading.Event()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._scan_loop, name="scan", daemon=True),
+            threading.Thread(target=self._beat_loop, name="beat", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Beat from now on."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Say that this worker is gone."""
+        self._stop.set()
+        self._changed.set()
+        try:
+            self._services.repository.worker_gone(self._services.worker_id)
+        except Exception:
+            logger.warning("worker.gone_not_written", exc_info=True)
+
+    def _scan_loop(self) -> None:
+        while not self._stop.wait(SCAN_SECONDS):
+            try:
+                models, files = self._services.inventory.scan(), self._services.inventory.files()
+            except OSError:
+                logger.warning("inventory.scan_failed", exc_info=True)
+                continue
+            if (models, files) != (self._models, self._files):
+                self._models, self._files = models, files
+                self._changed.set()
+
+    def _beat_loop(self) -> None:
+        while not self._stop.is_set():
+            started = time.monotonic()
+            self._beat()
+            self._changed.wait(max(0.0, self._interval - (time.monotonic() - started)))
+            self._changed.clear()
+
+    def _beat(self) -> None:
+        content: dict[str, Any] = {
+            "queues": self._services.settings.queues,
+            "devices": self._devices,
+            "models": self._models,
+            "files": self._files,
+            "allow_hub": self._services.settings.allow_hub,
+            "code_version": self._code_version,
+            "draining": self._services.stopping.is_set(),
+        }
+        try:
+            self._services.repository.worker_beat(self._services.worker_id, **content)
+        except Exception:
+            logger.warning("worker.beat_failed", exc_info=True)

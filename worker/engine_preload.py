@@ -1,0 +1,47 @@
+"""Imported once by the fork server, so that each attempt's engine process starts with torch already loaded.
+
+Importing is all that may happen here: a process forked after torch was *used* (its thread pools started)
+hangs. The server's children run code over files that others supplied, so what only the supervisor needs
+(database, broker, object store) leaves the environment here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+
+#: What an engine process may keep; everything else that configures the service or holds a credential goes.
+_SECRET_PREFIXES = ("OPTIPFAIR_", "AWS_", "PG", "REDIS", "CELERY_", "OTEL_EXPORTER_OTLP_HEADERS")
+
+_MODULES = (
+    "numpy",
+    "safetensors.torch",
+    "torch",
+    "transformers",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.tokenization_auto",
+    "optipfair_engine.errors",
+    "optipfair_engine.workflow",
+    "worker.runners",
+)
+
+
+def scrub_environment() -> None:
+    """Drop the service's settings and credentials from this process's environment."""
+    for name in list(os.environ):
+        if name.startswith(_SECRET_PREFIXES):
+            del os.environ[name]
+
+
+def preload() -> None:
+    """Import what every attempt needs; a missing optional part is the attempt's error to explain."""
+    for name in _MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+scrub_environment()
+preload()

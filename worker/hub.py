@@ -1,0 +1,120 @@
+"""Models and data sets from the hub: a pinned revision, safetensors only, into a size-limited cache.
+
+`HF_ENDPOINT` and `HF_TOKEN` work as everywhere. Runs in the engine's process, so that a cancelled job ends a
+download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from optipfair_engine.errors import CalibrationError, CheckpointError
+from optipfair_engine.progress import Reporter
+from worker.cache import FolderCache
+
+#: Weights without code, configuration, tokenizers and chat templates; never pickles or Python.
+ALLOWED_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.gguf")
+_FOREIGN_FILES = ("onnx/*", "openvino/*", "coreml/*", "flax/*", "tf/*", "original/*")
+
+
+def cache_key(model_id: str, revision: str) -> str:
+    """The cache entry of a model at a commit, as a plain name."""
+    return f"{model_id.replace('/', '--')}@{revision}"
+
+
+@contextmanager
+def hub_model(
+    cache: FolderCache, model_id: str, revision: str, *, limit_bytes: int, report: Reporter
+) -> Iterator[Path]:
+    """A folder with the model's files at that commit, downloaded if it is not in the cache.
+
+    Raises:
+        CheckpointError: it does not exist, has no safetensors weights, or is larger than the cache.
+    """
+
+    def fill(folder: Path) -> None:
+        report("load", 0, 1, f"downloading {model_id}")
+        download_model(model_id, revision, folder, limit_bytes=limit_bytes)
+
+    with cache.folder(cache_key(model_id, revision), fill) as folder:
+        yield folder
+
+
+def download_model(model_id: str, revision: str, folder: Path, *, limit_bytes: int) -> None:
+    """Download the allowed files of one commit into a folder."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(model_id, revision=revision, files_metadata=True)
+        _check_files(model_id, info, limit_bytes)
+        snapshot_download(
+            model_id,
+            revision=revision,
+            local_dir=folder,
+            allow_patterns=list(ALLOWED_FILES),
+            ignore_patterns=list(_FOREIGN_FILES),
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise CheckpointError(
+            f"the hub has no model {model_id} at {revision[:12]}", "model_not_found"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise  # our disk, not the hub
+        raise HubUnavailableError(f"{model_id} can't be downloaded now: {type(error).__name__}") from error
+
+
+class HubUnavailableError(Exception):
+    """The hub did not answer: another attempt may succeed."""
+
+
+def _check_files(model_id: str, info: Any, limit_bytes: int) -> None:
+    siblings = info.siblings or []
+    names = [sibling.rfilename for sibling in siblings]
+    if not any(name.endswith((".safetensors", ".gguf")) for name in names):
+        raise CheckpointError(
+            f"{model_id} has no safetensors weights; pickled weights are not loaded", "model_pickled"
+        )
+    total = sum(s.size or 0 for s in siblings if s.rfilename.endswith((".safetensors", ".gguf")))
+    if total > limit_bytes:
+        raise CheckpointError(
+            f"{model_id} has {total:,} bytes of weights, the model cache holds {limit_bytes:,}",
+            "model_too_large",
+        )
+
+
+def hub_texts(dataset: str, cache: Path, num_samples: int) -> list[str]:
+    """The first texts of a hub data set's training split (its column `text`, or its only text column).
+
+    Raises:
+        CalibrationError: the data set has no such column, or no text in it.
+    """
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(dataset, split="train", streaming=True, cache_dir=str(cache))
+    except (OSError, ValueError) as error:
+        raise CalibrationError(f"the hub data set {dataset} can't be read: {type(error).__name__}") from error
+    texts: list[str] = []
+    for row in rows:
+        text = _text_of(row, dataset)
+        if text.strip():
+            texts.append(text)
+        if len(texts) >= num_samples:
+            break
+    if not texts:
+        raise CalibrationError(f"the hub data set {dataset} holds no text")
+    return texts
+
+
+def _text_of(row: dict[str, Any], dataset: str) -> str:
+    if isinstance(row.get("text"), str):
+        return str(row["text"])
+    columns = [name for name, value in row.items() if isinstance(value, str)]
+    if len(columns) != 1:
+        raise CalibrationError(f"the hub data set {dataset} has no column 'text' (text columns: {columns})")
+    return str(row[columns[0]])

@@ -1,0 +1,118 @@
+"""What a spec names, as folders and texts on this machine. Runs in the engine's process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optipfair_engine.errors import CalibrationError, CheckpointError, EngineError
+from optipfair_engine.progress import Reporter
+from worker.cache import FolderCache
+from worker.hub import hub_model, hub_texts
+from worker.local_files import OutsideRootError, resolve_named
+
+
+class InputNotFoundError(EngineError, ValueError):
+    """A named suite, calibration file or step result is not there."""
+
+    code = "input_not_found"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where this worker keeps what specs name; plain values, because they travel as JSON."""
+
+    models: str
+    calibration: str
+    suites: str
+    hub_cache: str
+    cache_bytes: int
+    allow_hub: bool
+    #: Folders of earlier jobs' checkpoints, fetched by the supervisor, by job id.
+    jobs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Inputs:
+    """Resolves references; hub snapshots stay locked in the cache while the stack is open."""
+
+    places: Places
+    stack: ExitStack
+    report: Reporter
+    steps: dict[str, Path] = field(default_factory=dict)
+
+    def model(self, reference: Mapping[str, Any]) -> Path:
+        """The folder of a model reference.
+
+        Raises:
+            CheckpointError: there is no such model, or it may not be used; the code says which.
+        """
+        match reference["source"]:
+            case "local":
+                return self._local_model(reference["name"])
+            case "hub":
+                return self._hub_model(reference["id"], reference["revision"])
+            case "job":
+                return self._job_model(reference["job_id"])
+            case "step":
+                return self._step_model(reference["name"])
+            case other:
+                raise CheckpointError(f"models from {other!r} are not supported", "model_not_found")
+
+    def _local_model(self, name: str) -> Path:
+        try:
+            return resolve_named(Path(self.places.models), name)
+        except (FileNotFoundError, OutsideRootError) as error:
+            raise CheckpointError(f"no local model is named {name!r}", "model_not_found") from error
+
+    def _hub_model(self, model_id: str, revision: str) -> Path:
+        if not self.places.allow_hub:
+            raise CheckpointError("this worker may not use the hub (OPTIPFAIR_ALLOW_HUB)", "hub_not_allowed")
+        cache = FolderCache(Path(self.places.hub_cache), self.places.cache_bytes)
+        limit = self.places.cache_bytes
+        return self.stack.enter_context(
+            hub_model(cache, model_id, revision, limit_bytes=limit, report=self.report)
+        )
+
+    def _job_model(self, job_id: str) -> Path:
+        folder = self.places.jobs.get(job_id)
+        if folder is None:
+            raise CheckpointError(f"job {job_id} has no checkpoint", "model_not_found")
+        return Path(folder)
+
+    def _step_model(self, name: str) -> Path:
+        folder = self.steps.get(name)
+        if folder is None or not (folder / "config.json").is_file():
+            raise InputNotFoundError(f"step {name!r} wrote no checkpoint")
+        return folder
+
+    def texts(self, reference: Mapping[str, Any] | None) -> list[str] | None:
+        """The texts of a calibration or evaluation reference; None stays None."""
+        if reference is None:
+            return None
+        if reference.get("texts") is not None:
+            return list(reference["texts"])
+        if reference.get("source") == "hub":
+            return self._hub_texts(reference)
+        from optipfair_engine.calibration.text import read_texts
+
+        return read_texts(self._named(self.places.calibration, "calibration file", reference["name"]))[0]
+
+    def _hub_texts(self, reference: Mapping[str, Any]) -> list[str]:
+        if not self.places.allow_hub:
+            raise CalibrationError("this worker may not use the hub (OPTIPFAIR_ALLOW_HUB)")
+        return hub_texts(reference["dataset"], Path(self.places.hub_cache), reference["num_samples"])
+
+    def suite(self, name: str) -> Path:
+        """The file of a named suite of prompt pairs."""
+        return self._named(self.places.suites, "suite", name)
+
+    @staticmethod
+    def _named(root: str, what: str, name: str) -> Path:
+        try:
+            return resolve_named(Path(root), name)
+        except (FileNotFoundError, OutsideRootError) as error:
+            raise InputNotFoundError(f"no {what} is named {name!r}") from error

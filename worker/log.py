@@ -1,0 +1,7 @@
+"""The worker's structured logger; how it prints is set up once, in the entry point."""
+
+from __future__ import annotations
+
+import structlog
+
+logger: structlog.stdlib.BoundLogger = structlog.get_logger("worker")

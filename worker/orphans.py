@@ -1,0 +1,41 @@
+"""Removes what killed attempts left: scratch folders here, unpublished folders in the artifact store."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from worker.log import logger
+from worker.services import Services
+
+_SCRATCH = re.compile(r"([0-9a-f-]{36})-(\d+)")
+
+
+def clean_up(services: Services) -> None:
+    """Called when a worker starts; if the database is away, the next start does it."""
+    try:
+        removed = remove_scratch(services)
+    except Exception:
+        logger.warning("orphans.not_removed", exc_info=True)
+        return
+    services.job_cache.remove_stale()
+    if removed:
+        logger.info("orphans.removed", scratch=removed)
+
+
+def remove_scratch(services: Services) -> int:
+    """Remove scratch folders of attempts that no longer hold their job (other workers run theirs here)."""
+    folders = dict(_scratch_folders(services.attempts_dir))
+    live = services.repository.live_storage(list(folders))
+    dead = [folder for key, folder in folders.items() if key not in live]
+    for folder in dead:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(dead)
+
+
+def _scratch_folders(root: Path) -> list[tuple[tuple[str, int], Path]]:
+    if not root.is_dir():
+        return []
+    found = [(_SCRATCH.fullmatch(path.name), path) for path in root.iterdir()]
+    return [((match[1], int(match[2])), path) for match, path in found if match]

@@ -1,0 +1,215 @@
+"""Spec → engine call → metrics: the one place where the service's words meet the engine's.
+
+Runs in the engine's process. Each runner writes its files into the output folder (flat names, as they will be
+published) and returns flat metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from optipfair_engine.progress import Reporter
+from worker.inputs import Inputs, Places
+
+Spec = Mapping[str, Any]
+Metrics = dict[str, Any]
+Runner = Callable[[Spec, Path, Inputs, Reporter], Metrics]
+
+
+def perform(task: Mapping[str, Any], report: Reporter) -> Metrics:
+    """Carry out a task as `worker.tasks.build_task` makes it; returns metrics that are strict JSON."""
+    output = Path(task["output"])
+    if task["kind"] == "probe":
+        return {"devices": devices()}
+    with ExitStack() as stack:
+        inputs = Inputs(Places(**task["places"]), stack, report)
+        spec = with_device(task["spec"], task["device"])
+        metrics = finite(RUNNERS[task["kind"]](spec, output, inputs, report))
+    write_metrics(output, metrics)
+    return metrics
+
+
+def devices() -> list[str]:
+    """What torch can compute on here, the CPU first."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+
+
+def with_device(spec: Spec, device: str) -> dict[str, Any]:
+    """The spec with `auto` devices (in its steps too) replaced by this worker's device."""
+    result = {key: device if key == "device" and value == "auto" else value for key, value in spec.items()}
+    if "steps" in result:
+        result["steps"] = [{**step, "spec": with_device(step["spec"], device)} for step in result["steps"]]
+    return result
+
+
+def run_analyze(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
+    """Sizes and shapes of a model."""
+    from optipfair_engine import workflow
+
+    return dict(workflow.analyze_checkpoint(inputs.model(spec["model"]), output, report=report))
+
+
+def run_importance(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
+    """How much each layer changes what passes through it."""
+    from optipfair_engine import workflow
+
+    calibration = spec["calibration"]
+    return dict(
+        workflow.importance_checkpoint(
+            inputs.model(spec["model"]),
+            output,
+            texts=inputs.texts(calibration) or [],
+            max_length=calibration["max_length"],
+            batch_size=calibration["batch_size"],
+            num_samples=calibration["num_samples"],
+            dtype=spec["dtype"],
+            device=spec["device"],
+            report=report,
+        )
+    )
+
+
+def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
+    """A smaller checkpoint, with its plan, metrics, model card, manifest and plots."""
+    from optipfair_engine import workflow
+    from optipfair_engine.pruning.options import PruneOptions
+
+    return dict(
+        workflow.prune_checkpoint(
+            inputs.model(spec["model"]),
+            output,
+            PruneOptions(**prune_options(spec, {field.name for field in fields(PruneOptions)})),
+            calibration_texts=inputs.texts(spec["calibration"]),
+            evaluation_texts=inputs.texts(spec["evaluation"]),
+            plan=inputs.model({"source": "job", **spec["plan"]}) if spec["plan"] else None,
+            report=report,
+        )
+    )
+
+
+def prune_options(spec: Spec, known: set[str]) -> dict[str, Any]:
+    """The engine's options of a prune spec: the same names, with the nested parts spread out."""
+    options = {name: value for name, value in spec.items() if name in known}
+    calibration, healing = spec.get("calibration") or {}, spec.get("healing") or {}
+    for name in ("max_length", "batch_size", "num_samples"):
+        if name in calibration:
+            options[name] = calibration[name]
+    if healing:
+        options["healing_seconds"] = float(healing["max_seconds"])
+    return options
+
+
+def run_bias(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
+    """How differently a model treats prompts that differ in one attribute."""
+    from optipfair_engine.bias.workflow import BiasOptions, bias_checkpoint
+
+    names = {field.name for field in fields(BiasOptions)}
+    options = {name: value for name, value in spec.items() if name in names and value is not None}
+    if spec["suite"] is not None:
+        options["suite"] = inputs.suite(spec["suite"])
+    baseline = inputs.model(spec["baseline"]) if spec["baseline"] else None
+    return dict(
+        bias_checkpoint(
+            inputs.model(spec["model"]), output, BiasOptions(**options), baseline=baseline, report=report
+        )
+    )
+
+
+def run_evaluate(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
+    """Perplexity, speed, and the comparison with a baseline."""
+    from optipfair_engine import workflow
+
+    baseline = inputs.model(spec["baseline"]) if spec["baseline"] else None
+    return dict(
+        workflow.evaluate_checkpoint(
+            inputs.model(spec["model"]),
+            output,
+            baseline=baseline,
+            texts=inputs.texts(spec["text"]),
+            prompts=spec["prompts"],
+            timing=spec["timing"],
+            max_length=spec["max_length"],
+            max_new_tokens=spec["max_new_tokens"],
+            dtype=spec["dtype"],
+            device=spec["device"],
+            report=report,
+        )
+    )
+
+
+def run_pipeline(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
+    """Several steps; metrics are `step.metric`, and also plain where only one step has that name."""
+    by_step: dict[str, Metrics] = {}
+    for step in spec["steps"]:
+        name = step["name"]
+        folder = output / "steps" / name
+        folder.mkdir(parents=True)
+        by_step[name] = finite(RUNNERS[step["kind"]](step["spec"], folder, inputs, prefixed(report, name)))
+        write_metrics(folder, by_step[name])
+        inputs.steps[name] = folder
+    flatten_steps(output)
+    return merge_metrics(by_step)
+
+
+def prefixed(report: Reporter, step: str) -> Reporter:
+    """A reporter whose stages say which step they belong to."""
+    return lambda stage, done, total, message: report(f"{step}:{stage}", done, total, message)
+
+
+def flatten_steps(output: Path) -> None:
+    """Turn `steps/NAME/file` into `NAME.file`, the names under which a pipeline's artifacts are published."""
+    steps = output / "steps"
+    for folder in sorted(steps.iterdir()):
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            file.rename(output / f"{folder.name}.{'.'.join(file.relative_to(folder).parts)}")
+    shutil.rmtree(steps)
+
+
+def merge_metrics(by_step: Mapping[str, Metrics]) -> Metrics:
+    """All steps' metrics by full name; a name that one step alone reports also stands by itself."""
+    merged = {f"{step}.{name}": value for step, metrics in by_step.items() for name, value in metrics.items()}
+    names = [name for metrics in by_step.values() for name in metrics]
+    for metrics in by_step.values():
+        merged.update({name: value for name, value in metrics.items() if names.count(name) == 1})
+    return merged
+
+
+def finite(value: Any) -> Any:
+    """The value as strict JSON: NaN and infinity become null, numpy's numbers Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, Path):
+        return value.name
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def write_metrics(output: Path, metrics: Metrics) -> None:
+    """Write `metrics.json` unless the engine has written its own, fuller one."""
+    path = output / "metrics.json"
+    if not path.exists():
+        path.write_text(json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+RUNNERS: dict[str, Runner] = {
+    "analyze": run_analyze,
+    "importance": run_importance,
+    "prune": run_prune,
+    "bias": run_bias,
+    "evaluate": run_evaluate,
+    "pipeline": run_pipeline,
+}

@@ -1,0 +1,38 @@
+"""What the parts of a worker share, built once in its entry point and passed down."""
+
+from __future__ import annotations
+
+import multiprocessing.context
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs.artifacts import ArtifactStore
+
+from jobs.repository import Repository
+from jobs.settings import Settings
+from worker.cache import FolderCache
+from worker.inventory import Inventory
+
+
+@dataclass(frozen=True)
+class Services:
+    """Handles to the database, the artifact store, the engine's fork server and this machine's models."""
+
+    worker_id: str
+    settings: Settings
+    repository: Repository
+    store: ArtifactStore
+    engines: multiprocessing.context.BaseContext
+    inventory: Inventory
+    job_cache: FolderCache
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    #: Set on SIGTERM: claim nothing more, give the running attempt its grace period.
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def attempts_dir(self) -> Path:
+        """Scratch folders of running attempts."""
+        return self.settings.work_dir / "attempts"

@@ -1,0 +1,231 @@
+"""One attempt at one job: claim, engine process, heartbeat, events, and the one write that ends it.
+
+The supervisor runs in the Celery worker's thread and never touches a model. Every write carries the attempt's
+number; when the database refuses one, another attempt has the job, and this one stops and removes its files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.errors import JobsError, StorageFullError
+from jobs.rows import Claim
+from jobs.states import State
+from worker import outcomes, test_hooks
+from worker.engine_process import Ended, EngineProcess, Message
+from worker.heartbeat import CANCELLING, LOST, Heartbeat
+from worker.log import logger
+from worker.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
+from worker.progress import ProgressTracker, stages_of
+from worker.publishing import Workspace
+from worker.services import Services
+from worker.tasks import build_task
+
+T = TypeVar("T")
+
+#: How often the loop looks at cancel, time-out and shutdown while the engine is silent.
+_POLL_SECONDS = 0.2
+
+
+def run_job(services: Services, job_id: str) -> None:
+    """Work on a job if it is still to be done; a message about anything else is dropped."""
+    claim = services.repository.claim(job_id, services.worker_id)
+    if claim is None:
+        logger.info("job.not_claimed", job_id=job_id)
+        return
+    Supervisor(services, claim).run()
+
+
+class Supervisor:
+    """Drives one claimed attempt to its end."""
+
+    def __init__(self, services: Services, claim: Claim) -> None:
+        self._services, self._claim = services, claim
+        self._settings, self._repository = services.settings, services.repository
+        self._job, self._attempt = claim.job, claim.attempt
+        self._hooks = test_hooks.of_labels(claim.job.labels, services.environ)
+        self._deadline = time.monotonic() + claim.job.timeout_seconds
+        self._stop_at: float | None = None
+        self._tracker = ProgressTracker(stages_of(claim.job.kind, claim.job.spec))
+        self._log = logger.bind(job_id=claim.job.id, attempt=claim.attempt, request_id=claim.job.request_id)
+
+    def run(self) -> None:
+        """Everything from the claim to the end state; only defects of this module raise."""
+        self._log.info("attempt.started", kind=self._job.kind)
+        workspace = Workspace(self._services, self._job.id, self._attempt)
+        self._heart = self._make_heartbeat()
+        started = time.monotonic()
+        with workspace:
+            with self._heart, ExitStack() as stack:
+                outcome = self._attempt_it(workspace, stack)
+                state = self._conclude(outcome, workspace)
+            self._log.info(
+                "attempt.ended",
+                outcome=type(outcome).__name__.lower(),
+                code=getattr(outcome, "code", None),
+                state=state and state.value,
+                seconds=round(time.monotonic() - started, 3),
+            )
+
+    def _make_heartbeat(self) -> Heartbeat:
+        beat = partial(self._repository.heartbeat, self._job.id, self._attempt)
+        return Heartbeat(
+            beat,
+            self._peek,
+            interval=self._settings.heartbeat_seconds,
+            lease=self._settings.lease_seconds,
+        )
+
+    def _peek(self) -> str | None:
+        job = self._repository.get_job(self._job.id)
+        return job.state.value if job.attempt == self._attempt and job.state in _HELD else None
+
+    def _attempt_it(self, workspace: Workspace, stack: ExitStack) -> Outcome:
+        """Prepare, run the engine, and say how it went; foreseen failures are outcomes, not exceptions."""
+        try:
+            workspace.prepare()
+            task = build_task(self._services, self._claim, workspace, self._hooks, stack)
+            engine = EngineProcess(self._services.engines, task, workspace.engine_log)
+        except StorageFullError as error:
+            return Failed(error.code, error.message)
+        except JobsError as error:
+            return Failed(error.code, error.message)
+        except (OSError, SQLAlchemyError) as error:
+            self._log.warning("attempt.preparation_failed", exc_info=True)
+            return Lost("preparation_failed", f"the attempt could not be prepared: {type(error).__name__}")
+        self._log.debug("engine.started", pid=engine.pid)
+        try:
+            return self._listen(engine)
+        finally:
+            engine.stop()
+
+    def _listen(self, engine: EngineProcess) -> Outcome:
+        while True:
+            interruption = self._interruption()
+            if interruption is not None:
+                return interruption
+            message = engine.receive(_POLL_SECONDS)
+            if isinstance(message, Ended):
+                return outcomes.of_exit(message.exitcode)
+            outcome = self._take(message) if message is not None else None
+            if outcome is not None:
+                return outcome
+
+    def _interruption(self) -> Outcome | None:
+        """Why the engine should be stopped now, if it should."""
+        if self._heart.status == LOST:
+            return Replaced()
+        if self._heart.status == CANCELLING:
+            return Cancelled()
+        now = time.monotonic()
+        if now > self._deadline:
+            return TimedOut(self._job.timeout_seconds)
+        if self._services.stopping.is_set():
+            self._stop_at = self._stop_at or now + self._settings.grace_seconds
+            if now >= self._stop_at:
+                return Preempted()
+        return None
+
+    def _take(self, message: Message) -> Outcome | None:
+        match message.get("type"):
+            case "progress":
+                return self._report(message)
+            case "result":
+                return Finished(dict(message["metrics"]))  # type: ignore[call-overload]
+            case "error":
+                kind = Lost if message.get("retry") else Failed
+                return kind(str(message.get("code")), str(message.get("message")))
+            case other:
+                return Lost("engine_protocol", f"the engine sent a message of unknown type {other!r}")
+
+    def _report(self, message: Message) -> Outcome | None:
+        stage, text = str(message["stage"]), str(message["message"])
+        done, total = int(str(message["done"])), int(str(message["total"]))
+        progress = self._tracker.update(stage, done, total, text)
+        if progress is None:
+            return None
+        data = {"stage": stage, "done": done, "total": total, "message": text, "fraction": progress.fraction}
+        try:
+            kept = self._repository.add_event(
+                self._job.id, self._attempt, "progress", data, progress=progress
+            )
+        except SQLAlchemyError:
+            self._log.warning("progress.not_written", exc_info=True)
+            return None
+        # Zero rows: cancelled jobs still take events, so the attempt must have been replaced.
+        return None if kept else Replaced()
+
+    def _conclude(self, outcome: Outcome, workspace: Workspace) -> State | None:
+        """Write the end state; a database that is away is asked again until the lease must have run out."""
+        job, attempt, repository = self._job.id, self._attempt, self._repository
+        match outcome:
+            case Finished(metrics):
+                return self._complete(metrics, workspace)
+            case Failed(code, message):
+                return self._persist(lambda: repository.mark_failed(job, attempt, code, message))
+            case Lost(code, message):
+                return self._persist(lambda: repository.mark_lost(job, attempt, code, message))
+            case TimedOut(seconds):
+                text = f"the job did not end within its {seconds} seconds"
+                return self._persist(lambda: repository.mark_timed_out(job, attempt, text))
+            case Cancelled():
+                return self._persist(lambda: repository.mark_cancelled(job, attempt))
+            case Preempted():
+                return self._persist(lambda: repository.release_preempted(job, attempt))
+            case Replaced():
+                return None
+
+    def _complete(self, metrics: dict[str, Any], workspace: Workspace) -> State | None:
+        """Hash and store the files, then publish them in the transaction that ends the job."""
+        try:
+            files = workspace.seal()
+        except StorageFullError as error:
+            return self._conclude(Failed(error.code, error.message), workspace)
+        except (OSError, JobsError) as error:
+            self._log.warning("artifacts.not_stored", exc_info=True)
+            return self._conclude(Lost("storage_failed", f"artifacts: {type(error).__name__}"), workspace)
+        self._hold_before_completion()
+        state = self._persist(
+            lambda: self._repository.mark_succeeded(
+                self._job.id,
+                self._attempt,
+                artifacts=files.artifacts,
+                archive=files.archive,
+                metrics=metrics,
+                publish=workspace.publish,
+            )
+        )
+        if state is None:
+            self._log.warning("attempt.stale_rejected")
+        return state
+
+    def _hold_before_completion(self) -> None:
+        kind, seconds = test_hooks.parse_hold(self._hooks.get("complete", ""))
+        if kind == "stale":
+            self._heart.pause()
+        if kind:
+            self._log.info("hook.hold", seconds=seconds)
+            time.sleep(seconds)
+
+    def _persist(self, write: Callable[[], T]) -> T | None:
+        give_up = time.monotonic() + self._settings.lease_seconds
+        delay = 0.1
+        while True:
+            try:
+                return write()
+            except SQLAlchemyError:
+                if time.monotonic() > give_up:
+                    self._log.exception("attempt.end_not_written")
+                    return None
+                self._log.warning("database.retry", exc_info=True)
+                time.sleep(delay)
+                delay = min(2.0, delay * 2)
+
+
+_HELD = frozenset({State.RUNNING, State.CANCELLING})

@@ -1,0 +1,50 @@
+"""Ways for tests to hold an attempt or make it die; off unless OPTIPFAIR_TEST_HOOKS=1.
+
+A job asks for a hook by a label; without the variable such labels are labels and nothing else.
+
+* `test.engine` = `die`: the engine kills itself with SIGKILL as if the machine had run out of memory.
+* `test.engine` = `hold:SECONDS`: the engine waits before it begins.
+* `test.complete` = `hold:SECONDS`: the supervisor waits before the completing transaction, heartbeats going
+  on.
+* `test.complete` = `stale:SECONDS`: as `hold`, but as a stopped process would: without heartbeats, and the
+  lost lease goes unnoticed until the completing transaction refuses it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping
+
+VARIABLE = "OPTIPFAIR_TEST_HOOKS"
+_HOLD = re.compile(r"(hold|stale):(\d+(?:\.\d+)?)")
+
+
+def enabled(environ: Mapping[str, str]) -> bool:
+    """Whether this worker was started for tests."""
+    return environ.get(VARIABLE) == "1"
+
+
+def of_labels(labels: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The hooks that a job asks for; none unless they are enabled."""
+    if not enabled(environ):
+        return {}
+    return {name.removeprefix("test."): text for name, text in labels.items() if name.startswith("test.")}
+
+
+def in_engine(hooks: object) -> None:
+    """Carry out the `engine` hook, in the engine's process."""
+    text = hooks.get("engine", "") if isinstance(hooks, Mapping) else ""
+    if text == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    kind, seconds = parse_hold(text)
+    if kind == "hold":
+        time.sleep(seconds)
+
+
+def parse_hold(text: str) -> tuple[str, float]:
+    """`("hold", 5.0)` for `hold:5`; `("", 0.0)` for anything else."""
+    match = _HOLD.fullmatch(text)
+    return (match[1], float(match[2])) if match else ("", 0.0)
