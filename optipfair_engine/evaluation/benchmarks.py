@@ -172,7 +172,7 @@ def generate_text(model: PreTrainedModel, tokenizer: Any, prompt: str, max_new_t
 def _inputs(model: PreTrainedModel, tokenizer: Any, prompt: str) -> tuple[dict[str, Tensor], torch.device]:
     if tokenizer is None:
         raise TokenizerError("Generating text needs a tokenizer, and the model has none.")
-    device: torch.device = model.get_input_embeddings().weight.device
+    device = next(model.get_input_embeddings().parameters()).device
     encoded = tokenizer(prompt, return_tensors="pt")
     if encoded["input_ids"].shape[1] == 0:
         raise TokenizerError("the prompt has no token")
@@ -185,7 +185,8 @@ def _generate(
     """Greedy generation, whatever sampling the model's generation config asks for."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with torch.no_grad():
-        output: Tensor = model.generate(
+        generate: Any = model.generate  # its own annotations don't cover the arguments below
+        output: Tensor = generate(
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,

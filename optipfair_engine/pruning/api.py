@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.calibration import as_calibration_set
+from optipfair_engine.checkpoints import check_finite
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter
 from optipfair_engine.pruning.apply import apply_plan
@@ -43,7 +44,7 @@ def prune_model(
 def prune_model(model: M, *args: Any, return_stats: Literal[False] = ..., **kwargs: Any) -> M: ...
 
 
-def prune_model(  # the guide's signature: its return type depends on return_stats
+def prune_model(  # type: ignore[misc]  # the overloads only say what return_stats changes
     model: M,
     pruning_type: str = "MLP_GLU",
     neuron_selection_method: str = "MAW",
@@ -110,8 +111,6 @@ def prune_model(  # the guide's signature: its return type depends on return_sta
         attention_unit=attention_unit,
         compensation=compensation,
     )
-    from optipfair_engine.checkpoints import check_finite  # checkpoints import the plan from this package
-
     view = locate(model, layers_path)
     check_finite(model)
     calibration = None if dataloader is None else as_calibration_set(dataloader)

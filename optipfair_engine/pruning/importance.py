@@ -31,6 +31,11 @@ def _wide(weight: Tensor) -> Tensor:
     return weight.detach() if weight.dtype == torch.float64 else weight.detach().float()
 
 
+def _norm(weight: Tensor, order: int, dim: int = 1) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(_wide(weight), ord=order, dim=dim)
+    return norm
+
+
 def peak_to_peak(weight: Tensor, dim: int = 1) -> Tensor:
     """``max + |min|`` along ``dim`` in float32 or wider, exact for bf16 and fp16; NaN stays NaN."""
     low, high = torch.aminmax(weight.detach(), dim=dim)
@@ -49,12 +54,12 @@ def vow(gate: Tensor, up: Tensor) -> Tensor:
 
 def pon(gate: Tensor, up: Tensor) -> Tensor:
     """PON: the product of L1 norms, ``‖g‖₁ · ‖u‖₁``."""
-    return _wide(gate).norm(p=1, dim=1) * _wide(up).norm(p=1, dim=1)
+    return _norm(gate, 1) * _norm(up, 1)
 
 
 def l2(gate: Tensor, up: Tensor) -> Tensor:
     """L2: the sum of the L2 norms, ``‖g‖₂ + ‖u‖₂``."""
-    return _wide(gate).norm(dim=1) + _wide(up).norm(dim=1)
+    return _norm(gate, 2) + _norm(up, 2)
 
 
 def hybrid_maw(gate: Tensor, up: Tensor, down: Tensor, x_norm: Tensor) -> Tensor:
@@ -79,7 +84,7 @@ def cfsp(gate: Tensor, up: Tensor, down: Tensor, x_norm: Tensor) -> Tensor:
 
 def plain_norm(down: Tensor, x_norm: Tensor) -> Tensor:
     """A plain MLP's data-driven score: ``‖d‖₂ · X``."""
-    return _wide(down).norm(dim=0) * x_norm.to(device=down.device, dtype=_wide(down).dtype)
+    return _norm(down, 2, dim=0) * x_norm.to(device=down.device, dtype=_wide(down).dtype)
 
 
 #: Scores from the weights alone, of two weight matrices.
@@ -102,8 +107,8 @@ _PLAIN: Mapping[str, Callable[[Tensor], Tensor]] = {
     "MAW": peak_to_peak,
     "PPM": peak_to_peak,
     "VOW": lambda up: _wide(up).var(dim=1),
-    "PON": lambda up: _wide(up).norm(p=1, dim=1),
-    "L2": lambda up: _wide(up).norm(dim=1),
+    "PON": lambda up: _norm(up, 1),
+    "L2": lambda up: _norm(up, 2),
 }
 
 

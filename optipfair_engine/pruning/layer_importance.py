@@ -80,7 +80,7 @@ def _hook(score: CosineImportance, selection: TokenSelection) -> Callable[..., N
 def _run(view: ModelView, batch: dict[str, Tensor], selection: TokenSelection) -> None:
     """One forward pass of the part of the model that the layers belong to, without its head."""
     model = view.model
-    device = model.get_input_embeddings().weight.device
+    device = next(model.get_input_embeddings().parameters()).device
     inputs: dict[str, Any] = {key: value.to(device) for key, value in batch.items()}
     mask = "attention_mask"
     body = model.base_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -41,7 +41,7 @@ class PruneOptions:
     target_bytes: int | None = None
     allocation: Allocation = "uniform"
     expansion_divisor: int | None = None
-    layer_indices: Sequence[int] | None = None
+    layer_indices: Iterable[object] | None = None
     num_layers_to_remove: int | None = None
     depth_pruning_percentage: float | None = None
     layer_selection_method: LayerSelectionMethod = "last"
@@ -74,8 +74,9 @@ class PruneOptions:
                 raise InvalidOptionError(f"{name} must be above 0, got {value}")
         divisor = self.expansion_divisor
         if divisor is not None and divisor not in EXPANSION_DIVISORS:
-            choices = list(EXPANSION_DIVISORS)
-            raise InvalidOptionError(f"expansion_divisor must be one of {choices} or None. Got: {divisor}")
+            raise InvalidOptionError(
+                f"expansion_divisor must be one of {list(EXPANSION_DIVISORS)} or None. Got: {divisor}"
+            )
         _check_type(self)
 
     @property

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.sizes import kept_by_percentage
 from optipfair_engine.pruning.statistics import count_parameters, mean_expansion_rate
-from optipfair_engine.workflow.common import METRICS_FILE, load, write_json
+from optipfair_engine.workflow.common import METRICS_FILE, load
 
 if TYPE_CHECKING:
     from torch import nn

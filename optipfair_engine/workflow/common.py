@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,26 +77,6 @@ def calibration_set(
     return calibration_from_texts(
         texts, tokenizer, max_length=max_length, num_samples=num_samples or 128, batch_size=batch_size
     )
-
-
-def strict(value: Any) -> Any:
-    """``value`` as strict JSON: NaN and infinity, which JSON lacks, become ``null``."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(item) for item in value]
-    return value
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Write strict JSON; returns what was written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clean: dict[str, Any] = strict(data)
-    text = json.dumps(clean, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
-    return clean
 
 
 def folder_bytes(folder: Path) -> int:

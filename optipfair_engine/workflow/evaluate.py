@@ -10,8 +10,9 @@ from typing import Any
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
 from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, perplexity
+from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.workflow.common import METRICS_FILE, LoadedModel, load, write_json
+from optipfair_engine.workflow.common import METRICS_FILE, LoadedModel, load
 
 #: What is timed where no prompt is given.
 DEFAULT_PROMPTS = ("Paris is the capital of", "The speed of light is approximately")

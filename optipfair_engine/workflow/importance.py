@@ -10,8 +10,9 @@ from typing import Any
 
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.errors import CalibrationError
+from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, load, write_json
+from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, load
 
 
 def importance_checkpoint(

@@ -11,13 +11,14 @@ from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.checkpoints import SourceInfo, save_pruned
 from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.apply import apply_plan
 from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.plan import PruningPlan
 from optipfair_engine.pruning.planner import make_plan
 from optipfair_engine.pruning.statistics import count_parameters, pruning_statistics
-from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, folder_bytes, load, write_json
+from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, folder_bytes, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,0 +1,38 @@
+"""The ``optipfair`` command. Heavy imports stay inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import typer
+
+from optipfair_engine.commands.inspect import analyze, demo_model, evaluate, importance
+from optipfair_engine.commands.prune import prune
+
+app = typer.Typer(
+    name="optipfair",
+    help="Prune language models, and see what that does to them: importance, quality, speed and bias.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(prune)
+app.command()(analyze)
+app.command()(importance)
+app.command()(evaluate)
+app.command("demo-model")(demo_model)
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        from optipfair_engine import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command; exit codes are 0 for success, 1 for a failure, 2 for wrong options."""
+    app()

@@ -1,0 +1,218 @@
+"""``optipfair prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from optipfair_engine.commands.shared import (
+    CALIBRATION,
+    RUN,
+    BatchSize,
+    Device,
+    Dtype,
+    Json,
+    MaxLength,
+    ModelPath,
+    NumSamples,
+    OutputPath,
+    Verbose,
+    find_model,
+    fresh_folder,
+    parse_layers,
+    read_calibration,
+    read_text_file,
+)
+from optipfair_engine.pruning.options import (
+    Allocation,
+    AttentionUnit,
+    Compensation,
+    LayerSelectionMethod,
+    NeuronSelectionMethod,
+    Preset,
+    PruneOptions,
+    PruningType,
+    VerifyLevel,
+)
+from optipfair_engine.terminal import explained, progress, show_json, show_table, warn
+
+_SIZE, _WHAT = "How much goes", "What is pruned"
+
+
+@explained
+def prune(
+    model_path: ModelPath,
+    output_path: OutputPath,
+    pruning_type: Annotated[
+        PruningType, typer.Option(help="Neurons, layers or heads.", rich_help_panel=_WHAT)
+    ] = "MLP_GLU",
+    method: Annotated[
+        NeuronSelectionMethod, typer.Option(help="How neurons are scored.", rich_help_panel=_WHAT)
+    ] = "MAW",
+    layer_indices: Annotated[
+        str | None,
+        typer.Option(
+            help='Layers, as "2,5,8": those to remove (DEPTH), or the only ones to prune.',
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    layer_selection_method: Annotated[
+        LayerSelectionMethod, typer.Option(help="Which layers go (DEPTH).", rich_help_panel=_WHAT)
+    ] = "last",
+    attention_unit: Annotated[
+        AttentionUnit,
+        typer.Option(help="Whole KV groups, or query heads of each (ATTENTION).", rich_help_panel=_WHAT),
+    ] = "kv_group",
+    preset: Annotated[
+        Preset, typer.Option(help="guide: as options say; recommended: best measured.", rich_help_panel=_WHAT)
+    ] = "guide",
+    compensation: Annotated[
+        Compensation, typer.Option(help="Refit the weights behind what goes.", rich_help_panel=_WHAT)
+    ] = "none",
+    allocation: Annotated[
+        Allocation,
+        typer.Option(help="The same width in each layer, or by importance.", rich_help_panel=_WHAT),
+    ] = "uniform",
+    pruning_percentage: Annotated[
+        float | None,
+        typer.Option(help="Percent of neurons, heads or layers. Default: 10.", rich_help_panel=_SIZE),
+    ] = None,
+    expansion_rate: Annotated[
+        float | None,
+        typer.Option(help="Intermediate size, in percent of the hidden size.", rich_help_panel=_SIZE),
+    ] = None,
+    expansion_divisor: Annotated[
+        Literal["32", "64", "128", "256"] | None,
+        typer.Option(help="Round the intermediate size to a multiple.", rich_help_panel=_SIZE),
+    ] = None,
+    num_layers_to_remove: Annotated[
+        int | None, typer.Option(help="Number of layers (DEPTH).", rich_help_panel=_SIZE)
+    ] = None,
+    target_parameters: Annotated[
+        int | None, typer.Option(help="Parameters that the result may have.", rich_help_panel=_SIZE)
+    ] = None,
+    target_bytes: Annotated[
+        int | None, typer.Option(help="Bytes that its weights may take.", rich_help_panel=_SIZE)
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help='Text: .txt, or .jsonl with {"text": …} lines.', rich_help_panel=CALIBRATION),
+    ] = None,
+    num_samples: NumSamples = 128,
+    batch_size: BatchSize = 8,
+    max_length: MaxLength = 512,
+    keep_statistics: Annotated[
+        bool, typer.Option(help="Keep what another refit needs.", rich_help_panel=CALIBRATION)
+    ] = False,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(help="Text to measure perplexity on, before and after.", rich_help_panel=RUN),
+    ] = None,
+    healing_seconds: Annotated[
+        float | None, typer.Option(help="Distil for at most this long afterwards.", rich_help_panel=RUN)
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Apply the plan of an earlier run (its folder).", rich_help_panel=RUN)
+    ] = None,
+    verify: Annotated[
+        VerifyLevel, typer.Option(help="How the saved model is checked.", rich_help_panel=RUN)
+    ] = "logits",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    seed: Annotated[int, typer.Option(help="Of what is random (healing).", rich_help_panel=RUN)] = 0,
+    verbose: Verbose = True,
+    as_json: Json = False,
+) -> None:
+    """Prune a model and save the result, with its plan, a model card, metrics and plots."""
+    depth = pruning_type == "DEPTH"
+    options = PruneOptions(
+        preset=preset,
+        pruning_type=pruning_type,
+        neuron_selection_method=method,
+        pruning_percentage=None if depth else pruning_percentage,
+        depth_pruning_percentage=pruning_percentage if depth else None,
+        expansion_rate=expansion_rate,
+        target_parameters=target_parameters,
+        target_bytes=target_bytes,
+        allocation=allocation,
+        expansion_divisor=None if expansion_divisor is None else int(expansion_divisor),
+        layer_indices=parse_layers(layer_indices),
+        num_layers_to_remove=num_layers_to_remove,
+        layer_selection_method=layer_selection_method,
+        attention_unit=attention_unit,
+        compensation=compensation,
+        healing_seconds=healing_seconds,
+        keep_statistics=keep_statistics,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        verify=verify,
+        max_length=max_length,
+        batch_size=batch_size,
+        num_samples=num_samples,
+    )
+    metrics = _run(model_path, output_path, options, calibration, evaluation, plan, quiet=not verbose)
+    if as_json:
+        show_json(metrics)
+    else:
+        _show(metrics, output_path)
+
+
+def _run(
+    model_path: str,
+    output_path: Path,
+    options: PruneOptions,
+    calibration: Path | None,
+    evaluation: Path | None,
+    plan: Path | None,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    source = find_model(model_path)
+    texts = read_text_file(evaluation)
+    with fresh_folder(output_path, source) as folder, progress(quiet) as report:
+        from optipfair_engine.workflow import prune_checkpoint
+
+        samples = read_calibration(
+            calibration,
+            source,
+            num_samples=options.num_samples or 128,
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+        )
+        return prune_checkpoint(
+            source,
+            folder,
+            options,
+            report=report,
+            calibration_texts=samples,
+            evaluation_texts=texts,
+            plan=plan,
+        )
+
+
+_ROWS = {
+    "original_parameters": "Parameters before",
+    "pruned_parameters": "Parameters after",
+    "percentage_reduction": "Reduction (%)",
+    "expansion_rate": "Expansion rate (%)",
+    "pruned_layers": "Layers pruned",
+    "layers_removed": "Layers removed",
+    "final_layer_count": "Layers left",
+    "perplexity_dense": "Perplexity before",
+    "perplexity_pruned": "Perplexity after",
+    "perplexity_static_same_size": "Perplexity, static MAW of this size",
+    "perplexity_ratio": "Perplexity ratio",
+    "output_bytes": "Bytes written",
+    "seconds": "Seconds",
+    "reload_check": "Reload check",
+}
+
+
+def _show(metrics: dict[str, Any], output_path: Path) -> None:
+    for message in metrics.get("warnings", ()):
+        warn(message)
+    rows = {label: metrics[key] for key, label in _ROWS.items() if metrics.get(key) is not None}
+    show_table(f"Saved to {output_path}", rows)

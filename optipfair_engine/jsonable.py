@@ -1,0 +1,29 @@
+"""Strict JSON: what scripts in any language can read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def strict(value: Any) -> Any:
+    """``value`` as strict JSON: NaN and infinity, which JSON lacks, become ``null``; keys become strings."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    return value
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Write strict JSON, making the folder where needed; returns what was written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clean: dict[str, Any] = strict(data)
+    text = json.dumps(clean, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return clean
