@@ -1,0 +1,78 @@
+"""JSON bodies, parsed strictly: no NaN, no lone surrogates, no conversions, and every error with its place.
+
+FastAPI would parse with `json.loads`, which takes NaN and half of a surrogate pair; the first breaks
+comparisons and the second the database's encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from api.problem import FieldError, Problem, field_error, invalid
+from jobs.specs import AnyRequest, parse_request
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def json_body(request: Request) -> Any:
+    """The parsed body.
+
+    Raises:
+        Problem: 422 when it is not JSON (RFC 8259).
+    """
+    raw = await request.body()
+    try:
+        return from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        reason = "The body is empty; JSON is expected." if not raw else f"This is not JSON: {error}"
+        raise invalid([field_error(["body"], reason, "json_invalid")]) from None
+
+
+def body_of(model: type[M], *, optional: bool = False) -> Callable[[Request], Awaitable[M]]:
+    """A dependency that gives the body as `model`; an empty body counts as `{}` when `optional`."""
+
+    async def read(request: Request) -> M:
+        body = {} if optional and not await request.body() else await json_body(request)
+        try:
+            return model.model_validate(body)
+        except ValidationError as error:
+            raise problem_of(error, body) from None
+
+    return read
+
+
+def job_request(body: Annotated[Any, Depends(json_body)]) -> tuple[AnyRequest, Any]:
+    """The body of `POST /v1/jobs` as a request, and as the JSON that it came as (for Idempotency-Key)."""
+    try:
+        return parse_request(body), body
+    except ValidationError as error:
+        raise problem_of(error, body) from None
+
+
+def problem_of(error: ValidationError, body: Any) -> Problem:
+    """422 with the location of each fault in the body as it was sent."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)[:50]
+    return invalid([_one(item["loc"], body, item["msg"], item["type"]) for item in details])
+
+
+def _one(loc: tuple[int | str, ...], body: Any, message: str, kind: str) -> FieldError:
+    return field_error(["body", *in_body(loc, body)], message.removeprefix("Value error, "), kind)
+
+
+def in_body(loc: tuple[int | str, ...], body: Any) -> list[str | int]:
+    """A pydantic location without the names of union members, which are not in what the user sent."""
+    place: list[str | int] = []
+    here = body
+    for position, part in enumerate(loc):
+        last = position == len(loc) - 1
+        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+            here = here[part]
+            place.append(part)
+        elif last and isinstance(here, dict) and isinstance(part, str) and part.isidentifier():
+            place.append(part)  # a field that is missing
+    return place

@@ -1,0 +1,71 @@
+"""What the handlers share: made once by the app factory, reached through a dependency, never global."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+from fastapi import Depends, Request
+from jobs.links import LinkSigner
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import Authenticator
+from api.notifier import Notifier
+from api.observability import HttpMetrics
+from jobs.artifacts import ArtifactStore
+from jobs.queue import Publisher
+from jobs.repository import Repository
+from jobs.secret import Secrets
+from jobs.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass
+class Services:
+    """The parts of one API process."""
+
+    settings: Settings
+    engine: Engine
+    repository: Repository
+    store: ArtifactStore
+    signer: LinkSigner
+    publisher: Publisher
+    secrets: Secrets
+    authenticator: Authenticator
+    notifier: Notifier
+    metrics: HttpMetrics
+    outbox_filled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a job was queued here: the dispatcher need not wait for its next round."""
+    loop: asyncio.AbstractEventLoop | None = None
+    """The loop that the background work runs on, while it runs."""
+
+    def wake_dispatcher(self) -> None:
+        """Let the dispatcher look at the outbox now; may be called from any thread."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.outbox_filled.set)
+
+    async def quickly(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a read by primary key: at once on SQLite, where a thread would cost more than the read itself.
+
+        A WAL reader never waits for a writer, so this can't hold up the event loop. Postgres is a network
+        away and gets a thread.
+        """
+        if self.engine.dialect.name == "sqlite":
+            return call(*args, **kwargs)
+        return await run_in_threadpool(call, *args, **kwargs)
+
+
+def services_of(request: Request) -> Services:
+    """The services of the app that got this request."""
+    found: Any = request.app.state.services
+    if not isinstance(found, Services):
+        raise TypeError("the app has no services: make it with api.main.create_app")
+    return found
+
+
+WithServices = Annotated[Services, Depends(services_of)]

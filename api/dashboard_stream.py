@@ -1,0 +1,39 @@
+"""The live part of a job's page as server-sent events: HTML fragments that htmx puts in place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.concurrency import run_in_threadpool
+
+from api.context import Services
+from api.waiting import KEEPALIVE_SECONDS
+from jobs.errors import NotFoundError
+from jobs.rows import Job
+
+
+async def fragments(services: Services, job_id: str, render: Callable[[Job], str]) -> AsyncIterator[bytes]:
+    """The fragment now and after each change; then `ended`, upon which the page closes the stream."""
+
+    def make() -> tuple[str, Job]:
+        job = services.repository.get_job(job_id)
+        return render(job), job
+
+    shown = -1
+    with services.notifier.watch(job_id) as watch:
+        while not services.notifier.closing:
+            try:
+                html, job = await run_in_threadpool(make)
+            except NotFoundError:
+                break
+            if job.version != shown:
+                shown = job.version
+                yield format_sse_event(data_str=html)
+            if job.terminal:
+                break
+            while not await watch.until_version(shown, KEEPALIVE_SECONDS):
+                yield KEEPALIVE_COMMENT
+            if watch.gone:
+                break
+    yield format_sse_event(event="ended", data_str="{}")

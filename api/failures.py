@@ -1,0 +1,82 @@
+"""What the job side refuses, as HTTP: one place that knows both vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api import problem
+from api.problem import Problem
+from jobs import errors
+
+_STATUS: list[tuple[type[errors.JobsError], int]] = [
+    (errors.NotFoundError, 404),
+    (errors.ConflictError, 409),
+    (errors.InvalidError, 422),
+    (errors.QuotaExceededError, 429),
+    (errors.QueueFullError, 503),
+    (errors.IdempotencyMismatchError, 422),
+    (errors.IdempotencyInFlightError, 409),
+    (errors.LinkInvalidError, 403),
+    (errors.LinkExpiredError, 410),
+    (errors.StorageFullError, 503),
+    (errors.ArtifactMissingError, 404),
+]
+
+
+def problem_for(error: errors.JobsError) -> Problem:
+    """A refusal of the job side as a problem."""
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    fields = []
+    if isinstance(error, errors.InvalidError) and error.location:
+        fields = [problem.field_error(list(error.location), error.message, error.code)]
+    return Problem(status, error.code, error.message, errors=fields, headers=_headers(error))
+
+
+def _headers(error: errors.JobsError) -> dict[str, str]:
+    if isinstance(error, errors.QuotaExceededError):
+        return {
+            "Retry-After": str(error.retry_after),
+            "RateLimit-Policy": f'"jobs";q={error.limit}',
+            "RateLimit": f'"jobs";r=0;t={error.retry_after}',
+        }
+    if isinstance(error, errors.QueueFullError):
+        return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, errors.StorageFullError):
+        return {"Retry-After": "60"}
+    if isinstance(error, errors.IdempotencyInFlightError):
+        return {"Retry-After": "1"}
+    return {}
+
+
+async def _on_jobs_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, errors.JobsError):
+        raise error
+    return problem.problem_response(problem_for(error), problem.request_id_of(request))
+
+
+async def _on_database_error(request: Request, _error: Exception) -> Response:
+    detail = "The database does not answer at the moment."
+    unavailable = Problem(503, "database_unavailable", detail, headers={"Retry-After": "5"})
+    return problem.problem_response(unavailable, problem.request_id_of(request))
+
+
+def install(app: FastAPI) -> None:
+    """Make every failure of the app a problem document."""
+    handlers: list[tuple[type[Exception], Callable[..., object]]] = [
+        (Problem, problem.on_problem),
+        (HTTPException, problem.on_http_exception),
+        (RequestValidationError, problem.on_validation_error),
+        (errors.JobsError, _on_jobs_error),
+        (OperationalError, _on_database_error),
+        (InterfaceError, _on_database_error),
+        (PoolTimeoutError, _on_database_error),
+    ]
+    for kind, handler in handlers:
+        app.exception_handler(kind)(handler)

@@ -1,0 +1,154 @@
+"""What every API process does in the background: publish the outbox, sweep, send webhooks, purge.
+
+Each round is one call of a repository verb that is safe to run in several processes at once. A round that
+fails is logged and counted, and the loop goes on a little later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import structlog
+
+from api.deliveries import WebhookSender
+from jobs.rows import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from api.context import Services
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Round = Callable[[], Awaitable[bool]]
+"""One round of a loop; True when there may be more to do at once."""
+
+DISPATCH_SECONDS = 0.5
+WEBHOOK_SECONDS = 1.0
+PURGE_SECONDS = 60.0
+_FAILED_PAUSE_SECONDS = 2.0
+_log = structlog.get_logger("api.loops")
+
+
+class Loops:
+    """The background work of one API process, on threads of its own: requests keep theirs."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="loops")
+        self._sender = WebhookSender(services.settings)
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+    async def dispatch(self) -> bool:
+        """Publish due outbox messages."""
+        return await self._call(_publish_some, self._services)
+
+    async def sweep(self) -> bool:
+        """Put lost and forgotten jobs back; what was put back is published at once."""
+        changed = await self._call(self._services.repository.sweep_expired)
+        for job in changed:
+            _log.info("swept", job_id=job.id, state=job.state.value, attempt=job.attempt)
+        if changed:
+            self._services.outbox_filled.set()
+        return bool(changed)
+
+    async def deliver(self) -> bool:
+        """Send due webhook deliveries."""
+        repository = self._services.repository
+        if not await self._call(
+            repository.deliveries_waiting
+        ):  # a plain read: an idle loop takes no write lock
+            return False
+        due = await self._call(repository.take_deliveries)
+        await asyncio.gather(*(self._deliver_one(delivery) for delivery in due))
+        return bool(due)
+
+    async def _deliver_one(self, delivery: Delivery) -> None:
+        repository = self._services.repository
+        result = await self._sender.send(delivery)
+        if result.status is not None and result.delivered:
+            await self._call(repository.mark_delivered, delivery.id, result.status)
+        else:
+            await self._call(repository.mark_undelivered, delivery.id, result.status, result.error)
+
+    async def purge(self) -> bool:
+        """Remove artifacts whose time is over, forgotten idempotency keys, and files that nothing refers to."""
+        return await self._call(_purge_some, self._services)
+
+    async def run(self, name: str, step: Round, pause: float, wake: asyncio.Event | None = None) -> None:
+        """Run rounds for ever, `pause` seconds apart (a little random, so that processes do not march in step)."""
+        while True:
+            seconds = pause * random.uniform(0.9, 1.1)  # noqa: S311 - not for secrets
+            try:
+                if await step():
+                    continue
+            except Exception as error:
+                self._services.metrics.loop_errors.labels(name).inc()
+                _log.warning("loop_failed", loop=name, error=type(error).__name__)
+                seconds = max(seconds, _FAILED_PAUSE_SECONDS)
+            await _pause(seconds, wake)
+
+    async def close(self) -> None:
+        """Let go of the threads and of the HTTP client."""
+        await self._sender.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _pause(seconds: float, wake: asyncio.Event | None) -> None:
+    if wake is None:
+        await asyncio.sleep(seconds)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await wake.wait()
+    wake.clear()
+
+
+def _publish_some(services: Services) -> bool:
+    if not services.repository.outbox_waiting():
+        return False
+    entries = services.repository.take_outbox()
+    published = []
+    try:
+        for entry in entries:
+            services.publisher.publish(entry)
+            published.append(entry)
+    finally:  # what went out is marked even when the next one fails; the rest is due again in 10 s
+        if published:
+            services.repository.mark_published(published)
+    return bool(entries)
+
+
+def _purge_some(services: Services) -> bool:
+    storages: Sequence[Any] = services.repository.take_expired_artifacts()
+    for storage in storages:
+        services.store.delete(storage)
+    return bool(storages)
+
+
+@asynccontextmanager
+async def background(services: Services) -> AsyncIterator[None]:
+    """Run the loops for as long as the context lasts."""
+    loops = Loops(services)
+    settings = services.settings
+    tasks = [
+        asyncio.create_task(loops.run("dispatch", loops.dispatch, DISPATCH_SECONDS, services.outbox_filled)),
+        asyncio.create_task(loops.run("sweep", loops.sweep, settings.sweep_seconds)),
+        asyncio.create_task(loops.run("webhooks", loops.deliver, WEBHOOK_SECONDS)),
+        asyncio.create_task(loops.run("purge", loops.purge, PURGE_SECONDS)),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await loops.close()

@@ -1,0 +1,165 @@
+"""The app factory: `uvicorn api.main:app`, or `create_app(settings)` in the service's own entry point."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from api import failures, openapi
+from api.auth import AnyKey, Authenticator
+from api.context import Services
+from api.loops import background
+from api.middleware import BodyLimitMiddleware, RequestContextMiddleware
+from api.notifier import Notifier
+from api.observability import HttpMetrics
+from api.ratelimit import RateLimiter
+from api.routes import artifacts, dashboard, download, health, jobs, keys, models, results, webhooks
+from jobs.artifacts import make_store
+from jobs.database import connect
+from jobs.queue import make_publisher
+from jobs.repository import Repository
+from jobs.secret import ensure_secret, load_secrets
+from jobs.settings import Settings
+
+_STATIC = Path(__file__).resolve().parent / "static"
+_DESCRIPTION = (
+    "Structured pruning and bias analysis of language models as jobs. "
+    "Errors are problem documents (RFC 9457) with a `code`; keys go in `Authorization: Bearer ofk_…`."
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many requests are let through; per minute, in this process."""
+
+    requests_per_key: int = 60_000
+    failures_per_address: int = 600
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an entry point or a test may want otherwise."""
+
+    limits: Limits = field(default_factory=Limits)
+    background: bool = True
+    """Whether this process publishes, sweeps, delivers and purges."""
+
+
+def create_app(settings: Settings, options: Options | None = None) -> FastAPI:
+    """The API with everything behind it.
+
+    Args:
+        settings: read by the entry point; nothing here looks at the environment.
+        options: limits, and whether to run the background loops.
+    """
+    chosen = options or Options()
+    services = make_services(settings, chosen.limits)
+    app = make_routes(services.metrics, telemetry=settings.otlp_endpoint)
+    app.state.services = services
+    app.state.background = chosen.background
+    return app
+
+
+def make_services(settings: Settings, limits: Limits) -> Services:
+    """The parts of one API process; connections are opened when they are first used."""
+    ensure_secret(settings.secret_file)
+    secrets = load_secrets(settings.secret_file)
+    engine = connect(settings.database_url, pool_size=20)
+    repository = Repository(engine, settings)
+    authenticator = Authenticator(
+        repository,
+        secrets,
+        requests=RateLimiter(limits.requests_per_key),
+        failures=RateLimiter(limits.failures_per_address),
+    )
+    return Services(
+        settings=settings,
+        engine=engine,
+        repository=repository,
+        store=make_store(settings),
+        signer=None,
+        publisher=make_publisher(settings),
+        secrets=secrets,
+        authenticator=authenticator,
+        notifier=Notifier(repository.versions),
+        metrics=HttpMetrics(),
+    )
+
+
+def make_routes(metrics: HttpMetrics, *, telemetry: str | None = None) -> FastAPI:
+    """The paths and middleware, without anything behind them (enough for the OpenAPI document)."""
+    if telemetry:
+        # FastAPI's own instrumentation reads the standard variable; only it does
+        os.environ.setdefault("OTEL_EXPORTER_OTLP_ENDPOINT", telemetry)
+    app = FastAPI(
+        title="OptiPFair Service",
+        version=_version(),
+        description=_DESCRIPTION,
+        docs_url=None,  # their pages load scripts from other hosts, which the security policy refuses
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+        telemetry={
+            "auto_configure": bool(telemetry),
+            "tracing": bool(telemetry),
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+        },
+    )
+    for module in (jobs, results, artifacts, download, models, webhooks, keys, health, dashboard):
+        app.include_router(module.router)
+    _add_openapi_path(app)
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    failures.install(app)
+    openapi.install(app)
+    app.add_middleware(BodyLimitMiddleware)
+    app.add_middleware(RequestContextMiddleware, metrics=metrics)
+    return app
+
+
+def _add_openapi_path(app: FastAPI) -> None:
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_json(principal: AnyKey) -> dict[str, Any]:
+        return app.openapi()
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    services.loop = asyncio.get_running_loop()
+    try:
+        if app.state.background:
+            async with background(services):
+                yield
+        else:
+            yield
+    finally:
+        services.loop = None
+        await services.notifier.close()
+        services.engine.dispose()
+
+
+def _version() -> str:
+    try:
+        return version("optipfair-service")
+    except PackageNotFoundError:
+        return "0"
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`api.main:app`, made when it is first asked for, with settings from the environment."""
+    if name != "app":
+        raise AttributeError(name)
+    globals()["app"] = made = create_app(Settings())
+    return made

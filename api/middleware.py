@@ -1,0 +1,190 @@
+"""What surrounds every request: its id, the access log, metrics, safe headers, and limits on the body.
+
+Plain ASGI, because a `BaseHTTPMiddleware` would put a task and two queues around each request and break
+streaming.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.observability import HttpMetrics
+from api.problem import Problem, field_error, invalid, problem_response
+
+MAX_BODY_BYTES = 1_000_000
+MAX_JSON_DEPTH = 32
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TOKEN_IN_PATH = re.compile(r"(/v1/download/)[^/]+")
+_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NOT_BRACKET = re.compile(rb"[^\[\]{}]+")
+_SAFE_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+]
+_API_CACHING = (b"cache-control", b"private, no-cache")
+_access = structlog.get_logger("api.access")
+_errors = structlog.get_logger("api.errors")
+
+
+def redacted(path: str) -> str:
+    """A path as it may stand in a log: the token of a signed link is a permission, so it is left out."""
+    return _TOKEN_IN_PATH.sub(r"\1[redacted]", path)
+
+
+def json_depth(body: bytes, limit: int = MAX_JSON_DEPTH) -> int:
+    """How deeply the brackets of a JSON text nest; counting stops one above `limit`."""
+    depth = deepest = 0
+    for char in _NOT_BRACKET.sub(b"", _JSON_STRING.sub(b"", body)):
+        if char in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > limit:
+                break
+        else:
+            depth -= 1
+    return deepest
+
+
+class RequestContextMiddleware:
+    """Outermost: gives the request an id, logs it, measures it, and turns a crash into a bare 500."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        try:
+            await self.app(scope, receive, exchange.send)
+        except Exception as error:
+            await self._crashed(exchange, error, scope, receive)
+        finally:
+            self._record(exchange)
+
+    async def _crashed(self, exchange: _Exchange, error: Exception, scope: Scope, receive: Receive) -> None:
+        _errors.error("unhandled_error", request_id=exchange.request_id, exc_info=error)
+        if exchange.status is None:
+            problem = Problem(
+                500, "internal_error", "The service failed; quote the request_id to its operator."
+            )
+            await problem_response(problem, exchange.request_id)(scope, receive, exchange.send)
+
+    def _record(self, exchange: _Exchange) -> None:
+        seconds = time.perf_counter() - exchange.started
+        status = exchange.status or 499  # the caller left before an answer began
+        self.metrics.observe(exchange.scope["method"], exchange.route, status, seconds)
+        _access.info(
+            "request",
+            request_id=exchange.request_id,
+            method=exchange.scope["method"],
+            path=redacted(exchange.scope["path"]),
+            status=status,
+            ms=round(seconds * 1000, 2),
+            key_id=exchange.scope.get("key_id"),
+        )
+
+
+class _Exchange:
+    """One request and the status of its answer, as the outermost middleware sees them go by."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope, self._send = scope, send
+        self.started = time.perf_counter()
+        self.status: int | None = None
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = self.request_id
+
+    @property
+    def route(self) -> str:
+        """The route's template: a job id or a token as a metric label would have no bound."""
+        found: Any = self.scope.get("route")
+        return getattr(found, "path", None) or "unmatched"
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = message.setdefault("headers", [])
+            present = {name.lower() for name, _ in headers}
+            headers.append((b"x-request-id", self.request_id.encode()))
+            headers.extend(pair for pair in _SAFE_HEADERS if pair[0] not in present)
+            for name, value in self.scope.get(
+                "extra_headers", {}
+            ).items():  # RateLimit, set by authentication
+                if name.lower().encode() not in present:
+                    headers.append((name.lower().encode(), value.encode()))
+            if _API_CACHING[0] not in present:
+                headers.append(_API_CACHING)
+        await self._send(message)
+
+
+class BodyLimitMiddleware:
+    """Reads a request's body before anything parses it: 413 over 1 MB, 422 for JSON nested too deeply."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, send)
+            return
+        try:
+            body = await _read_body(scope, receive)
+        except Problem as problem:
+            await problem_response(problem, scope.get("request_id"))(scope, receive, send)
+            return
+        if body is not None:
+            await self.app(scope, _replay(body, receive), send)
+
+
+async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
+    """The body, or None when the caller left; a declared length is believed before a byte is read."""
+    declared = Headers(scope=scope).get("content-length", "")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise _too_large()
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > MAX_BODY_BYTES:
+            raise _too_large()
+        more = message.get("more_body", False)
+    body = b"".join(chunks)
+    if json_depth(body) > MAX_JSON_DEPTH:
+        detail = f"JSON may nest {MAX_JSON_DEPTH} levels deep, no more."
+        raise invalid([field_error(["body"], detail, "json_too_deep")])
+    return body
+
+
+def _too_large() -> Problem:
+    # the rest of the body is not read, so the connection can't be used again
+    detail = f"A request body may have {MAX_BODY_BYTES} bytes, no more."
+    return Problem(413, "body_too_large", detail, headers={"Connection": "close"})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body that was read, then what the server says (a disconnect)."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

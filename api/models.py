@@ -1,0 +1,280 @@
+"""What the API answers, declared: pydantic serialises these without walking them in Python."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from jobs.states import State
+
+VerdictWord = Literal["pass", "fail", "inconclusive", "none"]
+
+
+class Progress(BaseModel):
+    """How far the present attempt is; `fraction` in 0…1."""
+
+    fraction: float | None
+    stage: str | None
+    message: str | None
+    eta_seconds: float | None
+
+
+class ErrorBody(BaseModel):
+    """Why a job ended badly."""
+
+    code: str
+    message: str
+
+
+class Job(BaseModel):
+    """A job as it stands."""
+
+    id: str
+    kind: str
+    state: State
+    terminal: bool
+    verdict: VerdictWord | None = Field(description="null until the job has ended")
+    labels: dict[str, str]
+    spec: dict[str, Any]
+    gates: list[dict[str, Any]]
+    priority: int
+    queue: str
+    timeout_seconds: int
+    progress: Progress
+    attempt: int
+    max_attempts: int
+    reused_from: str | None = Field(description="the job whose result this one shares")
+    error: ErrorBody | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    artifacts_expire_at: str | None
+    links: dict[str, str]
+
+
+class JobPage(BaseModel):
+    """One page of jobs, newest first."""
+
+    items: list[Job]
+    next_cursor: str | None
+
+
+class Estimate(BaseModel):
+    """What a job would need, from the model's headers alone."""
+
+    peak_memory_bytes: int
+    output_bytes: int
+    seconds: float
+    queue: str
+
+
+class Event(BaseModel):
+    """Something that happened to a job."""
+
+    seq: int
+    time: str
+    type: str
+    attempt: int
+    data: dict[str, Any]
+
+
+class EventList(BaseModel):
+    """The events of a job, oldest first; `terminal` says that no more will come."""
+
+    items: list[Event]
+    terminal: bool
+
+
+class Attempt(BaseModel):
+    """One try at a job."""
+
+    number: int
+    worker_id: str
+    outcome: str
+    started_at: str
+    finished_at: str | None
+    error: ErrorBody | None
+
+
+class AttemptList(BaseModel):
+    """The attempts of a job, oldest first."""
+
+    items: list[Attempt]
+
+
+class Artifact(BaseModel):
+    """One published file."""
+
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    links: dict[str, str]
+
+
+class LinkRequest(BaseModel, extra="forbid", strict=True):
+    """How long a link shall work."""
+
+    ttl_seconds: int = Field(default=3600, ge=1, description="at most what the service allows (86400)")
+
+
+class Link(BaseModel):
+    """A signed URL: whoever has it may download."""
+
+    url: str
+    expires_at: str
+    sha256: str
+
+
+class Check(BaseModel):
+    """The result of one gate."""
+
+    metric: str
+    result: Literal["pass", "fail", "inconclusive"]
+    value: float | None
+    min: float | None
+    max: float | None
+    reason: str | None
+
+
+class Verdict(BaseModel):
+    """What the gates say of an ended job."""
+
+    verdict: VerdictWord
+    checks: list[Check]
+
+
+class ModelEntry(BaseModel):
+    """A model that can be named in a job."""
+
+    source: Literal["local"] = "local"
+    name: str
+    revision: str | None
+    facts: dict[str, Any]
+    queues: list[str]
+    error: ErrorBody | None = Field(description="why it can't be used, if it can't")
+
+
+class ModelList(BaseModel):
+    """What the live workers can load."""
+
+    items: list[ModelEntry]
+    hub: bool = Field(description="whether hub ids are allowed")
+
+
+class WebhookRequest(BaseModel, extra="forbid", strict=True):
+    """Where to send what happens to this tenant's jobs."""
+
+    url: str
+    events: list[str] = Field(default=[], max_length=16, description="empty means every end of a job")
+
+
+class Webhook(BaseModel):
+    """A webhook without its secret."""
+
+    id: str
+    url: str
+    events: list[str]
+    created_at: str
+
+
+class WebhookCreated(Webhook):
+    """A new webhook with the secret that signs its deliveries, shown this once."""
+
+    secret: str
+
+
+class WebhookList(BaseModel):
+    """The tenant's webhooks."""
+
+    items: list[Webhook]
+
+
+class Delivery(BaseModel):
+    """One message to one URL."""
+
+    id: str
+    job_id: str
+    event_type: str
+    state: Literal["pending", "delivered", "failed"]
+    tries: int
+    next_try_at: str | None
+    last_status: int | None
+    last_error: str | None
+    created_at: str
+    delivered_at: str | None
+
+
+class DeliveryList(BaseModel):
+    """The deliveries of a webhook, newest first."""
+
+    items: list[Delivery]
+
+
+class RedeliverRequest(BaseModel, extra="forbid", strict=True):
+    """Which delivery to send again; all that failed when none is named."""
+
+    delivery_id: str | None = None
+
+
+class Redelivered(BaseModel):
+    """How many deliveries will be sent again."""
+
+    scheduled: int
+
+
+Scope = Literal["jobs:read", "jobs:write", "admin"]
+
+
+class KeyRequest(BaseModel, extra="forbid", strict=True):
+    """A new API key; only `admin` may name another tenant, and makes it by doing so."""
+
+    tenant: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    scopes: list[Scope] = Field(default=["jobs:read", "jobs:write"], min_length=1, max_length=3)
+    name: str = Field(default="", max_length=128)
+    expires_at: str | None = Field(default=None, max_length=64, description="RFC 3339")
+
+
+class Key(BaseModel):
+    """An API key without its secret; `hint` is its last characters."""
+
+    id: str
+    tenant: str
+    name: str
+    scopes: list[str]
+    hint: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class KeyCreated(BaseModel):
+    """A new key, shown this once."""
+
+    id: str
+    key: str
+    tenant: str
+    scopes: list[str]
+    name: str
+    created_at: str
+    expires_at: str | None
+
+
+class KeyList(BaseModel):
+    """The keys of a tenant; of every tenant for `admin`."""
+
+    items: list[Key]
+
+
+class Live(BaseModel):
+    """This process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """Whether a job would run, check by check."""
+
+    status: Literal["ready", "not_ready"]
+    checks: dict[str, str]

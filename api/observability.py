@@ -1,0 +1,80 @@
+"""Prometheus metrics and OpenTelemetry context of the HTTP side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from opentelemetry.propagate import inject
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
+METRICS_MEDIA_TYPE = CONTENT_TYPE_LATEST
+
+
+class HttpMetrics:
+    """Counters of one process, in a registry of their own (the default registry is global state)."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self._requests = Counter(
+            "optipfair_http_requests", "Requests answered", labels, registry=self.registry
+        )
+        self._seconds = Histogram(
+            "optipfair_http_request_seconds",
+            "Seconds from the first byte of a request to the end of its answer",
+            ("method", "route"),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.loop_errors = Counter(
+            "optipfair_loop_errors",
+            "Rounds of a background loop that failed",
+            ("loop",),
+            registry=self.registry,
+        )
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request; `route` is a template, so the labels stay few."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """One gauge as the database reports it: name, help, and a value per label set."""
+
+    name: str
+    documentation: str
+    labels: tuple[str, ...]
+    samples: Sequence[tuple[tuple[str, ...], float]]
+
+
+class _Snapshot(Collector):
+    def __init__(self, gauges: Iterable[Gauge]) -> None:
+        self._gauges = list(gauges)
+
+    def collect(self) -> Iterable[Metric]:
+        for gauge in self._gauges:
+            family = GaugeMetricFamily(gauge.name, gauge.documentation, labels=gauge.labels)
+            for labels, value in gauge.samples:
+                family.add_metric(labels, value)
+            yield family
+
+
+def render(metrics: HttpMetrics, gauges: Iterable[Gauge]) -> bytes:
+    """The text of `/metrics`: what the database says now, and this process's HTTP counters."""
+    registry = CollectorRegistry()
+    registry.register(_Snapshot(gauges))
+    return generate_latest(registry) + generate_latest(metrics.registry)
+
+
+def trace_context() -> Mapping[str, str]:
+    """W3C trace context of the current request, to travel with the job; empty when nothing is traced."""
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    return carrier

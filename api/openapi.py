@@ -1,0 +1,110 @@
+"""The OpenAPI document. `python -m api.openapi` writes docs/openapi.json; a test compares the two.
+
+Bodies are parsed by `api.body`, not by FastAPI, so their schemas are added here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, TypeAdapter
+
+from api.problem import MEDIA_TYPE, ProblemDocument
+from jobs.specs import JobRequest
+
+_REFERENCE = "#/components/schemas/{model}"
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
+
+
+def body_schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """`openapi_extra` of an operation whose body is `model`."""
+    return _body(model.__name__, required=required)
+
+
+def _body(name: str, *, required: bool = True) -> dict[str, Any]:
+    schema = {"$ref": _REFERENCE.format(model=name)}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+JOB_BODY = {
+    **_body("JobRequest"),
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": "the same key with the same body gives the first answer again",
+            "schema": {"type": "string", "maxLength": 255},
+        }
+    ],
+}
+
+
+def install(app: FastAPI) -> None:
+    """Make `app.openapi()` give the complete document."""
+    from api import models
+
+    bodies = [models.LinkRequest, models.WebhookRequest, models.RedeliverRequest, models.KeyRequest]
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, bodies)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents for extending the schema
+
+
+def _document(app: FastAPI, bodies: list[type[BaseModel]]) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+    )
+    schemas = document["components"]["schemas"]
+    job = TypeAdapter(JobRequest).json_schema(ref_template=_REFERENCE)
+    schemas.update(job.pop("$defs", {}))
+    schemas["JobRequest"] = job
+    for model in [*bodies, ProblemDocument]:
+        schema = model.model_json_schema(ref_template=_REFERENCE)
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    _declare_problems(document)
+    return document
+
+
+def _declare_problems(document: dict[str, Any]) -> None:
+    """Every operation may answer with a problem document."""
+    reference = {"$ref": _REFERENCE.format(model="ProblemDocument")}
+    problem = {"description": "A problem document", "content": {MEDIA_TYPE: {"schema": reference}}}
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = problem
+
+
+def render() -> str:
+    """The document of the app with default settings, as it stands in docs/openapi.json."""
+    from api.main import create_app
+    from jobs.settings import Settings
+
+    return json.dumps(create_app(Settings()).openapi(), indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> int:
+    """Write docs/openapi.json, or the file named on the command line."""
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
+    target.write_text(render(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,153 @@
+"""Jobs: create, validate, list, get, cancel, retry, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from api import models, submission
+from api.auth import Reader, Writer
+from api.body import job_request
+from api.conditional import none_match, prefer_wait
+from api.context import WithServices
+from api.openapi import JOB_BODY
+from api.problem import Problem, field_error, invalid
+from api.views import etag, job_view
+from api.waiting import wait_for_change
+from jobs.specs import KINDS, AnyRequest
+from jobs.states import State
+from jobs.times import from_rfc3339
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+_POLL_AFTER_SECONDS = "2"
+JobBody = Annotated[tuple[AnyRequest, Any], Depends(job_request)]
+
+
+@router.post("/jobs", status_code=202, response_model=models.Job, openapi_extra=JOB_BODY)
+def create_job(request: Request, body: JobBody, principal: Writer, services: WithServices) -> Response:
+    """Create a job. With an Idempotency-Key, the same body again gives the first answer again."""
+    wanted, raw = body
+    key = submission.idempotency_key(request.headers.get("idempotency-key"))
+    origin = submission.Origin(principal.tenant, request.scope["request_id"])
+    answer = submission.submit(services, origin, wanted, raw, key)
+    headers = {"Location": f"/v1/jobs/{answer.job_id}", "Retry-After": _POLL_AFTER_SECONDS}
+    return Response(answer.body, 202, headers, "application/json")
+
+
+@router.post("/jobs:validate", response_model=models.Estimate, openapi_extra=JOB_BODY)
+def validate_job(body: JobBody, principal: Writer, services: WithServices) -> models.Estimate:
+    """What a job would need; 422 for one that would be refused. Nothing is created."""
+    return submission.estimate(services, principal.tenant, body[0])
+
+
+@router.get("/jobs", response_model=models.JobPage)
+def list_jobs(
+    request: Request,
+    response: Response,
+    principal: Reader,
+    services: WithServices,
+    state: State | None = None,
+    kind: Annotated[str | None, Query(max_length=32)] = None,
+    created_after: Annotated[str | None, Query(max_length=64, description="RFC 3339")] = None,
+    cursor: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+) -> models.JobPage:
+    """Jobs, newest first; `label.K=V` filters by label. The next page is in Link and in next_cursor."""
+    page = services.repository.list_jobs(
+        principal.sees,
+        state=state,
+        kind=_known_kind(kind),
+        labels=_label_filters(request),
+        created_after=_moment(created_after),
+        cursor=cursor,
+        limit=limit,
+    )
+    if page.next_cursor is not None:
+        following = request.url.include_query_params(cursor=page.next_cursor)
+        response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    items = [job_view(job) for job in page.items]
+    return models.JobPage.model_construct(items=items, next_cursor=page.next_cursor)
+
+
+@router.get(
+    "/jobs/{job_id}", response_model=models.Job, responses={304: {"description": "Unchanged since the ETag"}}
+)
+async def get_job(
+    job_id: str, request: Request, response: Response, principal: Reader, services: WithServices
+) -> Any:
+    """A job. `If-None-Match` gives 304 while nothing changed; `Prefer: wait=N` holds the answer for a change."""
+    job = await services.quickly(services.repository.get_job, job_id, principal.sees)
+    known = request.headers.get("if-none-match")
+    seconds = prefer_wait(request.headers.get("prefer"))
+    # an ended job that the caller does not know yet is news already
+    if seconds and (none_match(known, etag(job)) or (known is None and not job.terminal)):
+        job = await wait_for_change(services, job, seconds)
+    headers = {"ETag": etag(job), "Vary": "Authorization, Prefer"}
+    if seconds:
+        headers["Preference-Applied"] = f"wait={seconds}"
+    if none_match(known, etag(job)):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return job_view(job)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    response_model=models.Job,
+    responses={200: {"model": models.Job, "description": "It was cancelled before"}},
+)
+def cancel_job(job_id: str, response: Response, principal: Writer, services: WithServices) -> models.Job:
+    """Cancel a job: at once while it is queued, soon while it runs; 409 when it has ended otherwise."""
+    before = services.repository.get_job(job_id, principal.sees)
+    if before.state is State.CANCELLED:
+        response.status_code = 200
+        return job_view(before)
+    return job_view(services.repository.cancel_job(job_id))
+
+
+@router.post("/jobs/{job_id}/retry", status_code=202, response_model=models.Job)
+def retry_job(job_id: str, principal: Writer, services: WithServices) -> models.Job:
+    """Try an ended job again, as a new attempt of the same job; 409 for one that succeeded or still runs."""
+    services.repository.get_job(job_id, principal.sees)
+    job = services.repository.retry_job(job_id)
+    services.wake_dispatcher()
+    return job_view(job)
+
+
+@router.delete("/jobs/{job_id}", status_code=204, response_class=Response)
+def delete_job(job_id: str, principal: Writer, services: WithServices) -> None:
+    """Delete an ended job with its artifacts, and revoke their links; 409 while it has not ended."""
+    services.repository.get_job(job_id, principal.sees)
+    submission.delete(services, job_id)
+
+
+def _known_kind(kind: str | None) -> str | None:
+    if kind is not None and kind not in KINDS:
+        raise invalid([field_error(["query", "kind"], f"One of {', '.join(KINDS)}.", "enum")])
+    return kind
+
+
+def _moment(text: str | None) -> int | None:
+    try:
+        # a "+" of an offset that was not percent-encoded arrives as a space
+        return None if text is None else from_rfc3339(text.replace(" ", "+"))
+    except (ValueError, OverflowError):
+        raise invalid([field_error(["query", "created_after"], "Not an RFC 3339 time.", "time")]) from None
+
+
+def _label_filters(request: Request) -> dict[str, str]:
+    """The `label.K=V` parameters; any other unknown parameter is a mistake that would widen the answer."""
+    known = {"state", "kind", "created_after", "cursor", "limit"}
+    labels: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name.startswith("label.") and name != "label.":
+            if labels.setdefault(name.removeprefix("label."), value) != value:
+                raise Problem(422, "validation_failed", f"{name} is given twice with different values.")
+        elif name not in known:
+            raise invalid([field_error(["query", name], "There is no such parameter.", "unknown")])
+    if len(labels) > 8:
+        raise invalid([field_error(["query", "label"], "At most 8 labels.", "too_many")])
+    return labels

@@ -1,0 +1,100 @@
+"""What became of a job: events, attempts, metrics, verdict, manifest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+
+from api import models
+from api.auth import Principal, Reader
+from api.context import Services, WithServices
+from api.problem import Problem
+from api.views import attempt_view, check_view, event_view
+from api.waiting import event_stream
+from jobs.rows import Job
+from jobs.states import State
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
+_MAX_SEQ = 2**53
+
+
+@router.get(
+    "/events",
+    response_model=models.EventList,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def get_events(
+    job_id: str,
+    request: Request,
+    principal: Reader,
+    services: WithServices,
+    after: Annotated[int, Query(ge=0, le=_MAX_SEQ)] = 0,
+) -> Any:
+    """The events after a number; with `Accept: text/event-stream` they come as they happen, to the last one."""
+    job = await services.quickly(services.repository.get_job, job_id, principal.sees)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        start = _last_event_id(request.headers.get("last-event-id"), after)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(event_stream(services, job, start), 200, headers, "text/event-stream")
+    events = await services.quickly(services.repository.list_events, job_id, after=after)
+    return models.EventList(items=[event_view(event) for event in events], terminal=job.terminal)
+
+
+@router.get("/attempts", response_model=models.AttemptList)
+def get_attempts(job_id: str, principal: Reader, services: WithServices) -> models.AttemptList:
+    """Every try at the job, the oldest first."""
+    services.repository.get_job(job_id, principal.sees)
+    found = services.repository.list_attempts(job_id)
+    return models.AttemptList(items=[attempt_view(attempt) for attempt in found])
+
+
+@router.get("/manifest", response_class=PlainTextResponse)
+def get_manifest(job_id: str, principal: Reader, services: WithServices) -> PlainTextResponse:
+    """The SHA-256 of every artifact, as `sha256sum -c` reads it."""
+    succeeded(services, job_id, principal)
+    artifacts = services.repository.list_artifacts(job_id)
+    return PlainTextResponse("".join(f"{a.sha256}  {a.name}\n" for a in artifacts))
+
+
+@router.get("/metrics", response_model=dict[str, Any])
+def get_metrics(job_id: str, principal: Reader, services: WithServices) -> JSONResponse:
+    """The metrics of a job that succeeded."""
+    succeeded(services, job_id, principal)
+    return JSONResponse(services.repository.get_metrics(job_id) or {})
+
+
+@router.get("/verdict", response_model=models.Verdict)
+def get_verdict(
+    job_id: str, principal: Reader, services: WithServices, strict: Annotated[str, Query(max_length=8)] = "0"
+) -> models.Verdict:
+    """What the gates say of an ended job; `strict=1` makes everything but a pass a 412."""
+    job = services.repository.get_job(job_id, principal.sees)
+    if not job.terminal:
+        raise Problem(409, "job_not_ended", f"The job is {job.state.value}; there is no verdict yet.")
+    checks = [check_view(check) for check in services.repository.get_checks(job_id)]
+    verdict = models.Verdict.model_validate({"verdict": job.verdict or "none", "checks": checks})
+    if strict.lower() in {"1", "true"} and verdict.verdict != "pass":
+        detail = f"The verdict is {verdict.verdict}; the job {job.state.value}."
+        raise Problem(412, "verdict_not_pass", detail, members=verdict.model_dump())
+    return verdict
+
+
+def succeeded(services: Services, job_id: str, principal: Principal) -> Job:
+    """The job, if it has succeeded.
+
+    Raises:
+        Problem: 409 when it has not (yet).
+    """
+    job = services.repository.get_job(job_id, principal.sees)
+    if job.state is not State.SUCCEEDED:
+        raise Problem(409, "job_not_succeeded", f"The job is {job.state.value}; only success has results.")
+    return job
+
+
+def _last_event_id(header: str | None, after: int) -> int:
+    """Where a stream resumes; an id that this service did not give is as good as none."""
+    if header is None or not header.isascii() or not header.isdigit():
+        return after
+    return min(int(header), _MAX_SEQ)

@@ -1,0 +1,69 @@
+"use strict";
+// Charts and small comforts of the dashboard. Everything works without it, but for the charts.
+(() => {
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const number = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
+
+  const frame = () => ({
+    animation: false,
+    textStyle: { fontFamily: "system-ui, sans-serif", color: css("--muted") },
+    // rich text: HTML tooltips carry inline styles, which the Content-Security-Policy refuses
+    tooltip: { renderMode: "richText", confine: true, valueFormatter: (v) => number.format(v) },
+  });
+
+  const makers = {
+    compare(data) {
+      return {
+        ...frame(),
+        title: { text: data.title, textStyle: { fontSize: 13, fontWeight: 600, color: css("--ink") } },
+        grid: { left: 8, right: 8, top: 44, bottom: 24, containLabel: false },
+        xAxis: { type: "category", data: ["before", "after"], axisTick: { show: false }, axisLine: { lineStyle: { color: css("--line") } } },
+        yAxis: { type: "value", min: 0, show: false },
+        series: [{
+          type: "bar", barWidth: "46%",
+          itemStyle: { borderRadius: [6, 6, 0, 0] },
+          label: { show: true, position: "top", color: css("--ink"), fontWeight: 600, formatter: (p) => p.data.text },
+          data: [
+            { value: data.before, text: data.before_text, itemStyle: { color: css("--idle-bg") } },
+            { value: data.after, text: data.after_text, itemStyle: { color: css("--accent") } },
+          ],
+        }],
+      };
+    },
+    timeline(data) {
+      return {
+        ...frame(),
+        grid: { left: 44, right: 16, top: 16, bottom: 40 },
+        xAxis: { type: "value", name: "seconds", nameLocation: "middle", nameGap: 26, splitLine: { show: false } },
+        yAxis: { type: "value", min: 0, max: 100, axisLabel: { formatter: "{value} %" }, splitLine: { lineStyle: { color: css("--line") } } },
+        series: [{ type: "line", step: "end", showSymbol: false, areaStyle: { opacity: 0.12 }, lineStyle: { width: 2 }, color: css("--accent"), data }],
+      };
+    },
+  };
+
+  function draw(root) {
+    if (!window.echarts) return;
+    for (const place of root.querySelectorAll("[data-chart]")) {
+      const wanted = place.dataset.options;
+      if (place.drawn === wanted && window.echarts.getInstanceByDom(place)) continue;
+      const chart = window.echarts.getInstanceByDom(place) || window.echarts.init(place, null, { renderer: "canvas" });
+      chart.setOption(makers[place.dataset.chart](JSON.parse(wanted)), true);
+      place.drawn = wanted;
+    }
+  }
+
+  const redraw = () => draw(document);
+  document.addEventListener("DOMContentLoaded", redraw);
+  document.addEventListener("htmx:after:swap", redraw);
+  document.addEventListener("htmx:sse:after:message", redraw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    for (const place of document.querySelectorAll("[data-chart]")) place.drawn = null;
+    redraw();
+  });
+  addEventListener("resize", () => {
+    for (const place of document.querySelectorAll("[data-chart]")) window.echarts?.getInstanceByDom(place)?.resize();
+  });
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("select[data-submit]")) event.target.form.submit();
+  });
+})();

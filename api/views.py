@@ -1,0 +1,144 @@
+"""Rows of the repository as what the API answers."""
+
+from __future__ import annotations
+
+from api import models
+from jobs import rows
+from jobs.times import rfc3339
+
+
+def rfc3339_or_none(milliseconds: int | None) -> str | None:
+    """An RFC 3339 time, or None for what has not come to pass."""
+    return None if milliseconds is None else rfc3339(milliseconds)
+
+
+def etag(job: rows.Job) -> str:
+    """The validator of a job's representation: its row version."""
+    return f'"{job.version}"'
+
+
+def job_links(job: rows.Job) -> dict[str, str]:
+    """Where to go from a job; only what makes sense in its state."""
+    base = f"/v1/jobs/{job.id}"
+    links = {"self": base, "events": f"{base}/events", "attempts": f"{base}/attempts"}
+    if job.state == rows.State.SUCCEEDED:
+        links |= {name: f"{base}/{name}" for name in ("artifacts", "manifest", "metrics")}
+    if job.terminal:
+        links["verdict"] = f"{base}/verdict"
+    else:
+        links["cancel"] = f"{base}/cancel"
+    return links | {"dashboard": f"/jobs/{job.id}"}
+
+
+def job_view(job: rows.Job) -> models.Job:
+    """A job with its links."""
+    return models.Job.model_construct(
+        id=job.id,
+        kind=job.kind,
+        state=job.state,
+        terminal=job.terminal,
+        verdict=job.verdict or ("none" if job.terminal else None),
+        labels=job.labels,
+        spec=job.spec,
+        gates=job.gates,
+        priority=job.priority,
+        queue=job.queue,
+        timeout_seconds=job.timeout_seconds,
+        progress=models.Progress.model_construct(
+            fraction=job.progress.fraction,
+            stage=job.progress.stage,
+            message=job.progress.message,
+            eta_seconds=job.progress.eta_seconds,
+        ),
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        reused_from=job.reused_from,
+        error=error_view(job.error),
+        created_at=rfc3339(job.created_at),
+        started_at=rfc3339_or_none(job.started_at),
+        finished_at=rfc3339_or_none(job.finished_at),
+        artifacts_expire_at=rfc3339_or_none(job.artifacts_expire_at),
+        links=job_links(job),
+    )
+
+
+def error_view(error: rows.JobError | None) -> models.ErrorBody | None:
+    """Why something ended badly, if it did."""
+    return None if error is None else models.ErrorBody(code=error.code, message=error.message)
+
+
+def event_view(event: rows.Event) -> models.Event:
+    """One event."""
+    return models.Event(
+        seq=event.seq, time=rfc3339(event.time), type=event.type, attempt=event.attempt, data=event.data
+    )
+
+
+def attempt_view(attempt: rows.Attempt) -> models.Attempt:
+    """One attempt."""
+    return models.Attempt(
+        number=attempt.number,
+        worker_id=attempt.worker_id,
+        outcome=attempt.outcome.value,
+        started_at=rfc3339(attempt.started_at),
+        finished_at=rfc3339_or_none(attempt.finished_at),
+        error=error_view(attempt.error),
+    )
+
+
+def artifact_view(job_id: str, artifact: rows.Artifact) -> models.Artifact:
+    """One artifact with the places to fetch it and to make a link of it."""
+    base = f"/v1/jobs/{job_id}/artifacts/{artifact.name}"
+    return models.Artifact(
+        name=artifact.name,
+        media_type=artifact.media_type,
+        size=artifact.size,
+        sha256=artifact.sha256,
+        links={"self": base, "links": f"{base}/links"},
+    )
+
+
+def check_view(check: rows.Check) -> models.Check:
+    """The result of one gate."""
+    return models.Check.model_validate(
+        {name: getattr(check, name) for name in ("metric", "result", "value", "min", "max", "reason")}
+    )
+
+
+def webhook_view(webhook: rows.Webhook) -> models.Webhook:
+    """A webhook without its secret."""
+    return models.Webhook(
+        id=webhook.id, url=webhook.url, events=webhook.events, created_at=rfc3339(webhook.created_at)
+    )
+
+
+def delivery_view(delivery: rows.Delivery) -> models.Delivery:
+    """One delivery; its payload and URL stay where they are."""
+    return models.Delivery.model_validate(
+        {
+            "id": delivery.id,
+            "job_id": delivery.job_id,
+            "event_type": delivery.event_type,
+            "state": delivery.state,
+            "tries": delivery.tries,
+            "next_try_at": rfc3339_or_none(delivery.next_try_at),
+            "last_status": delivery.last_status,
+            "last_error": delivery.last_error,
+            "created_at": rfc3339(delivery.created_at),
+            "delivered_at": rfc3339_or_none(delivery.delivered_at),
+        }
+    )
+
+
+def key_view(key: rows.ApiKey) -> models.Key:
+    """A key without its secret."""
+    return models.Key(
+        id=key.id,
+        tenant=key.tenant,
+        name=key.name,
+        scopes=sorted(key.scopes),
+        hint=key.hint,
+        created_at=rfc3339(key.created_at),
+        expires_at=rfc3339_or_none(key.expires_at),
+        revoked_at=rfc3339_or_none(key.revoked_at),
+    )

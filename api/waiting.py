@@ -1,0 +1,63 @@
+"""Held requests: long polls and event streams, all served by the one notifier."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.concurrency import run_in_threadpool
+
+from api.context import Services
+from api.notifier import Watch
+from api.views import event_view
+from jobs.rows import Event, Job
+
+KEEPALIVE_SECONDS = 15.0
+_PAGE = 1000
+
+
+async def wait_for_change(services: Services, job: Job, seconds: float) -> Job:
+    """The job after its next change, or as it was when `seconds` have passed."""
+    with services.notifier.watch(job.id) as watch:
+        if not await watch.until_version(job.version, seconds):
+            return job
+
+        async def load() -> Job:
+            return await services.quickly(services.repository.get_job, job.id)
+
+        return await watch.once("job", load)
+
+
+async def event_stream(services: Services, job: Job, after: int) -> AsyncIterator[bytes]:
+    """The events of a job after `after` in the SSE format; ends after the last event of an ended job."""
+    yield b"retry: 2000\n\n"
+    seen = after
+    with services.notifier.watch(job.id) as watch:
+        while not services.notifier.closing:
+            for event in await _events(services, watch, job.id, seen):
+                seen = event.seq
+                yield encode(event)
+            version = watch.version
+            if watch.gone or (version is not None and version.terminal and version.last_seq <= seen):
+                return
+            if version is not None and version.last_seq > seen:
+                continue
+            if not await watch.changed(KEEPALIVE_SECONDS):
+                yield KEEPALIVE_COMMENT
+
+
+async def _events(services: Services, watch: Watch, job_id: str, after: int) -> list[Event]:
+    """Events after a number; waiters that stand at the same one share the query."""
+    version = watch.version
+    if version is not None and version.last_seq <= after:
+        return []
+
+    async def load() -> list[Event]:
+        return await run_in_threadpool(services.repository.list_events, job_id, after=after, limit=_PAGE)
+
+    return await watch.once(("events", after), load)
+
+
+def encode(event: Event) -> bytes:
+    """One event on the wire; its id is its number, which Last-Event-ID gives back."""
+    return format_sse_event(data_str=event_view(event).model_dump_json(), event=event.type, id=str(event.seq))
