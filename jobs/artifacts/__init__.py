@@ -1,0 +1,20 @@
+"""Where the files of jobs live, on a local disk or in S3, behind one protocol."""
+
+from __future__ import annotations
+
+from jobs.artifacts.archive import ArchivePlan
+from jobs.artifacts.base import ArtifactStore, Sealed, StoredFolder, check_name, storage_of
+from jobs.artifacts.factory import make_store
+from jobs.artifacts.orphans import remove_if_dead, remove_orphans
+
+__all__ = [
+    "ArchivePlan",
+    "ArtifactStore",
+    "Sealed",
+    "StoredFolder",
+    "check_name",
+    "make_store",
+    "remove_if_dead",
+    "remove_orphans",
+    "storage_of",
+]

@@ -1,0 +1,81 @@
+"""One uncompressed tar of all files of a job, never stored: computed from the rows, readable from any offset.
+
+PAX format, files sorted by name, one folder named after the job that made them, mtime = that job's
+`finished_at`, no owner. So the archive's bytes follow from the artifacts alone, and ranges and digests
+of it are as firm as those of a file.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from jobs.rows import Artifact
+
+ReadRange = Callable[[str, int, int], Iterator[bytes]]
+"""(name of the artifact, start, length) → its bytes."""
+
+
+@dataclass(frozen=True)
+class _Segment:
+    offset: int
+    length: int
+    data: bytes | None  # None: the bytes of the artifact `name`
+    name: str = ""
+
+
+class ArchivePlan:
+    """The layout of a job's tar: where each header and each file begins."""
+
+    def __init__(self, folder: str, mtime: int, files: Sequence[tuple[str, int]]) -> None:
+        """`folder`: its one top folder; `mtime`: seconds since the epoch; `files`: (name, bytes)."""
+        self._segments: list[_Segment] = []
+        self.size = 0
+        self._add(_header(f"{folder}/", 0, mtime, folder=True))
+        for name, size in sorted(files):
+            self._add(_header(f"{folder}/{name}", size, mtime))
+            self._segments.append(_Segment(self.size, size, None, name))
+            self.size += size
+            self._add(bytes(-size % tarfile.BLOCKSIZE))
+        self._add(bytes(2 * tarfile.BLOCKSIZE))
+        self._add(bytes(-self.size % tarfile.RECORDSIZE))
+        self._offsets = [segment.offset for segment in self._segments]
+
+    @classmethod
+    def of(cls, artifacts: Sequence[Artifact]) -> ArchivePlan:
+        """The archive of published artifacts (at least one; all of one storage folder)."""
+        folder = artifacts[0].storage.split("/", 1)[0]
+        mtime = artifacts[0].published_at // 1000
+        return cls(folder, mtime, [(item.name, item.size) for item in artifacts])
+
+    def _add(self, data: bytes) -> None:
+        if data:
+            self._segments.append(_Segment(self.size, len(data), data))
+            self.size += len(data)
+
+    def read(self, start: int, length: int, read_range: ReadRange) -> Iterator[bytes]:
+        """Stream `length` bytes of the archive from `start`."""
+        end = min(start + length, self.size)
+        index = max(bisect_right(self._offsets, start) - 1, 0)
+        for segment in self._segments[index:]:
+            if segment.offset >= end:
+                return
+            first = max(start - segment.offset, 0)
+            count = min(end - segment.offset, segment.length) - first
+            if count <= 0:
+                continue
+            if segment.data is not None:
+                yield segment.data[first : first + count]
+            else:
+                yield from read_range(segment.name, first, count)
+
+
+def _header(path: str, size: int, mtime: int, *, folder: bool = False) -> bytes:
+    info = tarfile.TarInfo(path)
+    info.size = size
+    info.mtime = mtime
+    info.mode = 0o755 if folder else 0o644
+    info.type = tarfile.DIRTYPE if folder else tarfile.REGTYPE
+    return info.tobuf(format=tarfile.PAX_FORMAT, encoding="utf-8", errors="strict")
