@@ -17,6 +17,7 @@ def run_api(settings: Settings, descriptor: int | None = None) -> None:
     not.
     """
     import uvicorn
+
     from api.main import create_app
 
     config = uvicorn.Config(

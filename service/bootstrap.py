@@ -39,7 +39,7 @@ def check_secret(path: Path) -> None:
 
 
 def ensure_admin_key(settings: Settings, repository: Repository, *, say: Callable[[str], None]) -> None:
-    """Make the first admin key when the database holds no key; shown once, kept in a 0600 file, stored hashed."""
+    """Make the first admin key if there is no key: shown once, written to a 0600 file, stored hashed."""
     if repository.list_keys(None):
         return
     key = generate_key(load_secrets(settings.secret_file))

@@ -1,4 +1,4 @@
-"""The `optipfair-service` command. Flags win over `OPTIPFAIR_*` variables; heavy imports stay inside commands."""
+"""The `optipfair-service` command. Flags win over `OPTIPFAIR_*` variables."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def doctor(
     broker_url: BrokerUrl = None,
     artifacts_url: ArtifactsUrl = None,
 ) -> None:
-    """Check database, schema, broker, artifact store, disk, models and workers; exit code 1 if one is not well."""
+    """Check everything a job needs, and say what to do about what is missing; exit code 1 if anything is."""
     from service.doctor import examine
 
     with explained():

@@ -6,8 +6,8 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import Reject
-from jobs.queue import TASK_NAME, make_celery
 
+from jobs.queue import TASK_NAME, make_celery
 from worker.log import logger
 from worker.services import Services
 from worker.supervisor import run_job
@@ -29,7 +29,9 @@ def make_app(services: Services) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
     )
 
-    @app.task(name=TASK_NAME, acks_late=True, ignore_result=True)
+    @app.task(  # type: ignore[untyped-decorator]  # celery has no types
+        name=TASK_NAME, acks_late=True, ignore_result=True
+    )
     def run(job_id: str, **_: Any) -> None:
         if services.stopping.is_set():
             raise Reject("shutting down", requeue=True)
@@ -58,6 +60,7 @@ def run_worker(services: Services) -> int:
         without_mingle=True,
         without_heartbeat=True,
         loglevel="WARNING",
+        quiet=True,
     )
     worker.start()
     return int(worker.exitcode or 0)

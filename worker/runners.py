@@ -31,7 +31,7 @@ def perform(task: Mapping[str, Any], report: Reporter) -> Metrics:
     with ExitStack() as stack:
         inputs = Inputs(Places(**task["places"]), stack, report)
         spec = with_device(task["spec"], task["device"])
-        metrics = finite(RUNNERS[task["kind"]](spec, output, inputs, report))
+        metrics: Metrics = finite(RUNNERS[task["kind"]](spec, output, inputs, report))
     write_metrics(output, metrics)
     return metrics
 
@@ -46,7 +46,9 @@ def devices() -> list[str]:
 
 def with_device(spec: Spec, device: str) -> dict[str, Any]:
     """The spec with `auto` devices (in its steps too) replaced by this worker's device."""
-    result = {key: device if key == "device" and value == "auto" else value for key, value in spec.items()}
+    result: dict[str, Any] = dict(spec)
+    if spec.get("device") == "auto":
+        result["device"] = device
     if "steps" in result:
         result["steps"] = [{**step, "spec": with_device(step["spec"], device)} for step in result["steps"]]
     return result

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.errors import JobsError, StorageFullError
+from jobs.errors import InvalidError, JobsError, StorageFullError
 from jobs.rows import Claim
 from jobs.states import State
 from worker import outcomes, test_hooks
@@ -25,7 +25,7 @@ from worker.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempte
 from worker.progress import ProgressTracker, stages_of
 from worker.publishing import Workspace
 from worker.services import Services
-from worker.tasks import build_task
+from worker.tasks import build_task, expected_bytes
 
 T = TypeVar("T")
 
@@ -89,14 +89,12 @@ class Supervisor:
     def _attempt_it(self, workspace: Workspace, stack: ExitStack) -> Outcome:
         """Prepare, run the engine, and say how it went; foreseen failures are outcomes, not exceptions."""
         try:
-            workspace.prepare()
+            workspace.prepare(needed_bytes=expected_bytes(self._services, self._claim))
             task = build_task(self._services, self._claim, workspace, self._hooks, stack)
             engine = EngineProcess(self._services.engines, task, workspace.engine_log)
-        except StorageFullError as error:
+        except (InvalidError, StorageFullError) as error:
             return Failed(error.code, error.message)
-        except JobsError as error:
-            return Failed(error.code, error.message)
-        except (OSError, SQLAlchemyError) as error:
+        except (OSError, JobsError, SQLAlchemyError) as error:
             self._log.warning("attempt.preparation_failed", exc_info=True)
             return Lost("preparation_failed", f"the attempt could not be prepared: {type(error).__name__}")
         self._log.debug("engine.started", pid=engine.pid)
@@ -162,32 +160,38 @@ class Supervisor:
         return None if kept else Replaced()
 
     def _conclude(self, outcome: Outcome, workspace: Workspace) -> State | None:
-        """Write the end state; a database that is away is asked again until the lease must have run out."""
+        """Write the end state; None if another attempt has the job by now."""
+        if isinstance(outcome, Finished):
+            return self._complete(outcome.metrics, workspace)
+        if isinstance(outcome, Replaced):
+            return None
+        if isinstance(outcome, Failed | Lost):
+            self._log.warning("engine.output", tail=workspace.log_tail())
+        return self._persist(partial(self._write_end, outcome))
+
+    def _write_end(self, outcome: Outcome) -> State | None:
         job, attempt, repository = self._job.id, self._attempt, self._repository
         match outcome:
-            case Finished(metrics):
-                return self._complete(metrics, workspace)
             case Failed(code, message):
-                return self._persist(lambda: repository.mark_failed(job, attempt, code, message))
+                return repository.mark_failed(job, attempt, code, message)
             case Lost(code, message):
-                return self._persist(lambda: repository.mark_lost(job, attempt, code, message))
+                return repository.mark_lost(job, attempt, code, message)
             case TimedOut(seconds):
                 text = f"the job did not end within its {seconds} seconds"
-                return self._persist(lambda: repository.mark_timed_out(job, attempt, text))
+                return repository.mark_timed_out(job, attempt, text)
             case Cancelled():
-                return self._persist(lambda: repository.mark_cancelled(job, attempt))
-            case Preempted():
-                return self._persist(lambda: repository.release_preempted(job, attempt))
-            case Replaced():
-                return None
+                return repository.mark_cancelled(job, attempt)
+            case _:
+                return repository.release_preempted(job, attempt)
 
     def _complete(self, metrics: dict[str, Any], workspace: Workspace) -> State | None:
         """Hash and store the files, then publish them in the transaction that ends the job."""
         try:
-            files = workspace.seal()
+            finished_at = self._repository.now()
+            files = workspace.seal(finished_at=finished_at)
         except StorageFullError as error:
             return self._conclude(Failed(error.code, error.message), workspace)
-        except (OSError, JobsError) as error:
+        except (OSError, JobsError, SQLAlchemyError) as error:
             self._log.warning("artifacts.not_stored", exc_info=True)
             return self._conclude(Lost("storage_failed", f"artifacts: {type(error).__name__}"), workspace)
         self._hold_before_completion()
@@ -199,6 +203,7 @@ class Supervisor:
                 archive=files.archive,
                 metrics=metrics,
                 publish=workspace.publish,
+                finished_at=finished_at,
             )
         )
         if state is None:

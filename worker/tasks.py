@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from jobs.rows import Claim
+from jobs.errors import InvalidError, NotFoundError, StorageError
+from jobs.rows import Artifact, Claim
+from worker.cache import folder_bytes
 from worker.inputs import Places
 from worker.publishing import Workspace
 from worker.services import Services
@@ -22,7 +26,8 @@ def build_task(
     """
     settings, job = services.settings, claim.job
     fetched = {
-        job_id: str(stack.enter_context(job_folder(services, job_id))) for job_id in sorted(job_ids(job.spec))
+        job_id: str(stack.enter_context(job_folder(services, job.tenant, job_id)))
+        for job_id in sorted(set(job_ids(job.spec)))
     }
     places = Places(
         models=str(settings.models_dir),
@@ -53,3 +58,65 @@ def job_ids(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for part in value:
             yield from job_ids(part)
+
+
+def expected_bytes(services: Services, claim: Claim) -> int:
+    """What the job writes at most: a pruned model is no larger than its source (a hub's is not known)."""
+    return sum(_model_bytes(services, model) for model in _pruned_models(claim.job.kind, claim.job.spec))
+
+
+def _pruned_models(kind: str, spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if kind == "pipeline":
+        for step in spec["steps"]:
+            yield from _pruned_models(step["kind"], step["spec"])
+    elif kind == "prune":
+        yield spec["model"]
+
+
+def _model_bytes(services: Services, model: Mapping[str, Any]) -> int:
+    if model["source"] == "job":
+        return sum(artifact.size for artifact in services.repository.list_artifacts(model["job_id"]))
+    if model["source"] == "local":
+        folder = services.settings.models_dir / str(model["name"])
+        return folder_bytes(folder) if folder.is_dir() else 0
+    return 0
+
+
+@contextmanager
+def job_folder(services: Services, tenant: str, job_id: str) -> Iterator[Path]:
+    """The artifacts of an earlier job of the same tenant, in the cache.
+
+    Raises:
+        InvalidError: there is no such job, or it has no artifacts.
+    """
+    artifacts = _artifacts_of(services, tenant, job_id)
+
+    def fill(folder: Path) -> None:
+        for artifact in artifacts:
+            _fetch(services, artifact, folder / artifact.name)
+
+    key = artifacts[0].storage.replace("/", "-")
+    with services.job_cache.folder(key, fill) as folder:
+        yield folder
+
+
+def _artifacts_of(services: Services, tenant: str, job_id: str) -> list[Artifact]:
+    try:
+        services.repository.get_job(job_id, tenant)
+    except NotFoundError:
+        raise InvalidError(f"there is no job {job_id}", code="model_not_found") from None
+    artifacts = services.repository.list_artifacts(job_id)
+    if not artifacts:
+        raise InvalidError(f"job {job_id} has no artifacts (any more)", code="model_not_found")
+    return artifacts
+
+
+def _fetch(services: Services, artifact: Artifact, target: Path) -> None:
+    """Copy one artifact and check it: a result that rotted in the store must not be pruned further."""
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        for chunk in services.store.open_range(artifact.storage, artifact.name, 0, artifact.size):
+            digest.update(chunk)
+            file.write(chunk)
+    if digest.hexdigest() != artifact.sha256:
+        raise StorageError(f"artifact {artifact.name} is not what was published", code="artifact_damaged")

@@ -14,11 +14,17 @@ import pytest
 
 from service.children import ChildSpec, Supervisor, backoff, describe_exit
 
+NOTES_ITS_STOP = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (print(time.time()), sys.exit(0)))
+print("on", flush=True)
+time.sleep(60)
+"""
 
-def spec(tmp_path: Path, code: str, **options: object) -> ChildSpec:
-    log = tmp_path / "child.log"
-    return ChildSpec("child", [sys.executable, "-c", code], dict(os.environ), log, **options)  # type:
-    ignore[arg-type]
+
+def spec(tmp_path: Path, code: str, stop_seconds: float = 10.0) -> ChildSpec:
+    argv = [sys.executable, "-c", code]
+    return ChildSpec("child", argv, dict(os.environ), tmp_path / "child.log", stop_seconds=stop_seconds)
 
 
 def check_until(supervisor: Supervisor, condition) -> bool:
@@ -61,13 +67,14 @@ def test_a_child_that_ignores_sigterm_is_killed_after_its_time(tmp_path: Path) -
 
 
 def test_the_broker_is_stopped_after_those_who_use_it(tmp_path: Path) -> None:
-    code = "import signal, sys, time; signal.signal(15, lambda *_: (print(sys.argv[1], time.time()),
-    sys.exit(0)))" supervisor = Supervisor(lambda _line: None) for name, order in (("broker", 1), ("worker",
-    0)): wait = f"{code}; print('on', flush=True); time.sleep(60)" argv = [sys.executable, "-c", wait, name]
-    supervisor.start(ChildSpec(name, argv, dict(os.environ), tmp_path / name, stop_order=order)) assert
-    check_until(supervisor, lambda: all((tmp_path / n).read_text() for n in ("broker", "worker")))
-    supervisor.stop() stopped = {name: float((tmp_path / name).read_text().split()[-1]) for name in ("broker",
-    "worker")} assert stopped["worker"] <= stopped["broker"]
+    supervisor = Supervisor(lambda _line: None)
+    for name, order in (("broker", 1), ("worker", 0)):
+        argv = [sys.executable, "-c", NOTES_ITS_STOP]
+        supervisor.start(ChildSpec(name, argv, dict(os.environ), tmp_path / name, stop_order=order))
+    assert check_until(supervisor, lambda: all((tmp_path / n).read_text() for n in ("broker", "worker")))
+    supervisor.stop()
+    stopped = {name: float((tmp_path / name).read_text().split()[-1]) for name in ("broker", "worker")}
+    assert stopped["worker"] <= stopped["broker"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
@@ -76,10 +83,8 @@ def test_children_die_with_a_service_that_is_killed(tmp_path: Path) -> None:
 import os, sys, time
 from pathlib import Path
 from service.children import ChildSpec, Supervisor
-child = Supervisor(print).start(
-    ChildSpec("c", [sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), Path({str(tmp_path
-    / "log")!r}))
-)
+sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+child = Supervisor(print).start(ChildSpec("c", sleep, dict(os.environ), Path({str(tmp_path / "log")!r})))
 print(child.process.pid, flush=True)
 time.sleep(60)
 """

@@ -1,4 +1,4 @@
-"""The engine's process: what it says arrives, how it dies is told apart, and it never outlives its supervisor."""
+"""The engine's process: what it says arrives, its deaths are told apart, it never outlives its supervisor."""
 
 from __future__ import annotations
 
