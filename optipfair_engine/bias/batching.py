@@ -1,0 +1,150 @@
+"""Prompts to padded batches under a token budget, and the forward pass of a model's body over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from optipfair_engine.architectures import ModelView
+from optipfair_engine.calibration.runner import eval_mode
+from optipfair_engine.errors import InvalidOptionError, TokenizerError
+
+#: Padded tokens of one forward pass: enough to fill two cores, little memory even for large models.
+TOKEN_BUDGET = 2048
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt; ``pieces`` are its tokens' texts, with spaces where the tokenizer has them."""
+
+    text: str
+    ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens, readable, one a position."""
+        return tuple(self.words(i, i + 1) for i in range(len(self.ids)))
+
+    def words(self, start: int, stop: int) -> str:
+        """The text of the positions from ``start`` to before ``stop``."""
+        return (
+            "".join(self.pieces[start:stop]).strip() or "⟨" + " ".join(map(str, self.ids[start:stop])) + "⟩"
+        )
+
+
+def encode(tokenizer: Any, text: str) -> Prompt:
+    """Tokenise one prompt as ``tokenizer(text)`` does (with its special tokens).
+
+    Raises:
+        InvalidOptionError: not a text, or one without any token.
+    """
+    if not isinstance(text, str):
+        raise InvalidOptionError(f"A prompt must be a string, got {type(text).__name__}")
+    encoded = tokenizer(text, return_tensors="pt")["input_ids"]
+    ids = tuple(int(i) for i in torch.as_tensor(encoded).flatten().tolist())
+    if not ids:
+        raise InvalidOptionError(f"The prompt {text!r} has no tokens")
+    return Prompt(text, ids, tuple(_piece(tokenizer, i) for i in ids))
+
+
+def _piece(tokenizer: Any, token_id: int) -> str:
+    decode = getattr(tokenizer, "decode", None)
+    return str(decode([token_id])) if decode is not None else str(token_id)
+
+
+def check_prompts(view: ModelView, prompts: Iterable[Prompt]) -> None:
+    """Refuse ids that the embedding lacks, and prompts longer than the model's positions.
+
+    Raises:
+        TokenizerError: the tokenizer isn't this model's.
+        InvalidOptionError: a prompt is too long.
+    """
+    vocabulary = int(view.model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    longest = getattr(view.config, "max_position_embeddings", None)
+    for prompt in prompts:
+        if max(prompt.ids) >= vocabulary:
+            raise TokenizerError(
+                f"The tokenizer gave the id {max(prompt.ids)}, the model has {vocabulary} tokens: "
+                "they don't belong together"
+            )
+        if longest is not None and len(prompt.ids) > longest:
+            raise InvalidOptionError(
+                f"A prompt of {len(prompt.ids)} tokens is longer than the model's {longest} positions: "
+                f"{prompt.text[:60]!r}…"
+            )
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Right-padded ids and mask ``[rows, tokens]``: behind the text, padding shifts no position."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    @property
+    def width(self) -> int:
+        """Tokens of a row, with padding."""
+        return int(self.input_ids.shape[1])
+
+
+def pad(rows: Sequence[Sequence[int]], padding_id: int = 0) -> PaddedBatch:
+    """Stack rows of ids of different lengths."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), padding_id, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        mask[number, : len(row)] = 1
+    return PaddedBatch(ids, mask)
+
+
+def within_budget(lengths: Sequence[int], budget: int, rows_each: int = 1) -> Iterator[range]:
+    """Consecutive runs whose rows, padded to the longest, hold at most ``budget`` tokens (or one item)."""
+    start, width = 0, 0
+    for number, length in enumerate(lengths):
+        wider = max(width, length)
+        if number > start and wider * rows_each * (number + 1 - start) > budget:
+            yield range(start, number)
+            start, wider = number, length
+        width = wider
+    if lengths:
+        yield range(start, len(lengths))
+
+
+def body_of(view: ModelView) -> nn.Module:
+    """The innermost model around the layers that takes token ids: no language-model head, no other stack."""
+    path = view.layers_path
+    while path:
+        path = path.rpartition(".")[0]
+        module = view.model.get_submodule(path)
+        if isinstance(module, PreTrainedModel):
+            return module
+    return view.model
+
+
+def padding_id(model: PreTrainedModel) -> int:
+    """An id to pad with: masked, so only its existence counts; the model's own where it has one."""
+    value = getattr(model.config.get_text_config(), "pad_token_id", None)
+    return int(value) if isinstance(value, int) and value >= 0 else 0
+
+
+def run_body(view: ModelView, batch: PaddedBatch) -> Any:
+    """One forward pass of the model's body, without a cache; call it inside ``inference``."""
+    device = next(view.layers.parameters()).device
+    return body_of(view)(
+        input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+    )
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside the block; every module's own mode is restored."""
+    with eval_mode(model), torch.no_grad():
+        yield
