@@ -8,7 +8,7 @@ from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention import attention_plan
 from optipfair_engine.pruning.depth import depth_plan, select_layers
-from optipfair_engine.pruning.width import WidthSize, width_plan
+from optipfair_engine.pruning.width import WidthSize, check_method, width_plan
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
@@ -32,6 +32,12 @@ def make_plan(
         UnsupportedModelError: the family lacks what is to be pruned.
         NonFiniteWeightsError: NaN or infinite weights.
     """
+    if options.prunes_neurons:
+        check_method(
+            options.neuron_selection_method,
+            calibrated=calibration is not None,
+            compensated=options.compensation != "none",
+        )
     _refuse_what_is_missing(options)
     if options.prunes_neurons:
         return _plan_width(view, options, calibration, report)

@@ -1,0 +1,53 @@
+"""Attention pruning keeps groups that grouped-query attention can represent."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from optipfair_engine.architectures import locate
+from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.pruning import prune_model
+from optipfair_engine.pruning.attention import head_plan, weight_energy
+
+
+def test_kv_groups_go_as_a_whole_by_their_sum() -> None:
+    scores = torch.tensor([9.0, 0.0, 3.0, 3.0, 8.0, 2.0])
+    assert head_plan(scores, 3, "kv_group", 2) == head_plan(scores, 3, "kv_group", 2)
+    assert head_plan(scores, 3, "kv_group", 2).kv == (0, 2)
+    assert head_plan(scores, 3, "kv_group", 2).query == (0, 1, 4, 5)
+
+
+def test_query_heads_go_evenly_from_each_group() -> None:
+    plan = head_plan(torch.tensor([9.0, 0.0, 3.0, 3.0, 2.0, 8.0]), 3, "query_head", 1)
+    assert plan.kv == (0, 1, 2)
+    assert plan.query == (0, 2, 5)  # the tie in group 1 goes to the lower head
+
+
+def test_weight_energies_add_up_to_the_norm_of_all_weights(llama) -> None:
+    attention = llama.model.layers[1].self_attn
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    total = sum(module.weight.square().sum() for module in projections)
+    energy = weight_energy(llama, locate(llama).attention(1))
+    assert energy.shape == (8,)
+    torch.testing.assert_close(energy.sum(), total)
+
+
+@pytest.mark.parametrize(("unit", "heads", "groups"), [("kv_group", 4, 2), ("query_head", 4, 4)])
+def test_half_of_the_units_go(llama, unit: str, heads: int, groups: int) -> None:
+    pruned, stats = prune_model(
+        llama, "ATTENTION", pruning_percentage=50, attention_unit=unit, return_stats=True, show_progress=False
+    )
+    assert (pruned.config.num_attention_heads, pruned.config.num_key_value_heads) == (heads, groups)
+    assert stats["pruned_layers"] == 6
+    assert pruned(torch.arange(10)[None]).logits.shape == (1, 10, 128)
+
+
+def test_too_few_units_for_the_percentage_are_told(llama) -> None:
+    with pytest.warns(UserWarning, match="nothing is pruned"):
+        prune_model(llama, "ATTENTION", pruning_percentage=10, show_progress=False)
+
+
+def test_families_that_cannot_lose_heads_are_refused_by_name(gpt2) -> None:
+    with pytest.raises(UnsupportedModelError, match="gpt2"):
+        prune_model(gpt2, "ATTENTION", pruning_percentage=50, show_progress=False)

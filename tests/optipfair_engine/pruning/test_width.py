@@ -1,0 +1,213 @@
+"""Width pruning through ``prune_model``: selection, calibration, sizes, refusals."""
+
+from __future__ import annotations
+
+from collections import UserDict
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import BatchEncoding
+
+from optipfair_engine.architectures import locate
+from optipfair_engine.errors import (
+    CalibrationError,
+    InvalidOptionError,
+    NonFiniteWeightsError,
+    UnsupportedModelError,
+)
+from optipfair_engine.pruning import PruneOptions, make_plan, prune_model
+from optipfair_engine.pruning.importance import hybrid_maw, maw, top_indices
+from optipfair_engine.pruning.width import activation_norms
+
+
+def kept(model, dataloader=None, **options):
+    from optipfair_engine.calibration import as_calibration_set
+
+    calibration = None if dataloader is None else as_calibration_set(dataloader)
+    return make_plan(locate(model), PruneOptions(**options), calibration).kept_neurons
+
+
+def test_static_maw_keeps_the_highest_scores(llama) -> None:
+    plan = kept(llama, pruning_percentage=29)
+    for index, layer in enumerate(llama.model.layers):
+        scores = maw(layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight)
+        assert plan[index] == top_indices(scores, 71)
+
+
+def test_maw_and_ppm_are_one_method(llama) -> None:
+    ppm = kept(llama, pruning_percentage=29, neuron_selection_method="PPM")
+    assert kept(llama, pruning_percentage=29) == ppm
+
+
+def down_input(model, batch) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    handle = model.model.layers[2].mlp.down_proj.register_forward_pre_hook(lambda _m, a: seen.append(a[0]))
+    with torch.no_grad():
+        model(**batch)
+    handle.remove()
+    return seen[0]
+
+
+def test_activation_norms_are_over_unmasked_tokens_of_the_down_projections_input(llama, batches) -> None:
+    total = torch.zeros(100)
+    for batch in batches:
+        total += (down_input(llama, batch).square() * batch["attention_mask"][..., None]).sum(dim=(0, 1))
+    found = activation_norms(locate(llama), batches, [2])[2]
+    torch.testing.assert_close(found.float(), total.sqrt(), rtol=1e-5, atol=1e-6)
+
+
+def test_data_driven_maw_uses_the_hybrid_score(llama, batches) -> None:
+    norms = activation_norms(locate(llama), batches, range(6))
+    plan = kept(llama, batches, pruning_percentage=20)
+    for index, layer in enumerate(llama.model.layers):
+        mlp = layer.mlp
+        scores = hybrid_maw(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, norms[index])
+        assert plan[index] == top_indices(scores, 80)
+
+
+def _variants(batch_list):
+    ids = torch.cat([batch["input_ids"] for batch in batch_list])
+    mask = torch.cat([batch["attention_mask"] for batch in batch_list])
+    pad = torch.zeros(len(ids), 9, dtype=torch.int64)
+    singles = [{"input_ids": i[m.bool()][None]} for i, m in zip(ids, mask, strict=True)]
+    return {
+        "one sample at a time, without padding": singles,
+        "one batch": [{"input_ids": ids, "attention_mask": mask}],
+        "more padding, of other tokens": [
+            {"input_ids": torch.cat([ids, pad + 7], 1), "attention_mask": torch.cat([mask, pad], 1)}
+        ],
+        "tuples": DataLoader(TensorDataset(ids, mask), batch_size=5),
+        "BatchEncoding": [BatchEncoding({"input_ids": ids, "attention_mask": mask})],
+        "another mapping": [UserDict({"input_ids": ids, "attention_mask": mask, "text": ["x"] * 12})],
+        "lists": [{"input_ids": ids.tolist(), "attention_mask": mask.tolist()}],
+    }
+
+
+@pytest.mark.parametrize(
+    "name", list(_variants([{"input_ids": torch.ones(1, 1), "attention_mask": torch.ones(1, 1)}]))
+)
+def test_statistics_depend_neither_on_padding_nor_on_batching(llama, batches, name: str) -> None:
+    expected = activation_norms(locate(llama), batches, range(6))
+    found = activation_norms(locate(llama), _variants(batches)[name], range(6))
+    for layer, norms in expected.items():
+        torch.testing.assert_close(found[layer], norms, rtol=1e-5, atol=1e-7)
+
+
+def test_calibration_leaves_mode_hooks_and_gradients_alone(llama, batches) -> None:
+    llama.train()
+    llama.model.layers[1].mlp.eval()
+    prune_model(llama, dataloader=batches, show_progress=False)
+    assert llama.training and not llama.model.layers[1].mlp.training and llama.model.layers[1].training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in llama.modules())
+
+
+def test_an_empty_or_fully_masked_loader_is_an_error(llama, batches) -> None:
+    masked = [{**batches[0], "attention_mask": torch.zeros(4, 16, dtype=torch.int64)}]
+    for loader in ([], masked):
+        with pytest.raises(CalibrationError):
+            prune_model(llama, dataloader=loader, show_progress=False)
+
+
+@pytest.mark.parametrize("method", ["VOW", "PON", "L2"])
+def test_only_maw_takes_a_dataloader(llama, batches, method: str) -> None:
+    with pytest.raises(ValueError, match="Data-driven pruning with dataloader is only supported"):
+        prune_model(llama, neuron_selection_method=method, dataloader=batches, show_progress=False)
+
+
+def test_cfsp_and_obs_say_what_they_need(llama, batches) -> None:
+    with pytest.raises(InvalidOptionError, match="needs calibration"):
+        prune_model(llama, neuron_selection_method="CFSP", show_progress=False)
+    with pytest.raises(InvalidOptionError, match="least_squares"):
+        prune_model(llama, neuron_selection_method="OBS", dataloader=batches, show_progress=False)
+    pruned = prune_model(llama, neuron_selection_method="CFSP", dataloader=batches, show_progress=False)
+    assert pruned.config.intermediate_size == 90
+
+
+def test_nan_is_refused_before_anything_changes(llama) -> None:
+    llama.model.layers[4].self_attn.q_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(NonFiniteWeightsError, match=r"model\.layers\.4\.self_attn\.q_proj\.weight"):
+        prune_model(llama, inplace=True, show_progress=False)
+    assert llama.model.layers[0].mlp.up_proj.out_features == 100
+
+
+def test_expansion_rate_wins_over_the_default_percentage_only(llama) -> None:
+    assert prune_model(llama, expansion_rate=200, show_progress=False).config.intermediate_size == 64
+    assert (
+        prune_model(llama, expansion_rate=200, pruning_percentage=None, show_progress=False)
+        .config.intermediate_size == 64
+    )  # fmt: skip
+    for percentage in (10, 10.0, 20):
+        with pytest.raises(ValueError, match="mutually exclusive"):
+            prune_model(llama, expansion_rate=200, pruning_percentage=percentage, show_progress=False)
+
+
+def test_a_divisor_that_undoes_the_pruning_says_so(llama_of) -> None:
+    model = llama_of(intermediate_size=128)
+    with pytest.warns(UserWarning, match="nothing is pruned"):
+        pruned = prune_model(model, pruning_percentage=10, expansion_divisor=128, show_progress=False)
+    assert pruned.config.intermediate_size == 128
+
+
+def test_plain_mlps_are_told_from_gated_ones(gpt2, llama) -> None:
+    with pytest.raises(
+        UnsupportedModelError, match=r'not compatible with GLU pruning.*gpt2.*use pruning_type="MLP"'
+    ):
+        prune_model(gpt2, show_progress=False)
+    with pytest.raises(UnsupportedModelError, match=r'llama.*use pruning_type="MLP_GLU"'):
+        prune_model(llama, pruning_type="MLP", show_progress=False)
+
+
+@pytest.mark.parametrize("method", ["MAW", "PPM", "VOW", "PON", "L2"])
+def test_plain_mlps_are_pruned(gpt2, method: str) -> None:
+    pruned = prune_model(gpt2, "MLP", method, 25, show_progress=False)
+    assert pruned.config.n_inner == 96
+    plan = make_plan(
+        locate(gpt2), PruneOptions(pruning_type="MLP", neuron_selection_method=method, pruning_percentage=25)
+    )
+    ids = torch.arange(20)[None]
+    for index, layer in enumerate(gpt2.transformer.h):
+        gone = [i for i in range(128) if i not in plan.kept_neurons[index]]
+        layer.mlp.c_proj.weight.data[gone] = 0
+    torch.testing.assert_close(pruned(ids).logits, gpt2(ids).logits, rtol=1e-5, atol=1e-6)
+
+
+def test_stats_count_all_parameters_once(llama) -> None:
+    for parameter in llama.model.layers[0].parameters():
+        parameter.requires_grad_(False)
+    pruned, stats = prune_model(llama, pruning_percentage=29, return_stats=True, show_progress=False)
+    total = sum(p.numel() for p in llama.parameters())
+    removed = 6 * 29 * 3 * 32
+    assert stats == {
+        "original_parameters": total,
+        "pruned_parameters": total - removed,
+        "reduction": removed,
+        "percentage_reduction": 100 * removed / total,
+        "expansion_rate": 100 * 71 / 32,
+        "pruned_layers": 6,
+        "total_layers": 6,
+    }
+    assert sum(p.numel() for p in pruned.parameters()) == total - removed
+
+
+def test_tied_embeddings_stay_tied_and_count_once(llama_of) -> None:
+    model = llama_of(tie_word_embeddings=True)
+    pruned, stats = prune_model(model, return_stats=True, show_progress=False)
+    assert pruned.lm_head.weight is pruned.model.embed_tokens.weight
+    assert stats["original_parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_only_the_named_layers_change(llama) -> None:
+    pruned, stats = prune_model(
+        llama, pruning_percentage=50, layer_indices=[1, 4], return_stats=True, show_progress=False
+    )
+    assert [layer.mlp.up_proj.out_features for layer in pruned.model.layers] == [100, 50, 100, 100, 50, 100]
+    assert (stats["pruned_layers"], stats["total_layers"]) == (2, 6)
+
+
+def test_the_same_options_give_the_same_plan_bytes(llama, batches, tmp_path) -> None:
+    from optipfair_engine.calibration import as_calibration_set
+
+    for name in ("a", "b"):
+        make_plan(locate(llama), PruneOptions(), as_calibration_set(batches)).save(tmp_path / name)
+    assert (tmp_path / "a/plan.json").read_bytes() == (tmp_path / "b/plan.json").read_bytes()
