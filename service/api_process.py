@@ -19,7 +19,9 @@ def run_api(settings: Settings, descriptor: int | None = None) -> None:
     import uvicorn
 
     from api.main import create_app
+    from jobs.logs import configure_logging
 
+    configure_logging(settings, "api")
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -27,6 +29,7 @@ def run_api(settings: Settings, descriptor: int | None = None) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
+        log_config=None,
         log_level="warning",
     )
     server = uvicorn.Server(config)

@@ -11,10 +11,10 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from celery import signals
-from jobs.artifacts import make_store
-from jobs.logs import configure_logging
 
+from jobs.artifacts import make_store
 from jobs.database import connect
+from jobs.logs import configure_logging
 from jobs.repository import Repository
 from jobs.settings import Settings
 from worker import app, orphans
@@ -32,7 +32,7 @@ PROBE_SECONDS = 180.0
 def main() -> int:
     """Run a worker until SIGTERM; the exit code is Celery's."""
     settings = Settings()
-    configure_logging(settings)
+    configure_logging(settings, "worker")
     # Before anything starts a process: the fork server and the engines inherit these.
     os.environ.update(thread_environment(os.cpu_count(), 1, settings.threads))
     services = make_services(settings)
