@@ -60,6 +60,16 @@ class QueueFullError(JobsError):
         self.retry_after = retry_after
 
 
+class NoWorkerError(JobsError):
+    """No worker is alive, so that nothing can be said about a job; come back after `retry_after` seconds."""
+
+    code = "no_live_worker"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class IdempotencyMismatchError(JobsError):
     """The same Idempotency-Key came with another body."""
 

@@ -219,6 +219,7 @@ class Worker:
     draining: bool
     started_at: int
     seen_at: int
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -269,6 +269,7 @@ workers = Table(
     Column("models", Text, nullable=False),
     Column("files", Text, nullable=False),  # names of its calibration files and suites
     Column("allow_hub", Boolean, nullable=False),
+    Column("memory_bytes", BigInteger),  # NULL: it did not say
     Column("code_version", String(64), nullable=False),
     Column("draining", Boolean, nullable=False),
     Column("started_at", BigInteger, nullable=False),

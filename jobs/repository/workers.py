@@ -29,8 +29,13 @@ class WorkerVerbs(Verbs):
         allow_hub: bool,
         code_version: str,
         draining: bool = False,
+        memory_bytes: int | None = None,
     ) -> None:
-        """The worker lives, and this is what it has. `files`: names by folder ("calibration", "suites")."""
+        """The worker lives, and this is what it has.
+
+        `devices`: "cpu", "cuda", "cuda:0" …; `files`: names by folder ("calibration", "suites");
+        `memory_bytes`: how much one of its jobs may use.
+        """
         values = {
             "queues": to_json(list(queues)),
             "devices": to_json(list(devices)),
@@ -39,6 +44,7 @@ class WorkerVerbs(Verbs):
             "allow_hub": allow_hub,
             "code_version": code_version,
             "draining": draining,
+            "memory_bytes": memory_bytes,
             "seen_at": now_ms(),
         }
         upsert = self._insert(t.workers).values(id=worker_id, started_at=now_ms(), **values)

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("models", sa.Text(), nullable=False),
         sa.Column("files", sa.Text(), nullable=False),
         sa.Column("allow_hub", sa.Boolean(), nullable=False),
+        sa.Column("memory_bytes", sa.BigInteger(), nullable=True),
         sa.Column("code_version", sa.String(length=64), nullable=False),
         sa.Column("draining", sa.Boolean(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=False),

@@ -1,0 +1,80 @@
+"""What a job will cost, from the headers' facts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.rows import Artifact, Job, JsonObject, Worker
+from jobs.specs import PipelineSpec, Spec
+from optipfair_engine.headers import Estimate, ModelFacts, estimate_prune
+
+REPORT_BYTES = 4_000_000
+"""Figures and tables of a job that writes no checkpoint."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A rough prediction: bytes of memory at the peak, bytes of artifacts, seconds on two ordinary cores."""
+
+    peak_memory_bytes: int
+    output_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """An earlier job whose checkpoint is used."""
+
+    job: Job
+    metrics: JsonObject
+    artifacts: list[Artifact]
+
+
+def cost_of(kind: str, spec: Spec, facts: Sequence[JsonObject | None]) -> Cost | None:
+    """The cost of a job, or of all steps of a pipeline; None if a model's sizes are not known."""
+    parts: list[tuple[str, Any]] = [(kind, spec)]
+    if isinstance(spec, PipelineSpec):
+        parts = [(step.kind, step.spec) for step in spec.steps]
+    costs = [_cost(k, part, known) for (k, part), known in zip(parts, facts, strict=True)]
+    known_costs = [cost for cost in costs if cost is not None]
+    if len(known_costs) != len(costs):
+        return None
+    return Cost(
+        peak_memory_bytes=max(cost.peak_memory_bytes for cost in known_costs),
+        output_bytes=sum(cost.output_bytes for cost in known_costs),
+        seconds=round(sum(cost.seconds for cost in known_costs), 1),
+    )
+
+
+def _cost(kind: str, spec: Any, known: JsonObject | None) -> Cost | None:
+    if not known:
+        return None
+    facts = model_facts(known)
+    if kind == "analyze":
+        return Cost(peak_memory_bytes=200_000_000, output_bytes=100_000, seconds=2.0)
+    whole: Estimate = estimate_prune(facts, spec.model_dump(mode="json"))
+    if kind == "prune":
+        return Cost(whole.peak_memory_bytes, whole.output_bytes, whole.seconds)
+    models = 2 if getattr(spec, "baseline", None) is not None else 1
+    memory = whole.peak_memory_bytes - whole.output_bytes + (models - 1) * facts.bytes
+    return Cost(memory, REPORT_BYTES, round(whole.seconds * models, 1))
+
+
+def model_facts(known: JsonObject) -> ModelFacts:
+    """The header reader's facts from their JSON."""
+    return ModelFacts(**{**known, "architectures": tuple(known["architectures"])})
+
+
+def facts_of_job(source: JobFacts, workers: Sequence[Worker]) -> JsonObject | None:
+    """The facts of a checkpoint that a job wrote: those of its own model, with the sizes that came out."""
+    reference = source.job.spec.get("model", {})
+    original = next(
+        (m for w in workers for m in w.models if m.name == reference.get("name") and m.problem is None), None
+    )
+    if reference.get("source") != "local" or original is None:
+        return None
+    size = sum(item.size for item in source.artifacts if item.name.endswith(".safetensors"))
+    parameters = int(source.metrics.get("pruned_parameters") or original.facts["parameters"])
+    return {**original.facts, "bytes": size, "parameters": parameters, "format": "safetensors"}

@@ -1,0 +1,51 @@
+"""When two jobs are the same work: same model bytes, same spec, same code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobs.estimating import JobFacts
+from jobs.rows import Worker
+from jobs.specs import AnyRequest, HubModelRef, JobModelRef, LocalModelRef, model_references, spec_to_json
+
+
+def reuse_key(request: AnyRequest, workers: Sequence[Worker], sources: Mapping[str, JobFacts]) -> str | None:
+    """A SHA-256 that is equal for equal work, or None if that can't be said.
+
+    It can't where the workers differ in the model's revision or in their code, and where the spec names
+    a local text file, whose content may have changed under its name.
+    """
+    versions = {worker.code_version for worker in workers}
+    spec = spec_to_json(request.spec)
+    models = [_revision(ref, workers, sources) for _, ref in model_references(request.spec)]
+    if len(versions) != 1 or None in models or _names_a_file(spec):
+        return None
+    plans = sorted(f"{key}:{facts.job.attempt}" for key, facts in sources.items())
+    work = {"kind": request.kind, "spec": spec, "models": models, "jobs": plans, "code": versions.pop()}
+    return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+
+
+def _revision(ref: Any, workers: Sequence[Worker], sources: Mapping[str, JobFacts]) -> str | None:
+    if isinstance(ref, HubModelRef):
+        return f"{ref.id}@{ref.revision}"
+    if isinstance(ref, JobModelRef):
+        return f"{ref.job_id}/{sources[ref.job_id].job.attempt}"
+    if isinstance(ref, LocalModelRef):
+        found = {model.revision for worker in workers for model in worker.models if model.name == ref.name}
+        return found.pop() if len(found) == 1 else None
+    return f"step {ref.name}"
+
+
+def _names_a_file(spec: Any) -> bool:
+    """Whether any part of a spec names a calibration file or a suite."""
+    if isinstance(spec, list):
+        return any(_names_a_file(item) for item in spec)
+    if not isinstance(spec, dict):
+        return False
+    if spec.get("suite") is not None:
+        return True
+    local_text = spec.get("source") == "local" and "texts" in spec
+    return local_text or any(_names_a_file(value) for value in spec.values())
