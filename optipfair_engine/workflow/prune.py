@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
-from optipfair_engine.checkpoints import SourceInfo, save_pruned
+from optipfair_engine.checkpoints import ReloadRunner, SourceInfo, save_pruned
 from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
@@ -33,6 +33,7 @@ def prune_checkpoint(
     calibration_texts: Sequence[str] | CalibrationSet | None = None,
     evaluation_texts: Sequence[str] | None = None,
     plan: PruningPlan | Path | None = None,
+    reload_runner: ReloadRunner | None = None,
 ) -> dict[str, Any]:
     """Prune a checkpoint and save the result.
 
@@ -73,7 +74,13 @@ def prune_checkpoint(
     report("save", 0, 1, "writing the checkpoint")
     info = SourceInfo.of(source)
     manifest = save_pruned(
-        pruned, output, tokenizer=tokenizer, plan=chosen, source=info, verify=options.verify
+        pruned,
+        output,
+        tokenizer=tokenizer,
+        plan=chosen,
+        source=info,
+        verify=options.verify,
+        runner=reload_runner,
     )
     report("save", 1, 1, "the checkpoint is written and checked")
     metrics |= {
