@@ -69,10 +69,15 @@ def in_body(loc: tuple[int | str, ...], body: Any) -> list[str | int]:
     place: list[str | int] = []
     here = body
     for position, part in enumerate(loc):
-        last = position == len(loc) - 1
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+        if _has(here, part):
             here = here[part]
             place.append(part)
-        elif last and isinstance(here, dict) and isinstance(part, str) and part.isidentifier():
+        elif position == len(loc) - 1 and isinstance(here, dict) and str(part).isidentifier():
             place.append(part)  # a field that is missing
     return place
+
+
+def _has(container: Any, part: int | str) -> bool:
+    if isinstance(container, dict):
+        return part in container
+    return isinstance(container, list) and isinstance(part, int) and part < len(container)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
-from jobs.links import LinkSigner
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
@@ -16,6 +15,7 @@ from api.auth import Authenticator
 from api.notifier import Notifier
 from api.observability import HttpMetrics
 from jobs.artifacts import ArtifactStore
+from jobs.links import LinkSigner
 from jobs.queue import Publisher
 from jobs.repository import Repository
 from jobs.secret import Secrets

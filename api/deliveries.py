@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 from standardwebhooks import Webhook as Signer
 
-from api.egress import EgressRefused, make_client, post
+from api.egress import EgressRefusedError, make_client, post
 from jobs.rows import Delivery
 from jobs.settings import Settings
 
@@ -43,7 +43,7 @@ class WebhookSender:
                 signed_headers(delivery),
                 allow_loopback=self._allow_loopback,
             )
-        except EgressRefused as error:
+        except EgressRefusedError as error:
             return Result(None, str(error))
         except TimeoutError:
             return Result(None, "no answer within 15 seconds")

@@ -20,7 +20,7 @@ from jobs.webhooks import check_webhook_url, is_public
 TIMEOUT_SECONDS = 15.0
 
 
-class EgressRefused(Exception):
+class EgressRefusedError(Exception):
     """An address that webhooks may not go to; the text says why, without naming the address."""
 
 
@@ -28,19 +28,19 @@ async def resolve(host: str, port: int, *, allow_loopback: bool = False) -> str:
     """Resolve once and return one address; refused when any of the answers is not routable.
 
     Raises:
-        EgressRefused: the name does not resolve, or resolves into a network that is not public.
+        EgressRefusedError: the name does not resolve, or resolves into a network that is not public.
     """
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise EgressRefused("the host name does not resolve") from None
+        raise EgressRefusedError("the host name does not resolve") from None
     addresses = [ipaddress.ip_address(str(info[4][0]).partition("%")[0]) for info in found]
     for address in addresses:
         if not is_public(address) and not (allow_loopback and address.is_loopback):
-            raise EgressRefused("the host resolves to an address that is not globally routable")
+            raise EgressRefusedError("the host resolves to an address that is not globally routable")
     if not addresses:
-        raise EgressRefused("the host name does not resolve")
+        raise EgressRefusedError("the host name does not resolve")
     return str(addresses[0])
 
 
@@ -50,13 +50,13 @@ async def post(
     """POST to a webhook and return the status; the answer's body is not read.
 
     Raises:
-        EgressRefused: the URL may not be called.
+        EgressRefusedError: the URL may not be called.
         httpx.HTTPError, TimeoutError: it could not be.
     """
     try:
         check_webhook_url(url, allow_loopback=allow_loopback)
     except InvalidError as error:
-        raise EgressRefused(error.message) from None
+        raise EgressRefusedError(error.message) from None
     target = httpx.URL(url)
     port = target.port or (443 if target.scheme == "https" else 80)
     async with asyncio.timeout(TIMEOUT_SECONDS):

@@ -19,6 +19,7 @@ _STATUS: list[tuple[type[errors.JobsError], int]] = [
     (errors.NotFoundError, 404),
     (errors.ConflictError, 409),
     (errors.InvalidError, 422),
+    (errors.NoWorkerError, 422),
     (errors.QuotaExceededError, 429),
     (errors.QueueFullError, 503),
     (errors.IdempotencyMismatchError, 422),
@@ -34,9 +35,17 @@ def problem_for(error: errors.JobsError) -> Problem:
     """A refusal of the job side as a problem."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     fields = []
-    if isinstance(error, errors.InvalidError) and error.location:
-        fields = [problem.field_error(list(error.location), error.message, error.code)]
+    if isinstance(error, errors.InvalidError) and (place := _place(error)):
+        fields = [problem.field_error(place, error.message, error.code)]
     return Problem(status, error.code, error.message, errors=fields, headers=_headers(error))
+
+
+def _place(error: errors.InvalidError) -> list[str | int]:
+    """Where the fault is in the request; what the job side knows of is the body."""
+    if error.code == "cursor_invalid":
+        return ["query", "cursor"]
+    place = list(error.location)
+    return place if not place or place[0] in ("body", "query", "header", "path") else ["body", *place]
 
 
 def _headers(error: errors.JobsError) -> dict[str, str]:
@@ -46,7 +55,7 @@ def _headers(error: errors.JobsError) -> dict[str, str]:
             "RateLimit-Policy": f'"jobs";q={error.limit}',
             "RateLimit": f'"jobs";r=0;t={error.retry_after}',
         }
-    if isinstance(error, errors.QueueFullError):
+    if isinstance(error, errors.QueueFullError | errors.NoWorkerError):
         return {"Retry-After": str(error.retry_after)}
     if isinstance(error, errors.StorageFullError):
         return {"Retry-After": "60"}

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import structlog
 
 from api.deliveries import WebhookSender
+from jobs.artifacts import remove_orphans
 from jobs.rows import Delivery
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Round = Callable[[], Awaitable[bool]]
 DISPATCH_SECONDS = 0.5
 WEBHOOK_SECONDS = 1.0
 PURGE_SECONDS = 60.0
+ORPHAN_SECONDS = 600.0
 _FAILED_PAUSE_SECONDS = 2.0
 _log = structlog.get_logger("api.loops")
 
@@ -80,11 +82,18 @@ class Loops:
             await self._call(repository.mark_undelivered, delivery.id, result.status, result.error)
 
     async def purge(self) -> bool:
-        """Remove artifacts whose time is over, forgotten idempotency keys, and files that nothing refers to."""
+        """Remove what nobody needs any more: old artifacts, remembered answers, silent workers."""
         return await self._call(_purge_some, self._services)
 
+    async def clean(self) -> bool:
+        """Remove stored files that nothing refers to."""
+        removed = await self._call(_remove_orphans, self._services)
+        if removed:
+            _log.info("orphans_removed", folders=removed)
+        return False
+
     async def run(self, name: str, step: Round, pause: float, wake: asyncio.Event | None = None) -> None:
-        """Run rounds for ever, `pause` seconds apart (a little random, so that processes do not march in step)."""
+        """Run rounds for ever, about `pause` seconds apart (processes shall not march in step)."""
         while True:
             seconds = pause * random.uniform(0.9, 1.1)  # noqa: S311 - not for secrets
             try:
@@ -128,10 +137,18 @@ def _publish_some(services: Services) -> bool:
 
 
 def _purge_some(services: Services) -> bool:
-    storages: Sequence[Any] = services.repository.take_expired_artifacts()
-    for storage in storages:
+    repository = services.repository
+    folders = repository.take_expired_artifacts()
+    for storage in folders:
         services.store.delete(storage)
-    return bool(storages)
+    repository.purge_idempotency()
+    repository.purge_workers()
+    return bool(folders)
+
+
+def _remove_orphans(services: Services) -> int:
+    grace = services.settings.orphan_grace_seconds
+    return remove_orphans(services.repository, services.store, grace_seconds=grace)
 
 
 @asynccontextmanager
@@ -144,6 +161,7 @@ async def background(services: Services) -> AsyncIterator[None]:
         asyncio.create_task(loops.run("sweep", loops.sweep, settings.sweep_seconds)),
         asyncio.create_task(loops.run("webhooks", loops.deliver, WEBHOOK_SECONDS)),
         asyncio.create_task(loops.run("purge", loops.purge, PURGE_SECONDS)),
+        asyncio.create_task(loops.run("orphans", loops.clean, ORPHAN_SECONDS)),
     ]
     try:
         yield

@@ -25,7 +25,8 @@ from api.ratelimit import RateLimiter
 from api.routes import artifacts, dashboard, download, health, jobs, keys, models, results, webhooks
 from jobs.artifacts import make_store
 from jobs.database import connect
-from jobs.queue import make_publisher
+from jobs.links import LinkSigner
+from jobs.queue import Publisher
 from jobs.repository import Repository
 from jobs.secret import ensure_secret, load_secrets
 from jobs.settings import Settings
@@ -86,8 +87,8 @@ def make_services(settings: Settings, limits: Limits) -> Services:
         engine=engine,
         repository=repository,
         store=make_store(settings),
-        signer=None,
-        publisher=make_publisher(settings),
+        signer=LinkSigner(secrets),
+        publisher=Publisher(settings),
         secrets=secrets,
         authenticator=authenticator,
         notifier=Notifier(repository.versions),
@@ -147,6 +148,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         services.loop = None
         await services.notifier.close()
+        services.publisher.close()
         services.engine.dispose()
 
 

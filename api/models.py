@@ -61,11 +61,11 @@ class JobPage(BaseModel):
 
 
 class Estimate(BaseModel):
-    """What a job would need, from the model's headers alone."""
+    """What a job would need, from the model's headers alone; null for a model that is not here yet (hub)."""
 
-    peak_memory_bytes: int
-    output_bytes: int
-    seconds: float
+    peak_memory_bytes: int | None
+    output_bytes: int | None
+    seconds: float | None
     queue: str
 
 

@@ -53,7 +53,7 @@ class ProblemDocument(BaseModel):
     request_id: str | None = None
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - named after RFC 9457, not an error of this program
     """An error to be answered as a problem document.
 
     Args:
@@ -151,7 +151,7 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     """Exception handler for requests that do not fit their schema: 422 naming each field."""
     if not isinstance(error, RequestValidationError):
         raise error
-    # `input` and `ctx` are left out: they repeat what was sent, which may be a secret or a text to calibrate on
+    # `input` and `ctx` are left out: they repeat what was sent, which may be a secret
     errors = [field_error(list(item["loc"]), item["msg"], item["type"]) for item in error.errors()[:50]]
     return problem_response(invalid(errors), request_id_of(request))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 MAX_RANGES = 16
 _SPEC = re.compile(r"(\d{0,18})-(\d{0,18})")
 
 
-class RangeNotSatisfiable(Exception):
+class RangeNotSatisfiableError(Exception):
     """No byte of what was asked for exists, or too much of it was asked for: 416."""
 
 
@@ -37,7 +38,7 @@ def parse_ranges(header: str | None, size: int) -> list[ByteRange] | None:
     refused, since each costs a read and a part header (RFC 9110, section 17.15).
 
     Raises:
-        RangeNotSatisfiable: nothing asked for exists, more than 16 ranges, or ranges that overlap.
+        RangeNotSatisfiableError: nothing asked for exists, more than 16 ranges, or ranges that overlap.
     """
     if header is None:
         return None
@@ -46,7 +47,7 @@ def parse_ranges(header: str | None, size: int) -> list[ByteRange] | None:
         return None
     parts = [part.strip() for part in rest.split(",") if part.strip()]
     if len(parts) > MAX_RANGES:
-        raise RangeNotSatisfiable
+        raise RangeNotSatisfiableError
     matches = [_SPEC.fullmatch(part) for part in parts]
     if not parts or any(match is None or match.group(0) == "-" for match in matches):
         return None
@@ -55,7 +56,7 @@ def parse_ranges(header: str | None, size: int) -> list[ByteRange] | None:
         return None
     found = [r for r in (_resolve(first, last, size) for first, last in asked) if r is not None]
     if not found or _overlap(found):
-        raise RangeNotSatisfiable
+        raise RangeNotSatisfiableError
     return found
 
 
@@ -71,4 +72,4 @@ def _resolve(first: str, last: str, size: int) -> ByteRange | None:
 
 def _overlap(ranges: list[ByteRange]) -> bool:
     ordered = sorted(ranges, key=lambda r: r.first)
-    return any(b.first <= a.last for a, b in zip(ordered, ordered[1:], strict=False))
+    return any(b.first <= a.last for a, b in pairwise(ordered))

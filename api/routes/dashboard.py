@@ -6,6 +6,7 @@ takes no cookie, so no other site can make a browser use it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -143,10 +144,8 @@ async def act(job_id: str, action: str, principal: LoggedIn, services: WithServi
     if not principal.may("jobs:write"):
         raise Problem(403, "scope_missing", "This API key lacks the scope jobs:write.")
     await run_in_threadpool(services.repository.get_job, job_id, principal.sees)
-    try:
+    with suppress(ConflictError):
         await run_in_threadpool(verbs[action], job_id)
-    except ConflictError:
-        pass
     services.wake_dispatcher()
     return RedirectResponse(f"/jobs/{job_id}", 303, _HEADERS)
 

@@ -77,7 +77,7 @@ def list_jobs(
 async def get_job(
     job_id: str, request: Request, response: Response, principal: Reader, services: WithServices
 ) -> Any:
-    """A job. `If-None-Match` gives 304 while nothing changed; `Prefer: wait=N` holds the answer for a change."""
+    """A job. `If-None-Match` gives 304 while nothing changed; `Prefer: wait=N` waits for a change."""
     job = await services.quickly(services.repository.get_job, job_id, principal.sees)
     known = request.headers.get("if-none-match")
     seconds = prefer_wait(request.headers.get("prefer"))

@@ -32,7 +32,7 @@ async def get_events(
     services: WithServices,
     after: Annotated[int, Query(ge=0, le=_MAX_SEQ)] = 0,
 ) -> Any:
-    """The events after a number; with `Accept: text/event-stream` they come as they happen, to the last one."""
+    """The events after a number; with `Accept: text/event-stream` as they happen, to the last one."""
     job = await services.quickly(services.repository.get_job, job_id, principal.sees)
     if "text/event-stream" in request.headers.get("accept", ""):
         start = _last_event_id(request.headers.get("last-event-id"), after)

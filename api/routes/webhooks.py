@@ -14,6 +14,7 @@ from api.context import WithServices
 from api.openapi import body_schema
 from api.problem import field_error, invalid
 from api.views import delivery_view, webhook_view
+from jobs.errors import InvalidError
 from jobs.webhooks import EVENT_TYPES, check_webhook_url
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -31,7 +32,10 @@ def create_webhook(
     wanted: WebhookBody, response: Response, principal: Writer, services: WithServices
 ) -> models.WebhookCreated:
     """Tell a URL of what happens to the tenant's jobs; the secret of the signatures is shown this once."""
-    check_webhook_url(wanted.url, allow_loopback=services.settings.allow_loopback_webhooks)
+    try:
+        check_webhook_url(wanted.url, allow_loopback=services.settings.allow_loopback_webhooks)
+    except InvalidError as error:
+        raise InvalidError(error.message, code=error.code, location=("body", "url")) from None
     unknown = sorted(set(wanted.events) - set(EVENT_TYPES))
     if unknown:
         raise invalid([field_error(["body", "events"], f"Known are {', '.join(EVENT_TYPES)}.", "enum")])

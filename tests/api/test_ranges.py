@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.ranges import MAX_RANGES, ByteRange, RangeNotSatisfiable, parse_ranges
+from api.ranges import MAX_RANGES, ByteRange, RangeNotSatisfiableError, parse_ranges
 
 
 @pytest.mark.parametrize(
@@ -34,18 +34,18 @@ def test_what_is_not_a_range_is_ignored(header: str | None) -> None:
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=10-12,99-100", "bytes=-0", "bytes=0-5,3-8"])
 def test_nothing_there_or_overlapping_is_refused(header: str) -> None:
-    with pytest.raises(RangeNotSatisfiable):
+    with pytest.raises(RangeNotSatisfiableError):
         parse_ranges(header, 10)
 
 
 def test_too_many_ranges_are_refused() -> None:
     many = ",".join(f"{2 * i}-{2 * i}" for i in range(MAX_RANGES + 1))
-    with pytest.raises(RangeNotSatisfiable):
+    with pytest.raises(RangeNotSatisfiableError):
         parse_ranges(f"bytes={many}", 1000)
 
 
 def test_no_range_of_an_empty_file_exists() -> None:
-    with pytest.raises(RangeNotSatisfiable):
+    with pytest.raises(RangeNotSatisfiableError):
         parse_ranges("bytes=0-", 0)
 
 
@@ -53,6 +53,6 @@ def test_no_range_of_an_empty_file_exists() -> None:
 def test_any_header_gives_ranges_within_the_file(header: str, size: int) -> None:
     try:
         found = parse_ranges("bytes=" + header, size)
-    except RangeNotSatisfiable:
+    except RangeNotSatisfiableError:
         return
     assert all(0 <= r.first <= r.last < size for r in found or [])

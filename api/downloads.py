@@ -1,0 +1,189 @@
+"""Bytes of artifacts over HTTP: ranges, conditions, digests; the same from a disk and from S3.
+
+The bytes always go through this process: a redirect to the store would show its address, and break clients
+that send the signed URL's permission nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+
+from api.conditional import none_match
+from api.context import Services
+from api.problem import Problem, not_found, problem_response, request_id_of
+from api.ranges import ByteRange, RangeNotSatisfiableError, parse_ranges
+from jobs.artifacts import ArchivePlan, ArtifactStore
+from jobs.rows import Artifact, Job
+
+ARCHIVE = "*"
+# an artifact that a browser opens must not run scripts with this site's rights (a bias report is HTML)
+_SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+@dataclass(frozen=True)
+class Content:
+    """Something to download: what it is, and how to read any part of it."""
+
+    filename: str
+    media_type: str
+    size: int
+    sha256: str
+    open: Callable[[int, int], Iterator[bytes]]
+    """(start, length) → the bytes; raises ArtifactMissingError before the first one if they are gone."""
+
+    @property
+    def etag(self) -> str:
+        """A strong validator: the bytes' own hash."""
+        return f'"sha256-{self.sha256}"'
+
+    def headers(self) -> dict[str, str]:
+        """What every answer about it says."""
+        digest = base64.b64encode(bytes.fromhex(self.sha256)).decode()
+        return {
+            "ETag": self.etag,
+            "Accept-Ranges": "bytes",
+            "Repr-Digest": f"sha-256=:{digest}:",
+            "Content-Disposition": f'attachment; filename="{self.filename}"',
+            "Content-Security-Policy": _SANDBOX,
+            "Cache-Control": "private, no-transform",
+            "Referrer-Policy": "no-referrer",
+        }
+
+
+def file_content(store: ArtifactStore, artifact: Artifact) -> Content:
+    """One artifact."""
+    read = partial(store.open_range, artifact.storage, artifact.name)
+    return Content(artifact.name, artifact.media_type, artifact.size, artifact.sha256, read)
+
+
+def archive_content(store: ArtifactStore, job_id: str, whole: Artifact, files: list[Artifact]) -> Content:
+    """One tar of all artifacts, put together while it is sent; its hash was computed at publication."""
+    plan = ArchivePlan.of(files)
+    read = partial(store.open_range, whole.storage)
+    return Content(
+        f"{job_id}.tar",
+        "application/x-tar",
+        whole.size,
+        whole.sha256,
+        lambda start, length: plan.read(start, length, read),
+    )
+
+
+def find_content(services: Services, job_id: str, name: str) -> Content:
+    """An artifact by name, or the archive for `*`.
+
+    Raises:
+        Problem: 404 when the job has none of that name.
+    """
+    found = services.repository.get_artifact(job_id, name)
+    if found is None:
+        raise not_found("artifact")
+    if name != ARCHIVE:
+        return file_content(services.store, found)
+    return archive_content(services.store, job_id, found, services.repository.list_artifacts(job_id))
+
+
+async def artifact_response(services: Services, request: Request, job: Job, name: str) -> Response:
+    """Answer a request for an artifact of a job that the caller may see."""
+    return await respond(request, await run_in_threadpool(find_content, services, job.id, name))
+
+
+async def archive_response(services: Services, request: Request, job: Job) -> Response:
+    """Answer a request for all artifacts of a job in one tar."""
+    return await artifact_response(services, request, job, ARCHIVE)
+
+
+async def respond(request: Request, content: Content) -> Response:
+    """200, 206, 304, 412 or 416 for one GET or HEAD (RFC 9110, sections 13 and 14)."""
+    wanted = request.headers
+    if "if-match" in wanted and not _strong_match(wanted["if-match"], content.etag):
+        return _refused(request, content, 412, "precondition_failed", "The file is another one by now.")
+    if none_match(wanted.get("if-none-match"), content.etag):
+        return Response(status_code=304, headers=content.headers())
+    if request.method == "HEAD":  # ranges are for GET alone
+        headers = {**content.headers(), "Content-Length": str(content.size)}
+        return Response(None, 200, headers, content.media_type)
+    try:
+        ranges = parse_ranges(_range_header(request, content), content.size)
+    except RangeNotSatisfiableError:
+        detail = "No such bytes, or too many or overlapping ranges."
+        return _refused(request, content, 416, "range_not_satisfiable", detail)
+    if ranges is None:
+        return await _stream(content, [ByteRange(0, content.size - 1)], 200, content.headers())
+    if len(ranges) == 1:
+        headers = {**content.headers(), "Content-Range": ranges[0].content_range(content.size)}
+        return await _stream(content, ranges, 206, headers)
+    return await _multipart(content, ranges)
+
+
+def _range_header(request: Request, content: Content) -> str | None:
+    """The Range header, unless If-Range says that it was meant for other bytes."""
+    condition = request.headers.get("if-range")
+    if condition is not None and condition != content.etag:
+        return None
+    return request.headers.get("range")
+
+
+def _strong_match(header: str, etag: str) -> bool:
+    return header.strip() == "*" or etag in (part.strip() for part in header.split(","))
+
+
+def _refused(request: Request, content: Content, status: int, code: str, detail: str) -> Response:
+    headers = {"Content-Range": f"bytes */{content.size}"} if status == 416 else {}
+    problem = Problem(status, code, detail, headers={**headers, "ETag": content.etag})
+    return problem_response(problem, request_id_of(request))
+
+
+async def _stream(
+    content: Content, ranges: list[ByteRange], status: int, headers: dict[str, str]
+) -> Response:
+    asked = ranges[0]
+    first = await run_in_threadpool(content.open, asked.first, asked.length)
+    headers = {**headers, "Content-Length": str(asked.length)}
+    return StreamingResponse(_chunks(first), status, headers, content.media_type)
+
+
+async def _multipart(content: Content, ranges: list[ByteRange]) -> Response:
+    boundary = secrets.token_hex(13)
+    heads = [_part_head(content, boundary, part) for part in ranges]
+    tail = f"\r\n--{boundary}--\r\n".encode()
+    length = sum(len(head) + part.length for head, part in zip(heads, ranges, strict=True)) + len(tail)
+    headers = {**content.headers(), "Content-Length": str(length)}
+    media_type = f"multipart/byteranges; boundary={boundary}"
+    await run_in_threadpool(content.open, ranges[0].first, 0)  # gone bytes are a 404, not a broken stream
+
+    async def parts() -> AsyncIterator[bytes]:
+        for head, part in zip(heads, ranges, strict=True):
+            yield head
+            opened = await run_in_threadpool(content.open, part.first, part.length)
+            async for chunk in _chunks(opened):
+                yield chunk
+        yield tail
+
+    return StreamingResponse(parts(), 206, headers, media_type)
+
+
+def _part_head(content: Content, boundary: str, part: ByteRange) -> bytes:
+    lines = [
+        "",
+        f"--{boundary}",
+        f"Content-Type: {content.media_type}",
+        f"Content-Range: {part.content_range(content.size)}",
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode()
+
+
+async def _chunks(opened: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Read on the pool, a chunk at a time: a slow receiver holds no thread while it is slow."""
+    async for chunk in iterate_in_threadpool(opened):
+        yield chunk
