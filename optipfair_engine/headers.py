@@ -39,53 +39,14 @@ __all__ = [
 MAX_HEADER_BYTES = 100_000_000
 MAX_CONFIG_BYTES = 10_000_000
 
+_NATIVE = """
+    bert bloom cohere cohere2 deepseek_v3 ernie4_5 exaone4 falcon gemma gemma2 gemma3 gemma3_text gemma3n
+    gemma3n_text glm glm4 gpt2 gpt_neox granite helium hunyuan_v1_dense llama ministral mistral mixtral
+    olmo olmo2 olmo3 opt phi phi3 qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_text qwen3_moe qwen3_next seed_oss
+    smollm3 starcoder2 t5
+"""
 #: families whose code is part of transformers and of this engine: their `auto_map` is never needed
-NATIVE_MODEL_TYPES = frozenset(
-    [
-        "bert",
-        "bloom",
-        "cohere",
-        "cohere2",
-        "deepseek_v3",
-        "ernie4_5",
-        "exaone4",
-        "falcon",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemma3_text",
-        "gemma3n",
-        "gemma3n_text",
-        "glm",
-        "glm4",
-        "gpt2",
-        "gpt_neox",
-        "granite",
-        "helium",
-        "hunyuan_v1_dense",
-        "llama",
-        "ministral",
-        "mistral",
-        "mixtral",
-        "olmo",
-        "olmo2",
-        "olmo3",
-        "opt",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen2_moe",
-        "qwen3",
-        "qwen3_5",
-        "qwen3_5_text",
-        "qwen3_moe",
-        "qwen3_next",
-        "seed_oss",
-        "smollm3",
-        "starcoder2",
-        "t5",
-    ]
-)
+NATIVE_MODEL_TYPES = frozenset(_NATIVE.split())
 
 _DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,

@@ -84,7 +84,7 @@ class AttentionView:
 
     def rows(self, heads: Tensor) -> Tensor:
         """The features of these heads: head h covers h·head_dim … (h+1)·head_dim − 1."""
-        return (heads[:, None] * self.head_dim + torch.arange(self.head_dim)).flatten()
+        return (heads[:, None] * self.head_dim + torch.arange(self.head_dim, device="cpu")).flatten()
 
     def check_heads(self, query: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
         """The indices, sorted; raises if the family or the grouping can't represent them.

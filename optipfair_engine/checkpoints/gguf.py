@@ -1,0 +1,107 @@
+"""GGUF files in: dequantised into an ordinary model, with the tokenizer that the file carries."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from optipfair_engine.errors import CheckpointError, TokenizerError
+
+_NOT_OURS = ("quantization_config", "_name_or_path", "_model_name_or_path")
+
+
+def find_gguf(path: Path) -> Path | None:
+    """The one ``.gguf`` of a folder without safetensors, or the file itself; None if there is none."""
+    if path.is_file():
+        return path if path.suffix == ".gguf" else None
+    found = sorted(path.glob("*.gguf"))
+    return found[0] if len(found) == 1 else None
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Let transformers parse a GGUF header once, not four times, and build its name map once, not per module.
+
+    Without it SmolLM2-135M takes four times as long to load; what is computed is the same. Its progress bar,
+    which no option turns off, is silenced too.
+    """
+    import gguf
+    import transformers.modeling_gguf_pytorch_utils as loader_module
+
+    loader: Any = loader_module
+
+    patches: list[tuple[Any, str, Any]] = [
+        (gguf, "GGUFReader", functools.lru_cache(maxsize=1)(gguf.GGUFReader)),
+        (gguf, "get_tensor_name_map", functools.lru_cache(maxsize=1)(gguf.get_tensor_name_map)),
+        (loader, "tqdm", functools.partial(loader.tqdm, disable=True)),
+    ]
+    with ExitStack() as stack:
+        for owner, name, value in patches:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        yield
+
+
+def load_gguf_model(file: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A dense model from a GGUF file, its config free of what speaks of quantisation.
+
+    Raises:
+        CheckpointError: transformers can't read it (an unknown architecture, for instance).
+    """
+    with parsed_once():
+        return _read_model(file, dtype)
+
+
+def _read_model(file: Path, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(str(file.parent), **place)
+        with torch.device("meta"):
+            shell = AutoModelForCausalLM.from_config(config)
+        tensors = load_gguf_checkpoint(
+            str(file), return_tensors=True, model_to_load=shell, torch_dtype=dtype
+        )["tensors"]
+    except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f"{file.name} can't be read as a GGUF model: {type(error).__name__}") from error
+    return _model_from(type(shell), config, tensors, dtype)
+
+
+def _model_from(
+    model_class: type[PreTrainedModel], config: Any, tensors: dict[str, torch.Tensor], dtype: torch.dtype
+) -> PreTrainedModel:
+    """The model of ``config`` that holds exactly these tensors (tied ones need not be given)."""
+    from transformers.initialization import no_init_weights
+
+    clean = {k: v for k, v in config.to_dict().items() if k not in _NOT_OURS}
+    with no_init_weights():
+        model = model_class(type(config)(**clean))
+    torch.nn.Module.to(model, dtype)
+    result = model.load_state_dict(tensors, strict=False, assign=True)
+    model.tie_weights()
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    missing = sorted(set(result.missing_keys) - tied)
+    if missing:
+        raise CheckpointError(f"the GGUF file lacks {len(missing)} tensors of the model: {missing[0]} …")
+    model.eval()
+    return model
+
+
+def load_gguf_tokenizer(file: Path) -> Any:
+    """The tokenizer in a GGUF file.
+
+    Raises:
+        TokenizerError: it carries none that transformers can build.
+    """
+    try:
+        with parsed_once():
+            return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TokenizerError(f"{file.name} has no usable tokenizer: {type(error).__name__}") from error

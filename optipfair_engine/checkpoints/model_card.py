@@ -1,0 +1,92 @@
+"""The model card (README.md) of a pruned checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optipfair_engine.checkpoints.manifest import SourceInfo
+
+if TYPE_CHECKING:
+    from optipfair_engine.pruning import PruningPlan
+
+
+def plan_summary(plan: PruningPlan | None) -> dict[str, Any] | None:
+    """What a plan does, without its indices: method, and sizes by layer."""
+    if plan is None:
+        return None
+    return {
+        "method": json.loads(json.dumps(dict(plan.method), default=str)),
+        "removed_layers": list(plan.removed_layers),
+        "kept_neurons": {str(layer): len(kept) for layer, kept in sorted(plan.kept_neurons.items())},
+        "kept_heads": {str(layer): len(heads.query) for layer, heads in sorted(plan.kept_heads.items())},
+        "refitted_weights": len(plan.weights),
+    }
+
+
+def write_model_card(
+    folder: Path, model_type: str, summary: Mapping[str, Any] | None, source: SourceInfo | None
+) -> None:
+    """Write README.md: what was pruned, how, and how to load it."""
+    name = source.name if source else "a model in memory"
+    uneven = _is_uneven(folder)
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [pruned, optipfair]",
+        "---",
+        f"# {name}, pruned",
+        "",
+        f"A structurally pruned {model_type} model, made with OptiPFair Service from `{name}`"
+        + (f" (revision `{source.revision}`)." if source and source.revision else "."),
+        "Its licence and intended use are those of that model. Pruning changes what a model says: measure it",
+        "on your own task before you use it.",
+        "",
+        "## How it was pruned",
+        "",
+        *_method_lines(summary),
+        "",
+        "## How to load it",
+        "",
+        "```python",
+        *(_UNEVEN if uneven else _EVEN),
+        "```",
+        "",
+        "`optipfair_manifest.json` holds the SHA-256 of each file and the result of the reload check.",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+_EVEN = (
+    "from transformers import AutoModelForCausalLM",
+    "",
+    'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
+)
+_UNEVEN = (
+    "# its layers have unequal sizes (per_layer_config), which plain transformers refuses",
+    "from optipfair_engine import load_pruned",
+    "",
+    'model = load_pruned("path/to/this/folder")',
+)
+
+
+def _is_uneven(folder: Path) -> bool:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config") or {}
+    return bool(config.get("per_layer_config") or text.get("per_layer_config"))
+
+
+def _method_lines(summary: Mapping[str, Any] | None) -> list[str]:
+    if summary is None:
+        return ["No plan was given."]
+    lines = [f"- {key}: {_plain(value)}" for key, value in sorted(summary["method"].items())]
+    if summary["removed_layers"]:
+        lines.append(f"- removed layers: {_plain(summary['removed_layers'])}")
+    sizes = [key for key in ("kept_neurons", "kept_heads") if summary[key]]
+    return lines + [f"- {key.replace('_', ' ')} by layer: {_plain(summary[key])}" for key in sizes]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,129 @@
+"""Pruned models out: a folder that says where it comes from and that is known to reload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel
+
+from optipfair_engine.checkpoints.loading import quiet_progress
+from optipfair_engine.checkpoints.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    SourceInfo,
+    VerifyLevel,
+    hash_folder,
+    package_versions,
+)
+from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
+from optipfair_engine.checkpoints.reload import model_logits
+from optipfair_engine.checkpoints.verify import ReloadRunner, check_tokens, verify_reload
+from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
+
+if TYPE_CHECKING:
+    from optipfair_engine.pruning import PruningPlan
+
+
+def save_pruned(
+    model: PreTrainedModel,
+    output: Path | str,
+    *,
+    tokenizer: Any = None,
+    plan: PruningPlan | None = None,
+    source: SourceInfo | None = None,
+    verify: VerifyLevel = "logits",
+    max_shard_size: str = "5GB",
+    runner: ReloadRunner | None = None,
+) -> Manifest:
+    """Write a pruned model with everything that belongs to it.
+
+    Config (unequal layers as transformers' ``per_layer_config``), weights as safetensors, tokenizer and chat
+    template, generation config, ``plan.json``, a model card (README.md) and ``optipfair_manifest.json`` with
+    the SHA-256 of each file that is then in the folder. The same input gives the same bytes.
+
+    Args:
+        model: in memory.
+        output: a new folder, one without a model, or the result of an earlier call, which is replaced.
+        tokenizer: saved along, if given.
+        plan: what was removed, if a plan says so.
+        source: what was pruned.
+        verify: ``none``, ``structure`` or ``logits`` (see ``verify_reload``).
+        max_shard_size: as in ``save_pretrained``.
+        runner: see ``verify_reload``.
+
+    Raises:
+        InvalidOptionError: the folder holds another model.
+        ReloadCheckError: what was written doesn't reload to ``model``.
+    """
+    folder = Path(output)
+    prepare_output(folder)
+    with quiet_progress():
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+    return finish(
+        folder,
+        model,
+        plan=plan,
+        source=source,
+        verify=verify,
+        runner=runner,
+    )
+
+
+def prepare_output(folder: Path) -> None:
+    """Make the folder; take away what an earlier call wrote there.
+
+    Raises:
+        InvalidOptionError: it holds a model that is not the result of an earlier call.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / MANIFEST_NAME).is_file():
+        try:
+            earlier = Manifest.read(folder)
+        except ReloadCheckError as error:
+            raise InvalidOptionError(
+                f"the output folder {folder.name} is not ours to replace: {error}"
+            ) from error
+        for name in (*earlier.files, MANIFEST_NAME):
+            if Path(name).name == name and name.endswith(_MODEL_FILES):
+                (folder / name).unlink(missing_ok=True)
+    if any(folder.glob("model*.safetensors")) or (folder / "config.json").exists():
+        raise InvalidOptionError(f"the output folder {folder.name} already holds a model; name a new one")
+
+
+_MODEL_FILES = (".safetensors", ".safetensors.index.json", "config.json", MANIFEST_NAME)
+
+
+def finish(
+    folder: Path,
+    model: PreTrainedModel,
+    *,
+    plan: PruningPlan | None,
+    source: SourceInfo | None,
+    verify: VerifyLevel,
+    runner: ReloadRunner | None,
+) -> Manifest:
+    """Plan, model card, manifest and the reload check, for weights that are already in ``folder``."""
+    if plan is not None:
+        plan.save(folder)
+    summary = plan_summary(plan)
+    write_model_card(folder, model.config.get_text_config().model_type, summary, source)
+    manifest = Manifest(source, summary, "none", hash_folder(folder), package_versions())
+    manifest.write(folder)
+    if verify == "none":
+        return manifest
+    tokens = check_tokens(model.config.get_text_config().vocab_size)
+    verify_reload(
+        folder,
+        level=verify,
+        reference_logits=model_logits(model, tokens) if verify == "logits" else None,
+        token_ids=tokens,
+        runner=runner,
+        device=str(model.device),
+        attention=model.config._attn_implementation,
+    )
+    manifest = Manifest(source, summary, verify, manifest.files, manifest.versions)
+    manifest.write(folder)
+    return manifest
