@@ -269,10 +269,12 @@ def share_windows(
     if len(documents) >= wanted:
         return [list(ids[:max_length]) for ids in documents[:wanted]]
     share = min(1.0, wanted / sum(room))
-    windows: list[list[int]] = []
-    for ids, most in zip(documents, room, strict=True):
-        windows += windows_from_ids(ids, max_length, max(1, int(most * share)))
-    return windows[:wanted]
+    counts = [max(1, int(most * share)) for most in room]
+    spare = sorted(range(len(room)), key=lambda i: (counts[i] - room[i] * share, i))
+    for i in spare[: max(0, min(wanted, sum(room)) - sum(counts))]:
+        counts[i] += 1
+    cut = [windows_from_ids(ids, max_length, n) for ids, n in zip(documents, counts, strict=True)]
+    return [window for windows in cut for window in windows][:wanted]
 
 
 def load_calibration_file(

@@ -141,14 +141,14 @@ def _standardised(values: Mapping[int, float]) -> dict[int, float]:
     # float noise can make the cosine of an idle layer exceed 1 by a rounding error
     logs = {layer: math.log(max(value, 1e-9)) for layer, value in values.items() if math.isfinite(value)}
     if len(logs) < len(values):
-        raise CalibrationError("A layer's importance is undefined: its hidden states hold zeros or NaN.")
+        raise CalibrationError("A layer's importance is undefined: hidden states of zeros or NaN.")
     mean = sum(logs.values()) / len(logs)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in logs.values()) / len(logs))
     return {layer: (value - mean) / deviation if deviation > 0 else 0.0 for layer, value in logs.items()}
 
 
 def _renormalise(ratios: Mapping[int, float], sizes: Mapping[int, int], removed: int) -> dict[int, float]:
-    """Scale ratios so that they remove ``removed`` neurons in all; what is capped is spread over the others."""
+    """Scale ratios so that they remove ``removed`` neurons in all; what is capped goes to the others."""
     found = dict(ratios)
     for _ in range(20):
         scale_by = {i for i in found if 0 < found[i] < LARGEST_RATIO}

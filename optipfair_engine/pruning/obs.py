@@ -2,7 +2,7 @@
 
 With A = G + λD, removing the inputs B costs tr(W_B [(A⁻¹)_BB]⁻¹ W_Bᵀ) after a refit
 (Hassibi & Stork 1993; in blocks as in ZipLM, Kurtic et al. 2023). The inverse is kept for the remaining
-inputs by a Schur update, so one elimination from I to 0 gives an order of removal and the error of every width.
+inputs by a Schur update, so one elimination from I to 0 gives an order of removal and every width's error.
 """
 
 from __future__ import annotations

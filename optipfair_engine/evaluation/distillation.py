@@ -1,0 +1,175 @@
+"""Healing: a short distillation of a pruned model from its original, on logits.
+
+Loss: KL(teacher ‖ student) of the next-token distributions, in nats, averaged over a sample's unmasked tokens
+(Hinton et al. 2015, temperature 1). One sample a step, AdamW without weight decay, learning rate falling by a
+cosine over the time (or the steps) allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from optipfair_engine.calibration.runner import eval_mode
+from optipfair_engine.calibration.text import iter_batches
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.progress import Reporter, null_reporter
+
+LEARNING_RATE = 5e-5
+
+#: Steps over which the learning rate rises from zero: Adam's first steps are otherwise of full size blind.
+_WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class HealingResult:
+    """What a healing did; losses are the mean over the first and the last tenth of the steps."""
+
+    steps: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    stopped_by: str
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields as plain JSON."""
+        return asdict(self)
+
+
+def heal(
+    student: Any,
+    teacher: Any,
+    batches: Iterable[Any],
+    *,
+    max_seconds: float | None = None,
+    max_steps: int | None = None,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+    report: Reporter = null_reporter,
+    clock: Callable[[], float] = time.monotonic,
+) -> HealingResult:
+    """Train ``student`` in place towards ``teacher``'s logits, until time, steps, or two passes are through.
+
+    Parameters that don't require gradients stay as they are. Training is in float32 (a bf16 weight can't take
+    steps this small) and the student gets its own dtype back. No model's mode and no global RNG changes.
+
+    Args:
+        student: the pruned model.
+        teacher: the original, with the same vocabulary.
+        batches: calibration batches; each sample is one step.
+        max_seconds: time limit; the step under way when it ends is the last.
+        max_steps: limit of steps.
+        learning_rate: the highest rate.
+        seed: order of the samples.
+        report: progress, stage "heal", in per cent of what is allowed.
+        clock: what ``max_seconds`` is measured by.
+
+    Raises:
+        InvalidOptionError: a limit that isn't positive, or a student without trainable parameters.
+    """
+    _check_limits(max_seconds, max_steps)
+    samples = _samples(batches)
+    dtypes = {name: p.dtype for name, p in student.named_parameters()}
+    student.float()
+    trained = [p for p in student.parameters() if p.requires_grad]
+    if not trained:
+        raise InvalidOptionError("healing needs a model with trainable parameters; all are frozen")
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
+    budget = _Budget(max_seconds, min(max_steps or 2 * len(samples), 2 * len(samples)), clock)
+    losses: list[float] = []
+    try:
+        with eval_mode(student), eval_mode(teacher):
+            for ids in _order(samples, seed):
+                if budget.used(len(losses)) >= 1:
+                    break
+                rate = learning_rate * _schedule(budget.used(len(losses)), len(losses))
+                losses.append(_step(student, teacher, ids, optimizer, rate))
+                percent = min(100, round(100 * budget.used(len(losses))))
+                report("heal", percent, 100, f"step {len(losses)}, loss {losses[-1]:.4f}")
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+        for name, parameter in student.named_parameters():
+            parameter.data = parameter.data.to(dtypes[name])
+    return budget.result(losses)
+
+
+@dataclass
+class _Budget:
+    """How much of the time and the steps is used."""
+
+    max_seconds: float | None
+    max_steps: int
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self.start = self.clock()
+
+    def used(self, steps: int) -> float:
+        """0 … 1 (and above): the larger share of time and steps."""
+        by_steps = steps / self.max_steps
+        return by_steps if self.max_seconds is None else max(by_steps, self.seconds() / self.max_seconds)
+
+    def seconds(self) -> float:
+        return self.clock() - self.start
+
+    def result(self, losses: Sequence[float]) -> HealingResult:
+        tenth = max(1, len(losses) // 10)
+        first, last = (
+            sum(part) / len(part) if part else math.nan for part in (losses[:tenth], losses[-tenth:])
+        )
+        stopped_by = "steps" if len(losses) >= self.max_steps else "time"
+        return HealingResult(len(losses), round(self.seconds(), 3), first, last, stopped_by)
+
+
+def _check_limits(max_seconds: float | None, max_steps: int | None) -> None:
+    if max_seconds is not None and not max_seconds > 0:
+        raise InvalidOptionError(f"healing's max_seconds must be positive, not {max_seconds}")
+    if max_steps is not None and max_steps < 1:
+        raise InvalidOptionError(f"healing's max_steps must be positive, not {max_steps}")
+
+
+def _samples(batches: Iterable[Any]) -> list[Tensor]:
+    """Each sample's unmasked token ids ``[tokens]``; those of one token predict nothing and are left out."""
+    found = [
+        ids[mask.bool()]
+        for batch in iter_batches(batches)
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    usable = [ids for ids in found if len(ids) > 1]
+    if not usable:
+        raise InvalidOptionError("healing needs samples of at least two tokens")
+    return usable
+
+
+def _order(samples: Sequence[Tensor], seed: int) -> Iterable[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(2):
+        for index in torch.randperm(len(samples), generator=generator).tolist():
+            yield samples[index][None]
+
+
+def _schedule(used: float, step: int) -> float:
+    warm = min(1.0, (step + 1) / _WARM_UP)
+    return warm * 0.5 * (1 + math.cos(math.pi * min(used, 1.0)))
+
+
+def _step(student: Any, teacher: Any, ids: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> float:
+    ids = ids.to(next(student.parameters()).device)
+    with torch.no_grad():
+        wanted = teacher(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    found = student(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    loss = F.kl_div(found, wanted.to(found.device), log_target=True, reduction="batchmean")
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
