@@ -32,6 +32,12 @@ def _save(path: Path, draw: _Draw, *, width: float = 8.0, height: float = 4.5) -
     return path
 
 
+def _layer_axis(axes: Axes) -> None:
+    axes.set_xlabel("layer")
+    axes.margins(x=0.01)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
 def plot_parameters(path: Path, original: int, pruned: int) -> Path:
     """Two bars: the number of parameters before and after."""
 
@@ -54,13 +60,12 @@ def plot_kept(path: Path, kept: Sequence[int], original: Sequence[int], *, unit:
         layers = range(len(kept))
         axes.bar(layers, original, color=GREY, alpha=0.45, width=0.85, label="original")
         axes.bar(layers, kept, color=BLUE, width=0.85, label="kept")
-        axes.set_xlabel("layer")
         axes.set_ylabel(unit)
         axes.set_title(f"Kept {unit} per layer: {sum(kept):,} of {sum(original):,}")
-        axes.legend(loc="lower right", framealpha=0.9)
-        axes.margins(x=0.01)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        _layer_axis(axes)
 
-    return _save(path, draw)
+    return _save(path, draw, width=9.0)
 
 
 def plot_importance(path: Path, scores: Mapping[int, float], removed: Sequence[int] = ()) -> Path:
@@ -76,12 +81,11 @@ def plot_importance(path: Path, scores: Mapping[int, float], removed: Sequence[i
                 axes.bar(
                     chosen, [scores[i] for i in chosen], color=colour, hatch=hatch, width=0.85, label=label
                 )
-        axes.set_xlabel("layer")
         axes.set_ylabel("importance (1 − cosine)")
         axes.set_title("Importance of each layer: how much it turns its input")
         if gone:
-            axes.legend()
-        axes.margins(x=0.01)
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        _layer_axis(axes)
 
     return _save(path, draw)
 
@@ -101,11 +105,10 @@ def plot_layers(path: Path, num_layers: int, removed: Sequence[int]) -> Path:
             width=0.85,
             label=f"removed ({len(gone)})",
         )
-        axes.set_xlabel("layer")
         axes.set_yticks([])
         axes.set_title(f"Layers kept: {len(kept)} of {num_layers}")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, frameon=False)
-        axes.margins(x=0.01)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        _layer_axis(axes)
 
     return _save(path, draw, height=2.6)
 

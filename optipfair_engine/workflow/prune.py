@@ -47,6 +47,7 @@ def prune_checkpoint(
         evaluation_texts: what perplexity before and after is measured on.
         plan: a plan (or the folder of one) to apply instead of making one; the sizes in ``options`` are then
             unused.
+        reload_runner: how the reload check computes logits in another process (``verify_reload``).
 
     Returns:
         The flat metrics: the guide's ``stats`` keys, ``output_bytes``, ``seconds``, ``reload_check`` and
