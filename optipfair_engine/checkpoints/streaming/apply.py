@@ -1,0 +1,185 @@
+"""Applying a plan to a checkpoint on disk: from shards to shards, through a few buffers of fixed size."""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optipfair_engine.checkpoints.streaming.edits import TensorEdit, plan_edits
+from optipfair_engine.checkpoints.streaming.finite import require_finite
+from optipfair_engine.checkpoints.streaming.gather import chunks
+from optipfair_engine.checkpoints.streaming.layout import CheckpointLayout
+from optipfair_engine.checkpoints.streaming.source import CheckpointSource
+from optipfair_engine.checkpoints.streaming.structure import build_on_meta, write_config
+from optipfair_engine.checkpoints.streaming.writer import (
+    INDEX_NAME,
+    Background,
+    Buffers,
+    HashedFile,
+    Shard,
+    assign_shards,
+    shard_index,
+)
+from optipfair_engine.progress import Reporter, null_reporter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from optipfair_engine.pruning.plan import PruningPlan
+
+#: What transformers cuts checkpoints into, and ``save_pruned`` too.
+MAX_SHARD_BYTES = 5_000_000_000
+
+#: Files that belong to a model besides its weights and config.
+_COMPANIONS = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
+    "generation_config.json", "chat_template.*", "*processor_config.json", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StreamedCheckpoint:
+    """What was written.
+
+    Attributes:
+        plan: what was applied.
+        files: weight file → (size, SHA-256), computed while it was written.
+        parameters: (before, after), each stored tensor once.
+    """
+
+    plan: PruningPlan
+    files: dict[str, tuple[int, str]]
+    parameters: tuple[int, int]
+
+
+def apply_plan_to_checkpoint(
+    source: Path | str,
+    output: Path | str,
+    plan: PruningPlan,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    report: Reporter = null_reporter,
+) -> StreamedCheckpoint:
+    """Write the checkpoint that a plan leaves of ``source``: the tensors that ``apply_plan`` gives, byte by byte.
+
+    Every source tensor is searched for NaN and infinity on the way. Weights, ``config.json`` and the tokenizer's and
+    generation's files are written; a manifest, a model card and the atomic publication are the caller's.
+
+    Args:
+        source: a safetensors folder.
+        output: a folder, made if need be; files of the same names are replaced.
+        plan: what stays.
+        max_shard_bytes: cut the weights into files of at most this size.
+        report: progress, stage "prune", one step a layer.
+
+    Raises:
+        CheckpointError: ``source`` can't be read.
+        PlanError: the plan doesn't fit it.
+        UnsupportedModelError: it can't be done tensor by tensor; in memory it can, perhaps.
+        NonFiniteWeightsError: names the tensor.
+    """
+    return stream_checkpoint(source, output, lambda _: plan, max_shard_bytes=max_shard_bytes, report=report)
+
+
+def stream_checkpoint(
+    source: Path | str,
+    output: Path | str,
+    choose: Callable[[CheckpointLayout], PruningPlan],
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    report: Reporter = null_reporter,
+) -> StreamedCheckpoint:
+    """:func:`apply_plan_to_checkpoint` with a plan that is yet to be chosen, for example by ``planning.static_plan``.
+
+    transformers is imported, and the model's structure built, in a thread meanwhile.
+    """
+    folder, target = Path(source), Path(output)
+    layout = CheckpointLayout(CheckpointSource(folder))
+    with ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside:
+        model = aside.submit(build_on_meta, folder)
+        plan = choose(layout)
+        edits = plan_edits(layout, plan)
+        target.mkdir(parents=True, exist_ok=True)
+        config = aside.submit(_write_config, model, layout, plan, target)
+        files = _write_weights(layout, edits, target, max_shard_bytes, report)
+        config.result()
+    _copy_companions(folder, target)
+    before = sum(info.numel for _, info in layout.source.tensors.values())
+    return StreamedCheckpoint(plan, files, (before, sum(edit.numel for edit in edits)))
+
+
+def _write_config(
+    model: Future[PreTrainedModel], layout: CheckpointLayout, plan: PruningPlan, target: Path
+) -> None:
+    write_config(model.result(), layout, plan, target)
+
+
+def _write_weights(
+    layout: CheckpointLayout, edits: Sequence[TensorEdit], target: Path, max_bytes: int, report: Reporter
+) -> dict[str, tuple[int, str]]:
+    shards = assign_shards(edits, max_bytes)
+    buffers, progress = Buffers(), _LayerProgress(layout, edits, report)
+    results = {}
+    with Background() as background:
+        for shard in shards:
+            results[shard.name] = _write_shard(layout.source, target, shard, buffers, background, progress)
+        _check_dropped(layout.source, edits, background)
+    if len(shards) > 1:
+        (target / INDEX_NAME).write_text(shard_index(shards), encoding="utf-8")
+    return {name: result.result() for name, result in results.items()}
+
+
+def _write_shard(
+    source: CheckpointSource,
+    target: Path,
+    shard: Shard,
+    buffers: Buffers,
+    background: Background,
+    progress: _LayerProgress,
+) -> Future[tuple[int, str]]:
+    with HashedFile(target / shard.name, background) as file:
+        file.write(shard.header())
+        for edit in shard.edits:
+            background.give(partial(require_finite, edit.original, source.tensor(edit.original)))
+            for chunk in chunks(source, edit, buffers):
+                done = None if chunk.buffer is None else partial(buffers.give_back, chunk.buffer)
+                file.write(chunk.data, then=done)
+            progress.wrote(edit)
+        return file.result()
+
+
+def _check_dropped(source: CheckpointSource, edits: Sequence[TensorEdit], background: Background) -> None:
+    """Tensors that go are searched for NaN too, as a model in memory is."""
+    for name in sorted(set(source.tensors) - {edit.original for edit in edits}):
+        background.give(partial(require_finite, name, source.tensor(name)))
+
+
+class _LayerProgress:
+    """Reports a layer when the last of its tensors is written."""
+
+    def __init__(self, layout: CheckpointLayout, edits: Sequence[TensorEdit], report: Reporter) -> None:
+        self._left = Counter(edit.layer for edit in edits if edit.layer is not None)
+        self._total, self._report = layout.num_layers, report
+        self._done = self._total - len(self._left)
+
+    def wrote(self, edit: TensorEdit) -> None:
+        """Note that a tensor is written."""
+        if edit.layer is None:
+            return
+        self._left[edit.layer] -= 1
+        if self._left[edit.layer] == 0:
+            self._done += 1
+            self._report("prune", self._done, self._total, f"layer {edit.layer} done")
+
+
+def _copy_companions(source: Path, target: Path) -> None:
+    for file in sorted(source.iterdir()):
+        if file.is_file() and any(fnmatch.fnmatch(file.name, pattern) for pattern in _COMPANIONS):
+            shutil.copyfile(file, target / file.name)
