@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ def run_api(settings: Settings, descriptor: int | None = None) -> None:
     from jobs.logs import configure_logging
 
     configure_logging(settings, "api")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # /readyz asks it for the version at each call
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

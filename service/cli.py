@@ -46,7 +46,8 @@ def serve(
     from service.embedded import serve as run
 
     with explained():
-        raise typer.Exit(run(make_settings(locals()), say=say))
+        code = run(make_settings(locals()), say=say)
+    raise typer.Exit(code)
 
 
 @app.command()

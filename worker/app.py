@@ -50,7 +50,11 @@ def run_worker(services: Services) -> int:
     def note_shutdown(**_: Any) -> None:
         services.stopping.set()
 
+    def keep_our_logging(**_: Any) -> None:
+        """Having a receiver is what keeps Celery from setting up logging its own way."""
+
     signals.worker_shutting_down.connect(note_shutdown, weak=False)
+    signals.setup_logging.connect(keep_our_logging, weak=False)
     worker = app.Worker(
         hostname=f"{services.worker_id}@optipfair",
         queues=list(services.settings.queues),
