@@ -55,11 +55,11 @@ class Books(Protocol):
 class Admission:
     """Where a job goes, what it will need, and the key under which an equal result can be found again.
 
-    The cost is None for a model on the hub: its sizes are known only once it has been fetched.
+    The estimate is None for a model on the hub: its sizes are known only once it has been fetched.
     """
 
     queue: str
-    cost: Cost | None
+    estimate: Cost | None
     reuse_key: str | None
 
 

@@ -56,20 +56,39 @@ class ArchivePlan:
             self.size += len(data)
 
     def read(self, start: int, length: int, read_range: ReadRange) -> Iterator[bytes]:
-        """Stream `length` bytes of the archive from `start`."""
-        end = min(start + length, self.size)
+        """Stream `length` bytes of the archive from `start`.
+
+        The first file that is touched is opened at once, so that a missing one is an error here and not in
+        the middle of the stream.
+        """
+        parts = list(self._parts(start, min(start + length, self.size)))
+        opened: dict[int, Iterator[bytes]] = {}
+        for number, (segment, first, count) in enumerate(parts):
+            if segment.data is None:
+                opened[number] = read_range(segment.name, first, count)
+                break
+        return _stream(parts, opened, read_range)
+
+    def _parts(self, start: int, end: int) -> Iterator[tuple[_Segment, int, int]]:
+        """The segments that a range touches: (segment, first byte within it, number of bytes)."""
         index = max(bisect_right(self._offsets, start) - 1, 0)
         for segment in self._segments[index:]:
             if segment.offset >= end:
                 return
             first = max(start - segment.offset, 0)
             count = min(end - segment.offset, segment.length) - first
-            if count <= 0:
-                continue
-            if segment.data is not None:
-                yield segment.data[first : first + count]
-            else:
-                yield from read_range(segment.name, first, count)
+            if count > 0:
+                yield segment, first, count
+
+
+def _stream(
+    parts: list[tuple[_Segment, int, int]], opened: dict[int, Iterator[bytes]], read_range: ReadRange
+) -> Iterator[bytes]:
+    for number, (segment, first, count) in enumerate(parts):
+        if segment.data is not None:
+            yield segment.data[first : first + count]
+        else:
+            yield from opened.pop(number, None) or read_range(segment.name, first, count)
 
 
 def _header(path: str, size: int, mtime: int, *, folder: bool = False) -> bytes:
