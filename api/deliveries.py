@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import httpx
 from standardwebhooks import Webhook as Signer
 
 from api.egress import EgressRefusedError, make_client, post
@@ -35,6 +34,8 @@ class WebhookSender:
 
     async def send(self, delivery: Delivery) -> Result:
         """POST a delivery; never raises for what the receiver or the network does."""
+        import httpx  # see make_client
+
         try:
             status = await post(
                 self._client,

@@ -111,17 +111,21 @@ async def respond(request: Request, content: Content) -> Response:
     if request.method == "HEAD":  # ranges are for GET alone
         headers = {**content.headers(), "Content-Length": str(content.size)}
         return Response(None, 200, headers, content.media_type)
+    return await _send(request, content)
+
+
+async def _send(request: Request, content: Content) -> Response:
     try:
         ranges = parse_ranges(_range_header(request, content), content.size)
     except RangeNotSatisfiableError:
         detail = "No such bytes, or too many or overlapping ranges."
         return _refused(request, content, 416, "range_not_satisfiable", detail)
     if ranges is None:
-        return await _stream(content, [ByteRange(0, content.size - 1)], 200, content.headers())
-    if len(ranges) == 1:
-        headers = {**content.headers(), "Content-Range": ranges[0].content_range(content.size)}
-        return await _stream(content, ranges, 206, headers)
-    return await _multipart(content, ranges)
+        return await _stream(content, ByteRange(0, content.size - 1), 200, content.headers())
+    if len(ranges) > 1:
+        return await _multipart(content, ranges)
+    headers = {**content.headers(), "Content-Range": ranges[0].content_range(content.size)}
+    return await _stream(content, ranges[0], 206, headers)
 
 
 def _range_header(request: Request, content: Content) -> str | None:
@@ -142,10 +146,7 @@ def _refused(request: Request, content: Content, status: int, code: str, detail:
     return problem_response(problem, request_id_of(request))
 
 
-async def _stream(
-    content: Content, ranges: list[ByteRange], status: int, headers: dict[str, str]
-) -> Response:
-    asked = ranges[0]
+async def _stream(content: Content, asked: ByteRange, status: int, headers: dict[str, str]) -> Response:
     first = await run_in_threadpool(content.open, asked.first, asked.length)
     headers = {**headers, "Content-Length": str(asked.length)}
     return StreamingResponse(_chunks(first), status, headers, content.media_type)

@@ -49,7 +49,12 @@ def install(app: FastAPI) -> None:
     """Make `app.openapi()` give the complete document."""
     from api import models
 
-    bodies = [models.LinkRequest, models.WebhookRequest, models.RedeliverRequest, models.KeyRequest]
+    bodies: list[type[BaseModel]] = [
+        models.LinkRequest,
+        models.WebhookRequest,
+        models.RedeliverRequest,
+        models.KeyRequest,
+    ]
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -71,7 +76,8 @@ def _document(app: FastAPI, bodies: list[type[BaseModel]]) -> dict[str, Any]:
     job = TypeAdapter(JobRequest).json_schema(ref_template=_REFERENCE)
     schemas.update(job.pop("$defs", {}))
     schemas["JobRequest"] = job
-    for model in [*bodies, ProblemDocument]:
+    everything: list[type[BaseModel]] = [*bodies, ProblemDocument]
+    for model in everything:
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema

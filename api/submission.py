@@ -74,7 +74,7 @@ def estimate(services: Services, tenant: str, request: AnyRequest) -> models.Est
     """What a job would need; refused as its creation would be."""
     _check_webhook(services, request)
     admission = admit(services.repository, tenant, request)
-    cost = admission.cost
+    cost = admission.estimate
     return models.Estimate(
         peak_memory_bytes=None if cost is None else cost.peak_memory_bytes,
         output_bytes=None if cost is None else cost.output_bytes,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from api import models
 from jobs import rows
+from jobs.states import State
 from jobs.times import rfc3339
 
 
@@ -21,7 +24,7 @@ def job_links(job: rows.Job) -> dict[str, str]:
     """Where to go from a job; only what makes sense in its state."""
     base = f"/v1/jobs/{job.id}"
     links = {"self": base, "events": f"{base}/events", "attempts": f"{base}/attempts"}
-    if job.state == rows.State.SUCCEEDED:
+    if job.state is State.SUCCEEDED:
         links |= {name: f"{base}/{name}" for name in ("artifacts", "manifest", "metrics")}
     if job.terminal:
         links["verdict"] = f"{base}/verdict"
@@ -37,7 +40,7 @@ def job_view(job: rows.Job) -> models.Job:
         kind=job.kind,
         state=job.state,
         terminal=job.terminal,
-        verdict=job.verdict or ("none" if job.terminal else None),
+        verdict=cast("models.VerdictWord | None", job.verdict or ("none" if job.terminal else None)),
         labels=job.labels,
         spec=job.spec,
         gates=job.gates,

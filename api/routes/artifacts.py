@@ -34,7 +34,7 @@ def list_artifacts(job_id: str, principal: Reader, services: WithServices) -> li
 async def get_artifact(
     job_id: str, name: str, request: Request, principal: Reader, services: WithServices
 ) -> Response:
-    """The bytes of one file for the holder of a key; `*` is one tar of all. Takes Range as a download does."""
+    """The bytes of one file for the holder of a key (`*`: one tar of all), with Range as in a download."""
     job = await run_in_threadpool(services.repository.get_job, job_id, principal.sees)
     return await artifact_response(services, request, job, name)
 

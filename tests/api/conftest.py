@@ -176,7 +176,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def make_app(settings: Settings) -> Callable[..., FastAPI]:
     """Makes apps on the same database; the loops are off unless asked for."""
-    settings.data_dir.mkdir(parents=True)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
 
     def make(**changes: Any) -> FastAPI:
         limits = changes.pop("limits", Limits())
