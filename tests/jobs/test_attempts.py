@@ -290,13 +290,11 @@ def test_sweeper_and_completion_at_once_leave_exactly_one_truth(
         barrier = threading.Barrier(2)
         results: list[State | None] = []
 
-        def complete(
-            job: Job = job, published: list[int] = published, results: list[State | None] = results
-        ) -> None:
+        def complete(job: Job, barrier: threading.Barrier, into: list[State | None], done: list[int]) -> None:
             barrier.wait()
-            results.append(succeed(repository, job, 1, published))
+            into.append(succeed(repository, job, 1, done))
 
-        thread = threading.Thread(target=complete)
+        thread = threading.Thread(target=complete, args=(job, barrier, results, published))
         thread.start()
         barrier.wait()
         repository.sweep_expired()

@@ -1,0 +1,113 @@
+"""Cancel, retry, delete: what a user may do in which state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from jobs.errors import ConflictError, NotFoundError
+from jobs.repository import Repository
+from jobs.rows import Job
+from jobs.states import RETRYABLE, TERMINAL, TRANSITIONS, State, sources_of
+from tests.jobs.conftest import some_id
+
+Create = Callable[..., Job]
+
+
+def bring_to(repository: Repository, job: Job, state: State, turn_back: Callable[..., None]) -> None:
+    """Take a job's way to a state by the verbs alone."""
+    if state in (State.QUEUED, State.EXPIRED):
+        if state is State.EXPIRED:
+            turn_back(job, "queue_deadline", 3600)
+            repository.sweep_expired()
+    elif state is State.CANCELLED:
+        repository.cancel_job(job.id)
+    else:
+        repository.claim(job.id, "w")
+        match state:
+            case State.CANCELLING:
+                repository.cancel_job(job.id)
+            case State.SUCCEEDED:
+                repository.mark_succeeded(
+                    job.id, 1, artifacts=[], archive=None, metrics={}, publish=lambda: None
+                )
+            case State.FAILED:
+                repository.mark_failed(job.id, 1, "x", "y")
+            case State.TIMED_OUT:
+                repository.mark_timed_out(job.id, 1, "y")
+    assert repository.get_job(job.id).state is state
+
+
+@pytest.fixture
+def job_in(repository: Repository, create: Create, turn_back: Callable[..., None]) -> Callable[[State], Job]:
+    def make(state: State) -> Job:
+        job = create(queue_timeout_seconds=60)
+        bring_to(repository, job, state, turn_back)
+        return repository.get_job(job.id)
+
+    return make
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_cancel(repository: Repository, job_in: Callable[[State], Job], state: State) -> None:
+    job = job_in(state)
+    if state in TERMINAL - {State.CANCELLED}:
+        with pytest.raises(ConflictError):
+            repository.cancel_job(job.id)
+        assert repository.get_job(job.id) == job
+        return
+    expected = State.CANCELLED if state in (State.QUEUED, State.CANCELLED) else State.CANCELLING
+    assert repository.cancel_job(job.id).state is expected
+    version = repository.get_job(job.id).version
+    assert repository.cancel_job(job.id).version == version  # a repeat changes nothing
+    assert repository.take_outbox() == []
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_retry(repository: Repository, job_in: Callable[[State], Job], state: State) -> None:
+    job = job_in(state)
+    if state not in RETRYABLE:
+        with pytest.raises(ConflictError):
+            repository.retry_job(job.id)
+        assert repository.get_job(job.id) == job
+        return
+    repository.take_outbox()
+    again = repository.retry_job(job.id)
+    assert (again.state, again.lost_attempts, again.error, again.finished_at) == (State.QUEUED, 0, None, None)
+    assert again.attempt == job.attempt
+    assert len(repository.take_outbox()) == 1
+    with pytest.raises(ConflictError):
+        repository.retry_job(job.id)
+    claim = repository.claim(job.id, "w")
+    assert claim is not None
+    assert claim.attempt == job.attempt + 1
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_delete(repository: Repository, job_in: Callable[[State], Job], state: State) -> None:
+    job = job_in(state)
+    if state not in TERMINAL:
+        with pytest.raises(ConflictError):
+            repository.delete_job(job.id)
+        return
+    repository.delete_job(job.id)
+    with pytest.raises(NotFoundError):
+        repository.get_job(job.id)
+    assert repository.list_events(job.id) == []
+    assert repository.list_attempts(job.id) == []
+    with pytest.raises(NotFoundError):
+        repository.delete_job(job.id)
+
+
+def test_what_does_not_exist_cannot_be_changed(repository: Repository) -> None:
+    for verb in (repository.cancel_job, repository.retry_job, repository.delete_job):
+        with pytest.raises(NotFoundError):
+            verb(some_id())
+
+
+def test_the_table_of_transitions_is_the_contract() -> None:
+    assert {state for state in State if not TRANSITIONS[state] - {State.QUEUED}} == TERMINAL
+    assert sources_of(State.RUNNING) == {State.QUEUED}
+    assert sources_of(State.CANCELLED) == {State.QUEUED, State.CANCELLING}
+    assert State.QUEUED not in TRANSITIONS[State.SUCCEEDED]
