@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.artifacts import make_store
-
 from jobs.database import connect
 from jobs.repository import Repository
 from jobs.settings import Settings
-from service import schema
+from service.schema import current, head
 from worker.local_files import names_in
 
 GIB = 1024**3
@@ -83,9 +82,9 @@ def check_schema(settings: Settings) -> Finding:
     """The schema is the one that this code expects."""
     if _missing_sqlite(settings) is not None:
         return Finding("schema", False, "there is no database yet", "run `optipfair-service migrate`")
-    current, head = schema.current(settings.database_url), schema.head()
+    found, newest = current(settings.database_url), head()
     advice = "run `optipfair-service migrate`"
-    return Finding("schema", current == head, f"at {current or 'nothing'}, newest is {head}", advice)
+    return Finding("schema", found == newest, f"at {found or 'nothing'}, newest is {newest}", advice)
 
 
 def check_broker(settings: Settings) -> Finding:

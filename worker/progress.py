@@ -12,35 +12,35 @@ from jobs.rows import Progress
 #: The engine's stages in the order in which a job passes them, with what share of its time each tends to
 #: take.
 STAGE_WEIGHTS = {
-    "load": 5,
+    "load": 10,
     "calibrate": 25,
     "importance": 25,
     "select": 10,
-    "prune": 20,
-    "heal": 25,
-    "save": 5,
-    "verify": 5,
     "evaluate": 20,
+    "prune": 10,
+    "heal": 25,
     "bias": 50,
-    "plot": 3,
+    "plot": 5,
+    "save": 20,
+    "verify": 10,
 }
 STAGES_OF_KIND: dict[str, Sequence[str]] = {
-    "analyze": ("load", "prune", "save"),
+    "analyze": ("load", "plot"),
     "importance": ("load", "importance", "plot"),
     "prune": (
         "load",
         "calibrate",
         "importance",
         "select",
+        "evaluate",
         "prune",
         "heal",
+        "plot",
         "save",
         "verify",
-        "evaluate",
-        "plot",
     ),
     "bias": ("load", "bias", "plot"),
-    "evaluate": ("load", "evaluate"),
+    "evaluate": ("load", "evaluate", "plot"),
 }
 
 

@@ -85,6 +85,7 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
     """A smaller checkpoint, with its plan, metrics, model card, manifest and plots."""
     from optipfair_engine import workflow
     from optipfair_engine.pruning.options import PruneOptions
+    from worker.reload_check import forked_runner
 
     return dict(
         workflow.prune_checkpoint(
@@ -94,6 +95,7 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
             calibration_texts=inputs.texts(spec["calibration"]),
             evaluation_texts=inputs.texts(spec["evaluation"]),
             plan=inputs.model({"source": "job", **spec["plan"]}) if spec["plan"] else None,
+            reload_runner=forked_runner,
             report=report,
         )
     )

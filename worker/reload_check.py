@@ -1,0 +1,96 @@
+"""The reload check's second process, forked from the preloaded server instead of started anew.
+
+It has never held the model: the server imports torch and transformers and nothing else. It joins the engine's
+process group, so whatever ends the engine ends it too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import forkserver, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optipfair_engine.errors import ReloadCheckError
+from worker.engine_process import make_context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def forked_runner(
+    folder: Path, token_ids: Sequence[Sequence[int]], device: str = "cpu", attention: str | None = None
+) -> Tensor:
+    """Logits of a saved model from a process of its own (a `ReloadRunner` of the engine).
+
+    Raises:
+        ReloadCheckError: it did not load, or the process died.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    item = {
+        "folder": str(folder),
+        "token_ids": [list(row) for row in token_ids],
+        "attention": attention,
+    }
+    request = {"items": [item], "threads": torch.get_num_threads(), "device": device}
+    with tempfile.TemporaryDirectory(prefix="optipfair-reload-") as scratch:
+        asked, answer, failure = (Path(scratch, name) for name in ("request", "answer", "failure"))
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        exitcode = _run(asked, answer, failure)
+        if exitcode != 0:
+            reason = failure.read_text() if failure.exists() else f"exit code {exitcode}"
+            raise ReloadCheckError(f"the saved checkpoint did not reload in a new process: {reason}")
+        return load_file(answer)["0"]
+
+
+def _run(asked: Path, answer: Path, failure: Path) -> int | None:
+    arguments = (os.getpgid(0), str(asked), str(answer), str(failure))
+    context = make_context()
+    _use_our_own_server()
+    process = context.Process(  # type: ignore[attr-defined]
+        target=_reload, args=arguments, name="optipfair-reload"
+    )
+    process.start()
+    process.join()
+    exitcode: int | None = process.exitcode
+    return exitcode
+
+
+def _use_our_own_server() -> None:
+    """Fork from the server that this process came from.
+
+    `ensure_running` does not know it in a child (it looks for a server that this very process has started)
+    and would start a second one, which imports torch anew. Where the internals differ, that happens.
+    """
+    server: Any = getattr(forkserver, "_forkserver", None)
+    if parent_process() is not None and getattr(server, "_forkserver_address", None) is not None:
+        server.ensure_running = lambda: None
+
+
+def _reload(group: int, asked: str, answer: str, failure: str) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # spawned (macOS) processes are in the group already
+        os.setpgid(0, group)
+    _die_with_engine()
+    from optipfair_engine.checkpoints import reload
+
+    try:
+        reload.main(asked, answer)
+    except Exception as error:
+        Path(failure).write_text(f"{type(error).__name__}: {error}")
+        os._exit(1)
+    os._exit(0)
+
+
+def _die_with_engine() -> None:
+    parent = parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
