@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,6 +10,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from api import problem
 from api.problem import Problem
@@ -76,11 +77,32 @@ async def _on_database_error(request: Request, _error: Exception) -> Response:
     return problem.problem_response(unavailable, problem.request_id_of(request))
 
 
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """The framework names only the methods of the first route of a path; all of them are wanted."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allow = ", ".join(sorted(allowed_methods(request.app.routes, request.url.path)))
+        error = HTTPException(405, headers={"Allow": allow})
+    return await problem.on_http_exception(request, error)
+
+
+def allowed_methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
+    """The methods of every route that a path matches."""
+    found: set[str] = set()
+    for route in routes:
+        if isinstance(route, Route):
+            if route.path_regex.match(path):
+                found |= route.methods or set()
+        else:
+            inner = getattr(getattr(route, "original_router", route), "routes", None)
+            found |= allowed_methods(inner or (), path)
+    return found
+
+
 def install(app: FastAPI) -> None:
     """Make every failure of the app a problem document."""
     handlers: list[tuple[type[Exception], Callable[..., object]]] = [
         (Problem, problem.on_problem),
-        (HTTPException, problem.on_http_exception),
+        (HTTPException, _on_http_exception),
         (RequestValidationError, problem.on_validation_error),
         (errors.JobsError, _on_jobs_error),
         (OperationalError, _on_database_error),

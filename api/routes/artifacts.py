@@ -46,7 +46,7 @@ async def get_artifact(
     openapi_extra=body_schema(models.LinkRequest, required=False),
 )
 def create_link(
-    job_id: str, name: str, wanted: LinkBody, response: Response, principal: Reader, services: WithServices
+    principal: Reader, job_id: str, name: str, wanted: LinkBody, response: Response, services: WithServices
 ) -> models.Link:
     """A URL that works without a key until it expires; `*` is one uncompressed tar of all files."""
     job = succeeded(services, job_id, principal)

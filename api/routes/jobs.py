@@ -26,7 +26,7 @@ JobBody = Annotated[tuple[AnyRequest, Any], Depends(job_request)]
 
 
 @router.post("/jobs", status_code=202, response_model=models.Job, openapi_extra=JOB_BODY)
-def create_job(request: Request, body: JobBody, principal: Writer, services: WithServices) -> Response:
+def create_job(principal: Writer, request: Request, body: JobBody, services: WithServices) -> Response:
     """Create a job. With an Idempotency-Key, the same body again gives the first answer again."""
     wanted, raw = body
     key = submission.idempotency_key(request.headers.get("idempotency-key"))
@@ -37,16 +37,16 @@ def create_job(request: Request, body: JobBody, principal: Writer, services: Wit
 
 
 @router.post("/jobs:validate", response_model=models.Estimate, openapi_extra=JOB_BODY)
-def validate_job(body: JobBody, principal: Writer, services: WithServices) -> models.Estimate:
+def validate_job(principal: Writer, body: JobBody, services: WithServices) -> models.Estimate:
     """What a job would need; 422 for one that would be refused. Nothing is created."""
     return submission.estimate(services, principal.tenant, body[0])
 
 
 @router.get("/jobs", response_model=models.JobPage)
 def list_jobs(
+    principal: Reader,
     request: Request,
     response: Response,
-    principal: Reader,
     services: WithServices,
     state: State | None = None,
     kind: Annotated[str | None, Query(max_length=32)] = None,

@@ -32,7 +32,7 @@ def list_keys(principal: Admin, services: WithServices) -> models.KeyList:
     "", status_code=201, response_model=models.KeyCreated, openapi_extra=body_schema(models.KeyRequest)
 )
 def create_key(
-    wanted: KeyBody, response: Response, principal: Admin, services: WithServices
+    principal: Admin, wanted: KeyBody, response: Response, services: WithServices
 ) -> models.KeyCreated:
     """A new key, shown this once. A tenant that is named for the first time is made with it."""
     tenant = wanted.tenant or principal.tenant

@@ -29,7 +29,7 @@ RedeliverBody = Annotated[models.RedeliverRequest, Depends(body_of(models.Redeli
     openapi_extra=body_schema(models.WebhookRequest),
 )
 def create_webhook(
-    wanted: WebhookBody, response: Response, principal: Writer, services: WithServices
+    principal: Writer, wanted: WebhookBody, response: Response, services: WithServices
 ) -> models.WebhookCreated:
     """Tell a URL of what happens to the tenant's jobs; the secret of the signatures is shown this once."""
     try:
@@ -72,7 +72,7 @@ def list_deliveries(webhook_id: str, principal: Reader, services: WithServices) 
     openapi_extra=body_schema(models.RedeliverRequest, required=False),
 )
 def redeliver(
-    webhook_id: str, wanted: RedeliverBody, principal: Writer, services: WithServices
+    principal: Writer, webhook_id: str, wanted: RedeliverBody, services: WithServices
 ) -> models.Redelivered:
     """Send one delivery again, or all that failed when none is named."""
     count = services.repository.redeliver(webhook_id, principal.tenant, wanted.delivery_id)
