@@ -166,7 +166,6 @@ def _neuron_selections(layout: CheckpointLayout, layer: int, kept: Tensor) -> di
 
 def _head_selections(layout: CheckpointLayout, layer: int, heads: HeadPlan) -> dict[str, Selection]:
     attention = layout.attention(layer)
-    _check_groups(layout, layer, heads)
     query = _head_rows(heads.query, attention.head_dim)
     kv = _head_rows(heads.kv, attention.head_dim)
     key_start = attention.num_heads * attention.head_dim
@@ -187,18 +186,3 @@ def _head_selections(layout: CheckpointLayout, layer: int, heads: HeadPlan) -> d
 
 def _head_rows(heads: Iterable[int], head_dim: int) -> Tensor:
     return (torch.tensor(list(heads))[:, None] * head_dim + torch.arange(head_dim)).flatten()
-
-
-def _check_groups(layout: CheckpointLayout, layer: int, heads: HeadPlan) -> None:
-    """Each kept KV head keeps the same number of its own query heads, and no other query head stays."""
-    attention = layout.attention(layer)
-    if attention.heads_refused:
-        raise UnsupportedModelError(
-            f"{layout.model_type}: attention heads can't be removed: {attention.heads_refused}"
-        )
-    per_group = attention.num_heads // attention.num_key_value_heads
-    counts = {group: sum(head // per_group == group for head in heads.query) for group in heads.kv}
-    if sum(counts.values()) != len(heads.query) or len(set(counts.values())) != 1 or 0 in counts.values():
-        raise PlanError(
-            f"layer {layer}: each kept key/value head needs the same number of its own query heads"
-        )

@@ -86,7 +86,8 @@ class StoredAttention:
     """One layer's attention in a checkpoint; the same names and meanings as ``architectures.AttentionView``."""
 
     def __init__(self, layout: CheckpointLayout, index: int, spec: AttentionSpec) -> None:
-        self._source, self.heads_refused = layout.source, spec.heads_refused
+        self._source, self._model_type = layout.source, layout.model_type
+        self.heads_refused = spec.heads_refused
         paths = {role: getattr(spec, role) for role in ("query", "key", "value", "qkv", "output")}
         self.names = _names(layout.source, f"{layout.layers_path}.{index}", paths)
         if "output" not in self.names:
@@ -106,6 +107,21 @@ class StoredAttention:
     def o_weight(self) -> Tensor:
         """The output projection [H, num_heads·head_dim]."""
         return self._source.tensor(self.names["output"])
+
+    def check_heads(self, query: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Refuse what no attention can represent, as ``AttentionView.check_heads`` does."""
+        if self.heads_refused:
+            raise UnsupportedModelError(
+                f"{self._model_type}: attention heads can't be removed: {self.heads_refused}"
+            )
+        groups = torch.div(query, self.num_heads // self.num_key_value_heads, rounding_mode="floor")
+        counts = torch.bincount(groups, minlength=self.num_key_value_heads)
+        if not torch.equal(counts.nonzero().flatten(), kv) or len(set(counts[kv].tolist())) != 1:
+            raise ValueError(
+                "each kept key/value head needs the same number of its own query heads, "
+                f"and no other query head may stay (query {query.tolist()}, key/value {kv.tolist()})"
+            )
+        return query, kv
 
 
 class _Weights:
