@@ -60,8 +60,8 @@ class Services:
         return await run_in_threadpool(call, *args, **kwargs)
 
 
-def services_of(request: Request) -> Services:
-    """The services of the app that got this request."""
+async def services_of(request: Request) -> Services:
+    """The services of the app that got this request (async: a plain function would cost a pool thread)."""
     found: Any = request.app.state.services
     if not isinstance(found, Services):
         raise TypeError("the app has no services: make it with api.main.create_app")
