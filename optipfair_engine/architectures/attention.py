@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from optipfair_engine.architectures.base import AttentionSpec
+from optipfair_engine.architectures.config_edits import check_head_counts
 from optipfair_engine.architectures.tensors import (
     Linear,
     as_linear,
@@ -31,13 +33,15 @@ class AttentionView:
     """
 
     def __init__(
-        self, layer: nn.Module, prefix: str, spec: AttentionSpec, model_type: str, head_dim: int
+        self, layer: nn.Module, prefix: str, spec: AttentionSpec, model_type: str, config: PreTrainedConfig
     ) -> None:
         self._layer, self._prefix, self._spec, self._model_type = layer, prefix, spec, model_type
+        self._config = config
         self.module = layer.get_submodule(spec.module)
         self.o_module = self._linear(spec.output)
         sizes = (getattr(self.module, name, None) for name in _HEAD_DIMS)
-        self.head_dim = next((size for size in sizes if isinstance(size, int)), head_dim)
+        default = config.hidden_size // config.num_attention_heads
+        self.head_dim = next((size for size in sizes if isinstance(size, int)), default)
         self.num_heads = int(self.o_weight.shape[1]) // self.head_dim
         self.num_key_value_heads = self._count_kv_heads()
 
@@ -109,6 +113,10 @@ class AttentionView:
                 "each kept key/value head needs the same number of its own query heads, "
                 f"and no other query head may stay (query {query.tolist()}, key/value {kv.tolist()})"
             )
+        try:
+            check_head_counts(self._config, query.numel(), kv.numel(), self.head_dim)
+        except ValueError as error:
+            raise UnsupportedModelError(f"{self._model_type}: {error}") from error
         return query, kv
 
     def keep_heads(self, query: Tensor, kv: Tensor) -> None:

@@ -29,7 +29,7 @@ class MlpSpec:
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """Where the attention of one layer is: ``query``, ``key``, ``value``, or one fused ``qkv`` (rows in turn).
+    """Where the attention of one layer is: ``query``, ``key``, ``value``, or one fused ``qkv`` (in turn).
 
     ``heads_refused`` says why heads can't be removed (a shape that the family's code can't represent).
     ``other_modules`` are what some layers have in place of attention (linear attention of a hybrid).
@@ -77,8 +77,8 @@ class LayerLists:
 class Architecture:
     """A model family as data, looked up by ``config.model_type`` (the text tower's, if there are several).
 
-    ``width_refused`` / ``depth_refused`` give the reason why the family can't be pruned that way;
-    ``depth_guards`` are (config attribute, reason): a truthy attribute refuses depth pruning.
+    ``refused`` is why the whole family is; ``width_refused`` why it can't lose neurons; ``depth_guards`` are
+    (config attribute, reason): a truthy attribute refuses depth pruning.
     """
 
     model_type: str
@@ -87,12 +87,16 @@ class Architecture:
     attention: AttentionSpec | None
     input_norms: tuple[str, ...] = ("input_layernorm",)
     layer_lists: LayerLists = field(default_factory=LayerLists)
+    refused: str | None = None
     width_refused: str | None = None
     depth_refused: str | None = None
     depth_guards: tuple[tuple[str, str], ...] = (
         ("num_kv_shared_layers", "its last layers share the key/value states of earlier ones"),
     )
 
+
+#: What ``per_layer_config`` calls the size of families whose config has no word for it.
+UNSAID_SIZE = "mlp_intermediate_size"
 
 #: Where the base model of a text tower may be, below the model that the user holds.
 TEXT_TOWERS: tuple[str, ...] = (

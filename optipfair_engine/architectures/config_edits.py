@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,26 @@ from transformers import PreTrainedConfig
 from optipfair_engine.architectures.base import LayerLists
 
 
-def layer_value(config: PreTrainedConfig, index: int, name: str) -> Any:
-    """``config.name`` of one layer, ``per_layer_config`` or not."""
-    return getattr(config.per_layer_config[index] if config.is_heterogeneous else config, name)
+def layer_config(config: PreTrainedConfig, index: int) -> PreTrainedConfig:
+    """The config of one layer: ``config`` itself where all are equal."""
+    layer: PreTrainedConfig = config.per_layer_config[index] if config.is_heterogeneous else config
+    return layer
+
+
+def check_head_counts(config: PreTrainedConfig, heads: int, kv_heads: int, head_dim: int) -> None:
+    """Whether the family's config accepts these numbers.
+
+    Raises:
+        ValueError: the config's own complaint.
+    """
+    trial = copy.copy(config)
+    trial.num_attention_heads, trial.num_key_value_heads = heads, kv_heads
+    trial.head_dim = head_dim
+    try:
+        trial.validate_architecture()
+    except Exception as error:  # strict dataclasses wrap what the families raise
+        cause = error.__cause__ or error
+        raise ValueError(f"{heads} attention heads: {cause}") from error
 
 
 def overrides(config: PreTrainedConfig) -> dict[int, dict[str, Any]]:
@@ -74,7 +92,7 @@ def write_sizes(config: PreTrainedConfig, sizes: Mapping[str, Mapping[int, int]]
             values.pop(name, None)
         current = getattr(config, name, None)
         distinct = set(by_layer.values())
-        if len(distinct) == 1 and hasattr(config, name):
+        if len(distinct) == 1 and (hasattr(config, name) or name == "head_dim"):
             if current != (only := distinct.pop()) and not _says_by_default(config, name, only):
                 setattr(config, name, only)
         elif not _says_by_default(config, name, *distinct):
@@ -87,6 +105,6 @@ def write_sizes(config: PreTrainedConfig, sizes: Mapping[str, Mapping[int, int]]
 
 def _says_by_default(config: PreTrainedConfig, name: str, *sizes: int) -> bool:
     """Whether families that write no size, or null, mean this one: four times the hidden size."""
-    if getattr(config, name, None) is not None or "heads" in name:
+    if getattr(config, name, None) is not None or "head" in name:
         return False
     return set(sizes) == {4 * config.hidden_size}

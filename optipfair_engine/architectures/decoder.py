@@ -34,7 +34,7 @@ _GLU_FAMILIES = tuple(
     _glu(model_type)
     for model_type in (
         "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
-        "smollm3", "olmo", "granite", "cohere2", "helium", "seed_oss",
+        "smollm3", "olmo", "granite", "cohere2", "seed_oss",
         "ernie4_5", "hunyuan_v1_dense",
     )
 )  # fmt: skip
@@ -68,6 +68,8 @@ _COHERE = Architecture(
 )
 
 _EXAONE4 = _glu("exaone4", input_norms=())
+
+_HELIUM = Architecture("helium", _LAYERS, _GLU, AttentionSpec(heads_refused=_FIXED_HEADS))
 
 _FUSED_FAMILIES = (
     Architecture(
@@ -135,8 +137,8 @@ _STARCODER2 = Architecture(
 
 _GEMMA3N = _glu(
     "gemma3n_text",
-    width_refused="its gate keeps a layer's top share of neurons, so removing one would change the others",
-    depth_refused="its last layers share the key/value states of earlier ones",
+    refused="it runs four residual streams at once, its gates keep a share of all neurons of a layer, "
+    "and its last layers share the key/value states of earlier ones",
 )
 
 DECODERS: tuple[Architecture, ...] = (
@@ -149,6 +151,7 @@ DECODERS: tuple[Architecture, ...] = (
     _COHERE,
     _DEEPSEEK_V3,
     _EXAONE4,
+    _HELIUM,
     _GPT2,
     _OPT,
     _GPT_NEOX,

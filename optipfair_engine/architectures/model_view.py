@@ -11,9 +11,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from optipfair_engine.architectures import config_edits
 from optipfair_engine.architectures.attention import AttentionView
-from optipfair_engine.architectures.base import TEXT_TOWERS, Architecture, ComponentKind, StackSpec
+from optipfair_engine.architectures.base import (
+    TEXT_TOWERS,
+    UNSAID_SIZE,
+    Architecture,
+    ComponentKind,
+    StackSpec,
+)
 from optipfair_engine.architectures.mlp import MlpView
-from optipfair_engine.architectures.registry import find_architecture
+from optipfair_engine.architectures.registry import ARCHITECTURES, find_architecture
 from optipfair_engine.errors import UnsupportedModelError
 
 _LAYER_NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number")
@@ -94,10 +100,8 @@ class ModelView:
         if spec is None or not _has(layer, spec.output):
             looked_for = spec.output if spec else "attention"
             raise UnsupportedModelError(f"{self.model_type}: layer {index} has no {looked_for}")
-        heads = int(config_edits.layer_value(self.config, index, "num_attention_heads"))
-        return AttentionView(
-            layer, f"{self.layers_path}.{index}", spec, self.model_type, self.hidden_size // heads
-        )
+        config = config_edits.layer_config(self.config, index)
+        return AttentionView(layer, f"{self.layers_path}.{index}", spec, self.model_type, config)
 
     def component(self, index: int, kind: ComponentKind) -> nn.Module | None:
         """The module whose output is ``kind`` in layer ``index``, for hooks; None if the layer has none.
@@ -186,7 +190,7 @@ class ModelView:
             parent, _, _ = parent.rpartition(".")
 
     def write_sizes_to_config(self) -> None:
-        """Make the config say what the modules are: one number if all layers agree, else ``per_layer_config``.
+        """Make the config say what the modules are: one number if layers agree, else ``per_layer_config``.
 
         ``per_layer_config`` is transformers' own: a plain load of a family whose code reads one number then
         raises, ``load_pruned`` reads it.
@@ -206,12 +210,14 @@ class ModelView:
         sizes: dict[str, int] = {}
         mlp, attention = self.architecture.mlp, self.architecture.attention
         if mlp and not self.architecture.width_refused and _has(self.layers[index], mlp.down):
-            name = mlp.size_attribute or "intermediate_size"
-            sizes[name] = self.mlp(index).intermediate_size
+            sizes[mlp.size_attribute or UNSAID_SIZE] = self.mlp(index).intermediate_size
         if attention and attention.heads_refused is None and _has(self.layers[index], attention.output):
             view = self.attention(index)
             sizes["num_attention_heads"] = view.num_heads
             sizes["num_key_value_heads"] = view.num_key_value_heads
+            if view.num_heads * view.head_dim != self.hidden_size:
+                # many families derive it from the other two where it isn't stated
+                sizes["head_dim"] = view.head_dim
         return sizes
 
 
@@ -225,6 +231,7 @@ def locate(model: PreTrainedModel, layers_path: str | None = None) -> ModelView:
         UnsupportedModelError: unknown family, or its layers are not where they should be.
     """
     model_type = model.config.get_text_config().model_type
+    _check_not_refused(model_type)
     if layers_path is not None:
         return _locate_at(model, model_type, layers_path)
     architecture = find_architecture(model_type)
@@ -237,6 +244,12 @@ def locate(model: PreTrainedModel, layers_path: str | None = None) -> ModelView:
             tried.append(path)
     looked_for = ", ".join(dict.fromkeys(tried))
     raise UnsupportedModelError(f"{model_type}: no layers in {type(model).__name__}; looked for {looked_for}")
+
+
+def _check_not_refused(model_type: str) -> None:
+    entry = ARCHITECTURES.get(model_type)
+    if entry is not None and entry.refused:
+        raise UnsupportedModelError(f"model family {model_type!r} is not supported: {entry.refused}")
 
 
 def _locate_at(model: PreTrainedModel, model_type: str, layers_path: str) -> ModelView:

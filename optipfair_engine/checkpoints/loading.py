@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from optipfair_engine.architectures import ModelView, config_edits, locate
+from optipfair_engine.architectures.base import UNSAID_SIZE
 from optipfair_engine.checkpoints.gguf import find_gguf, load_gguf_model
 from optipfair_engine.errors import CheckpointError, InvalidOptionError, NonFiniteWeightsError
 from optipfair_engine.headers import HeaderError, inspect_model_folder
@@ -209,7 +210,7 @@ def sized_class(model_class: type[PreTrainedModel], config: PreTrainedConfig) ->
 def _cut(view: ModelView, index: int, sizes: Mapping[str, Any]) -> None:
     """Give layer ``index`` the sizes that the config states for it."""
     spec = view.architecture.mlp
-    wide = (spec.size_attribute if spec else None) or "intermediate_size"
+    wide = (spec.size_attribute if spec else None) or UNSAID_SIZE
     unknown = set(sizes) - {wide, *_HEAD_SIZES}
     if unknown:
         raise CheckpointError(

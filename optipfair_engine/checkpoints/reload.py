@@ -2,8 +2,8 @@
 
 ``python -m optipfair_engine.checkpoints.reload request.json answer.safetensors`` reads
 ``{"items": [{"folder", "token_ids", "attention"}], "threads", "device"}`` and writes one tensor per item,
-named by its number. ``logits_of`` does one item, for a caller that has a fresh process of its own (a preloaded
-fork server).
+named by its number. ``logits_of`` does one item, for a caller that has a fresh process of its own (a
+preloaded fork server).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def logits_of(
 
 
 def model_logits(model: PreTrainedModel, token_ids: Sequence[Sequence[int]]) -> Tensor:
-    """The same of a model in memory, its train/eval mode put back. Models without a head give hidden states."""
+    """The same of a model in memory, its train/eval mode put back; without a head, the hidden states."""
     was_training = model.training
     model.eval()
     ids = torch.tensor(token_ids, device=model.device)

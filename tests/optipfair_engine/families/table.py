@@ -1,0 +1,19 @@
+"""``python -m tests.optipfair_engine.families.table`` writes docs/support.md from the suite's outcomes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tests.optipfair_engine.families.suite import Suite, render, support_page
+
+
+def main() -> None:
+    """Run every check and write the page."""
+    with tempfile.TemporaryDirectory() as folder:
+        support_page().write_text(render(Suite(Path(folder))), encoding="utf-8")
+    print(f"wrote {support_page().name}")
+
+
+if __name__ == "__main__":
+    main()
