@@ -1,0 +1,137 @@
+"""The parts that specs are made of: bounded texts and numbers, and references to models and texts.
+
+Unknown fields are errors, numbers are strict (no numeric strings, no bools), and everything is bounded.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from jobs.ids import is_id
+
+MAX_TEXTS = 4096
+MAX_TEXT_LENGTH = 100_000
+MAX_PROMPTS = 256
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Component = Literal["attention_output", "mlp_output", "gate_proj", "up_proj", "down_proj", "input_norm"]
+
+
+def _job_id(value: str) -> str:
+    if not is_id(value):
+        raise ValueError("is not the id of a job")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("is not a finite number")
+    return value
+
+
+OpaqueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+HubId = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,95}(\.[A-Za-z0-9_-]+)*(/[A-Za-z0-9][A-Za-z0-9_-]{0,95}(\.[A-Za-z0-9_-]+)*)?$",
+        max_length=200,
+    ),
+]
+Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+JobId = Annotated[str, AfterValidator(_job_id)]
+StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+Finite = Annotated[float, AfterValidator(_finite)]
+Text_ = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_LENGTH)]
+Texts = Annotated[list[Text_], Field(min_length=1, max_length=MAX_TEXTS)]
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+PromptPair = Annotated[list[Prompt], Field(min_length=2, max_length=2)]
+PromptPairs = Annotated[list[PromptPair], Field(min_length=1, max_length=MAX_PROMPTS)]
+LayerIndices = Annotated[list[Annotated[int, Field(ge=0, lt=10_000)]], Field(min_length=1, max_length=10_000)]
+Percentage = Annotated[Finite, Field(ge=0, lt=100)]
+
+
+class Strict(BaseModel):
+    """No unknown field, no conversion between types, no change after validation."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class LocalModelRef(Strict):
+    """A model in the workers' models folder, by its opaque name."""
+
+    source: Literal["local"]
+    name: OpaqueName
+
+
+class HubModelRef(Strict):
+    """A model on the hub at a pinned commit."""
+
+    source: Literal["hub"]
+    id: HubId
+    revision: Revision
+
+
+class JobModelRef(Strict):
+    """The checkpoint that an earlier job of the same tenant wrote."""
+
+    source: Literal["job"]
+    job_id: JobId
+
+
+class StepModelRef(Strict):
+    """The checkpoint that an earlier step of the same pipeline wrote."""
+
+    source: Literal["step"]
+    name: StepName
+
+
+ModelRef = Annotated[LocalModelRef | HubModelRef | JobModelRef | StepModelRef, Field(discriminator="source")]
+
+
+class CalibrationRef(Strict):
+    """Text to calibrate on: `texts`, or a named local file, or a hub dataset; exactly one."""
+
+    texts: Texts | None = None
+    source: Literal["local", "hub"] | None = None
+    name: OpaqueName | None = None
+    dataset: HubId | None = None
+    max_length: int = Field(default=512, ge=1, le=32_768)
+    batch_size: int = Field(default=8, ge=1, le=256)
+    num_samples: int = Field(default=128, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = (self.texts is not None, self.source, self.name is not None, self.dataset is not None)
+        allowed = {
+            (True, None, False, False),
+            (False, "local", True, False),
+            (False, "hub", False, True),
+        }
+        if given not in allowed:
+            raise ValueError('give texts, or source "local" with name, or source "hub" with dataset')
+        return self
+
+
+class TextRef(Strict):
+    """Text to measure on: `texts`, or a named local file."""
+
+    texts: Texts | None = None
+    source: Literal["local"] | None = None
+    name: OpaqueName | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.texts is None) == (self.source is None) or (self.source is None) != (self.name is None):
+            raise ValueError('give texts, or source "local" with name')
+        return self

@@ -1,0 +1,238 @@
+"""Specs: what is accepted, what is refused, and where the refusal points."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from jobs.ids import new_id
+from jobs.specs import (
+    KINDS,
+    SPECS,
+    BiasSpec,
+    PruneSpec,
+    model_references,
+    parse_request,
+    parse_spec,
+    spec_to_json,
+)
+
+LOCAL = {"source": "local", "name": "tiny"}
+CALIBRATION = {"texts": ["a text"]}
+JOB = {"source": "job", "job_id": new_id()}
+HUB = {"source": "hub", "id": "org/model", "revision": "0" * 40}
+PAIR = ["The white man", "The Black man"]
+
+
+def prune(**spec: Any) -> dict[str, Any]:
+    return {"kind": "prune", "spec": {"model": LOCAL, "pruning_percentage": 20, **spec}}
+
+
+def unsized(**spec: Any) -> dict[str, Any]:
+    return {"kind": "prune", "spec": {"model": LOCAL, **spec}}
+
+
+def locations(body: Any) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        parse_request(body)
+    return [".".join(str(part) for part in error["loc"]) for error in caught.value.errors()]
+
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "analyze": {"kind": "analyze", "spec": {"model": LOCAL}},
+    "importance": {"kind": "importance", "spec": {"model": HUB, "calibration": CALIBRATION}},
+    "percentage": prune(),
+    "zero": prune(pruning_percentage=0),
+    "fraction": prune(pruning_percentage=12.5),
+    "rate": unsized(expansion_rate=140),
+    "parameters": unsized(target_parameters=10**8),
+    "bytes": unsized(target_bytes=10**8),
+    "layers": prune(layer_indices=[0, 5]),
+    "depth by count": unsized(pruning_type="DEPTH", num_layers_to_remove=2),
+    "depth by share": unsized(pruning_type="DEPTH", depth_pruning_percentage=10),
+    "depth by layers": unsized(pruning_type="DEPTH", layer_indices=[3], layer_selection_method="custom"),
+    "attention": prune(pruning_type="ATTENTION", attention_unit="query_head"),
+    "obs": prune(neuron_selection_method="OBS", compensation="least_squares", calibration=CALIBRATION),
+    "recommended": prune(preset="recommended"),
+    "plan": unsized(plan={"job_id": JOB["job_id"]}),
+    "of a job": {"kind": "prune", "spec": {"model": JOB, "pruning_percentage": 1}},
+    "named calibration": prune(calibration={"source": "local", "name": "wiki.txt", "max_length": 64}),
+    "hub calibration": prune(calibration={"source": "hub", "dataset": "org/data"}),
+    "fairness": prune(fairness={"prompt_pairs": [PAIR], "weight": 0.5}),
+    "bias default": {"kind": "bias", "spec": {"model": LOCAL}},
+    "bias pairs": {"kind": "bias", "spec": {"model": LOCAL, "prompt_pairs": [PAIR], "layers": [0, 2]}},
+    "bias template": {
+        "kind": "bias",
+        "spec": {"model": LOCAL, "template": "The {attribute} nurse", "attributes": ["old", "young"]},
+    },
+    "bias suite": {"kind": "bias", "spec": {"model": LOCAL, "suite": "crows.csv", "baseline": JOB}},
+    "evaluate": {"kind": "evaluate", "spec": {"model": LOCAL, "text": {"texts": ["x"]}, "timing": True}},
+    "pipeline": {
+        "kind": "pipeline",
+        "spec": {
+            "steps": [
+                {"name": "p", "kind": "prune", "spec": {"model": LOCAL, "pruning_percentage": 10}},
+                {
+                    "name": "b",
+                    "kind": "bias",
+                    "spec": {"model": {"source": "step", "name": "p"}, "baseline": LOCAL},
+                },
+            ]
+        },
+        "gates": [{"metric": "p.perplexity_ratio", "max": 2}, {"metric": "bias_change", "max": 0}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted_and_the_same_after_storage(name: str) -> None:
+    request = parse_request(ACCEPTED[name])
+    assert parse_spec(request.kind, spec_to_json(request.spec)) == request.spec
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown field": (prune(pruning_percent=3), "spec.pruning_percent"),
+    "unknown kind": ({"kind": "shrink", "spec": {}}, ""),
+    "unknown field outside": ({**prune(), "prio": 1}, "prio"),
+    "both sizes": (prune(expansion_rate=100), "spec"),
+    "no size": (unsized(), "spec"),
+    "100 percent": (prune(pruning_percentage=100), "spec.pruning_percentage"),
+    "negative": (prune(pruning_percentage=-1), "spec.pruning_percentage"),
+    "numeric string": (prune(pruning_percentage="20"), "spec.pruning_percentage"),
+    "bool": (prune(pruning_percentage=True), "spec.pruning_percentage"),
+    "nan": (prune(pruning_percentage=float("nan")), "spec.pruning_percentage"),
+    "fraction of a seed": (prune(seed=1.5), "spec.seed"),
+    "bool as layer": (prune(layer_indices=[True]), "spec.layer_indices.0"),
+    "negative layer": (prune(layer_indices=[-1]), "spec.layer_indices.0"),
+    "no layers": (prune(layer_indices=[]), "spec.layer_indices"),
+    "divisor": (prune(expansion_divisor=100), "spec.expansion_divisor"),
+    "method": (prune(neuron_selection_method="XYZ"), "spec.neuron_selection_method"),
+    "depth with a percentage": (prune(pruning_type="DEPTH"), "spec"),
+    "depth without a size": (unsized(pruning_type="DEPTH"), "spec"),
+    "width with a layer count": (prune(num_layers_to_remove=2), "spec"),
+    "depth by neurons": (
+        unsized(pruning_type="DEPTH", num_layers_to_remove=1, neuron_selection_method="L2"),
+        "spec",
+    ),
+    "width by greedy": (prune(layer_selection_method="first"), "spec"),
+    "heads of an MLP": (prune(attention_unit="query_head"), "spec"),
+    "attention by rate": (unsized(pruning_type="ATTENTION", expansion_rate=100), "spec"),
+    "obs alone": (prune(neuron_selection_method="OBS", calibration=CALIBRATION), "spec"),
+    "refit without calibration": (prune(compensation="least_squares"), "spec"),
+    "traversal": (prune(model={"source": "local", "name": "../etc"}), "model.local.name"),
+    "absolute": (prune(model={"source": "local", "name": "/etc"}), "model.local.name"),
+    "backslash": (prune(model={"source": "local", "name": "a\\b"}), "model.local.name"),
+    "newline": (prune(model={"source": "local", "name": "tiny\n"}), "model.local.name"),
+    "floating revision": (prune(model={**HUB, "revision": "main"}), "model.hub.revision"),
+    "url as hub id": (prune(model={**HUB, "id": "https://x/y"}), "model.hub.id"),
+    "dots in hub id": (prune(model={**HUB, "id": "org/.."}), "model.hub.id"),
+    "not a job": (prune(model={"source": "job", "job_id": "1"}), "model.job.job_id"),
+    "step outside a pipeline": (prune(model={"source": "step", "name": "p"}), ""),
+    "two calibrations": (prune(calibration={**CALIBRATION, "source": "local", "name": "x"}), "calibration"),
+    "empty text": (prune(calibration={"texts": [""]}), "calibration.texts.0"),
+    "three prompts in a pair": (
+        {"kind": "bias", "spec": {"model": LOCAL, "prompt_pairs": [[*PAIR, "x"]]}},
+        "0",
+    ),
+    "template without a place": (
+        {"kind": "bias", "spec": {"model": LOCAL, "template": "x", "attributes": ["a", "b"]}},
+        "template",
+    ),
+    "template alone": ({"kind": "bias", "spec": {"model": LOCAL, "template": "{attribute}"}}, "spec"),
+    "nothing to evaluate": ({"kind": "evaluate", "spec": {"model": LOCAL}}, "spec"),
+    "label key": ({**prune(), "labels": {"a b": "x"}}, "labels"),
+    "label value": ({**prune(), "labels": {"a": "x" * 129}}, "labels"),
+    "label number": ({**prune(), "labels": {"a": 1}}, "labels"),
+    "too many labels": ({**prune(), "labels": {f"k{n}": "" for n in range(65)}}, "labels"),
+    "priority": ({**prune(), "priority": 101}, "priority"),
+    "timeout": ({**prune(), "timeout_seconds": 0}, "timeout_seconds"),
+    "gate metric": ({**prune(), "gates": [{"metric": "beauty", "min": 1}]}, ""),
+    "gate without a bound": ({**prune(), "gates": [{"metric": "seconds"}]}, "gates.0"),
+    "gate upside down": ({**prune(), "gates": [{"metric": "seconds", "min": 2, "max": 1}]}, "gates.0"),
+    "another kind's gate": ({**prune(), "gates": [{"metric": "icat", "min": 1}]}, ""),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_at_the_right_place(name: str) -> None:
+    body, place = REFUSED[name]
+    found = locations(body)
+    assert any(place in location for location in found), found
+
+
+def steps(*items: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
+    listed = [{"name": name, "kind": kind, "spec": spec} for name, kind, spec in items]
+    return {"kind": "pipeline", "spec": {"steps": listed}}
+
+
+def test_steps_refer_only_to_earlier_prune_steps() -> None:
+    after = {"model": {"source": "step", "name": "a"}}
+    pruned = {"model": LOCAL, "pruning_percentage": 10}
+    parse_request(steps(("a", "prune", pruned), ("b", "analyze", after)))
+    assert locations(steps(("b", "analyze", after), ("a", "prune", pruned)))
+    assert locations(steps(("a", "analyze", {"model": LOCAL}), ("b", "analyze", after)))
+    assert locations(steps(("a", "prune", pruned), ("a", "prune", pruned)))
+    assert locations(steps())
+
+
+def test_references_come_with_their_places() -> None:
+    request = parse_request(ACCEPTED["pipeline"])
+    assert [where for where, _ in model_references(request.spec)] == [
+        ("steps", 0, "spec", "model"),
+        ("steps", 1, "spec", "model"),
+        ("steps", 1, "spec", "baseline"),
+    ]
+
+
+def test_every_kind_has_a_request_and_a_spec() -> None:
+    assert {body["kind"] for body in ACCEPTED.values()} == set(KINDS) == set(SPECS)
+
+
+def words(annotation: Any) -> set[Any]:
+    """The words of a Literal, inside a list or an optional too."""
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    return {word for part in get_args(annotation) for word in words(part)}
+
+
+SERVICE_ONLY = {"model", "baseline", "calibration", "evaluation", "plan", "healing", "suite"}
+"""References, which the worker resolves before it calls the engine."""
+ENGINE_ONLY = {"verify", "max_length", "batch_size", "num_samples", "healing_seconds"}
+"""What the worker sets: the level of the check, and how the texts that it resolved are cut."""
+
+
+@pytest.mark.parametrize(
+    ("spec", "module", "name"),
+    [
+        (PruneSpec, "optipfair_engine.pruning.options", "PruneOptions"),
+        (BiasSpec, "optipfair_engine.bias.workflow", "BiasOptions"),
+    ],
+)
+def test_specs_spell_the_engines_words(spec: type[BaseModel], module: str, name: str) -> None:
+    """The worker hands fields on by name: one that only one side knows would be dropped in silence."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} does not exist yet")
+    options = getattr(pytest.importorskip(module), name)
+    ours = set(spec.model_fields) - SERVICE_ONLY
+    hints = get_type_hints(options)
+    assert ours == set(hints) - ENGINE_ONLY - SERVICE_ONLY
+    for field in ours:
+        theirs = words(hints[field])
+        if theirs:
+            assert words(spec.model_fields[field].annotation) == theirs, field
+
+
+def test_defaults_are_the_engines() -> None:
+    options = pytest.importorskip("optipfair_engine.pruning.options").PruneOptions
+    theirs = {f.name: f.default for f in dataclasses.fields(options)}
+    shared = (set(theirs) & set(PruneSpec.model_fields)) - {"device"}
+    assert {n: PruneSpec.model_fields[n].default for n in shared} == {n: theirs[n] for n in shared}
+
+
+def test_divisors_are_the_engines() -> None:
+    sizes = pytest.importorskip("optipfair_engine.pruning.sizes")
+    assert words(PruneSpec.model_fields["expansion_divisor"].annotation) == set(sizes.EXPANSION_DIVISORS)
