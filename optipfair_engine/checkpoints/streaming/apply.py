@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,12 +52,14 @@ class StreamedCheckpoint:
     Attributes:
         plan: what was applied.
         files: weight file → (size, SHA-256), computed while it was written.
-        parameters: (before, after), each stored tensor once.
+        original_parameters: of the source; tied ones count once.
+        model: the pruned model on the meta device: its structure and config, without weights.
     """
 
     plan: PruningPlan
     files: dict[str, tuple[int, str]]
-    parameters: tuple[int, int]
+    original_parameters: int
+    model: PreTrainedModel
 
 
 def apply_plan_to_checkpoint(
@@ -96,35 +99,44 @@ def stream_checkpoint(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     report: Reporter = null_reporter,
 ) -> StreamedCheckpoint:
-    """:func:`apply_plan_to_checkpoint` with a plan that is yet to be chosen, for example by ``planning.static_plan``.
+    """:func:`apply_plan_to_checkpoint` with a plan yet to be chosen, for example by ``planning.static_plan``.
 
-    transformers is imported, and the model's structure built, in a thread meanwhile.
+    transformers is imported, and the model's structure built, in a thread meanwhile. After a failure nothing
+    that was written is left.
     """
     folder, target = Path(source), Path(output)
     layout = CheckpointLayout(CheckpointSource(folder))
-    with ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside:
-        model = aside.submit(build_on_meta, folder)
+    with ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside, ExitStack() as failed:
+        building = aside.submit(build_on_meta, folder)
         plan = choose(layout)
         edits = plan_edits(layout, plan)
+        shards = assign_shards(edits, max_shard_bytes)
         target.mkdir(parents=True, exist_ok=True)
-        config = aside.submit(_write_config, model, layout, plan, target)
-        files = _write_weights(layout, edits, target, max_shard_bytes, report)
-        config.result()
+        for name in ("config.json", INDEX_NAME, *(shard.name for shard in shards)):
+            failed.callback((target / name).unlink, missing_ok=True)
+        shrinking = aside.submit(_shrink, building, layout, plan, target)
+        files = _write_weights(layout, edits, shards, target, report)
+        original_parameters, model = shrinking.result()
+        failed.pop_all()
     _copy_companions(folder, target)
-    before = sum(info.numel for _, info in layout.source.tensors.values())
-    return StreamedCheckpoint(plan, files, (before, sum(edit.numel for edit in edits)))
+    return StreamedCheckpoint(plan, files, original_parameters, model)
 
 
-def _write_config(
-    model: Future[PreTrainedModel], layout: CheckpointLayout, plan: PruningPlan, target: Path
-) -> None:
-    write_config(model.result(), layout, plan, target)
+def _shrink(
+    building: Future[PreTrainedModel], layout: CheckpointLayout, plan: PruningPlan, target: Path
+) -> tuple[int, PreTrainedModel]:
+    model = building.result()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, write_config(model, layout, plan, target)
 
 
 def _write_weights(
-    layout: CheckpointLayout, edits: Sequence[TensorEdit], target: Path, max_bytes: int, report: Reporter
+    layout: CheckpointLayout,
+    edits: Sequence[TensorEdit],
+    shards: Sequence[Shard],
+    target: Path,
+    report: Reporter,
 ) -> dict[str, tuple[int, str]]:
-    shards = assign_shards(edits, max_bytes)
     buffers, progress = Buffers(), _LayerProgress(layout, edits, report)
     results = {}
     with Background() as background:

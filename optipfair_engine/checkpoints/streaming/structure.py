@@ -2,7 +2,7 @@
 
 The model is built on the meta device from the source's config, compared with the source, shrunk by the very
 ``apply_plan`` that shrinks models in memory, and asked for its config. That takes a fraction of a second, but
-transformers' import takes longer than copying gigabytes: ``expect`` is made to run in a thread beside the copying.
+transformers' import takes longer than copying gigabytes: ``build_on_meta`` is made to run in a thread beside the copying.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
     return model
 
 
-def write_config(model: PreTrainedModel, layout: CheckpointLayout, plan: PruningPlan, output: Path) -> None:
-    """Shrink a model on the meta device by a plan, and write the config that it then has.
+def write_config(
+    model: PreTrainedModel, layout: CheckpointLayout, plan: PruningPlan, output: Path
+) -> PreTrainedModel:
+    """Shrink a model on the meta device by a plan, and write the config that it then has; returns the model.
 
     Args:
         model: of the source's config, see ``build_on_meta``; it is shrunk in place.
@@ -59,6 +61,7 @@ def write_config(model: PreTrainedModel, layout: CheckpointLayout, plan: Pruning
     model.config.architectures = [type(model).__name__]
     model.config.dtype = layout.dtype
     model.config.save_pretrained(output)
+    return model
 
 
 def _check_source(model: PreTrainedModel, layout: CheckpointLayout) -> None:
