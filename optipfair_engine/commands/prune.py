@@ -117,8 +117,13 @@ def prune(
         Path | None, typer.Option(help="Apply the plan of an earlier run (its folder).", rich_help_panel=RUN)
     ] = None,
     verify: Annotated[
-        VerifyLevel, typer.Option(help="How the saved model is checked.", rich_help_panel=RUN)
-    ] = "logits",
+        VerifyLevel | None,
+        typer.Option(
+            help="How the saved model is checked. Default: structure if it is pruned by its weights alone "
+            "(then it is streamed from disk to disk), else logits.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     seed: Annotated[int, typer.Option(help="Of what is random (healing).", rich_help_panel=RUN)] = 0,
@@ -148,7 +153,7 @@ def prune(
         dtype=dtype,
         device=device,
         seed=seed,
-        verify=verify,
+        verify=verify or ("structure" if calibration is None and evaluation is None else "logits"),
         max_length=max_length,
         batch_size=batch_size,
         num_samples=num_samples,
@@ -182,7 +187,7 @@ def _run(
             batch_size=options.batch_size,
             max_length=options.max_length,
         )
-        return prune_checkpoint(
+        metrics: dict[str, Any] = prune_checkpoint(
             source,
             folder,
             options,
@@ -191,6 +196,7 @@ def _run(
             evaluation_texts=texts,
             plan=plan,
         )
+    return metrics
 
 
 _ROWS = {

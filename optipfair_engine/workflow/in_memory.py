@@ -1,0 +1,149 @@
+"""Pruning a checkpoint by way of a model in memory, with plots, perplexities and a reload check by logits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optipfair_engine.architectures import ModelView, locate
+from optipfair_engine.calibration import CalibrationSet
+from optipfair_engine.checkpoints import ReloadRunner, SourceInfo, save_pruned
+from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.jsonable import write_json
+from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.apply import apply_plan
+from optipfair_engine.pruning.options import PruneOptions
+from optipfair_engine.pruning.plan import PruningPlan
+from optipfair_engine.pruning.planner import make_plan
+from optipfair_engine.pruning.statistics import count_parameters, pruning_statistics
+from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, folder_bytes, load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def prune_in_memory(
+    source: Path,
+    output: Path,
+    options: PruneOptions,
+    *,
+    report: Reporter = null_reporter,
+    calibration_texts: Sequence[str] | CalibrationSet | None = None,
+    evaluation_texts: Sequence[str] | None = None,
+    plan: PruningPlan | None = None,
+    reload_runner: ReloadRunner | None = None,
+) -> dict[str, Any]:
+    """:func:`prune_checkpoint` by way of a model in memory: wherever text or another number type is needed."""
+    start = time.perf_counter()
+    needs_text = calibration_texts is not None or evaluation_texts is not None
+    loaded = load(
+        source, dtype=options.dtype, device=options.device, needs_tokenizer=needs_text, report=report
+    )
+    model, tokenizer = loaded.model, loaded.tokenizer
+    view = locate(model)
+    chosen = plan or _plan(view, options, calibration_texts, tokenizer, report)
+    units, parameters = units_per_layer(view, chosen), count_parameters(model)
+    windows = _evaluation_windows(tokenizer, evaluation_texts, options.max_length)
+    dense = _perplexity(model, windows, report)
+    pruned = apply_plan(model, chosen, inplace=True, report=report)
+    metrics = pruning_statistics(parameters, locate(pruned), chosen)
+    metrics |= _compared(dense, _perplexity(pruned, windows, report))
+    output.mkdir(parents=True, exist_ok=True)
+    write_plots(output, metrics, chosen, units, report=report)
+    report("save", 0, 1, "writing the checkpoint")
+    info = SourceInfo.of(source)
+    manifest = save_pruned(
+        pruned,
+        output,
+        tokenizer=tokenizer,
+        plan=chosen,
+        source=info,
+        verify=options.verify,
+        runner=reload_runner,
+    )
+    report("save", 1, 1, "the checkpoint is written and checked")
+    metrics |= {
+        "reload_check": manifest.reload_check,
+        "output_bytes": folder_bytes(output),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    return write_json(output / METRICS_FILE, metrics)
+
+
+def _plan(
+    view: ModelView,
+    options: PruneOptions,
+    texts: Sequence[str] | CalibrationSet | None,
+    tokenizer: Any,
+    report: Reporter,
+) -> PruningPlan:
+    calibration = calibration_set(
+        texts,
+        tokenizer,
+        max_length=options.max_length,
+        num_samples=options.num_samples,
+        batch_size=options.batch_size,
+    )
+    return make_plan(view, options, calibration, report=report)
+
+
+def _evaluation_windows(
+    tokenizer: Any, texts: Sequence[str] | None, max_length: int
+) -> list[list[int]] | None:
+    from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, text_windows
+
+    return None if texts is None else text_windows(tokenizer, list(texts), max_length, DEFAULT_WINDOWS)
+
+
+def _perplexity(model: PreTrainedModel, windows: list[list[int]] | None, report: Reporter) -> float | None:
+    from optipfair_engine.evaluation.perplexity import score_windows
+
+    return None if windows is None else score_windows(model, windows, report).perplexity
+
+
+def _compared(dense: float | None, pruned: float | None) -> dict[str, float]:
+    if dense is None or pruned is None:
+        return {}
+    return {"perplexity_dense": dense, "perplexity_pruned": pruned, "perplexity_ratio": pruned / dense}
+
+
+def units_per_layer(view: ModelView, plan: PruningPlan) -> list[int]:
+    """What the plot of kept units counts, layer by layer: neurons or query heads (0 in layers without)."""
+    counts = []
+    for layer in range(view.num_layers):
+        try:
+            size = view.attention(layer).num_heads if plan.kept_heads else view.mlp(layer).intermediate_size
+        except (
+            UnsupportedModelError
+        ):  # a mixture of experts, or T5, beside layers that the plan doesn't touch
+            size = 0
+        counts.append(size)
+    return counts
+
+
+def write_plots(
+    output: Path,
+    stats: dict[str, Any],
+    plan: PruningPlan,
+    original_units: list[int],
+    *,
+    report: Reporter,
+) -> None:
+    """``parameters.png``, and ``kept_neurons.png``, ``kept_heads.png`` or ``kept_layers.png``."""
+    from optipfair_engine.plots import plot_kept, plot_layers, plot_parameters
+
+    plot_parameters(output / "parameters.png", stats["original_parameters"], stats["pruned_parameters"])
+    report("plot", 1, 2, "parameters.png")
+    if plan.removed_layers:
+        name = plot_layers(output / "kept_layers.png", plan.num_layers, plan.removed_layers).name
+    elif plan.kept_heads:
+        kept = [
+            len(plan.kept_heads[i].query) if i in plan.kept_heads else n for i, n in enumerate(original_units)
+        ]
+        name = plot_kept(output / "kept_heads.png", kept, original_units, unit="query heads").name
+    else:
+        kept = [len(plan.kept_neurons.get(i, range(n))) for i, n in enumerate(original_units)]
+        name = plot_kept(output / "kept_neurons.png", kept, original_units, unit="intermediate neurons").name
+    report("plot", 2, 2, name)
