@@ -150,6 +150,13 @@ class PruneSpec(Strict):
         return self
 
 
+Visualization = Literal["mean_diff", "heatmap", "pca"]
+
+
+def _all_kinds() -> list[Visualization]:
+    return ["mean_diff", "heatmap", "pca"]
+
+
 class BiasSpec(Strict):
     """How differently a model treats prompts that differ in one attribute, optionally beside a baseline."""
 
@@ -160,9 +167,7 @@ class BiasSpec(Strict):
     attributes: Annotated[list[Prompt], Field(min_length=2, max_length=32)] | None = None
     suite: OpaqueName | None = None
     control_pairs: PromptPairs | None = None
-    visualization_types: list[Literal["mean_diff", "heatmap", "pca"]] = Field(
-        default_factory=lambda: ["mean_diff", "heatmap", "pca"], min_length=1, max_length=3
-    )
+    visualization_types: list[Visualization] = Field(default_factory=_all_kinds, min_length=1, max_length=3)
     layers: Literal["first_middle_last", "all"] | LayerIndices = "first_middle_last"
     layer_types: Annotated[list[Component], Field(min_length=1, max_length=6)] | None = None
     figure_format: Literal["png", "svg", "pdf"] = "png"

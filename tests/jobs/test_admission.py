@@ -1,0 +1,225 @@
+"""Admission: by what live workers report, and by nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jobs.admission import admit
+from jobs.errors import InvalidError, NoWorkerError
+from jobs.ids import new_id
+from jobs.repository import Repository
+from jobs.rows import Artifact, Job, JobError, LocalModel, Worker
+from jobs.specs import parse_request
+from tests.jobs.conftest import TENANT
+
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+
+FACTS: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "num_layers": 4,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "parameters": 400_000,
+    "bytes": 800_000,
+    "dtype": "bfloat16",
+    "format": "safetensors",
+    "has_tokenizer": True,
+    "files": {"model.safetensors": 800_000},
+    "revision": "r1",
+}
+TINY = LocalModel("tiny", "r1", FACTS)
+PICKLED = LocalModel("old", None, {}, JobError("model_pickled", "only pickled weights"))
+WORKER = Worker(
+    id="w1",
+    queues=["cpu", "short"],
+    devices=["cpu"],
+    models=[TINY, PICKLED],
+    files={"calibration": ["wiki.txt"], "suites": ["crows.csv"]},
+    allow_hub=False,
+    code_version="1",
+    draining=False,
+    started_at=0,
+    seen_at=0,
+)
+GPU = replace(WORKER, id="g1", queues=["gpu"], devices=["cpu", "cuda"])
+
+
+def beat(repository: Repository, *workers: Worker) -> None:
+    for w in workers:
+        repository.worker_beat(
+            w.id,
+            queues=w.queues,
+            devices=w.devices,
+            models=w.models,
+            files=w.files,
+            allow_hub=w.allow_hub,
+            code_version=w.code_version,
+            draining=w.draining,
+            memory_bytes=w.memory_bytes,
+        )
+
+
+def prune(name: str = "tiny", **spec: Any) -> Any:
+    model = {"source": "local", "name": name}
+    return parse_request({"kind": "prune", "spec": {"model": model, "pruning_percentage": 20, **spec}})
+
+
+def refusal(repository: Repository, request: Any) -> InvalidError:
+    with pytest.raises(InvalidError) as caught:
+        admit(repository, TENANT, request)
+    return caught.value
+
+
+def test_a_known_model_goes_to_the_cpu_queue_with_an_estimate(repository: Repository) -> None:
+    beat(repository, WORKER)
+    admission = admit(repository, TENANT, prune())
+    assert admission.queue == "cpu"
+    assert admission.estimate is not None
+    assert 0 < admission.estimate.output_bytes < FACTS["bytes"]
+    assert admission.estimate.seconds > 0
+    assert admission.reuse_key is not None
+
+
+def test_short_work_has_a_queue_of_its_own(repository: Repository) -> None:
+    beat(repository, WORKER)
+    request = parse_request({"kind": "analyze", "spec": {"model": {"source": "local", "name": "tiny"}}})
+    assert admit(repository, TENANT, request).queue == "short"
+    beat(repository, replace(WORKER, queues=["cpu"]))
+    assert admit(repository, TENANT, request).queue == "cpu"
+
+
+def test_a_gpu_is_taken_if_there_is_one_and_required_if_asked_for(repository: Repository) -> None:
+    beat(repository, WORKER)
+    assert refusal(repository, prune(device="cuda")).code == "device_unavailable"
+    beat(repository, GPU)
+    assert admit(repository, TENANT, prune(device="cuda")).queue == "gpu"
+    assert admit(repository, TENANT, prune()).queue == "gpu"
+    assert admit(repository, TENANT, prune(device="cpu")).queue == "cpu"
+
+
+def test_a_job_goes_only_where_the_model_is(repository: Repository) -> None:
+    beat(repository, replace(WORKER, models=[]), GPU)
+    assert refusal(repository, prune(device="cpu")).code == "device_unavailable"
+    assert admit(repository, TENANT, prune()).queue == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "location"),
+    [
+        (prune("absent"), "model_not_found", ("spec", "model", "name")),
+        (prune("old"), "model_pickled", ("spec", "model", "name")),
+        (prune(calibration={"source": "local", "name": "no.txt"}), "calibration_not_found", None),
+        (prune(calibration={"source": "hub", "dataset": "a/b"}), "hub_not_allowed", ("spec", "calibration")),
+        (prune(evaluation={"source": "local", "name": "no.txt"}), "calibration_not_found", None),
+        (prune(layer_indices=[4]), "layers_out_of_range", ("spec", "layer_indices")),
+        (prune(model={"source": "job", "job_id": new_id()}), "model_not_found", ("spec", "model", "job_id")),
+        (prune(plan={"job_id": new_id()}), "model_not_found", ("spec", "plan", "job_id")),
+    ],
+)
+def test_refusals_say_why_and_where(
+    repository: Repository, request_: Any, code: str, location: tuple[str, ...] | None
+) -> None:
+    beat(repository, WORKER)
+    error = refusal(repository, request_)
+    assert error.code == code
+    assert error.location == (location or error.location)
+    assert error.location[0] == "spec"
+
+
+def test_every_step_of_a_pipeline_is_looked_at(repository: Repository) -> None:
+    beat(repository, WORKER)
+    local = {"source": "local", "name": "tiny"}
+    steps = [
+        {"name": "p", "kind": "prune", "spec": {"model": local, "pruning_percentage": 20}},
+        {"name": "b", "kind": "bias", "spec": {"model": {"source": "step", "name": "p"}, "baseline": local}},
+        {"name": "s", "kind": "bias", "spec": {"model": local, "suite": "crows.csv"}},
+    ]
+    admission = admit(repository, TENANT, parse_request({"kind": "pipeline", "spec": {"steps": steps}}))
+    assert admission.estimate is not None
+    steps[2]["spec"]["suite"] = "other.csv"  # type: ignore[index]
+    error = refusal(repository, parse_request({"kind": "pipeline", "spec": {"steps": steps}}))
+    assert (error.code, error.location[:3]) == ("suite_not_found", ("spec", "steps", 2))
+
+
+def test_without_a_live_worker_nothing_is_admitted(repository: Repository) -> None:
+    with pytest.raises(NoWorkerError):
+        admit(repository, TENANT, prune())
+    beat(repository, replace(WORKER, draining=True))
+    with pytest.raises(NoWorkerError):
+        admit(repository, TENANT, prune())
+
+
+def test_what_cannot_fit_is_refused(repository: Repository) -> None:
+    beat(repository, replace(WORKER, memory_bytes=1_000_000))
+    assert refusal(repository, prune()).code == "model_too_large"
+    beat(repository, replace(WORKER, id="w2", memory_bytes=10**12))
+    assert admit(repository, TENANT, prune()).queue == "cpu"
+
+
+def test_hub_models_go_to_workers_that_may_use_the_hub(repository: Repository) -> None:
+    hub = prune(model={"source": "hub", "id": "org/model", "revision": "0" * 40})
+    beat(repository, WORKER)
+    assert refusal(repository, hub).code == "hub_not_allowed"
+    beat(repository, replace(WORKER, id="w2", allow_hub=True))
+    admission = admit(repository, TENANT, hub)
+    assert admission.estimate is None  # its sizes are known only once it is fetched
+    assert admission.reuse_key is not None
+
+
+class TestReuseKeys:
+    def key(self, repository: Repository, request: Any) -> str | None:
+        return admit(repository, TENANT, request).reuse_key
+
+    def test_labels_and_gates_do_not_make_other_work(self, repository: Repository) -> None:
+        beat(repository, WORKER)
+        body = {"kind": "prune", "spec": prune().spec.model_dump(), "labels": {"a": "b"}, "priority": 3}
+        assert self.key(repository, parse_request(body)) == self.key(repository, prune())
+
+    def test_another_spec_model_or_code_is_other_work(self, repository: Repository) -> None:
+        beat(repository, WORKER)
+        keys = [self.key(repository, prune()), self.key(repository, prune(seed=1))]
+        beat(repository, replace(WORKER, models=[replace(TINY, revision="r2")]))
+        keys.append(self.key(repository, prune()))
+        beat(repository, replace(WORKER, code_version="2"))
+        keys.append(self.key(repository, prune()))
+        assert None not in keys
+        assert len(set(keys)) == 4
+
+    def test_where_equality_cannot_be_known_there_is_no_key(self, repository: Repository) -> None:
+        beat(repository, WORKER)
+        named = prune(calibration={"source": "local", "name": "wiki.txt"})
+        assert self.key(repository, named) is None
+        beat(repository, replace(WORKER, id="w2", code_version="2"))
+        assert self.key(repository, prune()) is None
+        beat(repository, replace(WORKER, id="w2", models=[replace(TINY, revision="r2")]))
+        assert self.key(repository, prune()) is None
+
+
+def test_a_job_can_follow_a_job(repository: Repository, create: Callable[..., Job]) -> None:
+    beat(repository, WORKER)
+    first = create()
+    following = prune(model={"source": "job", "job_id": first.id})
+    assert refusal(repository, following).code == "model_not_found"  # it has not succeeded yet
+    repository.claim(first.id, "w")
+    weights = Artifact("model.safetensors", "x/y", 600_000, "ab" * 32, f"{first.id}/1")
+    repository.mark_succeeded(
+        first.id,
+        1,
+        artifacts=[weights],
+        archive=None,
+        metrics={"pruned_parameters": 300_000},
+        publish=lambda: None,
+    )
+    admission = admit(repository, TENANT, following)
+    assert admission.estimate is not None
+    assert admission.estimate.output_bytes < 600_000
+    with pytest.raises(InvalidError):
+        admit(repository, "other", following)
