@@ -1,0 +1,231 @@
+"""Health, metrics, the OpenAPI document, background loops, and what importing the API costs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from api import openapi
+from api.context import Services
+from api.loops import Loops
+from jobs.artifacts import storage_of
+from jobs.rows import OutboxEntry
+from tests.api.conftest import Caller, FakeWorker
+
+HEAVY = ("torch", "transformers", "matplotlib", "numpy", "scipy", "safetensors", "optipfair_engine.pruning")
+
+
+def test_livez_looks_at_nothing_else(make_app: Callable[..., FastAPI], settings: object) -> None:
+    app = make_app()
+    app.state.services.engine.dispose()
+    app.state.services.repository = None
+    assert Caller(app, None).get("/livez").json() == {"status": "ok"}
+
+
+class TestReadiness:
+    def test_it_names_what_is_not_ready(self, nobody: Caller, services: Services) -> None:
+        response = nobody.get("/readyz")
+        assert response.status_code == 503
+        assert response.json() == {
+            "status": "not_ready",
+            "checks": {
+                "database": "ok",
+                "migrations": "not at head",
+                "broker": "unavailable",
+                "worker": "no live worker",
+            },
+        }
+
+    def test_it_is_ready_when_all_is_there(
+        self, nobody: Caller, services: Services, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from alembic.script import ScriptDirectory
+        from sqlalchemy import text
+
+        from api.readiness import _head
+
+        monkeypatch.setattr(services.publisher, "ping", lambda: None)
+        assert isinstance(_head(), str)
+        assert ScriptDirectory is not None
+        with services.engine.begin() as connection:
+            connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+            connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": _head()})
+        response = nobody.get("/readyz")
+        assert (response.status_code, response.json()["status"]) == (200, "ready"), response.text
+
+    def test_it_shows_nothing_of_the_inside(self, nobody: Caller, settings: object) -> None:
+        text = nobody.get("/readyz").text
+        assert "sqlite" not in text
+        assert "/" not in text
+
+
+class TestMetrics:
+    def test_jobs_are_counted_by_state_and_kind(self, caller: Caller, worker: FakeWorker) -> None:
+        job = caller.create()
+        worker.run(caller.create()["id"])
+        caller.get(f"/v1/jobs/{job['id']}")
+        text = caller.get("/metrics").text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        jobs = {(s.labels["state"], s.labels["kind"]): s.value for s in samples if s.name == "optipfair_jobs"}
+        assert jobs == {("queued", "prune"): 1, ("succeeded", "prune"): 1}
+        assert any(s.name == "optipfair_queue_age_seconds" and s.labels == {"queue": "cpu"} for s in samples)
+        routes = {s.labels["route"] for s in samples if s.name == "optipfair_http_requests_total"}
+        assert "/v1/jobs/{job_id}" in routes
+
+    def test_no_label_holds_an_id(self, caller: Caller, worker: FakeWorker) -> None:
+        job = caller.create()
+        caller.get(f"/v1/jobs/{job['id']}")
+        caller.get("/nowhere/at/all")
+        text = caller.get("/metrics").text
+        assert job["id"] not in text
+        assert "nowhere" not in text
+
+
+class TestOpenApi:
+    def test_the_file_is_the_apps(self) -> None:
+        assert openapi.TARGET.read_text() == openapi.render(), "run: python -m api.openapi"
+
+    def test_it_needs_a_key_and_describes_bodies(self, caller: Caller, nobody: Caller) -> None:
+        assert nobody.get("/openapi.json").status_code == 401
+        document = caller.get("/openapi.json").json()
+        body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert body == {"$ref": "#/components/schemas/JobRequest"}
+
+    def test_every_reference_leads_somewhere(self) -> None:
+        document = json.loads(openapi.render())
+        text = json.dumps(document)
+        names = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
+        assert names
+        assert names <= set(document["components"]["schemas"])
+
+
+class TestLoops:
+    def test_created_jobs_are_published_with_their_queue(
+        self, caller: Caller, worker: FakeWorker, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent: list[OutboxEntry] = []
+        monkeypatch.setattr(services.publisher, "publish", sent.append)
+        job = caller.create(priority=5)
+        assert one_round(services, "dispatch")
+        assert [(entry.job_id, entry.queue, entry.priority) for entry in sent] == [(job["id"], "cpu", 5)]
+        assert not one_round(services, "dispatch")
+
+    def test_a_broker_that_is_away_loses_nothing(
+        self, caller: Caller, worker: FakeWorker, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(_entry: OutboxEntry) -> None:
+            raise ConnectionError("no broker")
+
+        monkeypatch.setattr(services.publisher, "publish", away)
+        caller.create()
+        with pytest.raises(ConnectionError):
+            one_round(services, "dispatch")
+        with services.engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM outbox").scalar_one() == 1
+
+    def test_lost_attempts_are_put_back(
+        self, make_app: Callable[..., FastAPI], make_key: Callable[..., str], worker: FakeWorker
+    ) -> None:
+        app = make_app(lease_seconds=0.001)
+        caller, quick = Caller(app, make_key()), FakeWorker(app.state.services)
+        job = caller.create()
+        quick.claim(job["id"])
+        asyncio.run(asyncio.sleep(0.05))
+        assert one_round(app.state.services, "sweep")
+        assert caller.get(f"/v1/jobs/{job['id']}").json()["state"] == "queued"
+
+    def test_files_past_their_time_and_orphans_go(
+        self, make_app: Callable[..., FastAPI], make_key: Callable[..., str], worker: FakeWorker
+    ) -> None:
+        app = make_app(retention_seconds=1, orphan_grace_seconds=0)
+        services: Services = app.state.services
+        caller, maker = Caller(app, make_key()), FakeWorker(app.state.services)
+        job = caller.create()
+        maker.run(job["id"])
+        (services.store.stage(job["id"], 7) / "left.bin").write_bytes(b"x")
+        with services.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE jobs SET artifacts_expire_at = 1")
+        assert one_round(services, "purge")
+        asyncio.run(asyncio.sleep(0.02))
+        one_round(services, "clean")
+        assert list(services.store.folders()) == []
+        assert caller.get(f"/v1/jobs/{job['id']}/artifacts").json() == []
+        assert storage_of(job["id"], 1)
+
+    def test_a_failing_round_is_counted_and_the_loop_goes_on(self, services: Services) -> None:
+        rounds: list[int] = []
+
+        async def story() -> None:
+            loops = Loops(services)
+            done = asyncio.Event()
+            wake = asyncio.Event()
+
+            async def step() -> bool:
+                rounds.append(1)
+                if len(rounds) == 1:
+                    wake.set()  # the pause after a failure is cut short
+                    raise RuntimeError("once")
+                done.set()
+                return False
+
+            task = asyncio.create_task(loops.run("test", step, 0.01, wake))
+            await asyncio.wait_for(done.wait(), 10)
+            task.cancel()
+            await loops.close()
+
+        asyncio.run(story())
+        text = b"".join(line for line in metrics_of(services).splitlines() if b"loop_errors_total" in line)
+        assert b'optipfair_loop_errors_total{loop="test"} 1.0' in text
+
+    def test_the_app_runs_them_and_stops(
+        self, make_app: Callable[..., FastAPI], make_key: Callable[..., str], worker: FakeWorker
+    ) -> None:
+        app = make_app(background=True)
+        sent: list[OutboxEntry] = []
+        app.state.services.publisher.publish = sent.append
+        with Caller(app, make_key()) as caller:
+            job = caller.create()
+            for _ in range(200):
+                if sent:
+                    break
+                asyncio.run(asyncio.sleep(0.02))
+        assert [entry.job_id for entry in sent] == [job["id"]]
+
+
+def one_round(services: Services, name: str) -> bool:
+    async def once() -> bool:
+        loops = Loops(services)
+        try:
+            return bool(await getattr(loops, name)())
+        finally:
+            await loops.close()
+
+    return asyncio.run(once())
+
+
+def metrics_of(services: Services) -> bytes:
+    from api.observability import render
+
+    return render(services.metrics, [])
+
+
+class TestImport:
+    def test_it_loads_no_engine(self) -> None:
+        code = f"import sys, api.main; print([name for name in {HEAVY!r} if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+    def test_the_module_level_app_is_made_only_when_asked_for(self, tmp_path: Path) -> None:
+        code = "import api.main, os; print(os.listdir('.')); api.main.app; print(os.listdir('.'))"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        assert done.stdout.split("\n")[:2] == ["[]", "['data']"]
