@@ -33,9 +33,11 @@ def _save(path: Path, draw: _Draw, *, width: float = 8.0, height: float = 4.5) -
 
 
 def _layer_axis(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlabel("layer")
     axes.margins(x=0.01)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def plot_parameters(path: Path, original: int, pruned: int) -> Path:

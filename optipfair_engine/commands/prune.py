@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -158,7 +159,16 @@ def prune(
         batch_size=batch_size,
         num_samples=num_samples,
     )
-    metrics = _run(model_path, output_path, options, calibration, evaluation, plan, quiet=not verbose)
+    metrics = _run(
+        model_path,
+        output_path,
+        options,
+        calibration,
+        evaluation,
+        plan,
+        quiet=not verbose,
+        check_more=verify is None,
+    )
     if as_json:
         show_json(metrics)
     else:
@@ -174,8 +184,13 @@ def _run(
     plan: Path | None,
     *,
     quiet: bool,
+    check_more: bool,
 ) -> dict[str, Any]:
+    from optipfair_engine.workflow.streamed import can_stream
+
     source = find_model(model_path)
+    if check_more and (calibration or evaluation or not can_stream(source, options)):
+        options = dataclasses.replace(options, verify="logits")
     texts = read_text_file(evaluation)
     with fresh_folder(output_path, source) as folder, progress(quiet) as report:
         from optipfair_engine.workflow import prune_checkpoint

@@ -16,10 +16,12 @@ from optipfair_engine.progress import Reporter
 from optipfair_engine.pruning.apply import apply_plan
 from optipfair_engine.pruning.bars import progress_bars
 from optipfair_engine.pruning.options import (
+    Allocation,
     AttentionUnit,
     Compensation,
     LayerSelectionMethod,
     NeuronSelectionMethod,
+    Preset,
     PruneOptions,
     PruningType,
 )
@@ -61,6 +63,10 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     *,
     inplace: bool = False,
     compensation: Compensation = "none",
+    allocation: Allocation = "uniform",
+    target_parameters: int | None = None,
+    target_bytes: int | None = None,
+    preset: Preset = "guide",
     attention_unit: AttentionUnit = "kv_group",
     layers_path: str | None = None,
     report: Reporter | None = None,
@@ -84,7 +90,12 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         depth_pruning_percentage: for DEPTH, percent of the layers that go.
         layer_selection_method: for DEPTH: last, first or custom (= ``layer_indices``).
         inplace: change ``model`` itself.
-        compensation: ``least_squares`` refits the weights behind what was removed.
+        compensation: ``least_squares`` refits the weights behind what was removed; needs a dataloader.
+        allocation: ``allocated`` divides the neurons among layers by importance or predicted error, whichever is
+            best on held-out samples (``uniform`` may win); needs a dataloader.
+        target_parameters: parameters that the whole model may have, instead of a percentage.
+        target_bytes: the same in bytes.
+        preset: ``recommended`` chooses method, refit and allocation that measured best (given a dataloader).
         attention_unit: for ATTENTION: ``kv_group`` or ``query_head``.
         layers_path: where the layers are, for models with several stacks (``"decoder.block"``).
         report: told about progress instead of the progress bars.
@@ -110,6 +121,10 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         layer_selection_method=layer_selection_method,
         attention_unit=attention_unit,
         compensation=compensation,
+        allocation=allocation,
+        target_parameters=target_parameters,
+        target_bytes=target_bytes,
+        preset=preset,
     )
     view = locate(model, layers_path)
     check_finite(model)

@@ -48,6 +48,7 @@ class PruningPlan:
         weights: refitted weights by original state-dict name, in the module's storage orientation, pruned
             shape.
         curves: layer → predicted relative error by number of removed neurons, where calibration gave one.
+        removal_order: layer → neurons in the order in which they go, so that another ratio needs no model.
     """
 
     model_type: str
@@ -59,6 +60,7 @@ class PruningPlan:
     kept_heads: Mapping[int, HeadPlan] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     curves: Mapping[int, tuple[float, ...]] | None = None
+    removal_order: Mapping[int, tuple[int, ...]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model could satisfy."""
@@ -122,6 +124,9 @@ class PruningPlan:
             "method": dict(self.method),
             "model_type": self.model_type,
             "num_layers": self.num_layers,
+            "removal_order": None
+            if self.removal_order is None
+            else {str(k): list(v) for k, v in sorted(self.removal_order.items())},
             "removed_layers": list(self.removed_layers),
             "weights": sorted(self.weights),
         }
@@ -170,7 +175,7 @@ def _compact(value: object) -> str:
 
 
 def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
-    curves = data["curves"]
+    curves, order = data["curves"], data.get("removal_order")
     return {
         "model_type": data["model_type"],
         "num_layers": data["num_layers"],
@@ -182,6 +187,7 @@ def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
             int(k): HeadPlan(tuple(v["query"]), tuple(v["kv"])) for k, v in data["kept_heads"].items()
         },
         "curves": None if curves is None else {int(k): tuple(v) for k, v in curves.items()},
+        "removal_order": None if order is None else {int(k): tuple(v) for k, v in order.items()},
     }
 
 

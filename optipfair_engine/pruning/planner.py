@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention import attention_plan
+from optipfair_engine.pruning.calibrated_other import calibrated_attention_plan, calibrated_depth_plan
+from optipfair_engine.pruning.calibrated_width import (
+    Calibrated,
+    calibrated_width_plan,
+    target_facts,
+    uniform_counts,
+)
 from optipfair_engine.pruning.depth import depth_plan, select_layers
-from optipfair_engine.pruning.width import WidthSize, check_method, width_plan
+from optipfair_engine.pruning.recommended import resolve_preset
+from optipfair_engine.pruning.width import WidthSize, check_method, target_layers, width_plan
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.calibration import CalibrationSet
+    from optipfair_engine.calibration.statistics import GramStatistics
     from optipfair_engine.pruning.options import PruneOptions
     from optipfair_engine.pruning.plan import PruningPlan
 
@@ -31,19 +41,53 @@ def make_plan(
         TypeError: ``layer_indices`` that aren't integers.
         UnsupportedModelError: the family lacks what is to be pruned.
         NonFiniteWeightsError: NaN or infinite weights.
+        CalibrationError: calibration that gave no usable statistic.
     """
+    return make_calibrated_plan(view, options, calibration, report=report).plan
+
+
+def make_calibrated_plan(
+    view: ModelView,
+    options: PruneOptions,
+    calibration: CalibrationSet | None = None,
+    statistics: GramStatistics | None = None,
+    *,
+    report: Reporter = null_reporter,
+) -> Calibrated:
+    """:func:`make_plan` with the statistics that the plan came from, or from statistics that were kept."""
+    calibrated = calibration is not None or statistics is not None
+    options = resolve_preset(options, calibrated=calibrated)
+    if options.fairness is not None:
+        raise InvalidOptionError("not supported yet: fairness")
     if options.prunes_neurons:
         check_method(
-            options.neuron_selection_method,
-            calibrated=calibration is not None,
-            compensated=options.compensation != "none",
+            options.neuron_selection_method, calibrated=calibrated, compensated=options.compensation != "none"
         )
-    _refuse_what_is_missing(options)
+    refitted, allocated = options.compensation != "none", options.allocation != "uniform"
+    if options.prunes_neurons and (refitted or allocated):
+        return calibrated_width_plan(view, options, calibration, statistics, report=report)
+    if options.pruning_type == "DEPTH" and (refitted or _selects_by_text(options)):
+        return calibrated_depth_plan(view, options, calibration, report=report)
+    if options.pruning_type == "ATTENTION" and refitted:
+        return calibrated_attention_plan(view, options, calibration, statistics, report=report)
+    if options.keep_statistics:
+        raise InvalidOptionError('keep_statistics needs compensation="least_squares" or allocated widths')
+    return Calibrated(_plan_by_score(view, options, calibration, report))
+
+
+def _selects_by_text(options: PruneOptions) -> bool:
+    return options.layer_selection_method in ("importance", "greedy_perplexity")
+
+
+def _plan_by_score(
+    view: ModelView, options: PruneOptions, calibration: CalibrationSet | None, report: Reporter
+) -> PruningPlan:
     if options.prunes_neurons:
         return _plan_width(view, options, calibration, report)
     if calibration is not None:
         raise InvalidOptionError(
-            f"pruning_type {options.pruning_type} chooses by weights: calibration is not used"
+            f"pruning_type {options.pruning_type} chooses by weights: calibration is not used without "
+            'compensation="least_squares"'
         )
     if options.pruning_type == "DEPTH":
         return _plan_depth(view, options)
@@ -59,18 +103,31 @@ def make_plan(
 def _plan_width(
     view: ModelView, options: PruneOptions, calibration: CalibrationSet | None, report: Reporter
 ) -> PruningPlan:
-    percentage = options.percentage if options.expansion_rate is None else None
+    counts = _target_counts(view, options)
+    by_percentage = options.expansion_rate is None and counts is None
     features = view.mlp(0).intermediate_size if calibration is not None else 1
-    return width_plan(
+    plan = width_plan(
         view,
         pruning_type="MLP" if options.pruning_type == "MLP" else "MLP_GLU",
         method=options.neuron_selection_method,
-        size=WidthSize(percentage, options.expansion_rate, options.expansion_divisor),
+        size=WidthSize(
+            options.percentage if by_percentage else None, options.expansion_rate, options.expansion_divisor
+        ),
+        counts=counts,
         layer_indices=options.layer_indices,
         batches=None if calibration is None else calibration.batches,
         calibration_facts=None if calibration is None else calibration.facts(features),
         report=report,
     )
+    return replace(plan, method={**plan.method, **target_facts(options)})
+
+
+def _target_counts(view: ModelView, options: PruneOptions) -> dict[int, int] | None:
+    """Neurons per layer for a target size; ``None`` where a percentage or a rate says it."""
+    if options.target_parameters is None and options.target_bytes is None:
+        return None
+    layers = target_layers(view, options.layer_indices)
+    return uniform_counts(view, options, layers, "MLP" if options.pruning_type == "MLP" else "MLP_GLU")
 
 
 def _plan_depth(view: ModelView, options: PruneOptions) -> PruningPlan:
@@ -83,22 +140,3 @@ def _plan_depth(view: ModelView, options: PruneOptions) -> PruningPlan:
     )
     method = options.layer_selection_method if options.layer_indices is None else "custom"
     return depth_plan(view, removed, {"layer_selection_method": method})
-
-
-def _refuse_what_is_missing(options: PruneOptions) -> None:
-    """Options that the engine can't carry out are errors, never ignored."""
-    asked = {
-        "preset recommended": options.preset != "guide",
-        "compensation": options.compensation != "none",
-        "neuron_selection_method OBS": options.neuron_selection_method == "OBS",
-        "target_parameters": options.target_parameters is not None,
-        "target_bytes": options.target_bytes is not None,
-        "allocation": options.allocation != "uniform",
-        "layer_selection_method": options.layer_selection_method in ("importance", "greedy_perplexity"),
-        "healing": options.healing_seconds is not None,
-        "fairness": options.fairness is not None,
-        "keep_statistics": options.keep_statistics,
-    }
-    missing = [name for name, given in asked.items() if given]
-    if missing:
-        raise InvalidOptionError(f"not supported yet: {', '.join(missing)}")

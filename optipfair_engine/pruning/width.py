@@ -164,6 +164,7 @@ def width_plan(
     pruning_type: WidthType = "MLP_GLU",
     method: str = "MAW",
     size: WidthSize,
+    counts: Mapping[int, int] | None = None,
     layer_indices: Iterable[object] | None = None,
     batches: Iterable[Any] | None = None,
     calibration_facts: Mapping[str, object] | None = None,
@@ -178,7 +179,7 @@ def width_plan(
     """
     check_method(method, calibrated=batches is not None, compensated=False)
     layers = target_layers(view, layer_indices)
-    counts = kept_counts(view, layers, size, pruning_type)
+    counts = kept_counts(view, layers, size, pruning_type) if counts is None else counts
     x_norms = None if batches is None else activation_norms(view, batches, layers, report=report)
     kept = select_neurons(view, counts, method, x_norms, report=report)
     facts: dict[str, object] = {

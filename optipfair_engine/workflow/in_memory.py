@@ -35,7 +35,7 @@ def prune_in_memory(
     plan: PruningPlan | None = None,
     reload_runner: ReloadRunner | None = None,
 ) -> dict[str, Any]:
-    """:func:`prune_checkpoint` by way of a model in memory: wherever text or another number type is needed."""
+    """:func:`prune_checkpoint` by way of a model in memory: where text or another number type is needed."""
     start = time.perf_counter()
     needs_text = calibration_texts is not None or evaluation_texts is not None
     loaded = load(

@@ -56,7 +56,9 @@ def prune_checkpoint(
     given = PruningPlan.load(plan) if isinstance(plan, Path) else plan
     without_text = calibration_texts is None and evaluation_texts is None
     if without_text and can_stream(source, options):
-        with suppress(UnsupportedModelError):  # then in memory; whether it can be done at all is found out there
+        with suppress(
+            UnsupportedModelError
+        ):  # then in memory; whether it can be done at all is found out there
             return prune_streamed(source, output, options, plan=given, report=report)
     from optipfair_engine.workflow.in_memory import prune_in_memory
 

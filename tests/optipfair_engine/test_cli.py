@@ -189,3 +189,20 @@ def test_plain_lines_tell_first_last_and_about_every_tenth(capsys: pytest.Captur
 )
 def test_numbers_are_formatted_for_people(value: object, text: str) -> None:
     assert formatted(value) == text
+
+
+def test_static_pruning_streams_and_gives_the_bytes_of_the_model_in_memory(
+    source: Path, tmp_path: Path
+) -> None:
+    assert prune(source, tmp_path / "streamed")[0] == 0
+    assert prune(source, tmp_path / "in_memory", "--verify", "logits")[0] == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("streamed", "in_memory")]
+    plans = [(tmp_path / name / "plan.json").read_bytes() for name in ("streamed", "in_memory")]
+    metrics = [
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("streamed", "in_memory")
+    ]
+    assert weights[0] == weights[1] and plans[0] == plans[1]
+    assert [found.pop("reload_check") for found in metrics] == ["structure", "logits"]
+    for found in metrics:
+        del found["seconds"], found["output_bytes"]
+    assert metrics[0] == metrics[1]

@@ -53,7 +53,8 @@ def test_guide_command_line(commands, tmp_path: Path, number: int) -> None:
     model = load_pruned(tmp_path / "pruned-model")
     assert [layer.mlp.up_proj.out_features for layer in model.model.layers] == WIDTHS[number]
     metrics = json.loads((tmp_path / "pruned-model" / "metrics.json").read_text())
-    assert metrics["reload_check"] == "logits"
+    # the second example asks for another number type: that takes a model in memory, the others are streamed
+    assert metrics["reload_check"] == ("logits" if number == 1 else "structure")
     assert f"{metrics['pruned_parameters']:,}" in result.stdout
 
 
