@@ -10,7 +10,6 @@ import pytest
 from fastapi import FastAPI
 
 from api.context import Services
-from jobs.ids import new_id
 from tests.api.conftest import METRICS, Caller, FakeWorker, prune
 
 
@@ -205,7 +204,10 @@ class TestGetting:
             {"code": "non_finite_weights", "message": "layer 3 holds NaN"},
         )
 
-    @pytest.mark.parametrize("job_id", ["0192f0c1-0000-7000-8000-000000000000", "0", "x" * 300, "..%2f..%2fetc", "%00", "%F0%9F%92%A9"])
+    @pytest.mark.parametrize(
+        "job_id",
+        ["0192f0c1-0000-7000-8000-000000000000", "0", "x" * 300, "..%2f..%2fetc", "%00", "%F0%9F%92%A9"],
+    )
     def test_what_is_not_there_is_404(self, caller: Caller, job_id: str) -> None:
         response = caller.get(f"/v1/jobs/{job_id}")
         assert response.status_code == 404
