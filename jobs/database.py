@@ -74,14 +74,21 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def reader_of(engine: Engine) -> Engine:
+    """The same pool for single reads: no write lock, no transaction, every statement sees the newest commit.
+
+    The options are set once here, because setting them on every connection would cost as much as a read.
+    """
+    if engine.dialect.name == "postgresql":
+        return engine.execution_options(isolation_level="AUTOCOMMIT")
+    return engine.execution_options(**{_READ_ONLY: True})
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection for single reads: it takes no write lock, and every statement sees the newest commit."""
-    with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
-        else:
-            yield connection.execution_options(**{_READ_ONLY: True})
+    """A connection for single reads (see `reader_of`)."""
+    with reader_of(engine).connect() as connection:
+        yield connection
 
 
 @contextmanager

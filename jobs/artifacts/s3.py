@@ -46,7 +46,8 @@ class S3RangeStore:
         return sealed
 
     def publish(self, job_id: str, attempt: int) -> None:
-        """Nothing: the rows that commit with this transaction make the objects visible."""
+        """The rows that commit with this transaction make the objects visible; the stage folder goes."""
+        self._stages.discard(job_id, attempt)
 
     def discard(self, job_id: str, attempt: int) -> None:
         """Remove the local stage folder."""

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Insert, func, insert, 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs import tables as t
-from jobs.database import now_ms, reading, writing
+from jobs.database import now_ms, reader_of, writing
 from jobs.rows import Job, JsonObject, job_from_row, to_json
 from jobs.settings import Settings
 from jobs.states import HELD, State
@@ -24,9 +24,10 @@ class Verbs:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
         self.settings = settings
+        self._reader = reader_of(engine)
 
     def _read(self) -> AbstractContextManager[Connection]:
-        return reading(self.engine)
+        return self._reader.connect()
 
     def _write(self) -> AbstractContextManager[Connection]:
         return writing(self.engine)

@@ -144,6 +144,13 @@ def test_publishing_and_deleting_can_be_repeated(store: ArtifactStore) -> None:
     assert list(store.folders()) == []
 
 
+def test_publishing_leaves_no_stage_folder(store: ArtifactStore, tmp_path: Path) -> None:
+    job_id = new_id()
+    sealed_files(store, job_id)
+    store.publish(job_id, 1)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_discarding_never_touches_what_was_published(store: ArtifactStore) -> None:
     job_id = new_id()
     item = sealed_files(store, job_id).artifacts[0]

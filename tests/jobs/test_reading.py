@@ -109,6 +109,14 @@ def test_versions_of_many_jobs_come_in_one_query(
     assert versions[jobs[0].id].version > versions[jobs[1].id].version
 
 
+def test_a_version_alone_is_the_jobs(repository: Repository, create: Create) -> None:
+    job = create()
+    assert repository.get_version(job.id, TENANT) == repository.versions([job.id])[job.id]
+    for job_id, tenant in ((job.id, "other"), (some_id(), None)):
+        with pytest.raises(NotFoundError):
+            repository.get_version(job_id, tenant)
+
+
 def test_counts(repository: Repository, create: Create, turn_back: Callable[..., None]) -> None:
     old, job = create(), create()
     turn_back(old, "queued_at", 100)
