@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,13 +67,16 @@ class Child:
             )
         self.started = time.monotonic()
 
-    def signal(self, number: int) -> None:
-        """Signal the child's whole group; a group that is already gone is fine."""
+    def terminate(self) -> None:
+        """SIGTERM to the process alone: it stops its own children, and in its own order."""
         if self.process is not None and self.process.poll() is None:
-            try:
-                os.killpg(self.process.pid, number)
-            except ProcessLookupError:
-                return
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group; a group that is already gone is fine."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     @property
     def alive(self) -> bool:
@@ -133,7 +137,7 @@ class Supervisor:
         for order in sorted({child.spec.stop_order for child in self.children}):
             group = [child for child in self.children if child.spec.stop_order == order]
             for child in group:
-                child.signal(signal.SIGTERM)
+                child.terminate()
             for child in group:
                 self._wait_for_end(child)
 
@@ -144,13 +148,13 @@ class Supervisor:
             child.process.wait(child.spec.stop_seconds)
         except subprocess.TimeoutExpired:
             self.say(f"{child.spec.name} did not stop within {child.spec.stop_seconds:.0f} s, killing it")
-            child.signal(signal.SIGKILL)
+            child.kill()
             child.process.wait()
 
     def kill(self) -> None:
         """SIGKILL to all (a second Ctrl-C)."""
         for child in reversed(self.children):
-            child.signal(signal.SIGKILL)
+            child.kill()
 
 
 def describe_exit(code: int | None) -> str:

@@ -56,6 +56,8 @@ def _guarded(subject: str, check: Callable[[Settings], Finding], advice: str, se
 
 
 def _repository(settings: Settings) -> Repository:
+    if (missing := _missing_sqlite(settings)) is not None:
+        raise FileNotFoundError(missing.text)
     return Repository(connect(settings.database_url), settings)
 
 

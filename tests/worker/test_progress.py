@@ -46,4 +46,4 @@ def test_the_remaining_time_is_told_once_it_can_be_guessed() -> None:
     early = tracker.update("load", 0, 1, "")
     late = tracker.update("evaluate", 1, 2, "")
     assert early and early.eta_seconds is None
-    assert late and late.eta_seconds is not None and 5 < late.eta_seconds < 10
+    assert late and late.eta_seconds is not None and 3 < late.eta_seconds < 10

@@ -1,0 +1,142 @@
+"""The main job through a real service: HTTP in, a pruned checkpoint out, and each failure with its code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .harness import Service, wait_for
+from .tiny import INTERMEDIATE, LAYERS, write_tiny_llama
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+
+def test_a_pruned_checkpoint_comes_back_through_signed_links(service: Service, tmp_path: Path) -> None:
+    job_id = service.post_job()
+    job = service.wait_end(job_id)
+    assert job["state"] == "succeeded", job["error"]
+    files = service.download(job_id)
+    assert {"config.json", "model.safetensors", "plan.json", "metrics.json", "README.md"} <= set(files)
+    config = json.loads(files["config.json"])
+    assert config["intermediate_size"] < INTERMEDIATE
+    metrics = service.get(f"/v1/jobs/{job_id}/metrics")
+    assert metrics["reload_check"] == "logits"
+    assert metrics["pruned_parameters"] < metrics["original_parameters"]
+    sums = service.client.get(f"/v1/jobs/{job_id}/manifest").text.splitlines()
+    assert {line.split()[1].lstrip("*"): line.split()[0] for line in sums} == {
+        name: hashlib.sha256(content).hexdigest() for name, content in files.items()
+    }
+
+
+def test_progress_rises_layer_by_layer_and_success_is_told_once(service: Service) -> None:
+    job_id = service.post_job()
+    service.wait_end(job_id)
+    progress = [event["data"] for event in service.events(job_id, "progress")]
+    fractions = [data["fraction"] for data in progress]
+    assert fractions == sorted(fractions)
+    for stage in ("select", "prune"):
+        assert len([data for data in progress if data["stage"] == stage]) >= LAYERS
+    assert len(service.events(job_id, "succeeded")) == 1
+    assert service.stored_folders(job_id) == [f"{job_id}/1"]
+
+
+def test_weights_that_are_not_finite_fail_the_job_at_once_and_name_the_tensor(service: Service) -> None:
+    tensor = "model.layers.1.mlp.up_proj.weight"
+    write_tiny_llama(service.data_dir / "models" / "broken", nan_in=tensor)
+    wait_for(lambda: "broken" in str(service.get("/v1/models")), "the new model to be seen", 30)
+    job_id = service.post_job(spec={"model": {"source": "local", "name": "broken"}})
+    job = service.wait_end(job_id)
+    assert (job["state"], job["attempt"]) == ("failed", 1)
+    assert job["error"]["code"] == "weights_not_finite"
+    assert tensor in job["error"]["message"]
+    wait_for(lambda: not service.stored_folders(job_id), "its files to be removed", 20)
+
+
+def test_a_model_that_is_added_while_the_service_runs_is_seen_within_seconds(service: Service) -> None:
+    started = time.monotonic()
+    write_tiny_llama(service.data_dir / "models" / "later")
+    wait_for(lambda: "later" in str(service.get("/v1/models")), "the new model to be seen", 30)
+    assert time.monotonic() - started < 30
+
+
+def test_a_model_that_is_truncated_is_refused_at_the_door(service: Service) -> None:
+    folder = write_tiny_llama(service.data_dir / "models" / "curtailed")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    wait_for(lambda: "curtailed" in str(service.get("/v1/models")), "the new model to be seen", 30)
+    spec = {"model": {"source": "local", "name": "curtailed"}, "pruning_percentage": 25}
+    answer = service.client.post("/v1/jobs", json={"kind": "prune", "spec": spec})
+    assert (answer.status_code, answer.json()["code"]) == (422, "model_truncated")
+
+
+def test_an_earlier_jobs_checkpoint_can_be_pruned_again(service: Service) -> None:
+    first = service.post_job()
+    service.wait_end(first)
+    second = service.post_job(spec={"model": {"source": "job", "job_id": first}})
+    job = service.wait_end(second)
+    assert job["state"] == "succeeded", job["error"]
+    sizes = [service.get(f"/v1/jobs/{job_id}/metrics")["pruned_parameters"] for job_id in (first, second)]
+    assert sizes[1] < sizes[0]
+
+
+def test_a_pipeline_prunes_and_compares_in_one_job(service: Service) -> None:
+    steps = [
+        {
+            "name": "small",
+            "kind": "prune",
+            "spec": {"model": {"source": "local", "name": "tiny"}, "pruning_percentage": 25},
+        },
+        {"name": "look", "kind": "analyze", "spec": {"model": {"source": "step", "name": "small"}}},
+    ]
+    gates = [{"metric": "small.reduction", "min": 1}]
+    body = {"kind": "pipeline", "spec": {"steps": steps}, "gates": gates}
+    created = service.client.post("/v1/jobs", json=body)
+    assert created.status_code == 202, created.text
+    job = service.wait_end(created.json()["id"])
+    assert (job["state"], job["verdict"]) == ("succeeded", "pass"), job["error"]
+    names = {artifact["name"] for artifact in service.get(f"/v1/jobs/{job['id']}/artifacts")}
+    assert {"small.model.safetensors", "small.config.json", "look.metrics.json", "metrics.json"} <= names
+    metrics = service.get(f"/v1/jobs/{job['id']}/metrics")
+    assert metrics["look.parameters"] == metrics["small.pruned_parameters"]
+
+
+def test_cancelling_a_running_job_ends_its_engine(service: Service) -> None:
+    job_id = service.post_job(labels={"test.engine": "hold:60"})
+    service.wait_state(job_id, "running")
+    engine = wait_for(service.engine_pid, "the engine process", 30)
+    assert service.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+    job = service.wait_end(job_id, 30)
+    assert job["state"] == "cancelled"
+    assert service.engine_pid() != engine
+
+
+def test_the_worker_and_the_engine_know_no_secret_of_the_api(service: Service) -> None:
+    job_id = service.post_job(labels={"test.engine": "hold:60"})
+    engine = wait_for(service.engine_pid, "the engine process", 30)
+    environments = {
+        name: Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+        for name, pid in (("worker", service.pid_of("worker")), ("engine", engine))
+    }
+    key = (service.data_dir / "admin.key").read_text().strip()
+    for text in environments.values():
+        assert "OPTIPFAIR_SECRET_FILE" not in text
+        assert key not in text
+    maps = Path(f"/proc/{service.pid_of('worker')}/maps").read_text()
+    assert "libtorch" not in maps  # the Celery process never imports torch
+    service.client.post(f"/v1/jobs/{job_id}/cancel")
+    service.wait_end(job_id, 30)
+
+
+def test_downloads_need_no_key_and_support_ranges(service: Service) -> None:
+    job_id = service.post_job()
+    service.wait_end(job_id)
+    link = service.client.post(f"/v1/jobs/{job_id}/artifacts/model.safetensors/links", json={}).json()
+    whole = httpx.get(link["url"]).content
+    part = httpx.get(link["url"], headers={"Range": "bytes=10-19"})
+    assert part.status_code == 206
+    assert part.content == whole[10:20]
