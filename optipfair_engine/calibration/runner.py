@@ -118,8 +118,7 @@ def capture_sites(
             kept = Captured({i: factory() for i in layers}, {i: factory() for i in layers})
             captured[site] = kept
             for i in layers:
-                hook = _hook(site, kept.fit[i], kept.held[i], selection)
-                stack.callback(_register(site_module(view, i, site), site, hook).remove)
+                stack.callback(register_site(view, i, site, kept.fit[i], kept.held[i], selection).remove)
         for _ in forward_batches(view.model, batches, selection, holdout_every, report=report):
             pass
     return captured
@@ -130,6 +129,13 @@ def site_module(view: ModelView, layer: int, site: Site) -> nn.Module:
     if site == "layer":
         return view.layers[layer]
     return view.mlp(layer).down_module if site == "down_proj" else view.attention(layer).o_module
+
+
+def register_site(
+    view: ModelView, layer: int, site: Site, fit: A, held: A, selection: TokenSelection
+) -> torch.utils.hooks.RemovableHandle:
+    """Feed two accumulators with what passes a site, as ``selection`` says; until the handle is removed."""
+    return _register(site_module(view, layer, site), site, _hook(site, fit, held, selection))
 
 
 def _hook(site: Site, fit: A, held: A, selection: TokenSelection) -> Callable[..., None]:

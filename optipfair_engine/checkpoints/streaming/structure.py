@@ -55,7 +55,7 @@ def write_config(
     from optipfair_engine.architectures import locate
     from optipfair_engine.pruning.apply import apply_plan
 
-    _check_source(model, layout)
+    check_names(model, layout)
     _check_roles(locate(model), layout, plan)
     model = apply_plan(model, plan, inplace=True)
     model.config.architectures = [type(model).__name__]
@@ -64,7 +64,8 @@ def write_config(
     return model
 
 
-def _check_source(model: PreTrainedModel, layout: CheckpointLayout) -> None:
+def check_names(model: PreTrainedModel, layout: CheckpointLayout) -> None:
+    """Raise ``UnsupportedModelError`` unless the checkpoint's names and shapes are the model's (tied ones aside)."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     stored = {name: info.shape for name, (_, info) in layout.source.tensors.items()}

@@ -1,0 +1,71 @@
+"""``optipfair prune`` streams what it can, and does the rest in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from optipfair_engine.checkpoints import load_pruned, verify_reload
+from optipfair_engine.cli import app
+from optipfair_engine.errors import ReloadCheckError
+from optipfair_engine.workflow import PruneOptions, prune_checkpoint
+from optipfair_engine.workflow.in_memory import prune_in_memory
+
+
+def run(*arguments: object) -> None:
+    result = CliRunner().invoke(app, ["prune", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_metrics_and_files_are_those_of_the_in_memory_path(checkpoint: Any, tmp_path: Path) -> None:
+    source = checkpoint("llama")
+    options = PruneOptions(pruning_percentage=30, verify="structure")
+    streamed = prune_checkpoint(source, tmp_path / "streamed", options)
+    memory = prune_in_memory(source, tmp_path / "memory", options)
+    own = {"seconds", "output_bytes"}
+    assert {k: v for k, v in streamed.items() if k not in own} == {
+        k: v for k, v in memory.items() if k not in own
+    }
+    for name in ("plan.json", "config.json", "generation_config.json"):
+        assert (tmp_path / "streamed" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+
+
+def test_a_flipped_byte_is_found_by_the_manifest(checkpoint: Any, tmp_path: Path) -> None:
+    source = checkpoint("llama")
+    prune_checkpoint(source, tmp_path / "out", PruneOptions(pruning_percentage=30, verify="structure"))
+    verify_reload(tmp_path / "out", level="structure")
+    weights = tmp_path / "out" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ReloadCheckError):
+        verify_reload(tmp_path / "out", level="structure")
+
+
+def test_the_command_streams_static_pruning(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the model was loaded")
+
+    monkeypatch.setattr("optipfair_engine.workflow.in_memory.load", fail)
+    run("--model-path", checkpoint("llama"), "--output-path", tmp_path / "out", "--pruning-percentage", 30)
+    load_pruned(tmp_path / "out")
+    assert (
+        json.loads((tmp_path / "out" / "optipfair_manifest.json").read_text())["reload_check"] == "structure"
+    )
+
+
+def test_the_command_falls_back_to_memory(checkpoint: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = checkpoint("gpt2", max_shard_size="1GB")
+    weights = load_file(source / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+    save_file(bare, source / "model.safetensors", metadata={"format": "pt"})
+    run("--model-path", source, "--output-path", tmp_path / "out", "--pruning-type", "MLP")
+    load_pruned(tmp_path / "out")
