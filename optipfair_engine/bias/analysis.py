@@ -9,14 +9,48 @@ from typing import Any
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.bias.batching import TOKEN_BUDGET
-from optipfair_engine.bias.components import LAYER_TYPES, find_sites
+from optipfair_engine.bias.components import LAYER_TYPES, NEURONS, Site, find_sites
 from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.drawing import Painter, check_format
+from optipfair_engine.bias.neurons import NeuronConsumer, output_norms, rank_neurons
 from optipfair_engine.bias.pictures import PictureConsumer, Sink, give_bars, plan_figures
 from optipfair_engine.bias.plots import Picture, Style
 from optipfair_engine.bias.profile import Profile, ProfileConsumer
-from optipfair_engine.bias.stream import Consumer, encode_pairs, pairs_in_template_order, run_pairs
+from optipfair_engine.bias.stream import (
+    Consumer,
+    EncodedPair,
+    encode_pairs,
+    pairs_in_template_order,
+    run_pairs,
+)
+from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
+
+
+class NeuronRanking:
+    """Ranks a model's neurons from the same stream: give it to ``analyze_pairs``, then ask for ``result``."""
+
+    def __init__(self, model: Any, *, top: int | None = 50) -> None:
+        self._view, self._top = locate(model), top
+        self._consumer: NeuronConsumer | None = None
+        self._sites: Sequence[Site] = ()
+
+    def start(self, pairs: Sequence[EncodedPair], sites: Sequence[Site]) -> NeuronConsumer:
+        """The consumer of a run over these pairs."""
+        self._consumer, self._sites = NeuronConsumer(pairs), sites
+        return self._consumer
+
+    def result(self) -> dict[str, Any]:
+        """The ranking (see ``rank_neurons``).
+
+        Raises:
+            InvalidOptionError: nothing was run.
+        """
+        if self._consumer is None:
+            raise InvalidOptionError("No pairs were run for the neuron ranking")
+        statistics = self._consumer.result()
+        norms = output_norms(self._view, self._sites)
+        return rank_neurons(statistics, norms, unit=self._consumer.unit, top=self._top)
 
 
 def analyze_pairs(
@@ -32,15 +66,14 @@ def analyze_pairs(
     figure_format: str = "png",
     style: Style | None = None,
     templates: Sequence[str] | None = None,
-    extra_targets: Sequence[str] = (),
-    consumers: Sequence[Consumer] = (),
+    ranking: NeuronRanking | None = None,
     token_budget: int = TOKEN_BUDGET,
     report: Reporter = null_reporter,
 ) -> Profile:
     """One forward pass a batch; figures go to ``folder`` (in other processes) or to ``display``, or nowhere.
 
-    ``consumers`` see the same stream, of the guide's six components and ``extra_targets``, one template's
-    pairs after the other. Progress: "bias" a batch, "plot" a figure.
+    ``ranking`` sees the same stream, one template's pairs after the other. Progress: "bias" a batch, "plot" a
+    figure.
 
     Raises:
         InvalidOptionError: an unknown option, or no pairs.
@@ -49,7 +82,7 @@ def analyze_pairs(
     check_format(figure_format)
     view = locate(model)
     pairs = encode_pairs(tokenizer, prompt_pairs, templates)
-    sites = find_sites(view, (*LAYER_TYPES, *extra_targets))
+    sites = find_sites(view, (*LAYER_TYPES, NEURONS) if ranking is not None else LAYER_TYPES)
     keys = [site.key for site in sites if site.key.rpartition("_layer_")[0] in LAYER_TYPES]
     plan = plan_figures(keys, visualization_types, layers, layer_types)
     name, profiles = model_name_of(model), ProfileConsumer(keys)
@@ -57,7 +90,9 @@ def analyze_pairs(
         sink = _sink(
             stack, folder, display, figure_format, style or Style(), plan.per_pair * len(pairs), report
         )
-        looking: list[Consumer] = [profiles, *consumers]
+        looking: list[Consumer] = [profiles]
+        if ranking is not None:
+            looking.append(ranking.start(pairs, sites))
         if sink is not None:
             looking.append(PictureConsumer(plan, name, sink))
         ordered = list(pairs_in_template_order(pairs))

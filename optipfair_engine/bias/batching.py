@@ -34,9 +34,10 @@ class Prompt:
 
     def words(self, start: int, stop: int) -> str:
         """The text of the positions from ``start`` to before ``stop``."""
-        return (
-            "".join(self.pieces[start:stop]).strip() or "⟨" + " ".join(map(str, self.ids[start:stop])) + "⟩"
-        )
+        if start == stop:
+            return ""
+        numbers = " ".join(map(str, self.ids[start:stop]))
+        return "".join(self.pieces[start:stop]).strip() or f"⟨{numbers}⟩"
 
 
 def encode(tokenizer: Any, text: str) -> Prompt:

@@ -120,13 +120,20 @@ def generate_prompt_pairs(
         raise InvalidOptionError(
             f"Unknown attribute category: {attribute_category}; known: {', '.join(sorted(ATTRIBUTES))}"
         )
-    _check_template(template)
     if attribute_pairs is None:
         attribute_pairs = itertools.combinations(ATTRIBUTES[attribute_category], 2)
-    return [
-        (template.format(attribute=a), template.format(attribute=b))
-        for a, b in map(_as_pair, attribute_pairs)
-    ]
+    pairs = [_as_pair(words) for words in attribute_pairs]
+    return [(fill_template(template, first), fill_template(template, second)) for first, second in pairs]
+
+
+def fill_template(template: str, attribute: str) -> str:
+    """The template with ``{attribute}`` filled in.
+
+    Raises:
+        InvalidOptionError: no such placeholder, or another one.
+    """
+    _check_template(template)
+    return template.format(attribute=attribute)
 
 
 def _check_template(template: str) -> None:

@@ -36,7 +36,7 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label], points: np
     all the rest), in points at 72 an inch.
     """
     to_points = 72 / float(figure.dpi)
-    taken = [_box(x, y, 7, 7) for x, y in np.asarray(axes.transData.transform(points)) * to_points]
+    taken = [_box(x, y, 6, 6) for x, y in np.asarray(axes.transData.transform(points)) * to_points]
     frame = np.asarray(axes.get_window_extent().extents) * to_points
     for label in labels:
         x, y = np.asarray(axes.transData.transform((label.x, label.y))) * to_points

@@ -167,7 +167,13 @@ def give_bars(plan: FigurePlan, profile: Profile, model_name: str, sink: Sink, f
 
 def caption_of(pair: EncodedPair, model_name: str) -> Caption:
     """The caption of a pair's pictures."""
-    return Caption(model_name, pair.first.text, pair.second.text)
+    alone = [
+        pair.first.words(unit.start1, unit.stop1) + pair.second.words(unit.start2, unit.stop2)
+        for unit in pair.alignment.units
+        if not unit.aligned
+    ]
+    note = f"In one prompt only, not compared: {', '.join(alone)}" if alone else ""
+    return Caption(model_name, pair.first.text, pair.second.text, note)
 
 
 def unit_labels(pair: EncodedPair) -> tuple[list[str], list[bool]]:

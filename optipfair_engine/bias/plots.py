@@ -39,11 +39,12 @@ class Style:
 
 @dataclass(frozen=True)
 class Caption:
-    """Which model and which prompts a picture is of."""
+    """Which model and which prompts a picture is of; ``note`` says what of them could not be compared."""
 
     model: str
     first: str
     second: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def _new(size: tuple[float, float], style: Style, title: str, subtitle: str, cap
     figure.text(x, 1 - 0.5 / height, subtitle, fontsize=_NOTE, color="#555555", va="top", parse_math=False)
     wide = max(20, int((width - 0.9) * 72 / (_NOTE * 0.56)))
     lines = [*_wrapped("1", caption.first, wide), *_wrapped("2", caption.second, wide)]
+    lines += [_shorten(caption.note, wide)] if caption.note else []
     figure.text(x, 0.14 / height, "\n".join(lines), fontsize=_NOTE, color=INK, va="bottom", parse_math=False)
     return figure
 
@@ -187,7 +189,7 @@ def _row_labels(axes: Axes, picture: HeatmapPicture, style: Style, room: float) 
             text.set(color=VERMILLION, fontweight="bold")
 
 
-def _shorten(text: str, longest: int = 26) -> str:
+def _shorten(text: str, longest: int = 24) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
@@ -195,14 +197,14 @@ def draw_heatmap(picture: HeatmapPicture, style: Style) -> Figure:
     """Tokens down, neurons across; the scale ends at the 99th percentile (few neurons are far above)."""
     rows, groups = picture.values.shape
     figure = _new(
-        (10.2, float(np.clip(2.6 + 0.13 * rows, 8.2, 18))),
+        (10.2, float(np.clip(2.8 + 0.13 * rows, 8.3, 18))),
         style,
         f"Where the two prompts differ: {picture.layer_key}",
         f"{picture.caption.model} · largest |activation 2 − activation 1| of each "
         f"{picture.group_size} neurons, in the component's own units",
         picture.caption,
     )
-    axes = _axes(figure, 2.1, 1.35, 1.5, 1.0)
+    axes = _axes(figure, 2.45, 1.35, 1.5, 1.2)
     greatest = float(picture.values.max(initial=0.0))
     limit = float(np.percentile(picture.values, 99)) if picture.values.size else 0.0
     limit = limit if limit > 0 else (greatest or 1.0)
@@ -210,10 +212,10 @@ def draw_heatmap(picture: HeatmapPicture, style: Style) -> Figure:
         picture.values, aspect="auto", cmap=style.cmap, vmin=0, vmax=limit, interpolation="nearest",
         extent=(0, groups * picture.group_size, rows - 0.5, -0.5),
     )  # fmt: skip
-    _row_labels(axes, picture, style, figure.get_size_inches()[1] - 2.5)
+    _row_labels(axes, picture, style, figure.get_size_inches()[1] - 2.7)
     axes.set_xlabel(f"Neuron (feature) index, {picture.neurons} in all", fontsize=10, color=INK)
-    axes.set_ylabel("Token (1 → 2 where changed)", fontsize=10, color=INK)
-    axes.yaxis.set_label_coords(-1.85 / (figure.get_size_inches()[0] - 3.45), 0.5)
+    above: dict[str, Any] = {"xytext": (-8, 8), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+    axes.annotate("Token (1 → 2 where changed)", (0, 1), xycoords="axes fraction", fontsize=_NOTE, **above)
     axes.tick_params(axis="x", labelsize=_TICK)
     _colour_scale(figure, axes, image, greatest, limit)
     return figure
@@ -271,7 +273,10 @@ def draw_pca(picture: PcaPicture, style: Style) -> Figure:
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=_NOTE, borderaxespad=0.2
     )
-    place_labels(figure, axes, _pca_labels(picture, style), np.concatenate([picture.first, picture.second]))
+    # labels keep off the arrows as well as off the points
+    steps = np.linspace(0, 1, 9)[:, None, None]
+    along = (picture.first * (1 - steps) + picture.second * steps).reshape(-1, 2)
+    place_labels(figure, axes, _pca_labels(picture, style), along)
     return figure
 
 

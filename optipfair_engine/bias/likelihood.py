@@ -1,0 +1,238 @@
+"""Log-likelihoods of sentences by causal models, pseudo-log-likelihoods by masked ones, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from optipfair_engine.architectures import locate
+from optipfair_engine.bias.batching import body_of, inference, pad, padding_id, within_budget
+from optipfair_engine.bias.trees import TokenTree, TreeBatch
+from optipfair_engine.errors import TokenizerError, UnsupportedModelError
+from optipfair_engine.progress import Reporter, null_reporter
+
+#: Nodes (or padded tokens) of one forward pass, and rows of logits held at once.
+TOKEN_BUDGET: Final = 2048
+LOGIT_ROWS: Final = 512
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """Token ids of which those from ``start`` on are scored (``start`` ≥ 1: something must stand before)."""
+
+    ids: tuple[int, ...]
+    start: int = 1
+
+
+Scores = npt.NDArray[np.float64]
+
+
+class CausalScorer:
+    """Σ log p(token | tokens before) of groups of sequences, with their common beginnings computed once.
+
+    Not every family can attend along a tree, nor is every family's head a plain matrix: both short cuts are
+    tried on the first group and only used if they reproduce the model's own logits.
+    """
+
+    def __init__(self, model: Any, *, token_budget: int = TOKEN_BUDGET) -> None:
+        self._model, self._view = model, locate(model)
+        self._budget = token_budget
+        self._head = model.get_output_embeddings()
+        if self._head is None:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has no language-model head to score text with"
+            )
+        self._trees_work: bool | None = None
+        self._head_works: bool | None = None
+        self.forwards = 0
+
+    def score(
+        self, groups: Sequence[Sequence[ScoredText]], *, report: Reporter = null_reporter
+    ) -> list[list[tuple[float, int]]]:
+        """(sum of log-probabilities, number of scored tokens) of every sequence of every group."""
+        with inference(self._model):
+            self._try_short_cuts(groups)
+            trees = [tree for group in groups for tree in self._trees(group)]
+            scores = self._node_scores(trees, report)
+        results, position = [], 0
+        for group in groups:
+            size = 1 if self._trees_work else len(group)
+            part = range(position, position + size)
+            paths = [(scores[t], path) for t in part for path in trees[t].paths]
+            results.append(
+                [
+                    (float(values[path[sequence.start :]].sum()), len(sequence.ids) - sequence.start)
+                    for (values, path), sequence in zip(paths, group, strict=True)
+                ]
+            )
+            position += size
+        return results
+
+    def _trees(self, group: Sequence[ScoredText]) -> list[TokenTree]:
+        if self._trees_work:
+            return [TokenTree.of([sequence.ids for sequence in group])]
+        return [TokenTree.of([sequence.ids]) for sequence in group]
+
+    def _try_short_cuts(self, groups: Sequence[Sequence[ScoredText]]) -> None:
+        """Compare both short cuts with the model's own logits on the first group that branches."""
+        if self._trees_work is not None or not groups:
+            return
+        group = next((g for g in groups if len({sequence.ids for sequence in g}) > 1), groups[0])
+        chains = [TokenTree.of([sequence.ids]) for sequence in group]
+        self._trees_work, self._head_works = False, False
+        expected = [self._batch_scores([chain])[0] for chain in chains]
+        self._head_works = True
+        self._head_works = _agree(expected, self._attempt(chains), self._tolerance)
+        tree = TokenTree.of([sequence.ids for sequence in group])
+        found = self._attempt([tree])
+        along = [found[0][path] for path in tree.paths] if found else None
+        self._trees_work = _agree(expected, along, self._tolerance)
+
+    @property
+    def _tolerance(self) -> float:
+        """Rounding apart, short cuts are exact; half precision rounds to some hundredths."""
+        return 1e-3 if next(self._model.parameters()).dtype in (torch.float32, torch.float64) else 0.5
+
+    def _attempt(self, trees: Sequence[TokenTree]) -> list[Scores] | None:
+        try:
+            return self._batch_scores(trees)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            return None  # a family that takes no such mask or has no such head: the long way works
+
+    def _node_scores(self, trees: Sequence[TokenTree], report: Reporter) -> list[Scores]:
+        """Log-probability of every node given its ancestors (0 for roots), largest trees first."""
+        order = sorted(range(len(trees)), key=lambda t: -len(trees[t].ids))
+        scores: list[Scores] = [np.zeros(0)] * len(trees)
+        for run in within_budget([len(trees[t].ids) for t in order], self._budget):
+            chosen = [order[i] for i in run]
+            for t, values in zip(chosen, self._batch_scores([trees[t] for t in chosen]), strict=True):
+                scores[t] = values
+            report("bias", run.stop, len(trees), f"item {run.stop} of {len(trees)}")
+        return scores
+
+    def _batch_scores(self, trees: Sequence[TokenTree]) -> list[Scores]:
+        self.forwards += 1
+        hidden = self._forward(trees)
+        rows = torch.tensor([r for r, tree in enumerate(trees) for p in tree.parents if p >= 0])
+        parents = torch.tensor([p for tree in trees for p in tree.parents if p >= 0])
+        tokens = torch.tensor(
+            [i for tree in trees for i, p in zip(tree.ids, tree.parents, strict=True) if p >= 0]
+        )
+        values = self._log_probabilities(hidden, rows, parents, tokens)
+        results, position = [], 0
+        for tree in trees:
+            scores = np.zeros(len(tree.ids))
+            scored = np.array([p >= 0 for p in tree.parents])
+            scores[scored] = values[position : position + int(scored.sum())]
+            position += int(scored.sum())
+            results.append(scores)
+        return results
+
+    def _forward(self, trees: Sequence[TokenTree]) -> Tensor:
+        """Hidden states (or logits, where the head is not a plain one) ``[trees, nodes, …]``."""
+        model: nn.Module = body_of(self._view) if self._head_works else self._model
+        device = next(self._view.layers.parameters()).device
+        if all(tree.is_chain for tree in trees):
+            padded = pad([tree.ids for tree in trees], padding_id(self._model))
+            inputs = {"input_ids": padded.input_ids, "attention_mask": padded.attention_mask}
+        else:
+            batch = TreeBatch.of(trees, padding_id(self._model))
+            dtype = next(self._view.layers.parameters()).dtype
+            mask = torch.zeros(batch.visible.shape, dtype=dtype).masked_fill_(
+                ~batch.visible, torch.finfo(dtype).min
+            )
+            inputs = {
+                "input_ids": batch.input_ids,
+                "attention_mask": mask,
+                "position_ids": batch.position_ids,
+            }
+        output = model(**{name: value.to(device) for name, value in inputs.items()}, use_cache=False)
+        states: Tensor = output.last_hidden_state if self._head_works else output.logits
+        return states
+
+    def _log_probabilities(self, states: Tensor, rows: Tensor, parents: Tensor, tokens: Tensor) -> Scores:
+        """Log p of each token after its parent, a few hundred rows of logits at a time."""
+        parts = []
+        for start in range(0, len(rows), LOGIT_ROWS):
+            part = slice(start, start + LOGIT_ROWS)
+            picked = states[rows[part].to(states.device), parents[part].to(states.device)]
+            logits = (self._head(picked) if self._head_works else picked).float()
+            chosen = logits.gather(1, tokens[part, None].to(logits.device)).squeeze(1)
+            parts.append((chosen - logits.logsumexp(dim=1)).double().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _agree(expected: Sequence[Scores], found: Sequence[Scores] | None, tolerance: float) -> bool:
+    if found is None or len(found) != len(expected):
+        return False
+    return all(
+        len(e) == len(f) and bool(np.allclose(e, f, atol=tolerance, rtol=0))
+        for e, f in zip(expected, found, strict=True)
+    )
+
+
+class MaskedScorer:
+    """Σ log p(token | all others), each scored token masked in turn (Salazar et al. 2020)."""
+
+    def __init__(self, model: Any, mask_id: int, *, token_budget: int = TOKEN_BUDGET) -> None:
+        self._model, self._view, self._mask_id, self._budget = model, locate(model), mask_id, token_budget
+        self.forwards = 0
+
+    def score(
+        self,
+        sentences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+        *,
+        report: Reporter = null_reporter,
+    ) -> list[tuple[float, int]]:
+        """(sum, number of scored tokens) of every (ids, positions to score)."""
+        jobs = [(s, position) for s, (_, positions) in enumerate(sentences) for position in positions]
+        jobs.sort(key=lambda job: -len(sentences[job[0]][0]))
+        sums = np.zeros(len(sentences))
+        lengths = [len(sentences[s][0]) for s, _ in jobs]
+        with inference(self._model):
+            for run in within_budget(lengths, self._budget):
+                chosen = [jobs[i] for i in run]
+                values = self._batch([(sentences[s][0], position) for s, position in chosen])
+                np.add.at(sums, [s for s, _ in chosen], values)
+                report("bias", run.stop, len(jobs), f"masked token {run.stop} of {len(jobs)}")
+        return [(float(total), len(positions)) for total, (_, positions) in zip(sums, sentences, strict=True)]
+
+    def _batch(self, jobs: Sequence[tuple[tuple[int, ...], int]]) -> Scores:
+        self.forwards += 1
+        batch = pad([ids for ids, _ in jobs], padding_id(self._model))
+        rows, positions = torch.arange(len(jobs)), torch.tensor([position for _, position in jobs])
+        tokens = batch.input_ids[rows, positions].clone()
+        batch.input_ids[rows, positions] = self._mask_id
+        device = next(self._view.layers.parameters()).device
+        output = self._model(
+            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device)
+        )
+        logits = output.logits[rows.to(device), positions.to(device)].float().cpu()
+        values: Scores = (
+            (logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)).double().numpy()
+        )
+        return values
+
+
+def start_token(tokenizer: Any) -> int:
+    """The token that stands before a text, so that its first word is scored too: BOS, else EOS.
+
+    Raises:
+        TokenizerError: the tokenizer has neither.
+    """
+    for name in ("bos_token_id", "eos_token_id"):
+        value = getattr(tokenizer, name, None)
+        if isinstance(value, int):
+            return value
+    raise TokenizerError("The tokenizer has neither a begin nor an end token to put before a sentence")
+
+
+def is_masked_model(model: Any) -> bool:
+    """Whether the model fills masks (BERT) and doesn't continue texts."""
+    return type(model).__name__.endswith("ForMaskedLM")

@@ -1,0 +1,153 @@
+"""Statistics for few, clustered pairs: intervals, tests, their corrections, and what could be missed.
+
+Pairs from one template are not independent, so templates are what is resampled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Array = npt.NDArray[np.float64]
+Outcome = Literal["better", "worse", "inconclusive"]
+
+LEVEL: Final = 0.95
+POWER: Final = 0.8
+BOOTSTRAP_SAMPLES: Final = 2000
+#: Below this many templates a percentile interval is too narrow, and says so.
+FEW_CLUSTERS: Final = 10
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """JSON-ready."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def cluster_sums(values: Array, clusters: Sequence[str]) -> tuple[Array, Array]:
+    """Sums ``[clusters, columns]`` and sizes ``[clusters]`` of ``values [pairs, columns]``."""
+    _, numbers = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+    sums = np.zeros((int(numbers.max(initial=-1)) + 1, values.shape[1]))
+    np.add.at(sums, numbers, values)
+    return sums, np.bincount(numbers).astype(np.float64)
+
+
+def bootstrap_means(
+    values: Array, clusters: Sequence[str], *, samples: int = BOOTSTRAP_SAMPLES, seed: int = 0
+) -> Array:
+    """Means ``[samples, columns]`` of ``values [pairs, columns]`` over clusters drawn with replacement.
+
+    The cluster bootstrap (Davison & Hinkley 1997, §3.8): whole templates are drawn, all their pairs with
+    them. The same seed and clusters draw the same templates, so two calls are paired.
+    """
+    sums, sizes = cluster_sums(values, clusters)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples
+    )
+    means: Array = (drawn @ sums) / (drawn @ sizes)[:, None]
+    return means
+
+
+def percentile_interval(value: float, replicates: Array) -> Interval:
+    """The central 95 % of bootstrap replicates; no limits for fewer than two distinct ones."""
+    if not len(replicates) or not np.isfinite(replicates).all():
+        return Interval(value, None, None)
+    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def wilson(count: int, total: int) -> Interval:
+    """A share with Wilson's score interval (Wilson 1927)."""
+    if not total:
+        return Interval(0.0, None, None)
+    limits = stats.binomtest(count, total).proportion_ci(LEVEL, method="wilson")
+    return Interval(count / total, float(limits.low), float(limits.high))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact two-sided p of McNemar's test: are changes one way as likely as the other way (1 without any)?"""
+    return float(stats.binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values (family-wise error), in the given order."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return [float(value) for value in adjusted]
+
+
+def benjamini_hochberg(p_values: Array) -> Array:
+    """Adjusted p-values (false discovery rate; Benjamini & Hochberg 1995)."""
+    adjusted: Array = stats.false_discovery_control(p_values, method="bh")
+    return adjusted
+
+
+def t_test(mean: Array, squares: Array, count: int) -> tuple[Array, Array]:
+    """T and two-sided p that a mean is zero, from sums of squared deviations of ``count`` units.
+
+    Where nothing varies, t is 0 (mean 0) or infinite.
+    """
+    error = np.sqrt(squares / (count - 1) / count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(error > 0, mean / error, np.where(mean == 0, 0.0, np.copysign(np.inf, mean)))
+    p: Array = 2 * stats.t.sf(np.abs(t), count - 1)
+    return t, p
+
+
+def detectable_mean(values: Array, clusters: Sequence[str]) -> float | None:
+    """The smallest mean difference that a t-test over templates finds at 5 % with 80 % power.
+
+    ``values [pairs]``; None with fewer than three templates.
+    """
+    sums, sizes = cluster_sums(values[:, None], clusters)
+    count = len(sizes)
+    if count < 3:
+        return None
+    spread = float(np.std(sums[:, 0] / sizes, ddof=1))
+    quantiles = stats.t.ppf((1 + LEVEL) / 2, count - 1) + stats.t.ppf(POWER, count - 1)
+    return float(quantiles * spread / math.sqrt(count))
+
+
+def detectable_share(total: int) -> float | None:
+    """The smallest distance from a share of one half that a test finds at 5 % with 80 % power."""
+    if not total:
+        return None
+    quantiles = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)
+    return float(min(0.5, quantiles * math.sqrt(0.25 / total)))
+
+
+def outcome(delta: Interval, margin: float = 0.0) -> Outcome:
+    """What a change of an unwanted quantity amounts to: its whole interval is beyond the margin, or not."""
+    if delta.low is None or delta.high is None:
+        return "inconclusive"
+    if delta.low > margin:
+        return "worse"
+    return "better" if delta.high < -margin else "inconclusive"
+
+
+def finite(value: Any) -> Any:
+    """The value, with numpy's types made Python's and every number that JSON can't say made null."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,119 @@
+"""What all pairs together say, per component and layer: means with intervals, beside the noise floor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from optipfair_engine.bias.components import split_key
+from optipfair_engine.bias.metrics import ACTIVATION_WARNING, FROM_FIRST_DIFFERENCE
+from optipfair_engine.bias.profile import Profile
+from optipfair_engine.bias.significance import (
+    FEW_CLUSTERS,
+    Array,
+    bootstrap_means,
+    detectable_mean,
+    percentile_interval,
+)
+
+OVERALL: Final = "overall"
+LANGUAGE_WARNING: Final = (
+    "The result speaks of these prompts, in their language and wording, and of this model only; other "
+    "wordings, languages and attributes may come out differently."
+)
+
+
+def pair_values(profile: Profile, scope: int = FROM_FIRST_DIFFERENCE) -> tuple[list[str], Array]:
+    """Names and values ``[pairs, names]``: ``overall``, each component, each layer key.
+
+    A component's value is the mean over its layers, every layer counting the same; a tensor with two names
+    (``mlp_output`` and ``down_proj`` in most families) counts once overall.
+    """
+    means = profile.means(scope)
+    counted = [row for row, key in enumerate(profile.keys) if key not in profile.aliases]
+    names, columns = [OVERALL], [means[:, counted].mean(axis=1)]
+    components: dict[str, list[int]] = {}
+    for row, key in enumerate(profile.keys):
+        components.setdefault((split_key(key) or (key, 0))[0], []).append(row)
+    for name, rows in components.items():
+        names.append(name)
+        columns.append(means[:, rows].mean(axis=1))
+    return [*names, *profile.keys], np.column_stack([*columns, means])
+
+
+def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 0) -> dict[str, Any]:
+    """Means over pairs of the mean difference from the first difference on, with intervals.
+
+    Each entry has ``value, low, high`` (bootstrap clustered by template), ``minimum_detectable`` (the least
+    distance from a reference value that this many templates would show with 80 % power), and, with control
+    pairs, ``noise_floor`` (their mean), ``effect`` (mean over noise floor, with its interval) and
+    ``above_noise`` (whether its whole interval is above 1). Pairs without any difference between their tokens
+    count as zero.
+    """
+    names, values = pair_values(profile)
+    templates = [pair.template for pair in profile.pairs]
+    replicates = bootstrap_means(values, templates, seed=seed)
+    floor = _floor(controls, seed) if controls is not None else None
+    entries = {}
+    for column, name in enumerate(names):
+        entry: dict[str, Any] = percentile_interval(
+            float(values[:, column].mean()), replicates[:, column]
+        ).as_dict()
+        entry["minimum_detectable"] = detectable_mean(values[:, column], templates)
+        if floor is not None and name in floor:
+            entry.update(_against(values[:, column].mean(), replicates[:, column], *floor[name]))
+        entries[name] = entry
+    components = [name for name in names[1:] if split_key(name) is None]
+    return {
+        "scope": "from_first_difference",
+        "pairs": len(profile.pairs),
+        "templates": len(set(templates)),
+        "control_pairs": len(controls.pairs) if controls is not None else 0,
+        "confidence": 0.95,
+        "overall": entries[OVERALL],
+        "components": {name: entries[name] for name in components},
+        "layers": {name: entries[name] for name in names if split_key(name) is not None},
+        "alignment": alignment_summary(profile),
+        "warnings": warnings_for(templates, controls),
+    }
+
+
+def _floor(controls: Profile, seed: int) -> dict[str, tuple[float, Array]]:
+    names, values = pair_values(controls)
+    # another stream of random numbers: the controls' templates are drawn independently of the pairs'
+    drawn = bootstrap_means(values, [pair.template for pair in controls.pairs], seed=seed + 1)
+    return {name: (float(values[:, i].mean()), drawn[:, i]) for i, name in enumerate(names)}
+
+
+def _against(mean: float, replicates: Array, floor: float, floor_replicates: Array) -> dict[str, Any]:
+    if floor <= 0 or (floor_replicates <= 0).any():
+        return {"noise_floor": floor, "effect": None, "above_noise": None}
+    effect = percentile_interval(mean / floor, replicates / floor_replicates)
+    above = effect.low > 1 if effect.low is not None else None
+    return {"noise_floor": floor, "effect": effect.as_dict(), "above_noise": above}
+
+
+def alignment_summary(profile: Profile) -> dict[str, Any]:
+    """How much of the prompts could be compared."""
+    shares = [pair.alignment.share_aligned for pair in profile.pairs]
+    return {
+        "mean_share_aligned": float(np.mean(shares)),
+        "least_share_aligned": float(np.min(shares)),
+        "pairs_with_unaligned_tokens": sum(share < 1 for share in shares),
+    }
+
+
+def warnings_for(templates: Sequence[str], controls: Profile | None) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    found = [ACTIVATION_WARNING, LANGUAGE_WARNING]
+    count = len(set(templates))
+    if count < FEW_CLUSTERS:
+        found.append(
+            f"{len(templates)} pairs from {count} templates: with fewer than {FEW_CLUSTERS} templates the "
+            "intervals are too narrow."
+        )
+    if controls is None:
+        found.append("No control pairs: there is no noise floor to judge the size of the differences by.")
+    return found

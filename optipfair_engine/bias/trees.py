@@ -1,0 +1,82 @@
+"""Sentences that begin alike as one tree of tokens: the shared beginning is computed once.
+
+A node's token has the log-probability of following its ancestors, whatever stands on other branches; a custom
+attention mask lets each node see its ancestors only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class TokenTree:
+    """Nodes in the order in which they were added, so that a parent always comes before its children.
+
+    ``paths[s]`` are the nodes of sequence s, from its first token to its last.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    paths: list[list[int]] = field(default_factory=list)
+    _children: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> TokenTree:
+        """The tree of these sequences; the first tokens may differ (then it is a forest)."""
+        tree = cls()
+        for sequence in sequences:
+            node, path = -1, []
+            for token in sequence:
+                node = tree._child(node, token)
+                path.append(node)
+            tree.paths.append(path)
+        return tree
+
+    def _child(self, parent: int, token: int) -> int:
+        found = self._children.get((parent, token))
+        if found is not None:
+            return found
+        number = self._children[parent, token] = len(self.ids)
+        self.ids.append(token)
+        self.parents.append(parent)
+        self.depths.append(0 if parent < 0 else self.depths[parent] + 1)
+        return number
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it is one sequence: then a model's own causal mask does."""
+        return all(parent == number - 1 for number, parent in enumerate(self.parents))
+
+    def visible(self, width: int) -> Tensor:
+        """Which nodes each may see ``[width, width]``: itself and its ancestors; padding sees itself."""
+        seen = torch.eye(width, dtype=torch.bool)
+        for number, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[number] |= seen[parent]
+        return seen
+
+
+@dataclass(frozen=True)
+class TreeBatch:
+    """Padded trees: ids, positions ``[trees, nodes]`` and who sees whom ``[trees, 1, nodes, nodes]``."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    visible: Tensor
+
+    @classmethod
+    def of(cls, trees: Sequence[TokenTree], padding_id: int) -> TreeBatch:
+        """Stack trees of different sizes."""
+        width = max(len(tree.ids) for tree in trees)
+        ids = torch.full((len(trees), width), padding_id, dtype=torch.int64)
+        positions = torch.zeros_like(ids)
+        for row, tree in enumerate(trees):
+            ids[row, : len(tree.ids)] = torch.tensor(tree.ids)
+            positions[row, : len(tree.ids)] = torch.tensor(tree.depths)
+        return cls(ids, positions, torch.stack([tree.visible(width) for tree in trees])[:, None])
