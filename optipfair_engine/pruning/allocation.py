@@ -176,8 +176,8 @@ def _round(wanted: Mapping[int, float], sizes: Mapping[int, int], total: int, di
         for layer in room[: left // divisor]:
             units[layer] += divisor
     while sum(units.values()) > total:
-        largest = max(units, key=lambda layer: (units[layer] - wanted[layer], units[layer] > divisor, layer))
-        if units[largest] <= divisor:
+        able = [layer for layer in units if units[layer] > divisor]
+        if not able:
             break
-        units[largest] -= divisor
+        units[max(able, key=lambda layer: (units[layer] - wanted[layer], layer))] -= divisor
     return units

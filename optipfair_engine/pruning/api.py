@@ -26,6 +26,7 @@ from optipfair_engine.pruning.options import (
     PruningType,
 )
 from optipfair_engine.pruning.planner import make_plan
+from optipfair_engine.pruning.recommended import calibration_metrics
 from optipfair_engine.pruning.statistics import count_parameters, pruning_statistics
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -91,8 +92,8 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         layer_selection_method: for DEPTH: last, first or custom (= ``layer_indices``).
         inplace: change ``model`` itself.
         compensation: ``least_squares`` refits the weights behind what was removed; needs a dataloader.
-        allocation: ``allocated`` divides the neurons among layers by importance or predicted error, whichever is
-            best on held-out samples (``uniform`` may win); needs a dataloader.
+        allocation: ``allocated`` divides the neurons among layers by importance or predicted error, whichever
+            is best on held-out samples (``uniform`` may win); needs a dataloader.
         target_parameters: parameters that the whole model may have, instead of a percentage.
         target_bytes: the same in bytes.
         preset: ``recommended`` chooses method, refit and allocation that measured best (given a dataloader).
@@ -108,7 +109,8 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
             what is needed (``UnsupportedModelError``), NaN weights (``NonFiniteWeightsError``).
         TypeError: ``layer_indices`` that aren't a list of integers.
     """
-    percentage = _percentage(pruning_percentage, expansion_rate, expansion_divisor, pruning_type)
+    sizes = (size for size in (expansion_rate, target_parameters, target_bytes) if size is not None)
+    percentage = _percentage(pruning_percentage, next(sizes, None), expansion_divisor, pruning_type)
     options = PruneOptions(
         pruning_type=_checked_type(pruning_type),
         neuron_selection_method=_checked_method(neuron_selection_method),
@@ -135,7 +137,8 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         pruned = apply_plan(model, plan, inplace=inplace, layers_path=view.layers_path, report=tell)
     if not return_stats:
         return pruned
-    return pruned, pruning_statistics(original, locate(pruned, view.layers_path), plan)
+    facts = calibration_metrics(plan, options, calibrated=calibration is not None)
+    return pruned, pruning_statistics(original, locate(pruned, view.layers_path), plan) | facts
 
 
 def _percentage(

@@ -76,7 +76,7 @@ def cholesky(matrix: Tensor) -> Tensor:
         shifted = matrix if jitter == 0 else matrix + torch.eye(len(matrix)).to(matrix) * (jitter * scale)
         factor, info = torch.linalg.cholesky_ex(shifted)
         if int(info) == 0:
-            return factor
+            return factor  # type: ignore[no-any-return]
     raise CalibrationError("The Gram matrix of a layer's input is not positive: calibration is degenerate.")
 
 

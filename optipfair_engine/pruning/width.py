@@ -167,25 +167,28 @@ def width_plan(
     counts: Mapping[int, int] | None = None,
     layer_indices: Iterable[object] | None = None,
     batches: Iterable[Any] | None = None,
+    x_norms: Mapping[int, Tensor] | None = None,
     calibration_facts: Mapping[str, object] | None = None,
     report: Reporter = null_reporter,
 ) -> PruningPlan:
-    """Plan width pruning by a score, static or with activations (``batches`` given).
+    """Plan width pruning by a score, static or with activations (``batches``, or ``x_norms`` known already).
 
     Raises:
         InvalidOptionError, TypeError: an option out of range; see ``check_method`` and ``sizes``.
         UnsupportedModelError: the family has no such MLP.
         NonFiniteWeightsError: NaN or infinite weights.
     """
-    check_method(method, calibrated=batches is not None, compensated=False)
+    calibrated = batches is not None or x_norms is not None
+    check_method(method, calibrated=calibrated, compensated=False)
     layers = target_layers(view, layer_indices)
     counts = kept_counts(view, layers, size, pruning_type) if counts is None else counts
-    x_norms = None if batches is None else activation_norms(view, batches, layers, report=report)
+    if batches is not None:
+        x_norms = activation_norms(view, batches, layers, report=report)
     kept = select_neurons(view, counts, method, x_norms, report=report)
     facts: dict[str, object] = {
         "pruning_type": pruning_type,
         "neuron_selection_method": method,
-        "data_driven": batches is not None,
+        "data_driven": calibrated,
         **size.facts(),
     }
     if layer_indices is not None:

@@ -1,0 +1,181 @@
+"""Attention and depth pruning by calibration, each with its refit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from optipfair_engine.calibration.accumulators import CosineImportance
+from optipfair_engine.calibration.runner import capture
+from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics, held_out_windows
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.attention import kept_units, locate_attentions
+from optipfair_engine.pruning.attention_refit import head_columns, select_heads
+from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, Calibrated
+from optipfair_engine.pruning.depth import count_to_remove, least_important, select_layers
+from optipfair_engine.pruning.depth_refit import greedy_perplexity_layers, neighbour_refits, neighbours
+from optipfair_engine.pruning.plan import HeadPlan, PruningPlan
+from optipfair_engine.pruning.refit import refit
+from optipfair_engine.pruning.sizes import warn_if_nothing_changes
+from optipfair_engine.pruning.width import target_layers
+
+if TYPE_CHECKING:
+    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.calibration import CalibrationSet
+    from optipfair_engine.pruning.options import PruneOptions
+
+
+def calibrated_attention_plan(
+    view: ModelView,
+    options: PruneOptions,
+    calibration: CalibrationSet | None,
+    statistics: GramStatistics | None = None,
+    *,
+    report: Reporter = null_reporter,
+) -> Calibrated:
+    """Plan attention pruning by least-squares error, with the output projection refitted.
+
+    Raises:
+        InvalidOptionError: neither calibration nor statistics.
+        UnsupportedModelError: heads that the family's code can't lose.
+    """
+    layers = target_layers(view, options.layer_indices)
+    blocks = locate_attentions(view, layers)
+    unit = options.attention_unit
+    counts = {layer: kept_units(block, unit, options.percentage) for layer, block in blocks.items()}
+    whole = {layer: kept_units(block, unit, 0) for layer, block in blocks.items()}
+    warn_if_nothing_changes([(counts[i], whole[i]) for i in layers], asked=options.percentage > 0)
+    if statistics is None:
+        if calibration is None:
+            raise InvalidOptionError(
+                "compensation needs calibration data (a dataloader, or calibration texts)"
+            )
+        statistics = gather_statistics(view, calibration, layers, "o_proj", report=report)
+    heads: dict[int, HeadPlan] = {}
+    weights: dict[str, Tensor] = {}
+    for done, (layer, block) in enumerate(blocks.items(), 1):
+        report("select", done, len(blocks), f"layer {layer}: {counts[layer]} of {whole[layer]} {unit}s stay")
+        if counts[layer] == whole[layer]:
+            continue
+        weight = block.o_weight.detach()
+        heads[layer] = select_heads(
+            weight,
+            statistics.total(layer),
+            num_heads=block.num_heads,
+            num_key_value_heads=block.num_key_value_heads,
+            unit=unit,
+            kept=counts[layer],
+            ridge=SELECTION_RIDGE,
+        )
+        columns = head_columns(heads[layer], block.head_dim)
+        solved = refit(weight, *statistics.pair(layer), columns).weight.to(weight.dtype).cpu()
+        weights[block.names["output"]] = solved.T.contiguous() if block.o_transposed else solved
+    method: dict[str, object] = {
+        "pruning_type": "ATTENTION",
+        "attention_unit": unit,
+        "head_selection": "least_squares_error",
+        "pruning_percentage": options.percentage,
+        "compensation": "least_squares",
+        "calibration": dict(statistics.facts),
+    }
+    if options.layer_indices is not None:
+        method["layer_indices"] = list(layers)
+    plan = PruningPlan(
+        model_type=view.architecture.model_type,
+        num_layers=view.num_layers,
+        hidden_size=view.hidden_size,
+        method=method,
+        kept_heads=heads,
+        weights=weights,
+    )
+    return Calibrated(plan, statistics)
+
+
+def calibrated_depth_plan(
+    view: ModelView,
+    options: PruneOptions,
+    calibration: CalibrationSet | None,
+    *,
+    report: Reporter = null_reporter,
+) -> Calibrated:
+    """Plan depth pruning by importance or greedy perplexity and, if asked for, with the neighbour refit.
+
+    Raises:
+        InvalidOptionError: no calibration, or sizes out of range.
+        UnsupportedModelError: the family can't lose layers, or (refit) doesn't simply add its MLP's output.
+    """
+    if calibration is None:
+        raise InvalidOptionError(
+            "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
+            "(a dataloader, or calibration texts)"
+        )
+    removed = _select(view, options, calibration, report)
+    view.check_depth(removed)
+    facts = calibration.facts(view.mlp(0).intermediate_size if options.compensation != "none" else 1)
+    chosen = options.layer_selection_method if options.layer_indices is None else "custom"
+    method: dict[str, object] = {
+        "pruning_type": "DEPTH",
+        "layer_selection_method": chosen,
+        "compensation": options.compensation,
+        "calibration": facts,
+    }
+    weights: dict[str, Tensor] = {}
+    if options.compensation != "none":
+        for layer, found in neighbour_refits(view, calibration.batches, removed, report=report).items():
+            mlp = view.mlp(layer)
+            solved = found.weight.to(mlp.down_weight.dtype)
+            weights[mlp.names["down"]] = solved.T.contiguous() if mlp.down_transposed else solved
+        method["refitted_layers"] = list(neighbours(removed))
+    plan = PruningPlan(
+        model_type=view.architecture.model_type,
+        num_layers=view.num_layers,
+        hidden_size=view.hidden_size,
+        method=method,
+        removed_layers=removed,
+        weights=weights,
+    )
+    return Calibrated(plan)
+
+
+def _select(
+    view: ModelView, options: PruneOptions, calibration: CalibrationSet, report: Reporter
+) -> tuple[int, ...]:
+    method = options.layer_selection_method
+    size = {
+        "num_layers_to_remove": options.num_layers_to_remove,
+        "layer_indices": options.layer_indices,
+        "depth_pruning_percentage": options.depth_pruning_percentage,
+    }
+    if options.layer_indices is not None or method not in ("importance", "greedy_perplexity"):
+        return select_layers(view.num_layers, layer_selection_method=method, **size)  # type: ignore[arg-type]
+    count = count_to_remove(view.num_layers, **size)  # type: ignore[arg-type]
+    if count is None:
+        raise InvalidOptionError("give num_layers_to_remove or depth_pruning_percentage")
+    if method == "importance":
+        found = capture(
+            view, calibration.batches, range(view.num_layers), CosineImportance, "layer", report=report
+        )
+        return least_important({layer: score.result() for layer, score in found.items()}, count)
+    return greedy_perplexity_layers(view, count, _loss(view, calibration), report=report)
+
+
+def _loss(view: ModelView, calibration: CalibrationSet):  # type: ignore[no-untyped-def]
+    """Mean loss over up to eight samples, the held-out ones where there are any."""
+    from optipfair_engine.evaluation.perplexity import score_windows
+
+    windows = held_out_windows(calibration, 8)
+    if not windows:
+        batch = calibration.batches[0]
+        windows = [
+            ids[mask.bool()].tolist()
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ]
+
+    def loss() -> float:
+        with torch.no_grad():
+            return score_windows(view.model, windows).mean_loss
+
+    return loss
