@@ -26,6 +26,12 @@ _MODULES = (
     "transformers.models.auto.tokenization_auto",
     "optipfair_engine.errors",
     "optipfair_engine.workflow",
+    "optipfair_engine.workflow.prune",
+    "optipfair_engine.plots",
+    "optipfair_engine.checkpoints.reload",
+    "optipfair_engine.bias.workflow",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
     "worker.runners",
 )
 
@@ -46,6 +52,6 @@ def preload() -> None:
 
 scrub_environment()
 preload()
-# The server has nothing to tidy up, and freeing all those modules takes seconds on a busy machine. Its children
-# leave by os._exit anyway.
+# The server has nothing to tidy up, and freeing all those modules takes seconds on a busy machine.
+# Its children leave by os._exit anyway.
 atexit.register(os._exit, 0)

@@ -7,6 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Sequence
+from importlib import metadata
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def main() -> int:
     # Before anything starts a process: the fork server and the engines inherit these.
     os.environ.update(thread_environment(os.cpu_count(), 1, settings.threads))
     services = make_services(settings)
-    orphans.clean_up(services)
+    threading.Thread(target=orphans.clean_up, args=(services,), name="orphans", daemon=True).start()
     starter = Starter(services)
     signals.worker_ready.connect(starter.on_ready, weak=False)
     try:
@@ -87,7 +88,8 @@ class Starter:
 
     def _start(self) -> None:
         devices = probe_devices(self._services.engines, self._services.settings)
-        beats = Beats(self._services, devices, self._services.settings.code_version)
+        version = self._services.settings.code_version or metadata.version("optipfair-service")
+        beats = Beats(self._services, devices, version)
         self._ready.wait()
         if not self._stopped.is_set():
             self._beats = beats

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from jobs.artifacts import remove_orphans
 from worker.log import logger
 from worker.services import Services
 
@@ -16,12 +17,14 @@ def clean_up(services: Services) -> None:
     """Called when a worker starts; if the database is away, the next start does it."""
     try:
         removed = remove_scratch(services)
+        grace = services.settings.orphan_grace_seconds
+        stored = remove_orphans(services.repository, services.store, grace_seconds=grace)
     except Exception:
         logger.warning("orphans.not_removed", exc_info=True)
         return
     services.job_cache.remove_stale()
-    if removed:
-        logger.info("orphans.removed", scratch=removed)
+    if removed or stored:
+        logger.info("orphans.removed", scratch=removed, stored=stored)
 
 
 def remove_scratch(services: Services) -> int:

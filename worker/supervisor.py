@@ -49,7 +49,7 @@ class Supervisor:
         self._services, self._claim = services, claim
         self._settings, self._repository = services.settings, services.repository
         self._job, self._attempt = claim.job, claim.attempt
-        self._hooks = test_hooks.of_labels(claim.job.labels, services.environ)
+        self._hooks = test_hooks.of_labels(claim.job.labels, claim.attempt, services.environ)
         self._deadline = time.monotonic() + claim.job.timeout_seconds
         self._stop_at: float | None = None
         self._tracker = ProgressTracker(stages_of(claim.job.kind, claim.job.spec))

@@ -4,6 +4,7 @@ A job asks for a hook by a label; without the variable such labels are labels an
 
 * `test.engine` = `die`: the engine kills itself with SIGKILL as if the machine had run out of memory.
 * `test.engine` = `hold:SECONDS`: the engine waits before it begins.
+* `test.engine` = `die-once`: the same, in the first attempt only.
 * `test.complete` = `hold:SECONDS`: the supervisor waits before the completing transaction, heartbeats going
   on.
 * `test.complete` = `stale:SECONDS`: as `hold`, but as a stopped process would: without heartbeats, and the
@@ -27,17 +28,22 @@ def enabled(environ: Mapping[str, str]) -> bool:
     return environ.get(VARIABLE) == "1"
 
 
-def of_labels(labels: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The hooks that a job asks for; none unless they are enabled."""
+def of_labels(labels: Mapping[str, str], attempt: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """The hooks that a job asks for in this attempt; none unless they are enabled."""
     if not enabled(environ):
         return {}
-    return {name.removeprefix("test."): text for name, text in labels.items() if name.startswith("test.")}
+    hooks = {name.removeprefix("test."): text for name, text in labels.items() if name.startswith("test.")}
+    if attempt > 1:
+        hooks.pop("complete", None)
+        if hooks.get("engine") == "die-once":
+            del hooks["engine"]
+    return hooks
 
 
 def in_engine(hooks: object) -> None:
     """Carry out the `engine` hook, in the engine's process."""
     text = hooks.get("engine", "") if isinstance(hooks, Mapping) else ""
-    if text == "die":
+    if text in {"die", "die-once"}:
         os.kill(os.getpid(), signal.SIGKILL)
     kind, seconds = parse_hold(text)
     if kind == "hold":
