@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from optipfair_engine.bias.cli import bias, compare
 from optipfair_engine.commands.inspect import analyze, demo_model, evaluate, importance
 from optipfair_engine.commands.prune import prune
 
@@ -19,6 +20,8 @@ app.command()(prune)
 app.command()(analyze)
 app.command()(importance)
 app.command()(evaluate)
+app.command()(bias)
+app.command()(compare)
 app.command("demo-model")(demo_model)
 
 

@@ -150,8 +150,8 @@ def _comparison(comparison: Mapping[str, Any]) -> Iterable[str]:
         return
     entries = {"overall": comparison["overall"], **comparison["categories"]}
     yield _table(
-        "Share of stereotypes preferred; p of McNemar's test, Holm's across categories; the outcome is judged "
-        f"by the change of the distance from one half against a margin of {comparison['margin']:g}",
+        "Share of stereotypes preferred; p of McNemar's test, Holm's across categories; the outcome is "
+        f"judged by the change of the distance from one half against a margin of {comparison['margin']:g}",
         (
             "category",
             "items",
