@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from api.context import Services
@@ -77,7 +78,7 @@ FILTERS = {
     "number": number,
     "size": size,
     "words": words,
-    "moment": lambda text: f"{text[:10]} {text[11:19]} UTC",
+    "moment": lambda text: f"{datetime.fromisoformat(text):%-d %b %Y, %H:%M} UTC",
     "clock": lambda text: text[11:19],
 }
 
@@ -94,7 +95,7 @@ def job_head(job: Job, now: int) -> dict[str, Any]:
         "verdict": job.verdict,
         "labels": job.labels,
         "queue": job.queue,
-        "attempt": f"{job.attempt} (at most {job.max_attempts} lost)" if job.attempt else "not started",
+        "attempt": job.attempt or "not started",
         "percent": _percent(job),
         "stage": job.progress.stage,
         "message": job.progress.message,

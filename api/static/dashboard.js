@@ -2,29 +2,25 @@
 // Charts and small comforts of the dashboard. Everything works without it, but for the charts.
 (() => {
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const number = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
 
   const frame = () => ({
     animation: false,
     textStyle: { fontFamily: "system-ui, sans-serif", color: css("--muted") },
-    // rich text: HTML tooltips carry inline styles, which the Content-Security-Policy refuses
-    tooltip: { renderMode: "richText", confine: true, valueFormatter: (v) => number.format(v) },
   });
 
   const makers = {
     compare(data) {
       return {
         ...frame(),
-        title: { text: data.title, textStyle: { fontSize: 13, fontWeight: 600, color: css("--ink") } },
-        grid: { left: 8, right: 8, top: 44, bottom: 24, containLabel: false },
-        xAxis: { type: "category", data: ["before", "after"], axisTick: { show: false }, axisLine: { lineStyle: { color: css("--line") } } },
+        grid: { left: 8, right: 8, top: 28, bottom: 24 },
+        xAxis: { type: "category", data: ["before", "after"], axisLabel: { color: css("--muted") }, axisTick: { show: false }, axisLine: { lineStyle: { color: css("--line") } } },
         yAxis: { type: "value", min: 0, show: false },
         series: [{
           type: "bar", barWidth: "46%",
           itemStyle: { borderRadius: [6, 6, 0, 0] },
           label: { show: true, position: "top", color: css("--ink"), fontWeight: 600, formatter: (p) => p.data.text },
           data: [
-            { value: data.before, text: data.before_text, itemStyle: { color: css("--idle-bg") } },
+            { value: data.before, text: data.before_text, itemStyle: { color: css("--bar") } },
             { value: data.after, text: data.after_text, itemStyle: { color: css("--accent") } },
           ],
         }],
@@ -34,8 +30,8 @@
       return {
         ...frame(),
         grid: { left: 44, right: 16, top: 16, bottom: 40 },
-        xAxis: { type: "value", name: "seconds", nameLocation: "middle", nameGap: 26, splitLine: { show: false } },
-        yAxis: { type: "value", min: 0, max: 100, axisLabel: { formatter: "{value} %" }, splitLine: { lineStyle: { color: css("--line") } } },
+        xAxis: { type: "value", name: "seconds", nameLocation: "middle", nameGap: 26, axisLabel: { color: css("--muted") }, splitLine: { show: false } },
+        yAxis: { type: "value", min: 0, max: 100, axisLabel: { color: css("--muted"), formatter: "{value} %" }, splitLine: { lineStyle: { color: css("--line") } } },
         series: [{ type: "line", step: "end", showSymbol: false, areaStyle: { opacity: 0.12 }, lineStyle: { width: 2 }, color: css("--accent"), data }],
       };
     },
@@ -45,8 +41,13 @@
     if (!window.echarts) return;
     for (const place of root.querySelectorAll("[data-chart]")) {
       const wanted = place.dataset.options;
-      if (place.drawn === wanted && window.echarts.getInstanceByDom(place)) continue;
-      const chart = window.echarts.getInstanceByDom(place) || window.echarts.init(place, null, { renderer: "canvas" });
+      let chart = window.echarts.getInstanceByDom(place);
+      if (chart && !place.querySelector("canvas")) { // a swap has emptied the place
+        chart.dispose();
+        chart = null;
+      }
+      if (chart && place.drawn === wanted) continue;
+      chart ||= window.echarts.init(place, null, { renderer: "canvas" });
       chart.setOption(makers[place.dataset.chart](JSON.parse(wanted)), true);
       place.drawn = wanted;
     }
