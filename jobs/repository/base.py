@@ -10,11 +10,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs import tables as t
 from jobs.database import now_ms, reader_of, writing
-from jobs.rows import Job, JsonObject, job_from_row, to_json
+from jobs.rows import JOB_FIELDS, Job, JsonObject, job_from_row, to_json
 from jobs.settings import Settings
 from jobs.states import HELD, State
 
-JOB_COLUMNS = [column for column in t.jobs.columns if column.name not in {"metrics", "checks"}]
+JOB_COLUMNS = [t.jobs.c[name] for name in JOB_FIELDS]
 """A job without its results, which may be large and are read by verbs of their own."""
 
 
@@ -77,7 +77,7 @@ def change(
         .values(version=t.jobs.c.version + 1, last_seq=t.jobs.c.last_seq + 1, **values)
         .returning(*JOB_COLUMNS)
     )
-    row = connection.execute(statement).mappings().first()
+    row = connection.execute(statement).first()
     if row is None:
         return None
     job = job_from_row(row)

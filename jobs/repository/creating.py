@@ -215,7 +215,7 @@ def _shared(row: RowMapping) -> Artifact:
 
 
 def _insert_job(connection: Connection, values: dict[str, Any]) -> Job:
-    row = connection.execute(insert(t.jobs).values(**values).returning(*JOB_COLUMNS)).mappings().one()
+    row = connection.execute(insert(t.jobs).values(**values).returning(*JOB_COLUMNS)).one()
     job = job_from_row(row)
     connection.execute(event_row(job, "queued", {}))
     if job.labels:

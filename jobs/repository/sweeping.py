@@ -119,5 +119,5 @@ def _entries(connection: Connection, ids: Sequence[int]) -> list[OutboxEntry]:
 
 
 def _jobs(connection: Connection, ids: Sequence[str]) -> list[Job]:
-    rows = connection.execute(select(*JOB_COLUMNS).where(t.jobs.c.id.in_(ids))).mappings()
+    rows = connection.execute(select(*JOB_COLUMNS).where(t.jobs.c.id.in_(ids)))
     return [job_from_row(row) for row in rows]

@@ -86,7 +86,7 @@ class UserVerbs(Verbs):
 
 
 def _get(connection: Connection, job_id: str) -> Job:
-    row = connection.execute(select(*JOB_COLUMNS).where(t.jobs.c.id == job_id)).mappings().first()
+    row = connection.execute(select(*JOB_COLUMNS).where(t.jobs.c.id == job_id)).first()
     if row is None:
         raise NotFoundError("no such job", code="job_not_found")
     return job_from_row(row)
