@@ -13,6 +13,25 @@ from tests.optipfair_engine.families.zoo import FAMILIES, Family
 
 RELOAD = "reload in a new process"
 
+INTRODUCTION = f"""# What works on which model family
+
+This page is written by the test suite (`python -m tests.optipfair_engine.families.table`): every cell is the
+outcome of a test on a random four-layer model of the family. A test fails if the page is not what the suite
+finds.
+
+- **MLP neurons**: width pruning of all layers equals the dense model with those neurons zeroed, and the
+  result loads with plain transformers (Bloom's code has no option for the size: there a plain load raises,
+  and `load_pruned` loads it).
+- **neurons of chosen layers**: the same for some layers only; `load_pruned` reloads it, and a plain load
+  raises or is right.
+- **layers**: depth pruning equals the dense model with those layers bypassed.
+- **attention heads**: whole key/value groups; equals the dense model with those heads' output zeroed.
+- **layer importance**: 1 − cos of each layer's input and output.
+- **{RELOAD}**: every pruned model gives bit-equal logits in a process that never held it.
+- Generation with a cache equals generation without, in each.
+- *refused*: an error that names the family, before anything is touched; the notes say why.
+"""
+
 
 class Suite:
     """Outcomes of (family, capability), computed when first asked for."""
@@ -64,24 +83,7 @@ def render(suite: Suite) -> str:
     """``docs/support.md``."""
     names = [*CHECKS, RELOAD]
     lines = [
-        "# What works on which model family",
-        "",
-        "This page is written by the test suite (`python -m tests.optipfair_engine.families.table`): every cell",
-        "is the outcome of a test on a random four-layer model of the family. A test fails if the page is not",
-        "what the suite finds.",
-        "",
-        "- **MLP neurons**: width pruning of all layers equals the dense model with those neurons zeroed, and",
-        "  the result loads with plain transformers (Bloom's code has no option for the size: there a plain load",
-        "  raises, and `load_pruned` loads it).",
-        "- **neurons of chosen layers**: the same for some layers only; `load_pruned` reloads it, and a plain",
-        "  load raises or is right.",
-        "- **layers**: depth pruning equals the dense model with those layers bypassed.",
-        "- **attention heads**: whole key/value groups; equals the dense model with those heads' output zeroed.",
-        "- **layer importance**: 1 − cos of each layer's input and output.",
-        f"- **{RELOAD}**: every pruned model gives bit-equal logits in a process that never held it.",
-        "- Generation with a cache equals generation without, in each.",
-        "- *refused*: an error that names the family, before anything is touched; the notes say why.",
-        "",
+        INTRODUCTION,
         f"| family | `model_type` | {' | '.join(names)} |",
         f"|---|---|{'---|' * len(names)}",
     ]
