@@ -107,6 +107,21 @@ def prune(
     keep_statistics: Annotated[
         bool, typer.Option(help="Keep what another refit needs.", rich_help_panel=CALIBRATION)
     ] = False,
+    out_of_core: Annotated[
+        bool,
+        typer.Option(
+            "--out-of-core/--in-memory",
+            help="Calibrate layer by layer from disk, with little memory.",
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = False,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the state of an out-of-core run: to go on after a kill, or for another size.",
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = None,
     evaluation: Annotated[
         Path | None,
         typer.Option(help="Text to measure perplexity on, before and after.", rich_help_panel=RUN),
@@ -154,7 +169,7 @@ def prune(
         dtype=dtype,
         device=device,
         seed=seed,
-        verify=verify or ("structure" if calibration is None and evaluation is None else "logits"),
+        verify=verify or "structure",
         max_length=max_length,
         batch_size=batch_size,
         num_samples=num_samples,
@@ -168,6 +183,8 @@ def prune(
         plan,
         quiet=not verbose,
         check_more=verify is None,
+        out_of_core=out_of_core or work_dir is not None,
+        work=work_dir,
     )
     if as_json:
         show_json(metrics)
@@ -185,11 +202,13 @@ def _run(
     *,
     quiet: bool,
     check_more: bool,
+    out_of_core: bool,
+    work: Path | None,
 ) -> dict[str, Any]:
     from optipfair_engine.workflow.streamed import can_stream
 
     source = find_model(model_path)
-    if check_more and (calibration or evaluation or not can_stream(source, options)):
+    if check_more and not out_of_core and (calibration or evaluation or not can_stream(source, options)):
         options = dataclasses.replace(options, verify="logits")
     texts = read_text_file(evaluation)
     with fresh_folder(output_path, source) as folder, progress(quiet) as report:
@@ -210,6 +229,8 @@ def _run(
             calibration_texts=samples,
             evaluation_texts=texts,
             plan=plan,
+            out_of_core=out_of_core,
+            work=work,
         )
     return metrics
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.plan import PruningPlan
@@ -28,6 +28,8 @@ def prune_checkpoint(
     evaluation_texts: Sequence[str] | None = None,
     plan: PruningPlan | Path | None = None,
     reload_runner: ReloadRunner | None = None,
+    out_of_core: bool = False,
+    work: Path | None = None,
 ) -> dict[str, Any]:
     """Prune a checkpoint and save the result.
 
@@ -45,6 +47,8 @@ def prune_checkpoint(
         plan: a plan (or the folder of one) to apply instead of making one; the sizes in ``options`` are then
             unused.
         reload_runner: how the reload check computes logits in another process (``verify_reload``).
+        out_of_core: calibrate layer by layer from disk, never with the model in memory.
+        work: the folder of that run's state; see ``out_of_core.prune_out_of_core``.
 
     Returns:
         The flat metrics: the guide's ``stats`` keys, ``output_bytes``, ``seconds``, ``reload_check`` and
@@ -60,6 +64,18 @@ def prune_checkpoint(
             UnsupportedModelError
         ):  # then in memory; whether it can be done at all is found out there
             return prune_streamed(source, output, options, plan=given, report=report)
+    if out_of_core and calibration_texts is not None and given is None:
+        if evaluation_texts is not None:
+            raise InvalidOptionError(
+                "out of core, perplexity is not measured: evaluate the result on its own"
+            )
+        from optipfair_engine.workflow.out_of_core import prune_out_of_core
+
+        return prune_out_of_core(source, output, options, calibration_texts, work=work, report=report)
+    if out_of_core:
+        raise InvalidOptionError(
+            "out of core needs calibration texts and no plan (without calibration, pruning streams anyway)"
+        )
     from optipfair_engine.workflow.in_memory import prune_in_memory
 
     return prune_in_memory(

@@ -69,3 +69,37 @@ def test_the_command_falls_back_to_memory(checkpoint: Any, tmp_path: Path) -> No
     save_file(bare, source / "model.safetensors", metadata={"format": "pt"})
     run("--model-path", source, "--output-path", tmp_path / "out", "--pruning-type", "MLP")
     load_pruned(tmp_path / "out")
+
+
+def test_the_command_prunes_out_of_core_and_goes_on_from_its_work_folder(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    source = checkpoint("llama")
+    words = Tokenizer(models.WordLevel({"<unk>": 0, **{f"w{i}": i for i in range(1, 90)}}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="w1").save_pretrained(source)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{1 + i * i % 89}" for i in range(2000)))
+    common = [
+        "--model-path",
+        source,
+        "--calibration",
+        text,
+        "--max-length",
+        32,
+        "--work-dir",
+        tmp_path / "work",
+    ]
+    refit = ["--method", "OBS", "--compensation", "least_squares"]
+    run(*common, *refit, "--pruning-percentage", 30, "--output-path", tmp_path / "thirty")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a layer was run")
+
+    monkeypatch.setattr("optipfair_engine.calibration.layerwise._forward", fail)
+    run(*common, *refit, "--pruning-percentage", 50, "--output-path", tmp_path / "fifty")
+    assert load_pruned(tmp_path / "thirty").config.intermediate_size == 56
+    assert load_pruned(tmp_path / "fifty").config.intermediate_size == 40

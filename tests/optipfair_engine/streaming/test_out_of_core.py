@@ -1,0 +1,109 @@
+"""Calibrated pruning out of core keeps the same sets as in memory, and the same weights to 1e-3."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from optipfair_engine.architectures import locate
+from optipfair_engine.calibration import CalibrationSet, as_calibration_set
+from optipfair_engine.checkpoints import load_model, load_pruned
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.pruning import PruneOptions, make_plan
+from optipfair_engine.workflow.out_of_core import plan_out_of_core, prune_out_of_core
+
+REFIT = {"compensation": "least_squares", "verify": "structure"}
+CASES = [
+    ("llama", {"pruning_percentage": 30, **REFIT}),
+    ("llama", {"pruning_percentage": 30, "neuron_selection_method": "OBS", **REFIT}),
+    ("llama", {"pruning_percentage": 30, "verify": "structure"}),
+    ("llama", {"pruning_percentage": 30, "neuron_selection_method": "CFSP", "verify": "structure"}),
+    ("llama", {"pruning_percentage": 30, "layer_indices": [0, 2], **REFIT}),
+    ("llama", {"pruning_type": "ATTENTION", "pruning_percentage": 50, **REFIT}),
+    (
+        "llama",
+        {"pruning_type": "DEPTH", "num_layers_to_remove": 1, "layer_selection_method": "importance", **REFIT},
+    ),
+    ("phi3", {"pruning_percentage": 30, "neuron_selection_method": "OBS", **REFIT}),
+    ("gpt2", {"pruning_type": "MLP", "pruning_percentage": 30, "neuron_selection_method": "OBS", **REFIT}),
+]
+
+
+@pytest.fixture
+def calibration() -> CalibrationSet:
+    """Thirty-two samples in four batches, a few of them padded."""
+    generator = torch.Generator().manual_seed(3)
+    batches: list[dict[str, Tensor]] = []
+    for _ in range(4):
+        ids = torch.randint(3, 96, (8, 32), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[1, 20:] = 0
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    return as_calibration_set(batches)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+@pytest.mark.parametrize(("family", "asked"), CASES, ids=[f"{f}-{i}" for i, (f, _) in enumerate(CASES)])
+def test_the_plan_is_that_of_the_in_memory_path(
+    checkpoint: Any, calibration: CalibrationSet, tmp_path: Path, family: str, asked: dict[str, Any]
+) -> None:
+    source, options = checkpoint(family, dtype=torch.float32), PruneOptions(**asked)
+    expected = make_plan(locate(load_model(source)), options, calibration)
+    found = plan_out_of_core(source, options, calibration, tmp_path / "work")
+    assert found.kept_neurons == expected.kept_neurons
+    assert found.kept_heads == expected.kept_heads
+    assert found.removed_layers == expected.removed_layers
+    assert found.weights.keys() == expected.weights.keys()
+    assert all(relative(found.weights[name], expected.weights[name]) < 1e-3 for name in expected.weights)
+    assert found.method["pruning_type"] == expected.method["pruning_type"]
+    assert found.method.get("calibration") == expected.method.get("calibration")
+
+
+def test_the_checkpoint_reloads_and_says_what_it_was_calibrated_on(
+    checkpoint: Any, calibration: CalibrationSet, tmp_path: Path
+) -> None:
+    source = checkpoint("llama")
+    options = PruneOptions(pruning_percentage=30, neuron_selection_method="OBS", **REFIT)  # type: ignore[arg-type]
+    calibration = as_calibration_set(calibration.batches[:2])
+    metrics = prune_out_of_core(source, tmp_path / "out", options, calibration)
+    model = load_pruned(tmp_path / "out")
+    assert model.config.intermediate_size == 56
+    assert metrics["calibration_tokens"] == calibration.tokens
+    assert any("calibration is small" in warning for warning in metrics["warnings"])
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llama-source", "out"]
+
+
+def test_another_size_from_the_same_work_folder_needs_no_forward(
+    checkpoint: Any, calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, work = checkpoint("llama"), tmp_path / "work"
+    first = PruneOptions(pruning_percentage=30, neuron_selection_method="OBS", **REFIT)  # type: ignore[arg-type]
+    plan_out_of_core(source, first, calibration, work)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a layer was run")
+
+    monkeypatch.setattr("optipfair_engine.calibration.layerwise._forward", fail)
+    second = PruneOptions(pruning_percentage=50, neuron_selection_method="OBS", **REFIT)  # type: ignore[arg-type]
+    plan = plan_out_of_core(source, second, calibration, work)
+    assert {len(kept) for kept in plan.kept_neurons.values()} == {40}
+
+
+@pytest.mark.parametrize(
+    "asked", [{"verify": "logits"}, {"dtype": "float16"}, {"keep_statistics": True}, {"healing_seconds": 5}]
+)
+def test_what_needs_the_whole_model_is_refused_first(
+    calibration: CalibrationSet, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    options = PruneOptions(**{"pruning_percentage": 30, **REFIT, **asked})
+    with pytest.raises(InvalidOptionError, match="out of core"):
+        prune_out_of_core(tmp_path / "nowhere", tmp_path / "out", options, calibration)
