@@ -172,6 +172,7 @@ class BiasSpec(Strict):
     layer_types: Annotated[list[Component], Field(min_length=1, max_length=6)] | None = None
     figure_format: Literal["png", "svg", "pdf"] = "png"
     neuron_ranking: bool = False
+    margin: Finite = Field(default=0.05, ge=0, le=10)
     dtype: Dtype = "auto"
     device: Device = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)

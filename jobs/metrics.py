@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-_SIZES = {"parameters", "bytes", "output_bytes", "seconds"}
+_ANALYZE = {"parameters", "bytes", "num_layers", "hidden_size", "expansion_rate", "vocab_size", "seconds"}
+_IMPORTANCE = {"min_importance", "max_importance", "mean_importance", "tokens", "seconds"}
 _PRUNE = {
     *("original_parameters", "pruned_parameters", "reduction", "percentage_reduction", "expansion_rate"),
-    *("total_layers", "pruned_layers", "output_bytes", "seconds"),
+    *("total_layers", "pruned_layers", "original_layer_count", "final_layer_count", "layers_removed"),
+    *("layer_reduction_percentage", "output_bytes", "seconds", "calibration_tokens"),
     *("perplexity_dense", "perplexity_pruned", "perplexity_static_same_size", "perplexity_ratio"),
     *("bias_change", "tokens_per_second_ratio", "reload_check"),
 }
 _BIAS = {
-    *("mean_difference", "max_difference", "mean_difference_low", "mean_difference_high"),
-    *("mean_difference_from_first_difference", "noise_floor", "bias_change", "bias_change_low"),
-    *("bias_change_high", "stereotype_score", "ss", "lms", "icat", "seconds"),
+    *("pairs", "templates", "control_pairs", "share_aligned", "mean_difference", "minimum_detectable"),
+    *("noise_floor", "effect_over_noise", "neurons_tested", "neurons_significant", "items", "perplexity"),
+    *("crows_pairs_score", "stereoset_ss", "stereoset_lms", "stereoset_icat", "bias_change", "mcnemar_p"),
+    "seconds",
 }
 _EVALUATE = {
-    *("perplexity", "perplexity_baseline", "perplexity_ratio", "tokens_per_second"),
-    *("tokens_per_second_baseline", "tokens_per_second_ratio", "speedup", "avg_time", "seconds"),
+    *("perplexity", "perplexity_baseline", "perplexity_ratio", "perplexity_tokens", "perplexity_windows"),
+    *("tokens_per_second", "tokens_per_second_baseline", "tokens_per_second_ratio", "speedup"),
+    *("avg_time", "seconds"),
 }
 _KNOWN = {
-    "analyze": _SIZES,
-    "importance": {"min_importance", "max_importance", "mean_importance", "tokens", "seconds"},
+    "analyze": _ANALYZE,
+    "importance": _IMPORTANCE,
     "prune": _PRUNE,
     "bias": _BIAS,
     "evaluate": _EVALUATE,

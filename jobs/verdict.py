@@ -8,6 +8,8 @@ from typing import Any
 
 from jobs.rows import Check
 
+RELOAD_LEVELS = {"none": 0.0, "structure": 1.0, "logits": 2.0}
+"""`reload_check` says which level passed; a gate on it compares these numbers."""
 PASS, FAIL, INCONCLUSIVE, NONE = "pass", "fail", "inconclusive", "none"
 
 
@@ -28,7 +30,7 @@ def evaluate(gates: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> 
 
 def _check(gate: Mapping[str, Any], metrics: Mapping[str, Any]) -> Check:
     name, low, high = gate["metric"], gate.get("min"), gate.get("max")
-    value = _number(metrics.get(name))
+    value = _value(name, metrics.get(name))
     if value is None:
         return Check(name, INCONCLUSIVE, None, low, high, "the job did not report this metric as a number")
     ends = [_number(metrics.get(f"{name}_{end}")) for end in ("low", "high")]
@@ -55,6 +57,12 @@ def _within(value: float, low: float | None, high: float | None) -> bool:
 def _same_side(span: Sequence[float], low: float | None, high: float | None) -> bool:
     """Whether the whole interval lies on one side: an interval around both bounds decides nothing."""
     return (low is not None and span[-1] < low) or (high is not None and span[0] > high)
+
+
+def _value(name: str, value: Any) -> float | None:
+    if name.rpartition(".")[2] == "reload_check" and isinstance(value, str):
+        return RELOAD_LEVELS.get(value)
+    return _number(value)
 
 
 def _number(value: Any) -> float | None:

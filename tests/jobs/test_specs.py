@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gate metric": ({**prune(), "gates": [{"metric": "beauty", "min": 1}]}, ""),
     "gate without a bound": ({**prune(), "gates": [{"metric": "seconds"}]}, "gates.0"),
     "gate upside down": ({**prune(), "gates": [{"metric": "seconds", "min": 2, "max": 1}]}, "gates.0"),
-    "another kind's gate": ({**prune(), "gates": [{"metric": "icat", "min": 1}]}, ""),
+    "another kind's gate": ({**prune(), "gates": [{"metric": "stereoset_icat", "min": 1}]}, ""),
 }
 
 

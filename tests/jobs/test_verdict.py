@@ -37,6 +37,9 @@ BETWEEN = [{"metric": "m", "min": 1.0, "max": 2.0}]
         (BETWEEN, {"m": 1.5, "m_low": 0.5, "m_high": 2.5}, "inconclusive"),
         ([*AT_MOST_2, {"metric": "x", "max": 1}], {"m": 1}, "inconclusive"),
         ([*AT_MOST_2, {"metric": "x", "max": 1}], {"m": 3}, "fail"),
+        ([{"metric": "reload_check", "min": 2}], {"reload_check": "logits"}, "pass"),
+        ([{"metric": "p.reload_check", "min": 2}], {"p.reload_check": "structure"}, "fail"),
+        ([{"metric": "reload_check", "min": 0}], {"reload_check": "other"}, "inconclusive"),
     ],
 )
 def test_verdicts(gates: list[dict[str, Any]], metrics: dict[str, Any], verdict: str) -> None:
