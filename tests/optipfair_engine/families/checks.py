@@ -108,8 +108,9 @@ def check_depth(family: Family, folder: Path) -> Outcome:
         assert not torch.equal(expected, model_logits(model, TOKENS)), "removing layers changed nothing"
         _assert_numbered(locate(pruned))
         _assert_cache_is_right(family, pruned)
-        saved.append(_save(pruned, folder / f"depth{removed[0]}"))
-        _assert_plain_load_is_right_or_raises(pruned, saved[-1], must_load=True)
+        if removed == [0, 2]:  # both ends of what can go wrong: a first layer, and a hole
+            saved.append(_save(pruned, folder / "depth"))
+            _assert_plain_load_is_right_or_raises(pruned, saved[-1], must_load=True)
     return Outcome("yes", saved=saved)
 
 
