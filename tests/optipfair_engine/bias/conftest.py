@@ -1,0 +1,80 @@
+"""A word-level tokenizer and tiny random models: nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SUBJECTS = ("doctor", "teacher", "lawyer", "farmer", "singer", "driver", "baker", "writer")
+WORDS = (
+    "the a white black male female non - binary young old man woman person walked home early and late sat down "
+    "he she they was thought said that it . , middle eastern tall quiet new other"
+).split()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word; "non-binary" is three, "middle eastern" two."""
+    vocabulary = ["<pad>", "<unk>", "<bos>", "<eos>", "<mask>", *WORDS, *SUBJECTS]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        mask_token="<mask>",
+    )
+
+
+@pytest.fixture(scope="session")
+def make_llama(tokenizer: PreTrainedTokenizerFast) -> Callable[..., LlamaForCausalLM]:
+    def make(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, **changes}
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            initializer_range=0.2,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            **sizes,
+        )
+        return LlamaForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def llama(make_llama: Callable[..., LlamaForCausalLM]) -> LlamaForCausalLM:
+    """Shared: no test may change it."""
+    return make_llama()
+
+
+PAIRS = [
+    ("the white doctor walked home", "the black doctor walked home"),
+    ("the male teacher sat down . he said", "the non-binary teacher sat down . they said"),
+    ("the young lawyer thought that it was late", "the old lawyer thought that it was late"),
+]
+
+
+@pytest.fixture
+def pairs() -> list[tuple[str, str]]:
+    return list(PAIRS)
+
+
+@pytest.fixture
+def templated_pairs() -> list[tuple[str, str]]:
+    """The same change in eight templates."""
+    return [(f"the male {s} walked home", f"the female {s} walked home") for s in SUBJECTS]

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from optipfair_engine.architectures import locate
+from optipfair_engine.bias import calculate_bias_metrics, get_activation_pairs, get_layer_names, select_layers
+from optipfair_engine.bias.analysis import analyze_pairs
+from optipfair_engine.bias.components import find_sites
+from optipfair_engine.bias.profile import PairMetrics
+from optipfair_engine.bias.stream import encode_pairs, run_pairs
+from optipfair_engine.errors import InvalidOptionError, TokenizerError
+
+
+def overall(metrics):
+    return {k: v for k, v in metrics["overall_metrics"].items() if isinstance(v, float)}
+
+
+def test_the_stream_gives_what_single_pairs_give(llama, tokenizer, pairs) -> None:
+    metrics = PairMetrics(analyze_pairs(llama, tokenizer, pairs))
+    for number, pair in enumerate(pairs):
+        single = calculate_bias_metrics(*get_activation_pairs(llama, tokenizer, *pair))
+        streamed = metrics[f"pair_{number + 1}"]["metrics"]
+        assert overall(streamed) == pytest.approx(overall(single), rel=1e-4)
+        assert streamed["alignment"] == single["alignment"]
+        for key, layer in single["layer_metrics"].items():
+            found = streamed["layer_metrics"][key]["from_first_difference"]["mean_difference"]
+            assert found == pytest.approx(layer["from_first_difference"]["mean_difference"], rel=1e-4, abs=1e-6)
+
+
+def test_batches_and_padding_do_not_matter(llama, tokenizer, pairs) -> None:
+    together = analyze_pairs(llama, tokenizer, pairs, token_budget=10**6).moments
+    alone = analyze_pairs(llama, tokenizer, pairs, token_budget=1).moments
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_one_forward_pass_serves_all_pairs_of_a_batch(llama, tokenizer, pairs) -> None:
+    calls = []
+    handle = llama.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    try:
+        analyze_pairs(llama, tokenizer, pairs)
+    finally:
+        handle.remove()
+    assert len(calls) == 1
+
+
+def test_a_prompt_on_both_sides_is_one_row_and_differs_by_exactly_nothing(llama, tokenizer, pairs) -> None:
+    same = [(first, first) for first, _ in pairs]
+    assert not analyze_pairs(llama, tokenizer, same).moments[..., 1:].any()
+
+
+def test_unequal_lengths_are_aligned_and_reported(llama, tokenizer, pairs) -> None:
+    entry = PairMetrics(analyze_pairs(llama, tokenizer, pairs))["pair_2"]["metrics"]
+    assert entry["alignment"]["pooled"] == [
+        {"first": ["male"], "second": ["non", "-", "binary"], "at": [2 - 1, 2 - 1]}
+    ]
+    assert entry["alignment"]["share_aligned"] == 1.0
+    assert any("different numbers of tokens" in text for text in entry["warnings"])
+
+
+def test_pooling_compares_means_of_the_spans(llama, tokenizer) -> None:
+    first, second = get_activation_pairs(llama, tokenizer, "the male man sat", "the non-binary man sat")
+    metrics = calculate_bias_metrics(first, second)
+    key = "gate_proj_layer_2"
+    rows1 = torch.stack([first[key][0], first[key][1], *first[key][2:]])
+    rows2 = torch.stack([second[key][0], second[key][1:4].mean(dim=0), *second[key][4:]])
+    expected = (rows1 - rows2).abs().mean().item()
+    assert metrics["layer_metrics"][key]["mean_difference"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_down_proj_and_mlp_output_are_found_to_be_one_tensor(llama, tokenizer, pairs) -> None:
+    profile = analyze_pairs(llama, tokenizer, pairs)
+    assert profile.aliases == {f"mlp_output_layer_{i}": f"down_proj_layer_{i}" for i in range(4)}
+    assert PairMetrics(profile)["pair_1"]["metrics"]["overall_metrics"]["total_layers"] == 4 * 5
+
+
+def test_before_the_first_difference_a_causal_model_has_no_signal(llama, tokenizer, pairs) -> None:
+    profile = analyze_pairs(llama, tokenizer, pairs[:1])
+    every, later = profile.moments[0, :, 0], profile.moments[0, :, 1]
+    assert (every[:, 0] == 5).all()
+    assert (later[:, 0] == 4).all()
+    np.testing.assert_allclose(every[:, 0] * every[:, 1], later[:, 0] * later[:, 1], atol=1e-5)
+
+
+def test_the_model_is_left_as_it_was(make_llama, tokenizer, pairs) -> None:
+    model = make_llama().train()
+    model.model.layers[1].eval()
+    modes = [module.training for module in model.modules()]
+    weights = copy.deepcopy(model.state_dict())
+    state = torch.random.get_rng_state()
+    analyze_pairs(model, tokenizer, pairs)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_activations_are_float32_of_any_model(make_llama, tokenizer) -> None:
+    first, _ = get_activation_pairs(make_llama().bfloat16(), tokenizer, "the old man", "the young man")
+    assert {tensor.dtype for tensor in first.values()} == {torch.float32}
+    assert first["gate_proj_layer_0"].shape == (3, 48)
+    assert first.tokens == ("the", "old", "man")
+    double, _ = get_activation_pairs(make_llama().double(), tokenizer, "the old man", "the young man")
+    assert double["gate_proj_layer_0"].dtype == torch.float64
+
+
+def test_layer_names_are_sorted_and_selected_by_position(llama, tokenizer) -> None:
+    first, _ = get_activation_pairs(llama, tokenizer, "the old man", "the young man")
+    names = get_layer_names(first, "gate_proj")
+    assert names == [f"gate_proj_layer_{i}" for i in range(4)]
+    assert select_layers(names) == ["gate_proj_layer_0", "gate_proj_layer_2", "gate_proj_layer_3"]
+    assert select_layers(names, [1, 3]) == ["gate_proj_layer_1", "gate_proj_layer_3"]
+    with pytest.raises(InvalidOptionError, match=r"positions \[4\]"):
+        select_layers(names, [4])
+
+
+def test_wrong_input_is_refused_before_the_model_runs(llama, tokenizer) -> None:
+    with pytest.raises(InvalidOptionError, match="no prompt pairs"):
+        analyze_pairs(llama, tokenizer, [])
+    with pytest.raises(InvalidOptionError, match="pair 0 has not two"):
+        analyze_pairs(llama, tokenizer, [("only one",)])
+    with pytest.raises(InvalidOptionError, match="longer than the model's 64 positions"):
+        analyze_pairs(llama, tokenizer, [("old " * 65, "old")])
+    with pytest.raises(InvalidOptionError, match="Unknown layer types"):
+        get_activation_pairs(llama, tokenizer, "a", "b", target_layers=["nothing"])
+
+
+def test_a_foreign_tokenizer_is_noticed(make_llama, tokenizer) -> None:
+    model = make_llama()
+    model.resize_token_embeddings(10)
+    with pytest.raises(TokenizerError, match="don't belong together"):
+        analyze_pairs(model, tokenizer, [("the writer", "the baker")])
+
+
+class Counter:
+    """Counts what the stream hands over."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def begin(self, units) -> None: ...
+
+    def end(self) -> None: ...
+
+    def take(self, key, first, second, alias) -> None:
+        self.seen.append(key)
+
+
+def test_every_site_is_given_once_a_batch(llama, tokenizer, pairs) -> None:
+    view, counter = locate(llama), Counter()
+    sites = find_sites(view, ("mlp_output", "gate_proj", "down_proj_input"))
+    forwards = run_pairs(view, encode_pairs(tokenizer, pairs), sites, [counter], token_budget=1)
+    assert forwards == 3
+    assert sorted(counter.seen) == sorted([site.key for site in sites] * 3)
+
+
+def test_pair_metrics_behave_like_a_dictionary(llama, tokenizer, pairs) -> None:
+    metrics = PairMetrics(analyze_pairs(llama, tokenizer, pairs))
+    plain = {name: metrics[name] for name in ("pair_1", "pair_2", "pair_3")}
+    assert metrics == plain
+    assert dict(metrics) == plain
+    assert {**metrics} == plain
+    assert dict(metrics.items()) == plain
+    assert list(metrics.values()) == list(plain.values())
+    assert json.loads(json.dumps(metrics)) == json.loads(json.dumps(plain))
+    assert copy.deepcopy(metrics) == pickle.loads(pickle.dumps(metrics)) == plain
+    assert metrics["pair_1"] is metrics["pair_1"]
+    assert "pair_9" not in metrics
+    assert metrics.get("pair_9") is None
+    assert metrics.pop("pair_1") == plain["pair_1"]
+    assert list(metrics) == ["pair_2", "pair_3"]
+    with pytest.raises(KeyError):
+        metrics["pair_1"]
