@@ -152,6 +152,14 @@ class ReadingVerbs(Verbs):
             rows = connection.execute(select(c.state, c.kind, func.count()).group_by(c.state, c.kind)).all()
         return {(row[0], row[1]): row[2] for row in rows}
 
+    def attempt_totals(self) -> dict[str, tuple[int, float]]:
+        """Outcome → number of attempts that ended so (or run), and the seconds that they took together."""
+        a = t.attempts.c
+        took = func.coalesce(func.sum(a.finished_at - a.started_at), 0)
+        with self._read() as connection:
+            rows = connection.execute(select(a.outcome, func.count(), took).group_by(a.outcome)).all()
+        return {row[0]: (row[1], float(row[2]) / 1000) for row in rows}
+
     def queue_age_seconds(self) -> dict[str, float]:
         """For each queue with waiting jobs: how long the oldest has waited."""
         c = t.jobs.c

@@ -149,6 +149,7 @@ def upgrade() -> None:
             postgresql_where=sa.text("reuse_key IS NOT NULL"),
         )
         batch_op.create_index("ix_jobs_state_id", ["state", "id"], unique=False)
+        batch_op.create_index("ix_jobs_state_kind", ["state", "kind"], unique=False)
         batch_op.create_index("ix_jobs_tenant_id", ["tenant", "id"], unique=False)
         batch_op.create_index("ix_jobs_tenant_kind_id", ["tenant", "kind", "id"], unique=False)
         batch_op.create_index("ix_jobs_tenant_state_id", ["tenant", "state", "id"], unique=False)
@@ -323,6 +324,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_jobs_tenant_state_id")
         batch_op.drop_index("ix_jobs_tenant_kind_id")
         batch_op.drop_index("ix_jobs_tenant_id")
+        batch_op.drop_index("ix_jobs_state_kind")
         batch_op.drop_index("ix_jobs_state_id")
         batch_op.drop_index(
             "ix_jobs_reuse_key",

@@ -130,6 +130,20 @@ def test_counts(repository: Repository, create: Create, turn_back: Callable[...,
     assert repository.count_active(TENANT) == 1
 
 
+def test_attempts_are_counted_by_outcome(
+    repository: Repository, create: Create, turn_back: Callable[..., None], engine: Engine
+) -> None:
+    assert repository.attempt_totals() == {}
+    for _ in range(2):
+        job = create()
+        repository.claim(job.id, "w")
+    repository.mark_failed(job.id, 1, "x", "y")
+    with writing(engine) as connection:
+        moved = t.attempts.update().where(t.attempts.c.job_id == job.id)
+        connection.execute(moved.values(started_at=1000, finished_at=3500))
+    assert repository.attempt_totals() == {"running": (1, 0.0), "failed": (1, 2.5)}
+
+
 def fill(engine: Engine, template: Job, count: int) -> None:
     """Many ended jobs with two labels each, straight into the tables."""
     with writing(engine) as connection:
