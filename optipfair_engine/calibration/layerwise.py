@@ -1,11 +1,12 @@
 """Run calibration through a checkpoint layer by layer: every batch through one layer, then the next one.
 
-A weight is read once, however many batches there are, and only the hidden states of the batches stay in memory.
-Hidden states are propagated through the *original* layers, so what the accumulators see is what hooks on the
-whole model see (``runner.capture_sites``); re-capturing behind pruned layers gave nothing (measured).
+A weight is read once, however many batches there are, and only the hidden states of the batches stay in
+memory. Hidden states are propagated through the *original* layers, so what the accumulators see is what
+hooks on the whole model see (``runner.capture_sites``); re-capturing behind pruned layers gave nothing
+(measured).
 
-How a family calls its layers (masks by layer type, rotary embeddings, positions) is not repeated here: one pass of
-the model's own ``forward`` over layers that only write down their arguments tells it.
+How a family calls its layers (masks by layer type, rotary embeddings, positions) is not repeated here: one
+pass of the model's own ``forward`` over layers that only write down their arguments tells it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Wanted = Mapping[Site, tuple[Sequence[int], Callable[[], Any]]]
 
 @dataclass(frozen=True)
 class _Call:
-    """How the model calls its layers for one batch: the arguments besides the hidden states, layer by layer."""
+    """How the model calls its layers for one batch: what they are given besides the hidden states."""
 
     hidden: Tensor
     arguments: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
@@ -81,8 +82,8 @@ def capture_layerwise(
         source: a safetensors folder.
         batches: anything that ``iter_batches`` reads.
         wanted: for each site, its layers and what makes an accumulator.
-        work: a folder for the state. Given again with the same arguments after a kill, the run goes on behind the
-            last finished layer, without a forward of any layer before it.
+        work: a folder for the state. Given again with the same arguments after a kill, the run goes on
+            behind the last finished layer, without a forward of any layer before it.
         view: of ``source``, from :func:`open_checkpoint`, if the caller has it already.
         holdout_every: every n-th sample (counted across batches) feeds ``held`` only; ``None``: nothing.
         report: progress, stage "calibrate", one step a layer.

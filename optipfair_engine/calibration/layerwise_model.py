@@ -44,7 +44,8 @@ def mapped_model(layout: CheckpointLayout) -> PreTrainedModel:
     for name in layout.source.tensors:
         _put(model, name, layout.source.tensor(name))
     model.tie_weights()
-    return model.eval()
+    evaluating: PreTrainedModel = model.eval()
+    return evaluating
 
 
 def _put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
 """What a layer-by-layer calibration keeps on disk: it can be killed at any point and go on where it was.
 
-A work folder holds one file of accumulators per finished layer, the hidden states behind the last of them, and
-``progress.json``, which is replaced last: it only ever names files that are complete.
+A work folder holds one file of accumulators per finished layer, the hidden states behind the last of them,
+and ``progress.json``, which is replaced last: it only ever names files that are complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ A = TypeVar("A")
 
 
 def signature(source: CheckpointSource, batches: Sequence[Batch], asked: Mapping[str, Any]) -> str:
-    """What a run depends on, as one hash: config, tensors (place, size and the files' times), tokens, and ``asked``."""
+    """What a run depends on, as one hash: config, tensors (place, size, times of files), tokens, options."""
     digest = hashlib.sha256()
     tensors = {
         name: [file.name, info.dtype, info.shape, info.start] for name, (file, info) in source.tensors.items()
@@ -66,13 +66,13 @@ class LayerStore:
             raise CalibrationError(f"{path.name} in the work folder can't be read: {error}") from error
         if run != self._run:
             raise CalibrationError(
-                f"the work folder {self._folder.name} holds the state of another run (another model, calibration or "
-                "options); name an empty one, or delete it"
+                f"the work folder {self._folder.name} holds the state of another run (another model, "
+                "calibration or options); name an empty one, or delete it"
             )
         return done
 
     def save(self, layer: int, accumulators: Mapping[str, object], hidden: Sequence[Tensor] | None) -> None:
-        """Note that ``layer`` is finished: what was gathered there, and the states behind it (None: no more needed)."""
+        """Note that ``layer`` is finished: what was gathered, and the states behind it (None: not needed)."""
         tensors, numbers = {}, {}
         for key, accumulator in accumulators.items():
             for name, value in vars(accumulator).items():

@@ -1,4 +1,4 @@
-"""Calibrated ``prune`` of a checkpoint that never comes into memory: layer by layer, then tensor by tensor."""
+"""Calibrated ``prune`` of a checkpoint that never comes into memory: layer by layer, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def prune_out_of_core(
         options: what to prune. Widths are ``allocated`` by layer importance: comparing allocations would need
             whole models.
         calibration_texts: what is calibrated on.
-        work: a folder that keeps the state. After a kill the same call goes on behind the last finished layer, and
-            another size on the same calibration needs no forward pass. Unless it is given, a temporary folder
-            beside ``output`` is used and removed.
+        work: a folder that keeps the state. After a kill the same call goes on behind the last finished
+            layer, and another size on the same calibration needs no forward pass. Unless it is given, a
+            temporary folder beside ``output`` is used and removed.
         report: progress, at least one step a layer.
 
     Returns:
@@ -81,7 +81,9 @@ def plan_out_of_core(
     *,
     report: Reporter = null_reporter,
 ) -> PruningPlan:
-    """The plan that ``planner.make_plan`` makes on a model in memory, from a checkpoint run layer by layer."""
+        gathered = gather_statistics_layerwise(
+            source, view, calibration, layers, work, "o_proj", report=report
+        )
     options = resolve_preset(options, calibrated=True)
     view = open_checkpoint(source)
     layers = target_layers(view, options.layer_indices)

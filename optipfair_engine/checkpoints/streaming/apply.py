@@ -70,10 +70,11 @@ def apply_plan_to_checkpoint(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     report: Reporter = null_reporter,
 ) -> StreamedCheckpoint:
-    """Write the checkpoint that a plan leaves of ``source``: the tensors that ``apply_plan`` gives, byte by byte.
+    """Write the checkpoint that a plan leaves: the tensors that ``apply_plan`` gives, byte by byte.
 
-    Every source tensor is searched for NaN and infinity on the way. Weights, ``config.json`` and the tokenizer's and
-    generation's files are written; a manifest, a model card and the atomic publication are the caller's.
+    Every source tensor is searched for NaN and infinity on the way. Weights, ``config.json`` and the
+    tokenizer's and generation's files are written; a manifest, a model card and the atomic publication are
+    the caller's.
 
     Args:
         source: a safetensors folder.

@@ -33,7 +33,7 @@ def chunks(source: CheckpointSource, edit: TensorEdit, buffers: Buffers) -> Iter
     """
     if edit.replacement is not None:
         weight = edit.replacement.detach().to(device="cpu", dtype=DTYPES[edit.dtype]).contiguous()
-        yield from _slices(memoryview(weight.reshape(-1).view(torch.uint8).numpy()))
+        yield from _slices(weight.reshape(-1).view(torch.uint8).numpy().data)
     elif edit.selection is None:
         yield from _slices(source.bytes_of(edit.original))
     else:
@@ -46,7 +46,7 @@ def _slices(data: memoryview) -> Iterator[Chunk]:
 
 
 def _gathered(tensor: Tensor, selection: Selection, buffers: Buffers) -> Iterator[Chunk]:
-    """The selected rows or columns of a matrix (of a vector: its entries), some rows of the result at a time."""
+    """The selected rows or columns of a matrix (entries of a vector), some rows of the result at a time."""
     bits = tensor.view(_BITS[tensor.dtype.itemsize])
     matrix = bits[:, None] if bits.dim() == 1 else bits
     if matrix.dim() != 2:
@@ -67,4 +67,4 @@ def _gathered(tensor: Tensor, selection: Selection, buffers: Buffers) -> Iterato
         else:
             # three times faster than index_select along the last dimension; "clip" skips a second buffer
             np.take(matrix[start:stop].numpy(), selection.indices.numpy(), axis=1, out=out, mode="clip")
-        yield Chunk(memoryview(buffer)[:nbytes], buffer)
+        yield Chunk(buffer[:nbytes].data, buffer)

@@ -1,8 +1,9 @@
 """Which tensor of a checkpoint has which role, from names and shapes alone.
 
-``CheckpointLayout`` answers what ``architectures.ModelView`` answers about a model in memory, so that planning by
-weights is one code for both. It is read from the family's description and the shards' headers in milliseconds, without
-building a model; ``structure`` compares its answers with those of a real ``ModelView`` before a result is published.
+``CheckpointLayout`` answers what ``architectures.ModelView`` answers about a model in memory, so that
+planning by weights is one code for both. It is read from the family's description and the shards' headers
+in milliseconds, without building a model; ``structure`` compares its answers with those of a real
+``ModelView`` before a result is published.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _HEADS = ("num_attention_heads", "n_head")
 
 
 class StoredMlp:
-    """One layer's MLP in a checkpoint; the same names and meanings as ``architectures.MlpView``."""
+    """One layer's MLP in a checkpoint; names and meanings are those of ``MlpView``."""
 
     def __init__(self, layout: CheckpointLayout, index: int, spec: MlpSpec) -> None:
         self._source, self.kind = layout.source, spec.kind
@@ -36,8 +37,8 @@ class StoredMlp:
         ]
         if missing:
             raise UnsupportedModelError(
-                f"{layout.model_type}: neurons of layer {index} can't be removed: {', '.join(missing)} not found "
-                "in the checkpoint (mixture-of-experts blocks are not supported)"
+                f"{layout.model_type}: neurons of layer {index} can't be removed: {', '.join(missing)} not "
+                "found in the checkpoint (mixture-of-experts blocks are not supported)"
             )
         self.transposed = self._is_transposed(layout, index)
 
@@ -83,7 +84,7 @@ class StoredMlp:
 
 
 class StoredAttention:
-    """One layer's attention in a checkpoint; the same names and meanings as ``architectures.AttentionView``."""
+    """One layer's attention in a checkpoint; names and meanings are those of ``AttentionView``."""
 
     def __init__(self, layout: CheckpointLayout, index: int, spec: AttentionSpec) -> None:
         self._source, self._model_type = layout.source, layout.model_type
@@ -163,14 +164,15 @@ class CheckpointLayout:
         self.dtype = self._one_dtype()
 
     def _one_dtype(self) -> torch.dtype:
-        """The type that all weights share and the config, if it states one, names: loading then converts nothing."""
+        """The type that all weights share; refused if loading would convert them."""
         stored = {DTYPES[info.dtype] for _, info in self.source.tensors.values()}
         dtypes = {dtype for dtype in stored if dtype.is_floating_point}
         stated = self.config.get("dtype", self.config.get("torch_dtype", self.source.config.get("dtype")))
         if len(dtypes) != 1 or (stated is not None and {getattr(torch, str(stated), None)} != dtypes):
             found = ", ".join(sorted(map(str, dtypes)))
             raise UnsupportedModelError(
-                f"{self.model_type}: the weights are {found}, the config says {stated}; loading would convert them"
+                f"{self.model_type}: the weights are {found}, the config says {stated}; "
+                "loading would convert them"
             )
         return dtypes.pop()
 

@@ -1,4 +1,4 @@
-"""Static plans from a checkpoint's mapped weights, by the same code and to the same bit as from a model in memory."""
+"""Static plans from a checkpoint's mapped weights, by the code and to the bit of those from memory."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What the result must look like, from the model's own code: the same plan applied to a model without weights.
+"""What the result must look like, by the model's own code: the same plan applied to a model without weights.
 
 The model is built on the meta device from the source's config, compared with the source, shrunk by the very
 ``apply_plan`` that shrinks models in memory, and asked for its config. That takes a fraction of a second, but
-transformers' import takes longer than copying gigabytes: ``build_on_meta`` is made to run in a thread beside the copying.
+transformers' import takes longer than copying gigabytes: ``build_on_meta`` is made to run in a thread
+beside the copying.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def write_config(
 
 
 def check_names(model: PreTrainedModel, layout: CheckpointLayout) -> None:
-    """Raise ``UnsupportedModelError`` unless the checkpoint's names and shapes are the model's (tied ones aside)."""
+    """Raise ``UnsupportedModelError`` unless names and shapes of the checkpoint are the model's."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     stored = {name: info.shape for name, (_, info) in layout.source.tensors.items()}

@@ -51,7 +51,7 @@ class Shard:
 
 
 def assign_shards(edits: Sequence[TensorEdit], max_bytes: int) -> list[Shard]:
-    """Cut the tensors into files of at most ``max_bytes`` (or one larger tensor), named as transformers names them."""
+    """Cut tensors into files of at most ``max_bytes`` (or one tensor), named as transformers names them."""
     groups: list[list[TensorEdit]] = [[]]
     size = 0
     for edit in edits:
@@ -80,8 +80,8 @@ def shard_index(shards: Sequence[Shard]) -> str:
 class Background:
     """A thread that does work in the order in which it was given, at most a few pieces behind.
 
-    Used as a context manager: leaving waits for what was given; the first failure is raised by the next ``give``,
-    or when leaving.
+    Used as a context manager: leaving waits for what was given; the first failure is raised by the next
+    ``give``, or when leaving.
     """
 
     def __init__(self, pending: int = _BUFFERS) -> None:
@@ -94,7 +94,7 @@ class Background:
             if self._failure is None:
                 try:
                     work()
-                except BaseException as error:  # noqa: BLE001  # raised again in the thread that gave the work
+                except BaseException as error:  # raised again in the thread that gave the work
                     self._failure = error
 
     def give(self, work: Callable[[], None]) -> None:

@@ -51,7 +51,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     found = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as shard:
-            found |= {name: shard.get_tensor(name) for name in shard.keys()}
+            found |= dict(zip(shard.keys(), map(shard.get_tensor, shard.keys()), strict=True))
     return found
 
 
