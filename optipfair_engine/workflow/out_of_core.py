@@ -81,9 +81,7 @@ def plan_out_of_core(
     *,
     report: Reporter = null_reporter,
 ) -> PruningPlan:
-        gathered = gather_statistics_layerwise(
-            source, view, calibration, layers, work, "o_proj", report=report
-        )
+    """The plan that ``planner.make_plan`` makes in memory, from a checkpoint run layer by layer."""
     options = resolve_preset(options, calibrated=True)
     view = open_checkpoint(source)
     layers = target_layers(view, options.layer_indices)
