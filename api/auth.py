@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPBearer
 
 from api.problem import Problem
 from api.ratelimit import RateLimiter
@@ -27,8 +26,6 @@ REMEMBER_SECONDS = 2.0
 _MAX_REMEMBERED = 4096
 _CHALLENGE = 'Bearer realm="optipfair"'
 
-bearer = HTTPBearer(scheme_name="api_key", bearerFormat="ofk_…", auto_error=False)
-"""Declares the scheme in OpenAPI; the key itself is read and checked by `Authenticator`."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def require(scope: str | None) -> Callable[..., Coroutine[Any, Any, Principal]]:
         Problem: 401 without a valid key, 403 without the scope, 429 over the limit.
     """
 
-    async def principal(request: Request, _declared: Annotated[Any, Depends(bearer)] = None) -> Principal:
+    async def principal(request: Request) -> Principal:
         key = bearer_token(request)
         if key is None:
             raise unauthorized("Send an API key: Authorization: Bearer ofk_…")

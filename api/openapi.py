@@ -21,6 +21,12 @@ _REFERENCE = "#/components/schemas/{model}"
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
 
 
+SECURITY = {
+    "api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "ofk_…", "description": "an API key"}
+}
+KEYLESS = ("/livez", "/readyz", "/v1/download/{token}/{name}")
+
+
 def body_schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """`openapi_extra` of an operation whose body is `model`."""
     return _body(model.__name__, required=required)
@@ -83,18 +89,20 @@ def _document(app: FastAPI, bodies: list[type[BaseModel]]) -> dict[str, Any]:
         schemas[model.__name__] = schema
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+    document["components"]["securitySchemes"] = SECURITY
     _declare_problems(document)
     return document
 
 
 def _declare_problems(document: dict[str, Any]) -> None:
-    """Every operation may answer with a problem document."""
+    """Every operation may answer with a problem document, and all but the keyless ones need a key."""
     reference = {"$ref": _REFERENCE.format(model="ProblemDocument")}
     problem = {"description": "A problem document", "content": {MEDIA_TYPE: {"schema": reference}}}
-    for path in document["paths"].values():
-        for operation in path.values():
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = problem
+            operation["security"] = [] if path in KEYLESS else [{"api_key": []}]
 
 
 def render() -> str:
