@@ -6,10 +6,8 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
 from importlib import metadata
 from multiprocessing.context import BaseContext
-from pathlib import Path
 
 from celery import signals
 
@@ -21,13 +19,14 @@ from jobs.settings import Settings
 from worker import app, orphans
 from worker.beats import Beats
 from worker.cache import FolderCache
-from worker.engine_process import Ended, EngineProcess, make_context, thread_environment
+from worker.engine_process import Ended, EngineProcess, Message, make_context, thread_environment
 from worker.inventory import Inventory
 from worker.log import logger
 from worker.services import Services
 
 #: The fork server imports torch first; on a loaded machine with a cold disk cache that takes a while.
 PROBE_SECONDS = 180.0
+PROBE_TRIES = 3
 
 
 def main() -> int:
@@ -38,12 +37,19 @@ def main() -> int:
     os.environ.update(thread_environment(os.cpu_count(), 1, settings.threads))
     services = make_services(settings)
     threading.Thread(target=orphans.clean_up, args=(services,), name="orphans", daemon=True).start()
-    starter = Starter(services)
-    signals.worker_ready.connect(starter.on_ready, weak=False)
+    # Consume only when the fork server is warm: until then another worker is the better place for a job.
+    devices = probe_devices(services.engines, settings)
+    beats = Beats(services, devices, settings.code_version or metadata.version("optipfair-service"))
+
+    def on_ready(**_: object) -> None:
+        beats.start()
+        logger.info("worker.ready", devices=devices, queues=settings.queues)
+
+    signals.worker_ready.connect(on_ready, weak=False)
     try:
         return app.run_worker(services)
     finally:
-        starter.stop()
+        beats.stop()
 
 
 def make_services(settings: Settings) -> Services:
@@ -71,49 +77,25 @@ def worker_id() -> str:
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-class Starter:
-    """Begins to beat once Celery consumes and the fork server is warm: from then on a job would run."""
+def probe_devices(engines: BaseContext, settings: Settings) -> list[str]:
+    """The devices that torch sees, asked of an engine process, which also warms the fork server.
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._ready = threading.Event()
-        self._stopped = threading.Event()
-        self._beats: Beats | None = None
-        self._thread = threading.Thread(target=self._start, name="starter", daemon=True)
-        self._thread.start()
-
-    def on_ready(self, **_: object) -> None:
-        """Celery's signal: the queues are being consumed."""
-        self._ready.set()
-
-    def _start(self) -> None:
-        devices = probe_devices(self._services.engines, self._services.settings)
-        version = self._services.settings.code_version or metadata.version("optipfair-service")
-        beats = Beats(self._services, devices, version)
-        self._ready.wait()
-        if not self._stopped.is_set():
-            self._beats = beats
-            beats.start()
-            logger.info("worker.ready", devices=devices, queues=self._services.settings.queues)
-
-    def stop(self) -> None:
-        """End the beats and take the worker off the list."""
-        self._stopped.set()
-        if self._beats is not None:
-            self._beats.stop()
+    Raises:
+        RuntimeError: no engine process answers; without one no job would run.
+    """
+    for _ in range(PROBE_TRIES):
+        answer = _probe(engines, settings)
+        if isinstance(answer, dict) and answer.get("type") == "result":
+            metrics: dict[str, list[str]] = answer["metrics"]  # type: ignore[assignment]
+            return metrics["devices"]
+        logger.warning("worker.probe_failed", answer=str(answer))
+    raise RuntimeError("no engine process starts; see probe.log in the work folder")
 
 
-def probe_devices(engines: BaseContext, settings: Settings) -> Sequence[str]:
-    """The devices that torch sees, asked of an engine process, which also warms the fork server."""
-    log = settings.work_dir / "probe.log"
+def _probe(engines: BaseContext, settings: Settings) -> Message | Ended | None:
     task = {"kind": "probe", "spec": {}, "output": str(settings.work_dir), "device": settings.device}
-    engine = EngineProcess(engines, task, Path(log))
+    engine = EngineProcess(engines, task, settings.work_dir / "probe.log")
     try:
-        message = engine.receive(PROBE_SECONDS)
+        return engine.receive(PROBE_SECONDS)
     finally:
         engine.stop()
-    if message is None or isinstance(message, Ended) or message.get("type") != "result":
-        logger.error("worker.probe_failed", answer=str(message))
-        return ["cpu"]
-    metrics = message["metrics"]
-    return list(metrics["devices"]) if isinstance(metrics, dict) else ["cpu"]
