@@ -12,6 +12,8 @@ from fastapi import FastAPI
 
 from api.context import Services
 from api.middleware import MAX_BODY_BYTES
+from jobs.database import connect
+from jobs.repository import Repository
 from jobs.rows import JobError, LocalModel
 from tests.api.conftest import Caller, FakeWorker, prune
 
@@ -183,9 +185,8 @@ def test_a_silent_database_is_unavailable_not_a_crash(
 ) -> None:
     app = make_app()
     caller = Caller(app, make_key())
-    app.state.services.repository.engine = __import__("jobs.database").database.connect(
-        "sqlite:////nowhere/x.db"
-    )
+    services = app.state.services
+    services.repository = Repository(connect("sqlite:////nowhere/x.db"), services.settings)
     response = caller.get("/v1/jobs")
     assert_problem(response, 503, "database_unavailable")
     assert "nowhere" not in response.text
