@@ -7,8 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.integrations.heterogeneity import AmbiguousGlobalPerLayerAttributeError
 
 from optipfair_engine.architectures.base import LayerLists
+
+#: Head counts of unequal layers, for families whose config reads the one number to validate itself (Llama).
+KEPT_HEADS = {
+    "num_attention_heads": "kept_attention_heads",
+    "num_key_value_heads": "kept_key_value_heads",
+}
 
 
 def layer_config(config: PreTrainedConfig, index: int) -> PreTrainedConfig:
@@ -36,11 +43,22 @@ def check_head_counts(config: PreTrainedConfig, heads: int, kv_heads: int, head_
 def overrides(config: PreTrainedConfig) -> dict[int, dict[str, Any]]:
     """The config's ``per_layer_config`` as layer -> attribute -> value; empty if all layers are equal."""
     stored = config.to_dict().get("per_layer_config") or {}
-    return {int(index): dict(values) for index, values in stored.items()}
+    usual = {kept: name for name, kept in KEPT_HEADS.items()}
+    return {
+        int(index): {usual.get(name, name): value for name, value in values.items()}
+        for index, values in stored.items()
+    }
 
 
 def _set_overrides(config: PreTrainedConfig, layers: dict[int, dict[str, Any]]) -> None:
     config.per_layer_config = dict(layers.items()) or None
+    try:
+        config.validate_architecture()
+    except AmbiguousGlobalPerLayerAttributeError:
+        config.per_layer_config = {
+            index: {KEPT_HEADS.get(name, name): value for name, value in values.items()}
+            for index, values in layers.items()
+        }
 
 
 def keep_layers(
@@ -90,6 +108,7 @@ def write_sizes(config: PreTrainedConfig, sizes: Mapping[str, Mapping[int, int]]
     for name, by_layer in sizes.items():
         for values in layers.values():
             values.pop(name, None)
+            values.pop(KEPT_HEADS.get(name, name), None)
         current = getattr(config, name, None)
         distinct = set(by_layer.values())
         if len(distinct) == 1 and (hasattr(config, name) or name == "head_dim"):

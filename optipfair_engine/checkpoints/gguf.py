@@ -71,11 +71,11 @@ def _read_model(file: Path, dtype: torch.dtype) -> PreTrainedModel:
         )["tensors"]
     except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(f"{file.name} can't be read as a GGUF model: {type(error).__name__}") from error
-    return _model_from(type(shell), config, tensors, dtype)
+    return _model_from(type(shell), config, tensors)
 
 
 def _model_from(
-    model_class: type[PreTrainedModel], config: Any, tensors: dict[str, torch.Tensor], dtype: torch.dtype
+    model_class: type[PreTrainedModel], config: Any, tensors: dict[str, torch.Tensor]
 ) -> PreTrainedModel:
     """The model of ``config`` that holds exactly these tensors (tied ones need not be given)."""
     from transformers.initialization import no_init_weights
@@ -83,7 +83,7 @@ def _model_from(
     clean = {k: v for k, v in config.to_dict().items() if k not in _NOT_OURS}
     with no_init_weights():
         model = model_class(type(config)(**clean))
-    torch.nn.Module.to(model, dtype)
+    # assigned, not cast: casting the model would round its rotary frequencies too, which no checkpoint stores
     result = model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())

@@ -1,0 +1,158 @@
+"""Saving: everything that belongs to a model, the same bytes each time, and a check that can fail."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from optipfair_engine.architectures import locate
+from optipfair_engine.checkpoints import MANIFEST_NAME, SourceInfo, save_pruned, verify_reload
+from optipfair_engine.checkpoints.reload import model_logits
+from optipfair_engine.checkpoints.verify import check_tokens
+from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
+from optipfair_engine.pruning import PruningPlan
+from tests.optipfair_engine.checkpoints.conftest import tiny_llama
+
+TOKENS = [[1, 5, 9, 2, 80]]
+
+
+def in_process(folder: Path, token_ids: object, device: str, attention: str | None) -> torch.Tensor:
+    """A runner that starts no process, for tests of everything else."""
+    from optipfair_engine.checkpoints.reload import logits_of
+
+    return logits_of(folder, token_ids, device=device, attention=attention)  # type: ignore[arg-type]
+
+
+def flip_byte(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    raw = Tokenizer(models.WordLevel({"<s>": 0, "hello": 1}, unk_token="<s>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<s>")
+    wrapped.chat_template = "{{ messages[0].content }}"
+    return wrapped
+
+
+def test_everything_that_belongs_to_a_model_is_there(tmp_path: Path, model: PreTrainedModel) -> None:
+    locate(model).mlp(0).keep(torch.arange(32))
+    for index in (1, 2):
+        locate(model).mlp(index).keep(torch.arange(32))
+    locate(model).write_sizes_to_config()
+    plan = PruningPlan("llama", 3, 32, {"neuron_selection_method": "MAW"}, {0: tuple(range(32))})
+    out = tmp_path / "out"
+    manifest = save_pruned(
+        model,
+        out,
+        tokenizer=tokenizer(),
+        plan=plan,
+        source=SourceInfo("tiny", "abc"),
+        verify="logits",
+        runner=in_process,
+    )
+    names = {path.name for path in out.iterdir()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "tokenizer.json",
+        "plan.json",
+    } <= names
+    assert {"chat_template.jinja", "README.md", MANIFEST_NAME} <= names
+    assert set(manifest.files) == names - {MANIFEST_NAME}
+    for name, entry in manifest.files.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == entry.sha256
+    written = json.loads((out / MANIFEST_NAME).read_text())
+    assert written["source"] == {"name": "tiny", "revision": "abc"}
+    assert written["reload_check"] == "logits"
+    assert written["plan"]["kept_neurons"] == {"0": 32}
+    assert "MAW" in (out / "README.md").read_text()
+    assert AutoTokenizer.from_pretrained(out).chat_template == tokenizer().chat_template
+    loaded = AutoModelForCausalLM.from_pretrained(out)
+    assert torch.equal(model_logits(loaded, TOKENS), model_logits(model, TOKENS))
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_pruned(tiny_llama(), tmp_path / name, verify="structure")
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_saving_again_replaces_only_its_own_result(tmp_path: Path, model: PreTrainedModel) -> None:
+    out = tmp_path / "out"
+    save_pruned(model, out, verify="none", max_shard_size="20KB")
+    (out / "notes.txt").write_text("mine")
+    save_pruned(model, out, verify="structure")
+    assert [path.name for path in out.glob("*.safetensors*")] == ["model.safetensors"]
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_another_model_is_not_overwritten(folder: Path, model: PreTrainedModel) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(InvalidOptionError, match="already holds a model"):
+        save_pruned(model, folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_unknown_levels_are_refused(folder: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="none, structure or logits"):
+        verify_reload(folder, level="perhaps")  # type: ignore[arg-type]
+    with pytest.raises(InvalidOptionError, match="reference"):
+        verify_reload(folder, level="logits")
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_one_flipped_byte_fails(tmp_path: Path, model: PreTrainedModel, with_manifest: bool) -> None:
+    save_pruned(model, tmp_path / "out", verify="none")
+    reference = model_logits(model, TOKENS)
+    options = {"level": "logits", "reference_logits": reference, "token_ids": TOKENS, "runner": in_process}
+    assert verify_reload(tmp_path / "out", **options).max_difference == 0.0  # type: ignore[arg-type]
+    weights = tmp_path / "out" / "model.safetensors"
+    flip_byte(weights, weights.stat().st_size - 2)
+    if not with_manifest:  # then only the logits can tell
+        (tmp_path / "out" / MANIFEST_NAME).unlink()
+    with pytest.raises(ReloadCheckError, match="manifest" if with_manifest else "differ"):
+        verify_reload(tmp_path / "out", **options)  # type: ignore[arg-type]
+
+
+def test_structure_notices_a_config_that_says_something_else(tmp_path: Path, model: PreTrainedModel) -> None:
+    save_pruned(model, tmp_path / "out", verify="none")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps({**config, "intermediate_size": 63}))
+    with pytest.raises(ReloadCheckError, match="has shape"):
+        verify_reload(tmp_path / "out", level="structure")
+
+
+def test_a_result_that_does_not_reload_is_an_error(tmp_path: Path, model: PreTrainedModel) -> None:
+    def wrong(folder: Path, token_ids: object, device: str, attention: str | None) -> torch.Tensor:
+        return in_process(folder, token_ids, device, attention) * 1.01
+
+    with pytest.raises(ReloadCheckError, match="differ"):
+        save_pruned(model, tmp_path / "out", verify="logits", runner=wrong)
+    assert json.loads((tmp_path / "out" / MANIFEST_NAME).read_text())["reload_check"] == "none"
+
+
+@pytest.mark.slow
+def test_a_new_process_gives_the_same_logits_and_notices_a_flipped_byte(tmp_path: Path) -> None:
+    model = tiny_llama()
+    for parameter in model.parameters():  # model.to() would round the rotary frequencies too
+        parameter.data = parameter.data.to(torch.bfloat16)
+    assert save_pruned(model, tmp_path / "out").reload_check == "logits"
+    (tmp_path / "out" / MANIFEST_NAME).unlink()
+    weights = tmp_path / "out" / "model.safetensors"
+    flip_byte(weights, weights.stat().st_size - 1)
+    tokens = check_tokens(96)
+    with pytest.raises(ReloadCheckError, match="differ"):
+        verify_reload(
+            tmp_path / "out", level="logits", reference_logits=model_logits(model, tokens), token_ids=tokens
+        )
