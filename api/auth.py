@@ -27,7 +27,6 @@ _MAX_REMEMBERED = 4096
 _CHALLENGE = 'Bearer realm="optipfair"'
 
 
-
 @dataclass(frozen=True)
 class Principal:
     """Who makes this request."""

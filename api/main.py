@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
@@ -20,7 +19,7 @@ from api.context import Services
 from api.loops import background
 from api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from api.notifier import Notifier
-from api.observability import HttpMetrics
+from api.observability import HttpMetrics, make_tracer_provider
 from api.ratelimit import RateLimiter
 from api.routes import artifacts, dashboard, download, health, jobs, keys, models, results, webhooks
 from jobs.artifacts import make_store
@@ -30,6 +29,9 @@ from jobs.queue import Publisher
 from jobs.repository import Repository
 from jobs.secret import ensure_secret, load_secrets
 from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 _STATIC = Path(__file__).resolve().parent / "static"
 _DESCRIPTION = (
@@ -64,7 +66,9 @@ def create_app(settings: Settings, options: Options | None = None) -> FastAPI:
     """
     chosen = options or Options()
     services = make_services(settings, chosen.limits)
-    app = make_routes(services.metrics, telemetry=settings.otlp_endpoint)
+    tracer = make_tracer_provider(settings.otlp_endpoint) if settings.otlp_endpoint else None
+    app = make_routes(services.metrics, tracer=tracer)
+    app.state.tracer = tracer
     app.state.services = services
     app.state.background = chosen.background
     return app
@@ -96,11 +100,8 @@ def make_services(settings: Settings, limits: Limits) -> Services:
     )
 
 
-def make_routes(metrics: HttpMetrics, *, telemetry: str | None = None) -> FastAPI:
+def make_routes(metrics: HttpMetrics, *, tracer: TracerProvider | None = None) -> FastAPI:
     """The paths and middleware, without anything behind them (enough for the OpenAPI document)."""
-    if telemetry:
-        # FastAPI's own instrumentation reads the standard variable; only it does
-        os.environ.setdefault("OTEL_EXPORTER_OTLP_ENDPOINT", telemetry)
     app = FastAPI(
         title="OptiPFair Service",
         version=_version(),
@@ -111,9 +112,10 @@ def make_routes(metrics: HttpMetrics, *, telemetry: str | None = None) -> FastAP
         redirect_slashes=False,
         lifespan=_lifespan,
         telemetry={
-            "auto_configure": bool(telemetry),
-            "tracing": bool(telemetry),
-            "metrics": False,
+            "auto_configure": False,
+            "tracing": tracer is not None,
+            "tracer_provider": tracer,
+            "metrics": False,  # these are Prometheus'
             "logs": False,
             "operation_spans": False,
         },
@@ -150,6 +152,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.notifier.close()
         services.publisher.close()
         services.engine.dispose()
+        if app.state.tracer is not None:
+            await asyncio.to_thread(app.state.tracer.shutdown)  # sends what is left
 
 
 def _version() -> str:

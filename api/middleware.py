@@ -30,6 +30,7 @@ _SAFE_HEADERS = [
     (b"x-frame-options", b"DENY"),
 ]
 _API_CACHING = (b"cache-control", b"private, no-cache")
+_PROBES = {"/livez", "/readyz"}  # asked every second by something that does not read logs
 _access = structlog.get_logger("api.access")
 _errors = structlog.get_logger("api.errors")
 
@@ -83,7 +84,8 @@ class RequestContextMiddleware:
         seconds = time.perf_counter() - exchange.started
         status = exchange.status or 499  # the caller left before an answer began
         self.metrics.observe(exchange.scope["method"], exchange.route, status, seconds)
-        _access.info(
+        log = _access.debug if exchange.scope["path"] in _PROBES else _access.info
+        log(
             "request",
             request_id=exchange.request_id,
             method=exchange.scope["method"],

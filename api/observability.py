@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from opentelemetry.propagate import inject
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 METRICS_MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -71,6 +75,22 @@ def render(metrics: HttpMetrics, gauges: Iterable[Gauge]) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Snapshot(gauges))
     return generate_latest(registry) + generate_latest(metrics.registry)
+
+
+def make_tracer_provider(endpoint: str) -> TracerProvider:
+    """Traces to an OTLP/HTTP collector at `endpoint` (its base URL), as the service `optipfair-api`.
+
+    The SDK is loaded only when a collector is configured.
+    """
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": "optipfair-api"}))
+    exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider
 
 
 def trace_context() -> Mapping[str, str]:

@@ -61,6 +61,11 @@ def gauges(services: Services) -> Iterator[Gauge]:
     repository = services.repository
     counted = sorted(repository.count_states().items())
     yield Gauge("optipfair_jobs", "Jobs by state and kind", ("state", "kind"), counted)
+    totals = sorted(repository.attempt_totals().items())
+    ended = [((outcome,), float(count)) for outcome, (count, _) in totals]
+    yield Gauge("optipfair_attempts", "Attempts by outcome", ("outcome",), ended)
+    took = [((outcome,), seconds) for outcome, (_, seconds) in totals]
+    yield Gauge("optipfair_attempt_seconds", "Seconds that attempts took, by outcome", ("outcome",), took)
     ages = sorted((((queue,), age)) for queue, age in repository.queue_age_seconds().items())
     help_text = "Seconds that the oldest job of a queue has waited"
     yield Gauge("optipfair_queue_age_seconds", help_text, ("queue",), ages)

@@ -15,7 +15,7 @@ def rfc3339_or_none(milliseconds: int | None) -> str | None:
     return None if milliseconds is None else rfc3339(milliseconds)
 
 
-def etag(job: rows.Job) -> str:
+def etag(job: rows.Job | rows.Version) -> str:
     """The validator of a job's representation: its row version."""
     return f'"{job.version}"'
 

@@ -8,14 +8,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from api import models, submission
-from api.auth import Reader, Writer
+from api.auth import Principal, Reader, Writer
 from api.body import job_request
 from api.conditional import none_match, prefer_wait
-from api.context import WithServices
+from api.context import Services, WithServices
 from api.openapi import JOB_BODY
 from api.problem import Problem, field_error, invalid
 from api.views import etag, job_view
 from api.waiting import wait_for_change
+from jobs.rows import Job
 from jobs.specs import KINDS, AnyRequest
 from jobs.states import State
 from jobs.times import from_rfc3339
@@ -75,22 +76,35 @@ def list_jobs(
     "/jobs/{job_id}", response_model=models.Job, responses={304: {"description": "Unchanged since the ETag"}}
 )
 async def get_job(
-    job_id: str, request: Request, response: Response, principal: Reader, services: WithServices
+    principal: Reader, job_id: str, request: Request, response: Response, services: WithServices
 ) -> Any:
     """A job. `If-None-Match` gives 304 while nothing changed; `Prefer: wait=N` waits for a change."""
-    job = await services.quickly(services.repository.get_job, job_id, principal.sees)
     known = request.headers.get("if-none-match")
     seconds = prefer_wait(request.headers.get("prefer"))
-    # an ended job that the caller does not know yet is news already
-    if seconds and (none_match(known, etag(job)) or (known is None and not job.terminal)):
-        job = await wait_for_change(services, job, seconds)
-    headers = {"ETag": etag(job), "Vary": "Authorization, Prefer"}
+    headers = {"Vary": "Authorization, Prefer"}
     if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"
+    elif known is not None:  # the most frequent request of all: only the version is read
+        version = await services.quickly(services.repository.get_version, job_id, principal.sees)
+        if none_match(known, etag(version)):
+            return Response(status_code=304, headers={**headers, "ETag": etag(version)})
+    job = await _job_or_next(services, principal, job_id, known, seconds)
+    headers["ETag"] = etag(job)
     if none_match(known, etag(job)):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return job_view(job)
+
+
+async def _job_or_next(
+    services: Services, principal: Principal, job_id: str, known: str | None, seconds: int
+) -> Job:
+    """The job; if the caller waits and knows it as it is, the job after its next change."""
+    job = await services.quickly(services.repository.get_job, job_id, principal.sees)
+    # without an ETag, a job that has ended is news already
+    if seconds and (none_match(known, etag(job)) or (known is None and not job.terminal)):
+        return await wait_for_change(services, job, seconds)
+    return job
 
 
 @router.post(

@@ -6,7 +6,9 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from api.context import Services
 from api.loops import Loops
 from jobs.artifacts import storage_of
 from jobs.rows import OutboxEntry
-from tests.api.conftest import Caller, FakeWorker
+from tests.api.conftest import Caller, FakeWorker, prune
 
 HEAVY = ("torch", "transformers", "matplotlib", "numpy", "scipy", "safetensors", "optipfair_engine.pruning")
 
@@ -229,3 +231,54 @@ class TestImport:
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
         )
         assert done.stdout.split("\n")[:2] == ["[]", "['data']"]
+
+
+class Collector:
+    """A real HTTP server that takes OTLP traces."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.bodies: list[bytes] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                collector.paths.append(self.path)
+                collector.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+class TestTraces:
+    def test_a_post_is_traced_and_its_context_goes_with_the_message(
+        self, make_app: Callable[..., FastAPI], make_key: Callable[..., str], worker: FakeWorker
+    ) -> None:
+        collector = Collector()
+        app = make_app(otlp_endpoint=collector.url)
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        with Caller(app, make_key()) as caller:
+            headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+            assert caller.post("/v1/jobs", json=prune(), headers=headers).status_code == 202
+            (entry,) = app.state.services.repository.take_outbox()
+        collector.server.shutdown()
+        collector.server.server_close()
+        assert entry.traceparent is not None
+        assert entry.traceparent.startswith(f"00-{trace}-")
+        assert collector.paths == ["/v1/traces"]
+        assert b"optipfair-api" in collector.bodies[0]
+        assert bytes.fromhex(trace) in collector.bodies[0]
+
+    def test_without_a_collector_the_sdk_is_not_even_loaded(self) -> None:
+        code = (
+            "import sys; from api.main import make_routes; from api.observability import HttpMetrics;"
+            "make_routes(HttpMetrics()); print('opentelemetry.sdk.trace' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False"
