@@ -24,6 +24,12 @@ _GGUF_SCALARS = {
     12: "<d",
 }
 _GGUF_STRING, _GGUF_ARRAY = 8, 9
+#: tensor type -> (elements in a block, bytes of a block); others are only known to start inside the file
+_GGML_BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
+    11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 28: (1, 8), 30: (1, 2),
+}  # fmt: skip
+_DEFAULT_ALIGNMENT = 32
 
 
 class _GgufReader:
@@ -59,13 +65,14 @@ class _GgufReader:
                 self.value(item, depth + 1)
         return length
 
-    def tensors(self, count: int) -> Iterator[int]:
-        """The number of elements of each tensor."""
+    def tensors(self, count: int) -> Iterator[tuple[int, int]]:
+        """(number of elements, end of the data relative to its start) of each tensor."""
         for _ in range(count):
             self.string()
-            shape = [self.number("<Q") for _ in range(min(self.number("<I"), 8))]
-            self.number("<I"), self.number("<Q")
-            yield math.prod(shape)
+            elements = math.prod(self.number("<Q") for _ in range(min(self.number("<I"), 8)))
+            kind, offset = self.number("<I"), self.number("<Q")
+            block, width = _GGML_BLOCKS.get(kind, (1, 0))
+            yield elements, offset + elements // block * width
 
 
 def read_gguf_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -83,4 +90,9 @@ def read_gguf_header(path: Path) -> tuple[dict[str, Any], int]:
         for _ in range(pairs):
             key = reader.string()
             values[key] = reader.value(reader.number("<I"))
-        return values, sum(reader.tensors(tensors))
+        sizes = list(reader.tensors(tensors))
+        alignment = values.get("general.alignment", _DEFAULT_ALIGNMENT)
+        start = -(-file.tell() // max(int(alignment), 1)) * int(alignment)
+    if any(start + end > path.stat().st_size for _, end in sizes):
+        raise HeaderError("model_truncated", f"{path.name} is shorter than its header says")
+    return values, sum(elements for elements, _ in sizes)

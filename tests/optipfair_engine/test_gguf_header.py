@@ -28,7 +28,8 @@ def gguf() -> bytes:
         pair("tokenizer.ggml.scores", 9, struct.pack("<IQ", 6, 2) + struct.pack("<ff", 0, 1)),
     ]
     tensor = text("w") + struct.pack("<IQQIQ", 2, 4, 8, 0, 0)
-    return b"GGUF" + struct.pack("<IQQ", 3, 1, len(pairs)) + b"".join(pairs) + tensor
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, len(pairs)) + b"".join(pairs) + tensor
+    return header + bytes(-len(header) % 32) + bytes(4 * 8 * 4)
 
 
 def test_facts(tmp_path: Path) -> None:
