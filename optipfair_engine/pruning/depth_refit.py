@@ -165,11 +165,12 @@ def residual_scale(view: ModelView, layer: int, batch: Mapping[str, Tensor]) -> 
     noise: list[Tensor] = []
 
     def disturb(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        wide = torch.randn(output.shape, generator=generator) * float(output.float().std() + 1e-3)
-        noise.append(wide.to(output))
+        noise.append((torch.randn(output.shape, generator=generator) * size).to(output))
         return output + noise[-1]
 
     plain = _layer_output(view, layer, sample)
+    # as large as the stream: a plain sum stays one at any size, and bf16 rounds it little
+    size = float(plain.abs().median())
     handle = view.mlp(layer).down_module.register_forward_hook(disturb)
     try:
         difference = _layer_output(view, layer, sample) - plain
@@ -178,9 +179,7 @@ def residual_scale(view: ModelView, layer: int, batch: Mapping[str, Tensor]) -> 
     added = noise[0].reshape(difference.shape).float()
     scale = float((difference * added).sum() / added.square().sum())
     rest = float((difference - scale * added).norm() / difference.norm().clamp_min(1e-12))
-    # bf16 rounds the sum to 8 bits, relative to a stream that can be far larger than the MLP's part
-    rounding = float(plain.abs().median() / added.abs().median()) * 2**-7
-    if abs(scale) < 1e-6 or rest > _LINEARITY + rounding:
+    if abs(scale) < 1e-6 or rest > _LINEARITY:
         raise UnsupportedModelError(
             f"{view.architecture.model_type}: layer {layer} doesn't simply add its MLP's output to the "
             "residual stream, so the neighbour refit isn't possible; use compensation none"

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
+from optipfair_engine.calibration.statistics import STATISTICS_FILE
 from optipfair_engine.checkpoints import ReloadRunner, SourceInfo, save_pruned
 from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.apply import apply_plan
+from optipfair_engine.pruning.calibrated_width import Calibrated
 from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.plan import PruningPlan
-from optipfair_engine.pruning.planner import make_plan
+from optipfair_engine.pruning.planner import make_calibrated_plan
+from optipfair_engine.pruning.recommended import calibration_metrics
 from optipfair_engine.pruning.statistics import count_parameters, pruning_statistics
 from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, folder_bytes, load
+from optipfair_engine.workflow.quality import heal_pruned, static_perplexity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,16 +46,25 @@ def prune_in_memory(
         source, dtype=options.dtype, device=options.device, needs_tokenizer=needs_text, report=report
     )
     model, tokenizer = loaded.model, loaded.tokenizer
+    calibration = calibration_set(
+        calibration_texts,
+        tokenizer,
+        max_length=options.max_length,
+        num_samples=options.num_samples,
+        batch_size=options.batch_size,
+    )
     view = locate(model)
-    chosen = plan or _plan(view, options, calibration_texts, tokenizer, report)
+    made = Calibrated(plan) if plan else make_calibrated_plan(view, options, calibration, report=report)
+    chosen = made.plan
     units, parameters = units_per_layer(view, chosen), count_parameters(model)
     windows = _evaluation_windows(tokenizer, evaluation_texts, options.max_length)
-    dense = _perplexity(model, windows, report)
-    pruned = apply_plan(model, chosen, inplace=True, report=report)
-    metrics = pruning_statistics(parameters, locate(pruned), chosen)
-    metrics |= _compared(dense, _perplexity(pruned, windows, report))
+    pruned, quality = _prune_and_measure(model, chosen, options, calibration, windows, report)
+    metrics = pruning_statistics(parameters, locate(pruned), chosen) | quality
+    metrics |= calibration_metrics(chosen, options, calibrated=calibration is not None)
     output.mkdir(parents=True, exist_ok=True)
     write_plots(output, metrics, chosen, units, report=report)
+    if options.keep_statistics and made.statistics is not None:
+        made.statistics.save(output / STATISTICS_FILE)
     report("save", 0, 1, "writing the checkpoint")
     info = SourceInfo.of(source)
     manifest = save_pruned(
@@ -72,21 +85,26 @@ def prune_in_memory(
     return write_json(output / METRICS_FILE, metrics)
 
 
-def _plan(
-    view: ModelView,
+def _prune_and_measure(
+    model: PreTrainedModel,
+    plan: PruningPlan,
     options: PruneOptions,
-    texts: Sequence[str] | CalibrationSet | None,
-    tokenizer: Any,
+    calibration: CalibrationSet | None,
+    windows: list[list[int]] | None,
     report: Reporter,
-) -> PruningPlan:
-    calibration = calibration_set(
-        texts,
-        tokenizer,
-        max_length=options.max_length,
-        num_samples=options.num_samples,
-        batch_size=options.batch_size,
-    )
-    return make_plan(view, options, calibration, report=report)
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The pruned (and healed) model, and perplexities where there is text to measure them on."""
+    metrics: dict[str, Any] = {}
+    dense = _perplexity(model, windows, report)
+    if windows is not None and "calibration" in plan.method:
+        metrics["perplexity_static_same_size"] = static_perplexity(model, plan, windows, report)
+    # healing distils from the dense model, so that one has to stay
+    pruned = apply_plan(model, plan, inplace=options.healing_seconds is None, report=report)
+    if options.healing_seconds is not None:
+        metrics["perplexity_before_healing"] = _perplexity(pruned, windows, report)
+        metrics |= heal_pruned(pruned, model, options, calibration, report)
+    metrics |= _compared(dense, _perplexity(pruned, windows, report))
+    return pruned, {name: value for name, value in metrics.items() if value is not None}
 
 
 def _evaluation_windows(

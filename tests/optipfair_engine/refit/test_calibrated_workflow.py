@@ -1,0 +1,114 @@
+"""From folder to folder with calibration: what the metrics, the plan and the artifacts say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from optipfair_engine import PruningPlan, load_pruned
+from optipfair_engine.calibration.statistics import GramStatistics
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.workflow import PruneOptions, prune_checkpoint
+
+TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 12
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrated") / "model"
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([TEXT], vocab_size=300, special_tokens=["<pad>", "<eos>"], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _options(**changes: object) -> PruneOptions:
+    base: dict[str, object] = {
+        "preset": "recommended",
+        "pruning_percentage": 25,
+        "max_length": 16,
+        "num_samples": 16,
+        "verify": "structure",
+    }
+    return PruneOptions(**{**base, **changes})  # type: ignore[arg-type]
+
+
+def test_recommended_says_its_calibration_and_beats_static(source: Path, tmp_path: Path) -> None:
+    metrics = prune_checkpoint(
+        source,
+        tmp_path / "out",
+        _options(keep_statistics=True),
+        calibration_texts=[TEXT],
+        evaluation_texts=[TEXT],
+    )
+    assert metrics["calibration_source"] == "texts"
+    assert metrics["calibration_tokens"] > 0
+    assert any("calibration is small" in warning for warning in metrics["warnings"])
+    assert any("one narrow text" in warning for warning in metrics["warnings"])
+    assert {"perplexity_dense", "perplexity_pruned", "perplexity_static_same_size"} <= set(metrics)
+    plan = PruningPlan.load(tmp_path / "out")
+    assert plan.curves is not None
+    assert {len(curve) for curve in plan.curves.values()} == {49}
+    assert sorted(GramStatistics.load(tmp_path / "out").fit) == [0, 1, 2]
+    load_pruned(tmp_path / "out")
+
+
+def test_healing_reports_before_and_after(source: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    metrics = prune_checkpoint(
+        source,
+        tmp_path / "out",
+        _options(healing_seconds=1.0),
+        calibration_texts=[TEXT],
+        evaluation_texts=[TEXT],
+        report=lambda stage, *_: said.append(stage),
+    )
+    assert metrics["healing_steps"] > 0
+    assert metrics["perplexity_pruned"] != metrics["perplexity_before_healing"]
+    assert "heal" in said
+
+
+def test_healing_without_calibration_is_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="healing needs calibration"):
+        prune_checkpoint(source, tmp_path / "out", _options(preset="guide", healing_seconds=1.0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pruning_type": "ATTENTION", "pruning_percentage": 34},
+        {"pruning_type": "DEPTH", "pruning_percentage": None, "num_layers_to_remove": 1},
+    ],
+)
+def test_attention_and_depth_have_a_static_yardstick(
+    source: Path, tmp_path: Path, options: dict[str, object]
+) -> None:
+    metrics = prune_checkpoint(
+        source, tmp_path / "out", _options(**options), calibration_texts=[TEXT], evaluation_texts=[TEXT]
+    )
+    assert metrics["perplexity_static_same_size"] > 0
+    assert metrics["calibration_tokens"] > 0
+    load_pruned(tmp_path / "out")
+
+
+def test_the_same_spec_gives_the_same_plan_bytes(source: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        prune_checkpoint(source, tmp_path / name, _options(), calibration_texts=[TEXT])
+    for file in ("plan.json", "plan.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
