@@ -64,7 +64,7 @@ class Admission:
 
 
 @dataclass(frozen=True)
-class _Need:
+class Need:
     """One thing that a worker must have."""
 
     met_by: Callable[[Worker], bool]
@@ -82,7 +82,7 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
     if not workers:
         raise NoWorkerError("no worker is alive at the moment", retry_after=RETRY_AFTER_SECONDS)
     able = workers
-    for need in _needs(request.spec, ("spec",), workers):
+    for need in needs(request.spec, ("spec",), workers):
         able = [worker for worker in able if need.met_by(worker)]
         if not able:
             raise need.refusal
@@ -97,7 +97,8 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
     return Admission(queue, cost, reuse_key(request, able, sources))
 
 
-def _needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[_Need]:
+def needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[Need]:
+    """What a worker must have for a spec (which lies at `where` in the body), each with its refusal."""
     for at, ref in model_references(spec):
         location = (*where, *at)
         if isinstance(ref, LocalModelRef):
@@ -114,7 +115,7 @@ def _needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[_
         yield _file("suites", suite, (*where, *at))
 
 
-def _local_model(name: str, location: Location, workers: Sequence[Worker]) -> _Need:
+def _local_model(name: str, location: Location, workers: Sequence[Worker]) -> Need:
     """A usable model of that name; if every worker has a problem with it, the refusal says which."""
     found = [model for worker in workers for model in worker.models if model.name == name]
     problem = next((model.problem for model in found if model.problem is not None), None)
@@ -125,20 +126,20 @@ def _local_model(name: str, location: Location, workers: Sequence[Worker]) -> _N
         refusal = InvalidError(
             f"no live worker has a model named {name!r}", code="model_not_found", location=where
         )
-    return _Need(lambda worker: _model(worker, name) is not None, refusal)
+    return Need(lambda worker: _model(worker, name) is not None, refusal)
 
 
-def _hub(location: Location) -> _Need:
+def _hub(location: Location) -> Need:
     refusal = InvalidError("no live worker may use the hub", code="hub_not_allowed", location=location)
-    return _Need(lambda worker: worker.allow_hub, refusal)
+    return Need(lambda worker: worker.allow_hub, refusal)
 
 
-def _file(folder: str, name: str, location: Location) -> _Need:
+def _file(folder: str, name: str, location: Location) -> Need:
     code = "suite_not_found" if folder == "suites" else "calibration_not_found"
     refusal = InvalidError(
         f"no live worker has a file named {name!r}", code=code, location=(*location, "name")
     )
-    return _Need(lambda worker: name in worker.files.get(folder, []), refusal)
+    return Need(lambda worker: name in worker.files.get(folder, []), refusal)
 
 
 def _model(worker: Worker, name: str) -> LocalModel | None:
@@ -193,7 +194,7 @@ def _source_job(books: Books, tenant: str, job_id: str, where: Location) -> JobF
 def _choose_queue(kind: str, spec: Spec, able: list[Worker]) -> tuple[str, list[Worker]]:
     """The queue, and those of the able workers that serve it."""
     for queue in _queue_order(kind, _device(spec)):
-        serving = [worker for worker in able if queue in worker.queues and _has_device(worker, queue)]
+        serving = [worker for worker in able if queue in worker.queues and has_device(worker, queue)]
         if serving:
             return queue, serving
     message = "no live worker that has the model serves a queue with the wanted device"
@@ -211,7 +212,8 @@ def _queue_order(kind: str, device: str) -> Iterable[str]:
     return {"cuda": ("gpu",), "cpu": ("cpu",), "auto": ("gpu", "cpu")}[device]
 
 
-def _has_device(worker: Worker, queue: str) -> bool:
+def has_device(worker: Worker, queue: str) -> bool:
+    """Whether a worker can compute on what a queue stands for."""
     return queue != "gpu" or any(device.startswith("cuda") for device in worker.devices)
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.errors import InvalidError, JobsError, StorageFullError
+from jobs.routing import is_better_elsewhere
 from jobs.rows import Claim
 from jobs.states import State
 from worker import outcomes, test_hooks
@@ -35,6 +36,10 @@ _POLL_SECONDS = 0.2
 
 def run_job(services: Services, job_id: str) -> None:
     """Work on a job if it is still to be done; a message about anything else is dropped."""
+    if is_better_elsewhere(services.repository, job_id, services.worker_id):
+        services.repository.decline(job_id)
+        logger.info("job.declined", job_id=job_id)
+        return
     claim = services.repository.claim(job_id, services.worker_id)
     if claim is None:
         logger.info("job.not_claimed", job_id=job_id)

@@ -119,9 +119,10 @@ def requeued() -> dict[str, Any]:
     }
 
 
-def put_into_outbox(connection: Connection, job_id: str) -> None:
-    """Let a dispatcher publish the job, once this transaction commits."""
-    connection.execute(insert(t.outbox).values(job_id=job_id, taken_until=0))
+def put_into_outbox(connection: Connection, job_id: str, *, delay_seconds: float = 0) -> None:
+    """Let a dispatcher publish the job, once this transaction commits (and the delay has passed)."""
+    due = later(delay_seconds) if delay_seconds else 0
+    connection.execute(insert(t.outbox).values(job_id=job_id, taken_until=due))
 
 
 def count(connection: Connection, *where: ColumnElement[bool]) -> int:

@@ -16,6 +16,7 @@ from jobs.states import HELD, State
 
 OUTBOX_LEASE_SECONDS = 10
 MAX_REPUBLISH_FACTOR = 16
+DECLINE_SECONDS = 1
 LEASE_LOST = ("lease_expired", "the worker gave no sign of life within the lease")
 
 
@@ -73,6 +74,18 @@ class SweepingVerbs(AttemptVerbs):
                 .where(t.jobs.c.id.in_([entry.job_id for entry in entries]), is_in(State.QUEUED))
                 .values(published_at=now_ms(), publish_count=t.jobs.c.publish_count + 1)
             )
+
+    def decline(self, job_id: str) -> None:
+        """A worker that should not run this job hands its message back: it is published again in a moment.
+
+        Repeats are safe, and so is a job that is not queued any more: nothing happens.
+        """
+        c = t.jobs.c
+        waiting = select(t.outbox.c.id).where(t.outbox.c.job_id == c.id).exists()
+        mine = select(c.id).where(c.id == job_id, is_in(State.QUEUED), ~waiting)
+        with self._write() as connection:
+            if connection.execute(mine.with_for_update()).first() is not None:
+                put_into_outbox(connection, job_id, delay_seconds=DECLINE_SECONDS)
 
     def outbox_waiting(self) -> bool:
         """Whether any message is due, without taking it or the write lock."""

@@ -7,13 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, update
 
 from jobs.admission import admit
+from jobs.database import writing
 from jobs.errors import InvalidError, NoWorkerError
 from jobs.ids import new_id
 from jobs.repository import Repository
+from jobs.routing import is_better_elsewhere
 from jobs.rows import Artifact, Job, JobError, LocalModel, Worker
 from jobs.specs import parse_request
+from jobs.tables import outbox
 from tests.jobs.conftest import TENANT
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -223,3 +227,41 @@ def test_a_job_can_follow_a_job(repository: Repository, create: Callable[..., Jo
     assert admission.estimate.output_bytes < 600_000
     with pytest.raises(InvalidError):
         admit(repository, "other", following)
+
+
+class TestRouting:
+    """Two workers serve one queue, and only one of them has the model."""
+
+    def queued(self, repository: Repository) -> Job:
+        job = repository.create_job(TENANT, prune(), queue="cpu")
+        repository.mark_published(repository.take_outbox())
+        return job
+
+    def test_a_worker_leaves_a_job_to_one_that_has_the_model(self, repository: Repository) -> None:
+        beat(repository, WORKER, replace(WORKER, id="w2", models=[]))
+        job = self.queued(repository)
+        assert not is_better_elsewhere(repository, job.id, "w1")
+        assert is_better_elsewhere(repository, job.id, "w2")
+        repository.claim(job.id, "w1")
+        assert not is_better_elsewhere(repository, job.id, "w2")  # it is not queued any more
+        assert not is_better_elsewhere(repository, new_id(), "w2")
+
+    def test_if_nobody_has_it_the_job_is_not_passed_round_for_ever(self, repository: Repository) -> None:
+        beat(repository, WORKER)
+        job = self.queued(repository)
+        beat(repository, replace(WORKER, models=[]), replace(WORKER, id="w2", models=[], queues=["gpu"]))
+        assert not is_better_elsewhere(repository, job.id, "w1")
+        beat(repository, replace(WORKER, id="w2", queues=["gpu"]))  # it has the model, but not this queue
+        assert not is_better_elsewhere(repository, job.id, "w1")
+
+    def test_a_declined_job_is_published_again_once(self, repository: Repository, engine: Engine) -> None:
+        job = self.queued(repository)
+        for _ in range(2):
+            repository.decline(job.id)
+        assert repository.take_outbox() == []  # in a moment, not at once
+        with writing(engine) as connection:
+            assert connection.execute(update(outbox).values(taken_until=0)).rowcount == 1
+        assert [entry.job_id for entry in repository.take_outbox()] == [job.id]
+        repository.claim(job.id, "w1")
+        repository.decline(job.id)
+        assert repository.take_outbox() == []
