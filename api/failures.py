@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -77,6 +77,11 @@ async def _on_database_error(request: Request, _error: Exception) -> Response:
     return problem.problem_response(unavailable, problem.request_id_of(request))
 
 
+async def _on_data_error(request: Request, _error: Exception) -> Response:
+    detail = "The request holds a value that cannot be stored, such as a NUL character."
+    return problem.problem_response(Problem(422, "validation_failed", detail), problem.request_id_of(request))
+
+
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """The framework names only the methods of the first route of a path; all of them are wanted."""
     if isinstance(error, HTTPException) and error.status_code == 405:
@@ -105,6 +110,7 @@ def install(app: FastAPI) -> None:
         (HTTPException, _on_http_exception),
         (RequestValidationError, problem.on_validation_error),
         (errors.JobsError, _on_jobs_error),
+        (DataError, _on_data_error),
         (OperationalError, _on_database_error),
         (InterfaceError, _on_database_error),
         (PoolTimeoutError, _on_database_error),

@@ -66,6 +66,10 @@ class RequestContextMiddleware:
             return
         exchange = _Exchange(scope, send)
         try:
+            if "\x00" in scope["path"]:  # no name holds one, and Postgres takes none
+                problem = Problem(404, "not_found", "There is no such resource.")
+                await problem_response(problem, exchange.request_id)(scope, receive, exchange.send)
+                return
             await self.app(scope, receive, exchange.send)
         except Exception as error:
             await self._crashed(exchange, error, scope, receive)
