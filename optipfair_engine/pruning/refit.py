@@ -6,7 +6,7 @@ input, S the kept inputs, D a positive diagonal, λ the ridge. All factorisation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,10 +59,10 @@ def ridge_diagonal(gram: Tensor, scale: RidgeScale = "median") -> Tensor:
 
 
 def ridged(gram: Tensor, ridge: float, diagonal: Tensor) -> Tensor:
-    """G + λD in float64, with a floor under dead inputs: it can be factorised for λ = 0 too."""
+    """G + λD as a new float64 matrix, with a floor under dead inputs: it can be factorised for λ = 0 too."""
     if ridge < 0:
         raise InvalidOptionError(f"ridge must not be negative, not {ridge}")
-    matrix = gram.double().clone()
+    matrix = gram.to(torch.float64, copy=True)
     floor = DEAD_FLOOR * diagonal.median()
     dead = (matrix.diagonal() < floor).double() * floor
     matrix.diagonal().add_(ridge * diagonal + dead)
@@ -71,13 +71,67 @@ def ridged(gram: Tensor, ridge: float, diagonal: Tensor) -> Tensor:
 
 def cholesky(matrix: Tensor) -> Tensor:
     """Lower factor of a positive matrix; a rank-deficient one gets a little jitter."""
-    scale = matrix.diagonal().mean()
+    return cholesky_of(matrix.clone)
+
+
+def cholesky_of(build: Callable[[], Tensor]) -> Tensor:
+    """:func:`cholesky` of the fresh matrix that ``build`` makes, in its own memory.
+
+    Large layers count matrices: in float64 one of 8192 inputs has half a gigabyte.
+    """
     for jitter in (0.0, 1e-12, 1e-10, 1e-8, 1e-6):
-        shifted = matrix if jitter == 0 else matrix + torch.eye(len(matrix)).to(matrix) * (jitter * scale)
-        factor, info = torch.linalg.cholesky_ex(shifted)
+        # a symmetric matrix is its own transpose, whose column-major order LAPACK works on in place
+        matrix = build().mT
+        if jitter:
+            matrix.diagonal().add_(jitter * matrix.diagonal().mean())
+        info = torch.zeros((), dtype=torch.int32, device=matrix.device)
+        torch.linalg.cholesky_ex(matrix, out=(matrix, info))
         if int(info) == 0:
-            return factor  # type: ignore[no-any-return]
+            return matrix
     raise CalibrationError("The Gram matrix of a layer's input is not positive: calibration is degenerate.")
+
+
+class Normal:
+    """The normal equations of a refit: what doesn't depend on λ, in float64.
+
+    With C the target times the kept inputs (W G[:,S] unless given): W′ = (C + λ W[:,S] D)(G[S,S] + λD)⁻¹.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        gram: Tensor,
+        kept: Tensor | Sequence[int],
+        *,
+        diagonal: Tensor | None = None,
+        target: Tensor | None = None,
+    ) -> None:
+        indices = torch.as_tensor(kept, dtype=torch.int64, device=gram.device)
+        scale = ridge_diagonal(gram) if diagonal is None else diagonal.double()
+        w = weight.to(gram.device)
+        self.diagonal = scale[indices]
+        self.chosen = torch.empty(len(indices), len(indices), dtype=torch.float64, device=gram.device)
+        for rows in torch.arange(len(indices), device=gram.device).split(_ROWS):
+            self.chosen[rows] = gram[indices[rows]][:, indices].double()
+        self.pull = w[:, indices].double() * self.diagonal
+        self.right = _times(w, gram, indices) if target is None else target.double()[:, indices]
+
+    def solve(self, ridge: float) -> Tensor:
+        """W′ ``[H, |S|]`` in float64."""
+        factor = cholesky_of(lambda: ridged(self.chosen, ridge, self.diagonal))
+        return torch.cholesky_solve((self.right + ridge * self.pull).T, factor).T
+
+
+#: Rows of a Gram matrix that are widened to float64 at once.
+_ROWS = 512
+
+
+def _times(weight: Tensor, gram: Tensor, columns: Tensor) -> Tensor:
+    """W G[:, columns] in float64, some rows of G at a time."""
+    total = torch.zeros(len(weight), len(columns), dtype=torch.float64, device=gram.device)
+    for rows in torch.arange(len(gram), device=gram.device).split(_ROWS):
+        total.addmm_(weight[:, rows].double(), gram[rows][:, columns].double())
+    return total
 
 
 def solve_least_squares(
@@ -101,14 +155,7 @@ def solve_least_squares(
         diagonal: D ``[I]``; the median of G's diagonal unless given.
         target: C = YᵀX ``[H, I]`` for another target Y than the dense output.
     """
-    indices = torch.as_tensor(kept, dtype=torch.int64, device=gram.device)
-    scale = ridge_diagonal(gram) if diagonal is None else diagonal.double()
-    w = weight.to(gram.device).double()
-    chosen = gram.double()[indices][:, indices]
-    system = ridged(chosen, ridge, scale[indices])
-    right = (w @ gram.double()[:, indices]) if target is None else target.double()[:, indices]
-    right = right + ridge * w[:, indices] * scale[indices]
-    return torch.cholesky_solve(right.T, cholesky(system)).T
+    return Normal(weight, gram, kept, diagonal=diagonal, target=target).solve(ridge)
 
 
 def output_error(weight: Tensor, gram: Tensor, kept: Tensor | Sequence[int], refitted: Tensor) -> float:
@@ -140,11 +187,8 @@ def choose_ridge(
     """
     if held is None:
         return sorted(ridges)[len(ridges) // 2], float("nan")
-    diagonal = ridge_diagonal(fit, scale)
-    errors = {}
-    for ridge in ridges:
-        candidate = solve_least_squares(weight, fit, kept, ridge, diagonal=diagonal)
-        errors[ridge] = output_error(weight, held, kept, candidate)
+    equations = Normal(weight, fit, kept, diagonal=ridge_diagonal(fit, scale))
+    errors = {ridge: output_error(weight, held, kept, equations.solve(ridge)) for ridge in ridges}
     best = min(errors, key=lambda ridge: errors[ridge])
     return best, errors[best]
 
