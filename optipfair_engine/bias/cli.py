@@ -70,7 +70,7 @@ def bias(
     verbose: Verbose = True,
     as_json: Json = False,
 ) -> None:
-    """Measure how differently a model treats prompts that differ in an attribute (default: a few built-in pairs)."""
+    """Measure how differently a model treats prompts that differ in an attribute (default: built-in)."""
     options = {
         **_prompt_options(prompt_pairs, template, attributes, suite, control_pairs),
         "visualization_types": () if visualization_types == "none" else _words(visualization_types),

@@ -17,8 +17,8 @@ from optipfair_engine.bias.trees import TokenTree, TreeBatch
 from optipfair_engine.errors import TokenizerError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 
-#: Nodes (or padded tokens) of one forward pass, and rows of logits held at once.
-TOKEN_BUDGET: Final = 2048
+#: Nodes (padding included) of one forward pass: more would leave the cache; and rows of logits held at once.
+TOKEN_BUDGET: Final = 512
 LOGIT_ROWS: Final = 512
 
 
@@ -59,7 +59,7 @@ class CausalScorer:
         with inference(self._model):
             self._try_short_cuts(groups)
             trees = [tree for group in groups for tree in self._trees(group)]
-            scores = self._node_scores(trees, report)
+            scores = self._edge_scores(trees, report)
         results, position = [], 0
         for group in groups:
             size = 1 if self._trees_work else len(group)
@@ -67,7 +67,7 @@ class CausalScorer:
             paths = [(scores[t], path) for t in part for path in trees[t].paths]
             results.append(
                 [
-                    (float(values[path[sequence.start :]].sum()), len(sequence.ids) - sequence.start)
+                    (float(values[path[sequence.start - 1 :]].sum()), len(sequence.ids) - sequence.start)
                     for (values, path), sequence in zip(paths, group, strict=True)
                 ]
             )
@@ -105,8 +105,8 @@ class CausalScorer:
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
             return None  # a family that takes no such mask or has no such head: the long way works
 
-    def _node_scores(self, trees: Sequence[TokenTree], report: Reporter) -> list[Scores]:
-        """Log-probability of every node given its ancestors (0 for roots), largest trees first."""
+    def _edge_scores(self, trees: Sequence[TokenTree], report: Reporter) -> list[Scores]:
+        """Log-probability of every edge's token after its node, largest trees first."""
         order = sorted(range(len(trees)), key=lambda t: -len(trees[t].ids))
         scores: list[Scores] = [np.zeros(0)] * len(trees)
         for run in within_budget([len(trees[t].ids) for t in order], self._budget):
@@ -119,20 +119,12 @@ class CausalScorer:
     def _batch_scores(self, trees: Sequence[TokenTree]) -> list[Scores]:
         self.forwards += 1
         hidden = self._forward(trees)
-        rows = torch.tensor([r for r, tree in enumerate(trees) for p in tree.parents if p >= 0])
-        parents = torch.tensor([p for tree in trees for p in tree.parents if p >= 0])
-        tokens = torch.tensor(
-            [i for tree in trees for i, p in zip(tree.ids, tree.parents, strict=True) if p >= 0]
-        )
-        values = self._log_probabilities(hidden, rows, parents, tokens)
-        results, position = [], 0
-        for tree in trees:
-            scores = np.zeros(len(tree.ids))
-            scored = np.array([p >= 0 for p in tree.parents])
-            scores[scored] = values[position : position + int(scored.sum())]
-            position += int(scored.sum())
-            results.append(scores)
-        return results
+        rows = torch.tensor([r for r, tree in enumerate(trees) for _ in tree.edge_nodes])
+        nodes = torch.tensor([node for tree in trees for node in tree.edge_nodes])
+        tokens = torch.tensor([token for tree in trees for token in tree.edge_tokens])
+        values = self._log_probabilities(hidden, rows, nodes, tokens)
+        ends = np.cumsum([len(tree.edge_nodes) for tree in trees])
+        return np.split(values, ends[:-1])
 
     def _forward(self, trees: Sequence[TokenTree]) -> Tensor:
         """Hidden states (or logits, where the head is not a plain one) ``[trees, nodes, …]``."""
@@ -156,12 +148,12 @@ class CausalScorer:
         states: Tensor = output.last_hidden_state if self._head_works else output.logits
         return states
 
-    def _log_probabilities(self, states: Tensor, rows: Tensor, parents: Tensor, tokens: Tensor) -> Scores:
+    def _log_probabilities(self, states: Tensor, rows: Tensor, nodes: Tensor, tokens: Tensor) -> Scores:
         """Log p of each token after its parent, a few hundred rows of logits at a time."""
         parts = []
         for start in range(0, len(rows), LOGIT_ROWS):
             part = slice(start, start + LOGIT_ROWS)
-            picked = states[rows[part].to(states.device), parents[part].to(states.device)]
+            picked = states[rows[part].to(states.device), nodes[part].to(states.device)]
             logits = (self._head(picked) if self._head_works else picked).float()
             chosen = logits.gather(1, tokens[part, None].to(logits.device)).squeeze(1)
             parts.append((chosen - logits.logsumexp(dim=1)).double().cpu().numpy())

@@ -15,26 +15,33 @@ from torch import Tensor
 
 @dataclass
 class TokenTree:
-    """Nodes in the order in which they were added, so that a parent always comes before its children.
+    """Nodes are the beginnings that something follows; edges are the tokens that follow them, and are scored.
 
-    ``paths[s]`` are the nodes of sequence s, from its first token to its last.
+    Nodes stand in the order in which they were added, so a parent always comes before its children. A
+    sequence's last token is an edge but no node: nothing is asked behind it, so the model needn't read it.
+    ``paths[s]`` are the edges of sequence s: that of its second token, of its third, and so on.
     """
 
     ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
+    edge_nodes: list[int] = field(default_factory=list)
+    edge_tokens: list[int] = field(default_factory=list)
     paths: list[list[int]] = field(default_factory=list)
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
+    _edges: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> TokenTree:
-        """The tree of these sequences; the first tokens may differ (then it is a forest)."""
+        """The tree of these sequences, of at least two tokens each (a forest, if the first ones differ)."""
         tree = cls()
         for sequence in sequences:
-            node, path = -1, []
-            for token in sequence:
-                node = tree._child(node, token)
-                path.append(node)
+            node = tree._child(-1, sequence[0])
+            path = []
+            for position, token in enumerate(sequence[1:], 1):
+                path.append(tree._edge(node, token))
+                if position < len(sequence) - 1:
+                    node = tree._child(node, token)
             tree.paths.append(path)
         return tree
 
@@ -46,6 +53,15 @@ class TokenTree:
         self.ids.append(token)
         self.parents.append(parent)
         self.depths.append(0 if parent < 0 else self.depths[parent] + 1)
+        return number
+
+    def _edge(self, node: int, token: int) -> int:
+        found = self._edges.get((node, token))
+        if found is not None:
+            return found
+        number = self._edges[node, token] = len(self.edge_nodes)
+        self.edge_nodes.append(node)
+        self.edge_tokens.append(token)
         return number
 
     @property

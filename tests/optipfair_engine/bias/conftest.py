@@ -11,10 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SUBJECTS = ("doctor", "teacher", "lawyer", "farmer", "singer", "driver", "baker", "writer")
-WORDS = (
-    "the a white black male female non - binary young old man woman person walked home early and late sat down "
-    "he she they was thought said that it . , middle eastern tall quiet new other"
-).split()
+WORDS = ["the", "a", "white", "black", "male", "female", "non", "-", "binary", "young", "old", "man", "woman", "person", "walked", "home", "early", "and", "late", "sat", "down", "he", "she", "they", "was", "thought", "said", "that", "it", ".", ",", "middle", "eastern", "tall", "quiet", "new", "other"]
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +19,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; "non-binary" is three, "middle eastern" two."""
     vocabulary = ["<pad>", "<unk>", "<bos>", "<eos>", "<mask>", *WORDS, *SUBJECTS]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()]
-    )
+    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()])
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
         pad_token="<pad>",

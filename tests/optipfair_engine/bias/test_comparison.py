@@ -37,17 +37,23 @@ def test_less_difference_is_better_and_the_other_way_round_worse(
     assert result["components"]["mlp_output"]["outcome"] == "better"
     assert compare_profiles(after, before)["components"]["mlp_output"]["outcome"] == "worse"
     assert len(result["pairs"]) == 8
-    assert result["pairs"][0]["delta"] == pytest.approx(result["pairs"][0]["after"] - result["pairs"][0]["before"])
+    assert result["pairs"][0]["delta"] == pytest.approx(
+        result["pairs"][0]["after"] - result["pairs"][0]["before"]
+    )
 
 
 def test_a_change_within_the_margin_is_inconclusive(llama, quieter, tokenizer, templated_pairs) -> None:
     before, after = (analyze_pairs(model, tokenizer, templated_pairs) for model in (llama, quieter))
-    assert compare_profiles(before, after, margin=2.0)["components"]["mlp_output"]["outcome"] == "inconclusive"
+    assert (
+        compare_profiles(before, after, margin=2.0)["components"]["mlp_output"]["outcome"] == "inconclusive"
+    )
 
 
 def test_other_pairs_are_refused(llama, tokenizer, templated_pairs, pairs) -> None:
     with pytest.raises(InvalidOptionError, match="same prompt pairs"):
-        compare_profiles(analyze_pairs(llama, tokenizer, pairs), analyze_pairs(llama, tokenizer, templated_pairs))
+        compare_profiles(
+            analyze_pairs(llama, tokenizer, pairs), analyze_pairs(llama, tokenizer, templated_pairs)
+        )
 
 
 def test_preferences_that_moved_away_from_half_are_worse() -> None:
@@ -86,6 +92,8 @@ def test_an_inserted_bias_is_above_the_noise(make_llama, tokenizer) -> None:
     pairs = [(f"the male {s} walked home", f"the female {s} walked home") for s in subjects]
     controls = [(f"the tall {s} walked home", f"the quiet {s} walked home") for s in subjects]
     entry = summarize(analyze_pairs(model, tokenizer, pairs), analyze_pairs(model, tokenizer, controls))
-    reversed_entry = summarize(analyze_pairs(model, tokenizer, controls), analyze_pairs(model, tokenizer, pairs))
+    reversed_entry = summarize(
+        analyze_pairs(model, tokenizer, controls), analyze_pairs(model, tokenizer, pairs)
+    )
     assert entry["overall"]["above_noise"] is True
     assert reversed_entry["overall"]["above_noise"] is False

@@ -73,7 +73,9 @@ def test_identical_prompts_give_zero_everywhere(llama, tokenizer) -> None:
 
 def test_plain_dictionaries_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="5 positions on one side and 6"):
-        calculate_bias_metrics({"mlp_output_layer_0": torch.ones(5, 2)}, {"mlp_output_layer_0": torch.ones(6, 2)})
+        calculate_bias_metrics(
+            {"mlp_output_layer_0": torch.ones(5, 2)}, {"mlp_output_layer_0": torch.ones(6, 2)}
+        )
     with pytest.raises(ValueError, match="no layer in common"):
         calculate_bias_metrics({"a_layer_0": torch.ones(5, 2)}, {"b_layer_0": torch.ones(5, 2)})
 
@@ -81,7 +83,9 @@ def test_plain_dictionaries_of_different_length_are_refused() -> None:
 def test_half_precision_is_compared_in_float32() -> None:
     first = {"mlp_output_layer_0": torch.full((2, 4), 60000.0, dtype=torch.float16)}
     second = {"mlp_output_layer_0": torch.full((2, 4), -60000.0, dtype=torch.float16)}
-    assert calculate_bias_metrics(first, second)["overall_metrics"]["mean_difference"] == pytest.approx(120000, rel=1e-3)
+    assert calculate_bias_metrics(first, second)["overall_metrics"]["mean_difference"] == pytest.approx(
+        120000, rel=1e-3
+    )
 
 
 def test_one_tensor_under_two_names_counts_once_overall() -> None:

@@ -58,7 +58,10 @@ def test_a_shuffled_bias_is_not_significant(edited, tokenizer, templated_pairs) 
 
 def test_swapping_the_prompts_negates_every_signed_value(edited, tokenizer, templated_pairs) -> None:
     there = rank(edited, tokenizer, templated_pairs)["neurons"]
-    back = {(n["layer"], n["neuron"]): n for n in rank(edited, tokenizer, [p[::-1] for p in templated_pairs])["neurons"]}
+    back = {
+        (n["layer"], n["neuron"]): n
+        for n in rank(edited, tokenizer, [p[::-1] for p in templated_pairs])["neurons"]
+    }
     for neuron in there:
         other = back[neuron["layer"], neuron["neuron"]]
         assert other["mean_difference"] == pytest.approx(-neuron["mean_difference"], abs=1e-6)
@@ -79,7 +82,10 @@ def test_the_ranking_does_not_depend_on_batches(edited, tokenizer, templated_pai
 
 
 def test_pairs_of_one_template_are_one_observation(edited, tokenizer, templated_pairs) -> None:
-    more = [*templated_pairs, *[(a.replace("male", "young"), b.replace("female", "old")) for a, b in templated_pairs]]
+    more = [
+        *templated_pairs,
+        *[(a.replace("male", "young"), b.replace("female", "old")) for a, b in templated_pairs],
+    ]
     result = rank(edited, tokenizer, more)
     assert result["units"] == 8
 

@@ -60,7 +60,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     covered = 0
     for trial in range(120):
         values = (rng.normal(size=30).repeat(4) + 0.2 * rng.normal(size=120))[:, None]
-        interval = percentile_interval(float(values.mean()), bootstrap_means(values, clusters, samples=400, seed=trial)[:, 0])
+        interval = percentile_interval(
+            float(values.mean()), bootstrap_means(values, clusters, samples=400, seed=trial)[:, 0]
+        )
         covered += interval.low <= 0 <= interval.high
     assert 0.86 <= covered / 120 <= 1.0
 
@@ -69,7 +71,9 @@ def test_the_bootstrap_is_paired_by_its_seed() -> None:
     values = np.random.default_rng(0).normal(size=(12, 2))
     clusters = [str(i % 5) for i in range(12)]
     both = bootstrap_means(values, clusters, seed=4)
-    np.testing.assert_allclose(both[:, 1] - both[:, 0], bootstrap_means(values[:, 1:] - values[:, :1], clusters, seed=4)[:, 0])
+    np.testing.assert_allclose(
+        both[:, 1] - both[:, 0], bootstrap_means(values[:, 1:] - values[:, :1], clusters, seed=4)[:, 0]
+    )
 
 
 def test_the_detectable_mean_is_found_with_the_power_it_claims() -> None:

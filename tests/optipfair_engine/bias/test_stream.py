@@ -30,7 +30,9 @@ def test_the_stream_gives_what_single_pairs_give(llama, tokenizer, pairs) -> Non
         assert streamed["alignment"] == single["alignment"]
         for key, layer in single["layer_metrics"].items():
             found = streamed["layer_metrics"][key]["from_first_difference"]["mean_difference"]
-            assert found == pytest.approx(layer["from_first_difference"]["mean_difference"], rel=1e-4, abs=1e-6)
+            assert found == pytest.approx(
+                layer["from_first_difference"]["mean_difference"], rel=1e-4, abs=1e-6
+            )
 
 
 def test_batches_and_padding_do_not_matter(llama, tokenizer, pairs) -> None:

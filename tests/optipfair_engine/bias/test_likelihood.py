@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+)
+
+from optipfair_engine.bias.likelihood import CausalScorer, MaskedScorer, ScoredText
+from optipfair_engine.bias.trees import TokenTree
+
+GROUPS = [
+    [ScoredText((2, 5, 6, 7, 8)), ScoredText((2, 5, 9, 7, 8)), ScoredText((2, 5, 6))],
+    [ScoredText((2, 10, 11, 12, 13, 14), 3), ScoredText((2, 10, 11, 15), 3)],
+    [ScoredText((2, 4)), ScoredText((2, 4))],
+]
+
+
+def plainly(model, text: ScoredText) -> float:
+    """One sentence, all logits, no tricks."""
+    ids = torch.tensor([text.ids])
+    with torch.no_grad():
+        log_p = model(ids).logits.double().log_softmax(dim=-1)
+    return sum(log_p[0, i - 1, text.ids[i]].item() for i in range(text.start, len(text.ids)))
+
+
+def check(model) -> CausalScorer:
+    scorer = CausalScorer(model)
+    for group, results in zip(GROUPS, scorer.score(GROUPS), strict=True):
+        for text, (total, count) in zip(group, results, strict=True):
+            assert total == pytest.approx(plainly(model, text), abs=1e-4)
+            assert count == len(text.ids) - text.start
+    return scorer
+
+
+def test_scores_equal_plain_scoring_of_each_sentence(llama) -> None:
+    scorer = check(llama)
+    assert scorer._trees_work
+    assert scorer._head_works
+
+
+def test_a_family_that_cannot_attend_along_a_tree_is_scored_the_long_way() -> None:
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
+    assert not check(BloomForCausalLM(config).eval())._trees_work
+
+
+def test_a_head_that_is_more_than_a_matrix_is_noticed() -> None:
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=0.5,
+        initializer_range=0.5,
+    )
+    assert not check(Gemma2ForCausalLM(config).eval())._head_works
+
+
+def test_batches_do_not_matter(llama) -> None:
+    small = CausalScorer(llama, token_budget=1)
+    for one, other in zip(small.score(GROUPS), CausalScorer(llama).score(GROUPS), strict=True):
+        assert [value for value, _ in one] == pytest.approx([value for value, _ in other], abs=1e-4)
+
+
+def test_a_tree_reads_a_common_beginning_once_and_no_last_token() -> None:
+    tree = TokenTree.of([(1, 2, 3, 4), (1, 2, 5, 6)])
+    assert tree.ids == [1, 2, 3, 5]
+    assert tree.depths == [0, 1, 2, 2]
+    assert [[tree.edge_tokens[e] for e in path] for path in tree.paths] == [[2, 3, 4], [2, 5, 6]]
+    visible = tree.visible(5)
+    assert visible[3].tolist() == [True, True, False, True, False]
+    assert not tree.is_chain
+    assert TokenTree.of([(1, 2, 3)]).is_chain
+
+
+def test_masked_scores_equal_masking_one_token_at_a_time() -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = BertForMaskedLM(config).eval()
+    sentences = [((2, 5, 6, 7, 3), (1, 2, 3)), ((2, 5, 9, 3), (2,)), ((2, 3), ())]
+    results = MaskedScorer(model, 4, token_budget=12).score(sentences)
+    for (ids, positions), (total, count) in zip(sentences, results, strict=True):
+        expected = 0.0
+        for position in positions:
+            masked = torch.tensor([ids])
+            masked[0, position] = 4
+            with torch.no_grad():
+                expected += model(masked).logits[0, position].log_softmax(dim=-1)[ids[position]].item()
+        assert total == pytest.approx(expected, abs=1e-4)
+        assert count == len(positions)
