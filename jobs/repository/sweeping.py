@@ -66,14 +66,17 @@ class SweepingVerbs(AttemptVerbs):
             return _entries(connection, ids)
 
     def mark_published(self, entries: Sequence[OutboxEntry]) -> None:
-        """These messages went out: their outbox rows go. Repeats are safe."""
+        """These messages went out: their outbox rows go. Repeats are safe.
+
+        Jobs are locked before their messages, as a claim does it, so that the two can't wait for each other.
+        """
         with self._write() as connection:
-            connection.execute(delete(t.outbox).where(t.outbox.c.id.in_([entry.id for entry in entries])))
             connection.execute(
                 update(t.jobs)
                 .where(t.jobs.c.id.in_([entry.job_id for entry in entries]), is_in(State.QUEUED))
                 .values(published_at=now_ms(), publish_count=t.jobs.c.publish_count + 1)
             )
+            connection.execute(delete(t.outbox).where(t.outbox.c.id.in_([entry.id for entry in entries])))
 
     def decline(self, job_id: str) -> None:
         """A worker that should not run this job hands its message back: it is published again in a moment.

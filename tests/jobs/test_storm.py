@@ -75,6 +75,7 @@ def weather(repository: Repository, crew: Crew, ids: list[str]) -> None:
         assert time.monotonic() < deadline, repository.count_states()
         crew.keep_up()
         repository.sweep_expired()
+        repository.mark_published(repository.take_outbox())
         if chance.random() < 0.03:
             job = repository.get_job(chance.choice(ids))
             if job.state in (State.QUEUED, State.RUNNING):
