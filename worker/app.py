@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
 from celery import Celery, signals
@@ -11,6 +13,9 @@ from jobs.queue import TASK_NAME, make_celery
 from worker.log import logger
 from worker.services import Services
 from worker.supervisor import run_job
+
+#: After the grace period, for releasing the attempt and for Celery's own ending.
+STOP_SECONDS = 8.0
 
 
 def make_app(services: Services) -> Celery:
@@ -49,6 +54,11 @@ def run_worker(services: Services) -> int:
 
     def note_shutdown(**_: Any) -> None:
         services.stopping.set()
+        # Celery does not stop while it waits for a broker that is away.
+        patience = services.settings.grace_seconds + STOP_SECONDS
+        watchdog = threading.Timer(patience, os._exit, args=(0,))
+        watchdog.daemon = True
+        watchdog.start()
 
     def keep_our_logging(**_: Any) -> None:
         """Having a receiver is what keeps Celery from setting up logging its own way."""

@@ -217,10 +217,13 @@ class Supervisor:
 
     def _hold_before_completion(self) -> None:
         kind, seconds = test_hooks.parse_hold(self._hooks.get("complete", ""))
+        if not kind:
+            return
+        self._log.info("hook.hold", seconds=seconds)
         if kind == "stale":
             self._heart.pause()
-        if kind:
-            self._log.info("hook.hold", seconds=seconds)
+            test_hooks.wait_until_replaced(self._peek, seconds)
+        else:
             time.sleep(seconds)
 
     def _persist(self, write: Callable[[], T]) -> T | None:

@@ -7,8 +7,9 @@ A job asks for a hook by a label; without the variable such labels are labels an
 * `test.engine` = `die-once`: the same, in the first attempt only.
 * `test.complete` = `hold:SECONDS`: the supervisor waits before the completing transaction, heartbeats going
   on.
-* `test.complete` = `stale:SECONDS`: as `hold`, but as a stopped process would: without heartbeats, and the
-  lost lease goes unnoticed until the completing transaction refuses it.
+* `test.complete` = `stale:SECONDS`: as a stopped process would: no heartbeats, until the attempt has been
+  replaced (or that many seconds passed), unnoticed until the completing transaction refuses it. Both in the
+  first attempt only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import os
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 VARIABLE = "OPTIPFAIR_TEST_HOOKS"
 _HOLD = re.compile(r"(hold|stale):(\d+(?:\.\d+)?)")
@@ -54,3 +56,13 @@ def parse_hold(text: str) -> tuple[str, float]:
     """`("hold", 5.0)` for `hold:5`; `("", 0.0)` for anything else."""
     match = _HOLD.fullmatch(text)
     return (match[1], float(match[2])) if match else ("", 0.0)
+
+
+def wait_until_replaced(held: Callable[[], str | None], seconds: float) -> None:
+    """Wait until `held` says None, as a worker that wakes up after its lease."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(Exception):  # the database may be restarting
+            if held() is None:
+                return
+        time.sleep(0.2)
