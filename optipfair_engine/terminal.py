@@ -137,7 +137,9 @@ def show_json(data: Mapping[str, Any]) -> None:
 
 def show_table(title: str, rows: Mapping[str, Any], *, headers: tuple[str, ...] = ()) -> None:
     """A table on stdout: one row a name; tuples fill several columns."""
-    table = Table(title=title, show_header=bool(headers), title_justify="left")
+    console = Console()
+    console.print(title, soft_wrap=True, highlight=False, markup=False, style="bold")
+    table = Table(show_header=bool(headers))
     values = list(rows.values())
     width = max((len(value) if isinstance(value, tuple) else 1 for value in values), default=1)
     for number, header in enumerate(headers or ("",) * (width + 1)):
@@ -145,7 +147,7 @@ def show_table(title: str, rows: Mapping[str, Any], *, headers: tuple[str, ...] 
     for name, value in rows.items():
         cells = value if isinstance(value, tuple) else (value,)
         table.add_row(name, *(formatted(cell) for cell in cells))
-    Console().print(table)
+    console.print(table)
 
 
 def formatted(value: Any) -> str:

@@ -211,3 +211,18 @@ def test_the_same_options_give_the_same_plan_bytes(llama, batches, tmp_path) -> 
     for name in ("a", "b"):
         make_plan(locate(llama), PruneOptions(), as_calibration_set(batches)).save(tmp_path / name)
     assert (tmp_path / "a/plan.json").read_bytes() == (tmp_path / "b/plan.json").read_bytes()
+
+
+def test_offloaded_weights_are_refused_with_what_to_do(llama, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    llama.save_pretrained(tmp_path / "model")
+    devices = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    devices |= {f"model.layers.{i}": "disk" if i == 5 else "cpu" for i in range(6)}
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", device_map=devices, offload_folder=tmp_path / "offload"
+    )
+    with pytest.raises(UnsupportedModelError, match=r"layer 5 is offloaded.*optipfair prune"):
+        prune_model(model, show_progress=False)
+    pruned = prune_model(model, layer_indices=[0, 1], show_progress=False)
+    assert pruned(torch.arange(9)[None]).logits.shape == (1, 9, 128)
