@@ -54,6 +54,7 @@ class Gram:
         self.total: Tensor | None = None
         self.tokens = 0
         self.bf16_products = bf16_products
+        self.settled = False
 
     def update(self, x: Tensor) -> None:
         """Add tokens: ``x`` is ``[tokens, features]``, bf16, fp16 or float32."""
@@ -61,6 +62,9 @@ class Gram:
             return
         if self.total is None:
             self.total = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float32)
+        elif self.settled:
+            self.total = self.total.clone()  # a result that was handed out stays as it is
+        self.settled = False
         with fast_products(x.dtype) if self.bf16_products else _nothing():
             wide = x.float()
             self.total.addmm_(wide.T, wide)
@@ -73,13 +77,19 @@ class Gram:
                 self.total = other.total.clone()
             else:
                 self.total = (self.total.double() + other.total.double()).float()
+            self.settled = False
         self.tokens += other.tokens
+
+    def settle(self) -> None:
+        """Make the sum itself the result, so that ``result`` makes no copy until more is added."""
+        if self.total is not None and not self.settled:
+            self.total, self.settled = (self.total + self.total.T).div_(2), True
 
     def result(self) -> Tensor:
         """G in float32, exactly symmetric."""
         if self.total is None or self.tokens == 0:
             raise CalibrationError("No calibration token reached the layer.")
-        return (self.total + self.total.T) / 2
+        return self.total if self.settled else (self.total + self.total.T).div_(2)
 
 
 class CrossGram:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from optipfair_engine.calibration.accumulators import Gram
 from optipfair_engine.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class LayerStore:
         """Note that ``layer`` is finished: what was gathered, and the states behind it (None: not needed)."""
         tensors, numbers = {}, {}
         for key, accumulator in accumulators.items():
+            if isinstance(accumulator, Gram):
+                accumulator.settle()  # the result is then read back as it lies in the file
             for name, value in vars(accumulator).items():
                 if isinstance(value, Tensor):
                     tensors[f"{key}.{name}"] = value.contiguous()
