@@ -11,6 +11,7 @@ import torch
 
 from optipfair_engine.checkpoints.gguf import load_gguf_model, load_gguf_tokenizer, parsed_once
 from optipfair_engine.checkpoints.loading import quiet_progress
+from optipfair_engine.checkpoints.writer import make_readable
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.headers import HeaderError, inspect_model_folder
 
@@ -37,6 +38,7 @@ def write_demo_model(folder: Path | str) -> Path:
         with parsed_once(), quiet_progress():
             load_gguf_tokenizer(file).save_pretrained(scratch)
             load_gguf_model(file, torch.bfloat16).save_pretrained(scratch)
+        make_readable(scratch)
         scratch.chmod(0o755)
         if target.exists():
             target.rmdir()

@@ -85,7 +85,14 @@ def _method_lines(summary: Mapping[str, Any] | None) -> list[str]:
     if summary["removed_layers"]:
         lines.append(f"- removed layers: {_plain(summary['removed_layers'])}")
     sizes = [key for key in ("kept_neurons", "kept_heads") if summary[key]]
-    return lines + [f"- {key.replace('_', ' ')} by layer: {_plain(summary[key])}" for key in sizes]
+    return lines + [f"- {key.replace('_', ' ')}: {_sizes(summary[key])}" for key in sizes]
+
+
+def _sizes(by_layer: Mapping[str, int]) -> str:
+    distinct = set(by_layer.values())
+    if len(distinct) == 1:
+        return f"{distinct.pop()} in each of {len(by_layer)} layers"
+    return "by layer " + _plain(by_layer)
 
 
 def _plain(value: object) -> str:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from optipfair_engine.checkpoints.loading import load_config, model_class_of, sized_class
+from optipfair_engine.checkpoints.loading import load_config, load_pruned, model_class_of, sized_class
 from optipfair_engine.checkpoints.manifest import MANIFEST_NAME, Manifest, VerifyLevel, check_hashes
 from optipfair_engine.errors import EngineError, InvalidOptionError, ReloadCheckError
 from optipfair_engine.headers import HeaderError, read_headers
@@ -105,24 +105,41 @@ def check_structure(folder: Path) -> None:
             model = sized_class(model_class, config)(config)
     except (HeaderError, EngineError) as error:
         raise ReloadCheckError(f"the saved checkpoint can't be read: {error}") from error
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    missing, extra = sorted(expected.keys() - stored.keys() - tied), sorted(stored.keys() - expected.keys())
-    if (missing or extra) and not _is_converted(model):
-        raise ReloadCheckError(f"tensors missing: {missing[:3]}, not expected: {extra[:3]}")
-    for name in sorted(stored.keys() & expected.keys()):
-        if stored[name].shape != expected[name]:
-            raise ReloadCheckError(f"{name} has shape {list(stored[name].shape)}, not {list(expected[name])}")
+    _check_names(folder, model, {name: info.shape for name, info in stored.items()})
     _check_dtypes({name: info.dtype for name, info in stored.items()}, config.dtype)
     if (folder / MANIFEST_NAME).is_file():
         check_hashes(folder, Manifest.read(folder))
 
 
-def _is_converted(model: PreTrainedModel) -> bool:
-    """Whether the family's stored tensors have other names than its modules (experts, multimodal towers)."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
+def _check_names(folder: Path, model: PreTrainedModel, stored: Mapping[str, tuple[int, ...]]) -> None:
+    """The stored tensors are the model's: under its names, or as transformers writes the family."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    complaints = [_difference(stored, names) for names in (state, _as_written(model, state))]
+    if all(complaints):
+        # an older naming may have been kept: then only loading it can tell
+        try:
+            load_pruned(folder)
+        except EngineError:
+            raise ReloadCheckError(str(complaints[0])) from None
 
-    return bool(get_model_conversion_mapping(model))
+
+def _as_written(model: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as ``save_pretrained`` names and splits them (experts one by one, for instance)."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return dict(revert_weight_conversion(model, state))
+
+
+def _difference(stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, Tensor]) -> str | None:
+    """The first difference of names and shapes, in words, or None."""
+    missing, extra = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    if missing or extra:
+        return f"tensors missing: {missing[:3]}, not expected: {extra[:3]}"
+    for name in sorted(stored):
+        if stored[name] != tuple(expected[name].shape):
+            return f"{name} has shape {list(stored[name])}, not {list(expected[name].shape)}"
+    return None
 
 
 def _check_dtypes(stored: dict[str, str], dtype: object) -> None:

@@ -62,6 +62,7 @@ def save_pruned(
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+    make_readable(folder)
     return finish(
         folder,
         model,
@@ -70,6 +71,13 @@ def save_pruned(
         verify=verify,
         runner=runner,
     )
+
+
+def make_readable(folder: Path) -> None:
+    """Give the weights the mode of the other files: safetensors writes them for their owner alone."""
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)
 
 
 def prepare_output(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -130,6 +131,17 @@ def test_structure_notices_a_config_that_says_something_else(tmp_path: Path, mod
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     (tmp_path / "out" / "config.json").write_text(json.dumps({**config, "intermediate_size": 63}))
     with pytest.raises(ReloadCheckError, match="has shape"):
+        verify_reload(tmp_path / "out", level="structure")
+
+
+def test_structure_notices_a_missing_tensor(tmp_path: Path, model: PreTrainedModel) -> None:
+    save_pruned(model, tmp_path / "out", verify="none")
+    (tmp_path / "out" / MANIFEST_NAME).unlink()
+    weights = tmp_path / "out" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ReloadCheckError, match=r"missing: \['model\.layers\.1\.mlp\.up_proj\.weight'\]"):
         verify_reload(tmp_path / "out", level="structure")
 
 
