@@ -6,6 +6,7 @@ import typer
 
 from optipfair_engine.bias.cli import bias, compare
 from optipfair_engine.commands.inspect import analyze, demo_model, evaluate, importance
+from optipfair_engine.commands.plan import plan
 from optipfair_engine.commands.prune import prune
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(prune)
+app.command()(plan)
 app.command()(analyze)
 app.command()(importance)
 app.command()(evaluate)

@@ -127,3 +127,31 @@ def plot_comparison(path: Path, values: Mapping[str, float], *, title: str, labe
         axes.margins(y=0.12)
 
     return _save(path, draw, width=6.0)
+
+
+def plot_curves(
+    path: Path, curves: Mapping[int, Sequence[float]], kept: Mapping[int, Sequence[int]] | None = None
+) -> Path:
+    """Each layer's predicted relative error against the share of neurons removed; dots: what was chosen.
+
+    Early layers are drawn dark, late ones light.
+    """
+
+    def draw(axes: Axes) -> None:
+        from matplotlib import colormaps
+
+        colours = colormaps["viridis"]
+        for number, (layer, curve) in enumerate(sorted(curves.items())):
+            size = len(curve) - 1
+            colour = colours(number / max(len(curves) - 1, 1))
+            axes.plot([100 * i / size for i in range(size + 1)], curve, color=colour, linewidth=1)
+            if kept and layer in kept:
+                removed = size - len(kept[layer])
+                axes.plot([100 * removed / size], [curve[removed]], "o", color=colour, markersize=4)
+        axes.set_xlabel("neurons removed (%)")
+        axes.set_ylabel("relative squared error of the layer's output")
+        axes.set_title("Predicted error of each layer (dark: first layers; dots: this plan)")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 1)
+
+    return _save(path, draw)

@@ -130,7 +130,10 @@ def prune(
         float | None, typer.Option(help="Distil for at most this long afterwards.", rich_help_panel=RUN)
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="Apply the plan of an earlier run (its folder).", rich_help_panel=RUN)
+        Path | None,
+        typer.Option(
+            help="Apply the plan of an earlier run (its folder), at its size or another.", rich_help_panel=RUN
+        ),
     ] = None,
     verify: Annotated[
         VerifyLevel | None,

@@ -44,8 +44,9 @@ def prune_checkpoint(
         report: progress; at least one step a layer.
         calibration_texts: what calibrated methods see.
         evaluation_texts: what perplexity before and after is measured on.
-        plan: a plan (or the folder of one) to apply instead of making one; the sizes in ``options`` are then
-            unused.
+        plan: a plan (or the folder of one) to apply instead of making one. If ``options`` name another size,
+            it is made anew at that size without any forward pass: with a refit from the statistics in its folder
+            (``keep_statistics``), without one from the plan alone.
         reload_runner: how the reload check computes logits in another process (``verify_reload``).
         out_of_core: calibrate layer by layer from disk, never with the model in memory.
         work: the folder of that run's state; see ``out_of_core.prune_out_of_core``.
@@ -58,6 +59,8 @@ def prune_checkpoint(
         EngineError: with a stable ``code``; nothing of the source is ever changed.
     """
     given = PruningPlan.load(plan) if isinstance(plan, Path) else plan
+    if given is not None:
+        given = _at_the_size_asked_for(source, options, given, plan, report)
     without_text = calibration_texts is None and evaluation_texts is None
     if without_text and can_stream(source, options):
         with suppress(
@@ -88,3 +91,25 @@ def prune_checkpoint(
         plan=given,
         reload_runner=reload_runner,
     )
+
+
+def _at_the_size_asked_for(
+    source: Path,
+    options: PruneOptions,
+    plan: PruningPlan,
+    folder: PruningPlan | Path | None,
+    report: Reporter,
+) -> PruningPlan:
+    """The plan at the size that the options ask for (if any), from weights alone or from kept statistics."""
+    from optipfair_engine.architectures import locate
+    from optipfair_engine.calibration.statistics import STATISTICS_FILE, GramStatistics
+    from optipfair_engine.checkpoints import load_model
+    from optipfair_engine.pruning.curves import asks_for_another_size, replan
+
+    if not asks_for_another_size(options, plan):
+        return plan
+    kept = None
+    if isinstance(folder, Path):
+        beside = (folder if folder.is_dir() else folder.parent) / STATISTICS_FILE
+        kept = GramStatistics.load(beside) if beside.exists() else None
+    return replan(locate(load_model(source, dtype=options.dtype)), options, plan, kept, report=report)

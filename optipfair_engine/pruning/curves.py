@@ -1,0 +1,115 @@
+"""The error curves of a plan: what each layer would lose at other widths; and plans at another ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from optipfair_engine.errors import PlanError
+from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.allocation import curve_widths
+from optipfair_engine.pruning.calibrated_width import target_facts, uniform_counts
+from optipfair_engine.pruning.options import PruneOptions
+from optipfair_engine.pruning.plan import PruningPlan
+from optipfair_engine.pruning.planner import make_calibrated_plan
+from optipfair_engine.pruning.sizes import kept_by_percentage
+from optipfair_engine.pruning.width import WidthType
+
+if TYPE_CHECKING:
+    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.calibration.statistics import GramStatistics
+
+PERCENTAGES = (10, 20, 30, 40, 50)
+
+_SIZES = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
+
+
+def error_table(
+    plan: PruningPlan, percentages: Sequence[float] = PERCENTAGES
+) -> dict[int, tuple[float, ...]]:
+    """Layer → predicted relative squared error of its output with these percentages of its neurons removed.
+
+    Raises:
+        PlanError: the plan holds no curves (it wasn't made with a refit).
+    """
+    if not plan.curves:
+        raise PlanError('the plan holds no error curves; they come with compensation="least_squares"')
+    return {
+        layer: tuple(curve[len(curve) - 1 - kept_by_percentage(len(curve) - 1, p)] for p in percentages)
+        for layer, curve in sorted(plan.curves.items())
+    }
+
+
+def asks_for_another_size(options: PruneOptions, plan: PruningPlan) -> bool:
+    """Whether options name a size that isn't the plan's own, so that the plan is to be made anew."""
+    if not options.prunes_neurons and options.pruning_type != "ATTENTION":
+        return False
+    asked = {name: getattr(options, name) for name in _SIZES if getattr(options, name) is not None}
+    return any(plan.method.get(name) != value for name, value in asked.items())
+
+
+def replan(
+    view: ModelView,
+    options: PruneOptions,
+    plan: PruningPlan,
+    statistics: GramStatistics | None,
+    *,
+    report: Reporter = null_reporter,
+) -> PruningPlan:
+    """The same plan at another size, without any forward pass.
+
+    Selection method and refit are the plan's; size, divisor and allocation are the options'. With a refit the
+    kept statistics are needed; without one the plan's own order of removal is enough.
+
+    Raises:
+        PlanError: a refit without statistics, or a plan that has no order of removal.
+    """
+    plan.validate(view)
+    method: Mapping[str, Any] = plan.method
+    changed = replace(
+        options,
+        preset="guide",
+        pruning_type=method.get("pruning_type", "MLP_GLU"),
+        neuron_selection_method=method.get("neuron_selection_method", "MAW"),
+        compensation=method.get("compensation", "none"),
+        attention_unit=method.get("attention_unit", "kv_group"),
+        layer_indices=method.get("layer_indices"),
+    )
+    if changed.compensation != "none":
+        if statistics is None:
+            raise PlanError(
+                "another ratio with a refit needs the statistics of the calibration; "
+                "prune once with keep_statistics (--keep-statistics)"
+            )
+        return make_calibrated_plan(view, changed, None, statistics, report=report).plan
+    if "calibration" not in method:
+        return make_calibrated_plan(view, changed, report=report).plan
+    return _by_order(view, changed, plan)
+
+
+def _by_order(view: ModelView, options: PruneOptions, plan: PruningPlan) -> PruningPlan:
+    """Other widths along the plan's order of removal."""
+    if not plan.removal_order or not options.prunes_neurons:
+        raise PlanError("the plan holds no order of removal make a new one with calibration")
+    kind: WidthType = "MLP" if options.pruning_type == "MLP" else "MLP_GLU"
+    widths = uniform_counts(view, options, sorted(plan.removal_order), kind)
+    sizes = {layer: len(order) for layer, order in plan.removal_order.items()}
+    if options.allocation == "allocated":
+        if not plan.curves:
+            raise PlanError("allocated widths need the plan's error curves, and it holds none")
+        divisor = options.expansion_divisor or 1
+        widths = curve_widths(sizes, plan.curves, sum(widths.values()), divisor)
+    kept = {
+        layer: tuple(sorted(order[sizes[layer] - widths[layer] :]))
+        for layer, order in plan.removal_order.items()
+        if widths[layer] < sizes[layer]
+    }
+    old = {k: v for k, v in plan.method.items() if k not in (*_SIZES, "expansion_divisor")}
+    asked = ("pruning_percentage", "expansion_rate", "expansion_divisor")
+    facts = {name: getattr(options, name) for name in asked if getattr(options, name) is not None}
+    return replace(
+        plan,
+        method={**old, **facts, **target_facts(options), "allocation": options.allocation},
+        kept_neurons=kept,
+    )

@@ -1,0 +1,81 @@
+"""Plans at another size without a forward pass, their curves as a table, a picture and a command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import LlamaForCausalLM
+from typer.testing import CliRunner
+
+from optipfair_engine.architectures import ModelView
+from optipfair_engine.calibration import CalibrationSet
+from optipfair_engine.cli import app
+from optipfair_engine.errors import PlanError
+from optipfair_engine.pruning.curves import asks_for_another_size, error_table, replan
+from optipfair_engine.pruning.options import PruneOptions
+from optipfair_engine.pruning.planner import make_calibrated_plan
+
+OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)
+SIZE_50 = PruneOptions(pruning_percentage=50)
+
+
+def test_with_statistics_another_ratio_is_the_plan_made_at_that_ratio(
+    view: ModelView, model: LlamaForCausalLM, calibration: CalibrationSet
+) -> None:
+    made = make_calibrated_plan(view, OBS, calibration)
+    expected = make_calibrated_plan(view, replace(OBS, pruning_percentage=50), calibration).plan
+    model.forward = None  # type: ignore[assignment]
+    model.model.forward = None  # type: ignore[assignment]
+    found = replan(view, SIZE_50, made.plan, made.statistics)
+    assert found.to_json() == expected.to_json()
+
+
+def test_a_refit_without_statistics_says_what_it_needs(view: ModelView, calibration: CalibrationSet) -> None:
+    made = make_calibrated_plan(view, OBS, calibration)
+    with pytest.raises(PlanError, match="keep_statistics"):
+        replan(view, SIZE_50, made.plan, None)
+
+
+def test_without_a_refit_the_order_of_removal_is_enough(view: ModelView, calibration: CalibrationSet) -> None:
+    options = PruneOptions(allocation="allocated", pruning_percentage=30)
+    plan = make_calibrated_plan(view, options, calibration).plan
+    found = replan(view, SIZE_50, plan, None)
+    expected = make_calibrated_plan(view, SIZE_50, calibration).plan
+    assert found.kept_neurons == expected.kept_neurons
+    allocated = replan(view, replace(SIZE_50, allocation="allocated"), plan, None)
+    assert sum(map(len, allocated.kept_neurons.values())) == 4 * 20
+
+
+def test_only_another_size_makes_a_plan_anew(view: ModelView, calibration: CalibrationSet) -> None:
+    plan = make_calibrated_plan(view, OBS, calibration).plan
+    assert not asks_for_another_size(PruneOptions(pruning_percentage=30), plan)
+    assert not asks_for_another_size(PruneOptions(), plan)
+    assert asks_for_another_size(SIZE_50, plan)
+
+
+def test_command_shows_table_json_and_picture(
+    view: ModelView, calibration: CalibrationSet, tmp_path: Path
+) -> None:
+    plan = make_calibrated_plan(view, OBS, calibration).plan
+    plan.save(tmp_path)
+    picture = tmp_path / "curves.png"
+    shown = CliRunner().invoke(app, ["plan", str(tmp_path), "--output-path", str(picture)])
+    assert shown.exit_code == 0
+    assert "layer" in shown.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = CliRunner().invoke(
+        app, ["plan", str(tmp_path / "plan.json"), "--json", "--percentages", "30,50"]
+    )
+    found = json.loads(printed.stdout)
+    assert found["relative_errors"]["2"] == list(error_table(plan, (30, 50))[2])
+    assert found["relative_errors"]["2"][0] < found["relative_errors"]["2"][1]
+
+
+def test_command_refuses_a_plan_without_curves(view: ModelView, tmp_path: Path) -> None:
+    make_calibrated_plan(view, PruneOptions(pruning_percentage=30)).plan.save(tmp_path)
+    refused = CliRunner().invoke(app, ["plan", str(tmp_path)])
+    assert refused.exit_code == 1
+    assert "no error curves" in refused.stderr
