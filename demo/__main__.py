@@ -92,7 +92,7 @@ def wait_until_ready(base_url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def job_request() -> dict[str, Any]:
-    """What is POSTed: 20 % of the MLP neurons go, chosen by 32 windows of a public-domain text and refitted."""
+    """What is POSTed: 20 % of the MLP neurons go, chosen by 32 windows of a public text and refitted."""
     return {
         "kind": "prune",
         "spec": {
@@ -175,7 +175,7 @@ def compare(dense: Path, pruned: Path, job: dict[str, Any], metrics: dict[str, A
     static = metrics["perplexity_static_same_size"]
     console.print(
         f"Verdict of the gate perplexity_ratio <= {MAX_RATIO}: {job['verdict']}.\n"
-        f"Static MAW, which looks at the weights alone, gives a perplexity of {static:.0f} at the same size: it\n"
+        f"Static MAW, by weights alone, gives a perplexity of {static:.0f} at the same size: it\n"
         f"damages this model, so calibrate.\n"
         f"The demo took {seconds:.0f} s. The files are in {pruned}; its *.png are the plots."
     )
