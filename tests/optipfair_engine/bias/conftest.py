@@ -11,7 +11,45 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SUBJECTS = ("doctor", "teacher", "lawyer", "farmer", "singer", "driver", "baker", "writer")
-WORDS = ["the", "a", "white", "black", "male", "female", "non", "-", "binary", "young", "old", "man", "woman", "person", "walked", "home", "early", "and", "late", "sat", "down", "he", "she", "they", "was", "thought", "said", "that", "it", ".", ",", "middle", "eastern", "tall", "quiet", "new", "other"]
+WORDS = [
+    "the",
+    "a",
+    "white",
+    "black",
+    "male",
+    "female",
+    "non",
+    "-",
+    "binary",
+    "young",
+    "old",
+    "man",
+    "woman",
+    "person",
+    "walked",
+    "home",
+    "early",
+    "and",
+    "late",
+    "sat",
+    "down",
+    "he",
+    "she",
+    "they",
+    "was",
+    "thought",
+    "said",
+    "that",
+    "it",
+    ".",
+    ",",
+    "middle",
+    "eastern",
+    "tall",
+    "quiet",
+    "new",
+    "other",
+]
 
 
 @pytest.fixture(scope="session")

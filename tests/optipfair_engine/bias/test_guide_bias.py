@@ -11,6 +11,7 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from optipfair_engine import bias
 from optipfair_engine.bias import DEFAULT_PROMPT_PAIRS, visualization
 from optipfair_engine.bias.plots import Style
 
@@ -57,6 +58,9 @@ def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "model": LlamaForCausalLM.from_pretrained(folder),
         "tokenizer": PreTrainedTokenizerFast.from_pretrained(folder),
         "prompt_pairs": list(DEFAULT_PROMPT_PAIRS[:1]),
+        # the guide imports them once, some sections above
+        "visualize_bias": bias.visualize_bias,
+        "visualize_pca": bias.visualize_pca,
     }
 
     def execute(*code: str) -> dict[str, Any]:
@@ -75,6 +79,7 @@ def figures(folder: str) -> set[str]:
     return {path.name for path in Path(folder).iterdir() if path.suffix == ".png"}
 
 
+@pytest.mark.slow
 def test_basic_bias_visualization(run, capsys) -> None:
     overall = run(*blocks("Basic Bias Visualization"))["overall"]
     assert f"Mean activation difference: {overall['mean_difference']:.6f}" in capsys.readouterr().out
@@ -82,6 +87,7 @@ def test_basic_bias_visualization(run, capsys) -> None:
     assert "pca_attention_output_layer_8_pair0.png" in figures("bias_analysis")
 
 
+@pytest.mark.slow
 def test_layer_selection_and_naming(run) -> None:
     run(*blocks("Layer Selection and Naming"))
     assert figures("bias_analysis_specific_layer") == {"pca_attention_output_layer_2_pair0.png"}
@@ -96,6 +102,7 @@ def test_visualization_types(run) -> None:
     }
 
 
+@pytest.mark.slow
 def test_comprehensive_bias_analysis(run, capsys) -> None:
     metrics = run(*blocks("Comprehensive Bias Analysis"))["metrics"]
     assert set(metrics) == {"pair_1", "pair_2"}
@@ -105,6 +112,7 @@ def test_comprehensive_bias_analysis(run, capsys) -> None:
     assert "First-to-last ratio" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_custom_prompt_pairs(run) -> None:
     assert run(*blocks("Custom Prompt Pairs"))["prompt_pairs"] == [
         (
@@ -127,6 +135,7 @@ def test_example_detailed_mean_activations(run) -> None:
     assert figures("activation_analysis/gate_proj") == {"mean_diff_gate_proj_pair0.png"}
 
 
+@pytest.mark.slow
 def test_example_advanced_pca(run) -> None:
     run(*blocks("Example 3"))
     assert figures("pca_analysis/pair_3") == {f"pca_attention_output_layer_{i}_pair2.png" for i in (0, 8, 15)}

@@ -27,11 +27,11 @@ def pixels(path: Path) -> tuple[int, int]:
 
 
 def test_a_missing_layer_is_an_error_that_lists_what_there_is(llama, tokenizer, pairs) -> None:
-    expected = "Layer mlp_output_layer_o not found in activations; there are .*mlp_output_layer_0 … mlp_output_layer_3"
+    expected = r"Layer mlp_output_layer_o not found in activations; there are .*mlp_output_layer_0 … mlp_output_layer_3"
     for draw in (visualize_pca, visualize_heatmap):
         with pytest.raises(ValueError, match=expected):
             draw(llama, tokenizer, pairs[0], layer_key="mlp_output_layer_o")
-    with pytest.raises(ValueError, match="No layers of type nothing.*gate_proj_layer_0"):
+    with pytest.raises(ValueError, match=r"No layers of type nothing.*gate_proj_layer_0"):
         visualize_mean_differences(llama, tokenizer, pairs[0], layer_type="nothing")
 
 
@@ -46,6 +46,7 @@ def test_unknown_options_are_refused(llama, tokenizer, pairs) -> None:
         visualize_bias(llama, tokenizer, pairs, layers="some", visualization_types=["pca"])
 
 
+@pytest.mark.slow
 def test_all_figures_in_folders_that_did_not_exist(llama, tokenizer, pairs, tmp_path) -> None:
     folder = tmp_path / "new" / "figures"
     nothing, metrics = visualize_bias(
@@ -113,6 +114,7 @@ def test_drawing_processes_load_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_is_not_run_twice(tmp_path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -130,6 +132,7 @@ def test_a_script_without_a_main_guard_is_not_run_twice(tmp_path) -> None:
     assert len(list(tmp_path.glob("*.png"))) == 8
 
 
+@pytest.mark.slow
 def test_a_figure_that_cannot_be_written_is_an_error(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     picture = BarPicture(Caption("m", "a", "b"), "x", [0], [1.0], [1.0])

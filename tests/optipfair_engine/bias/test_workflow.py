@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from optipfair_engine.bias.workflow import BiasOptions, bias_checkpoint
+from optipfair_engine.cli import app
+from optipfair_engine.errors import EngineError, InvalidOptionError
+
+
+def save(model, tokenizer, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(llama, tokenizer, tmp_path_factory) -> Path:
+    return save(llama, tokenizer, tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def quieter(llama, tokenizer, tmp_path_factory) -> Path:
+    model = copy.deepcopy(llama)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.mul_(0.05)
+            layer.self_attn.o_proj.weight.mul_(0.05)
+    return save(model, tokenizer, tmp_path_factory.mktemp("models") / "quieter")
+
+
+def strict(path: Path):
+    return json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} in {path.name}"))
+
+
+def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_pairs) -> None:
+    stages = []
+    metrics = bias_checkpoint(
+        folder,
+        tmp_path / "out",
+        BiasOptions(
+            prompt_pairs=templated_pairs,
+            control_pairs=[
+                ["the tall man sat", "the quiet man sat"],
+                ["the new man sat", "the other man sat"],
+            ],
+            visualization_types=["mean_diff"],
+            layer_types=["mlp_output"],
+            neuron_ranking=True,
+            figure_format="svg",
+        ),
+        report=lambda stage, *_: stages.append(stage),
+    )
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        *(f"mean_diff_mlp_output_pair{i}.svg" for i in range(8)),
+        *("bias_metrics.json", "bias_summary.json", "metrics.json", "report.html"),
+    }
+    assert strict(out / "metrics.json") == json.loads(json.dumps(metrics))
+    assert list(strict(out / "bias_metrics.json")) == [f"pair_{i + 1}" for i in range(8)]
+    summary = strict(out / "bias_summary.json")
+    assert (
+        summary["activations"]["overall"]["low"]
+        <= metrics["mean_difference"]
+        <= metrics["mean_difference_high"]
+    )
+    assert metrics["noise_floor"] > 0
+    assert metrics["neurons_tested"] == 4 * 48
+    assert set(stages) == {"load", "bias", "plot"}
+    html = (out / "report.html").read_text()
+    assert html.count("<figure>") == 8
+    assert not re.findall(r'(?:src|href)="(?!data:)', html)  # nothing is fetched
+
+
+def test_a_baseline_gives_an_outcome(folder, quieter, tmp_path, templated_pairs) -> None:
+    options = BiasOptions(prompt_pairs=templated_pairs, visualization_types=())
+    better = bias_checkpoint(quieter, tmp_path / "a", options, baseline=folder)
+    assert better["outcome"] == "better"
+    assert better["bias_change"] < 0
+    same = bias_checkpoint(folder, tmp_path / "b", options, baseline=folder)
+    assert same["outcome"] == "inconclusive"
+    assert same["bias_change"] == 0
+    assert "better" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_templates_compare_every_two_attributes(folder, tmp_path) -> None:
+    options = BiasOptions(
+        template="the {attribute} man sat", attributes=["young", "old", "white"], visualization_types=()
+    )
+    metrics = bias_checkpoint(folder, tmp_path, options)
+    assert (metrics["pairs"], metrics["templates"]) == (3, 1)
+
+
+def test_no_prompts_means_the_default_ones_with_controls(folder, tmp_path) -> None:
+    metrics = bias_checkpoint(folder, tmp_path, BiasOptions(visualization_types=()))
+    assert (metrics["pairs"], metrics["control_pairs"]) == (7, 7)
+
+
+def test_suites(folder, quieter, tmp_path) -> None:
+    suite = tmp_path / "crows.csv"
+    rows = "".join(
+        f"{i},the male man {w},the female man {w},stereo,gender\n" for i, w in enumerate(["sat", "walked"])
+    )
+    suite.write_text(",sent_more,sent_less,stereo_antistereo,bias_type\n" + rows)
+    metrics = bias_checkpoint(folder, tmp_path / "a", BiasOptions(suite=suite), baseline=quieter)
+    assert metrics["items"] == 2
+    assert metrics["outcome"] == "inconclusive"
+    assert 0 <= metrics["crows_pairs_score_low"] <= metrics["crows_pairs_score"]
+    assert strict(tmp_path / "a" / "bias_metrics.json")["suite"] == "crows_pairs"
+    named = tmp_path / "pairs.json"
+    named.write_text('[{"prompt1": "the old man", "prompt2": "the young man", "template": "t"}]')
+    metrics = bias_checkpoint(folder, tmp_path / "b", BiasOptions(suite=named, visualization_types=()))
+    assert metrics["pairs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "x {attribute}"}, "belong together"),
+        ({"prompt_pairs": [["a", "b"]], "suite": Path("x")}, "mutually exclusive"),
+        ({"visualization_types": ["bars"]}, "visualization_types must be among"),
+        ({"figure_format": "gif"}, "figure_format must be one of"),
+        ({"margin": -1}, "margin must be at least 0"),
+    ],
+)
+def test_contradicting_options_are_refused_at_once(options, message) -> None:
+    with pytest.raises(InvalidOptionError, match=message):
+        BiasOptions(**options)
+
+
+def test_wrong_prompts_are_refused_before_a_model_is_loaded(tmp_path) -> None:
+    for options, message in [
+        (BiasOptions(prompt_pairs=[["one"]]), "pair 0 is not two texts"),
+        (BiasOptions(template="no place", attributes=["a", "b"]), "needs {attribute}"),
+        (BiasOptions(template="{attribute}", attributes=["a", "a"]), "two different words"),
+        (BiasOptions(suite=tmp_path / "none.csv"), "no suite file none.csv"),
+    ]:
+        with pytest.raises(EngineError, match=message):
+            bias_checkpoint(tmp_path / "no model", tmp_path / "out", options)
+
+
+def test_the_commands(folder, quieter, tmp_path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('["the old man sat", "the young man sat"]\n["the male man sat", "the female man sat"]\n')
+    arguments = ["--prompt-pairs", str(pairs), "--device", "cpu", "--quiet", "--json"]
+    runner = CliRunner()
+    bias = ["bias", "--model-path", str(folder), "--output-path", str(tmp_path / "a"), *arguments]
+    result = runner.invoke(app, [*bias, "--visualization-types", "none", "--neuron-ranking"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["pairs"] == 2
+    compare = [
+        "compare",
+        "--before",
+        str(folder),
+        "--after",
+        str(quieter),
+        "--output-path",
+        str(tmp_path / "b"),
+    ]
+    result = runner.invoke(app, [*compare, *arguments])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["outcome"] == "better"
+    assert runner.invoke(app, [*bias, "--visualization-types", "bars"]).exit_code == 2
