@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
+from fastapi import Request
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
@@ -16,16 +19,32 @@ KEEPALIVE_SECONDS = 15.0
 _PAGE = 1000
 
 
-async def wait_for_change(services: Services, job: Job, seconds: float) -> Job:
-    """The job after its next change, or as it was when `seconds` have passed."""
+async def wait_for_change(services: Services, request: Request, job: Job, seconds: float) -> Job:
+    """The job after its next change, or as it was when `seconds` have passed or the caller has left."""
     with services.notifier.watch(job.id) as watch:
-        if not await watch.until_version(job.version, seconds):
+        if not await _unless_left(request, watch.until_version(job.version, seconds)):
             return job
 
         async def load() -> Job:
             return await services.quickly(services.repository.get_job, job.id)
 
         return await watch.once("job", load)
+
+
+async def _unless_left(request: Request, wait: Coroutine[Any, Any, bool]) -> bool:
+    """The result of a wait; False as soon as the caller has closed the connection."""
+    waiting, left = asyncio.create_task(wait), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({waiting, left}, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.done() and waiting.result()
+    finally:
+        waiting.cancel()
+        left.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass  # the (empty) body of the request comes first
 
 
 async def event_stream(services: Services, job: Job, after: int) -> AsyncIterator[bytes]:

@@ -42,6 +42,7 @@ from jobs.tables import jobs, metadata  # noqa: E402
 
 AIMS = {"job_304": 0.2, "job_body": 0.12, "page_of_50": 0.02}
 DEEP_PAGE, DEEP_LIMIT = 500, 2
+HELD = 200
 REQUEST = {"kind": "prune", "spec": {"model": {"source": "local", "name": "m"}, "pruning_percentage": 20}}
 
 
@@ -106,6 +107,25 @@ def measure(
         name: {"per_second": statistics.median(rates[name]), "share": statistics.median(shares[name])}
         for name in targets
     }
+
+
+async def _held(port: int, waiting: Target, count: int) -> list[float]:
+    """Milliseconds that /livez takes while `count` long polls are held."""
+    raw = waiting.encode()
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+    for _, writer in held:
+        writer.write(raw)
+    await asyncio.sleep(2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    times = []
+    for _ in range(100):
+        started = time.perf_counter()
+        await _one(reader, writer, Target("/livez", {}).encode(), b"200")
+        times.append((time.perf_counter() - started) * 1000)
+        await asyncio.sleep(0.02)
+    for _, each in [*held, (reader, writer)]:
+        each.close()
+    return times
 
 
 def fill(engine: Engine, settings: Settings, count: int) -> list[str]:
@@ -186,7 +206,7 @@ def serve(raw: str) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
         print(listener.getsockname()[1], flush=True)
-        config = uvicorn.Config(both, log_level="error", access_log=False)
+        config = uvicorn.Config(both, log_level="error", access_log=False, timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -247,7 +267,15 @@ def main() -> int:
             ids = fill(engine, settings, count)
             with served(settings) as port:
                 results[count] = measure(port, targets_for(ids, key.plain), args)
+                if count == max(args.jobs):
+                    waiting = targets_for(ids, key.plain)["job_304"]
+                    patient = Target(waiting.path, {**waiting.headers, "Prefer": "wait=30"})
+                    livez = asyncio.run(_held(port, patient, HELD))
         numbers = report(results, engine.dialect.name)
+        numbers["livez_ms"] = {"median": statistics.median(livez), "max": max(livez)}
+        print(
+            f"/livez with {HELD} held waits: {statistics.median(livez):.1f} ms, at most {max(livez):.1f} ms"
+        )
         numbers["import_seconds"] = import_seconds()
         print(f"import api.main in a fresh process: {numbers['import_seconds']:.2f} s")
         engine.dispose()

@@ -88,7 +88,7 @@ async def get_job(
         version = await services.quickly(services.repository.get_version, job_id, principal.sees)
         if none_match(known, etag(version)):
             return Response(status_code=304, headers={**headers, "ETag": etag(version)})
-    job = await _job_or_next(services, principal, job_id, known, seconds)
+    job = await _job_or_next(services, request, principal, job_id, seconds)
     headers["ETag"] = etag(job)
     if none_match(known, etag(job)):
         return Response(status_code=304, headers=headers)
@@ -97,13 +97,14 @@ async def get_job(
 
 
 async def _job_or_next(
-    services: Services, principal: Principal, job_id: str, known: str | None, seconds: int
+    services: Services, request: Request, principal: Principal, job_id: str, seconds: int
 ) -> Job:
     """The job; if the caller waits and knows it as it is, the job after its next change."""
     job = await services.quickly(services.repository.get_job, job_id, principal.sees)
+    known = request.headers.get("if-none-match")
     # without an ETag, a job that has ended is news already
     if seconds and (none_match(known, etag(job)) or (known is None and not job.terminal)):
-        return await wait_for_change(services, job, seconds)
+        return await wait_for_change(services, request, job, seconds)
     return job
 
 

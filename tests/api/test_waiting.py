@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from api.context import Services
 from tests.api.conftest import Caller, FakeWorker
@@ -93,6 +94,50 @@ class TestLongPoll:
                 return response
 
         assert run(story()).status_code == 404
+
+    def test_a_caller_who_leaves_is_not_waited_for(
+        self, caller: Caller, worker: FakeWorker, app: FastAPI
+    ) -> None:
+        job = caller.create()
+        services: Services = app.state.services
+        sent: list[Any] = []
+        headers = {"authorization": f"Bearer {caller.key}", "prefer": "wait=30"}
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": f"/v1/jobs/{job['id']}",
+            "raw_path": b"",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("test", 80),
+        }
+
+        async def story() -> None:
+            gone = asyncio.Event()
+            first = [{"type": "http.request", "body": b"", "more_body": False}]
+
+            async def receive() -> dict[str, Any]:
+                if first:
+                    return first.pop()
+                await gone.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            request = asyncio.create_task(app(scope, receive, send))
+            await held(services)
+            gone.set()
+            await asyncio.wait_for(request, 10)  # the wait would have taken 30
+            await closing(services)
+
+        run(story())
+        assert services.notifier.watched == 0
 
 
 class TestCost:
