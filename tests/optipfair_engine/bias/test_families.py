@@ -1,4 +1,4 @@
-"""Every family of the support table, on a tiny random model: all components are found, and the claims hold."""
+"""Every family of the support table, on a tiny random model: its components are found, the claims hold."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_benjamini_hochberg_finds_what_is_there() -> None:
 
 
 def test_t_test_agrees_with_scipy_and_survives_no_variance() -> None:
-    x = [*np.random.default_rng(0).normal(size=(9, 4)), 0, 1, 2, 3]
+    x = np.random.default_rng(0).normal(loc=[0, 1, 2, 3], size=(9, 4))
     t, p = t_test(x.mean(axis=0), np.square(x - x.mean(axis=0)).sum(axis=0), 9)
     expected = stats.ttest_1samp(x, 0)
     np.testing.assert_allclose(t, expected.statistic)

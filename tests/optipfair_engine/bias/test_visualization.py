@@ -27,7 +27,7 @@ def pixels(path: Path) -> tuple[int, int]:
 
 
 def test_a_missing_layer_is_an_error_that_lists_what_there_is(llama, tokenizer, pairs) -> None:
-    expected = r"Layer mlp_output_layer_o not found in activations; there are .*mlp_output_layer_0 … mlp_output_layer_3"
+    expected = r"Layer mlp_output_layer_o not found in activations; .*mlp_output_layer_0 … mlp_output_layer_3"
     for draw in (visualize_pca, visualize_heatmap):
         with pytest.raises(ValueError, match=expected):
             draw(llama, tokenizer, pairs[0], layer_key="mlp_output_layer_o")

@@ -1,0 +1,167 @@
+"""The published optipfair and this engine side by side: the same model, the same 7 prompt pairs, the same machine.
+
+    python benchmarks/bias_vs_optipfair.py --model MODEL_FOLDER [--peer-python PATH] [--output results.json]
+
+Each measurement runs in a process of its own, one after the other. Without ``--peer-python`` a virtual
+environment with ``optipfair[viz]`` is made (it needs a package index). Reported: forward passes, figures,
+their least pixel size, seconds of everything and of the metrics alone, seconds of one bare batched forward
+pass, and peak memory with 7 and with 700 pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any
+
+from optipfair_engine.bias.defaults import DEFAULT_PROMPT_PAIRS
+
+KINDS = ("mean_diff", "heatmap", "pca")
+
+PRELUDE = """
+import contextlib, io, json, os, resource, sys, time
+os.environ["MPLBACKEND"] = "Agg"
+import torch, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+torch.set_num_threads(int(sys.argv[2]))
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+pairs = [tuple(pair) for pair in json.loads(sys.argv[3])]
+forwards = []
+layers = model.model.layers if hasattr(model, "model") else model.transformer.h
+layers[0].register_forward_hook(lambda *_: forwards.append(1))
+"""
+
+PEER = """
+import logging
+from optipfair.bias import visualize_bias
+logging.disable(logging.CRITICAL)
+"""
+OURS = """
+from optipfair_engine.bias import visualize_bias
+"""
+
+WHOLE = """
+start = time.perf_counter()
+with contextlib.redirect_stdout(io.StringIO()):
+    visualize_bias(model, tokenizer, prompt_pairs=pairs, output_dir=sys.argv[4], show_progress=False)
+print(json.dumps({"seconds": time.perf_counter() - start, "forwards": len(forwards)}))
+"""
+
+METRICS = """
+def measure():
+    forwards.clear()
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        visualize_bias(model, tokenizer, prompt_pairs=pairs, visualization_types=[], show_progress=False)
+    return time.perf_counter() - start
+def bare():
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    batch = tokenizer([text for pair in pairs for text in pair], padding=True, return_tensors="pt")
+    start = time.perf_counter()
+    with torch.no_grad():
+        model(**batch)
+    return time.perf_counter() - start
+measure(); bare()
+seconds, alone = [], []
+for _ in range(5):
+    alone.append(bare()); seconds.append(measure())
+print(json.dumps({"seconds": seconds, "bare": alone, "forwards": len(forwards)}))
+"""
+
+MEMORY = """
+visualize_bias(model, tokenizer, prompt_pairs=pairs[:7], visualization_types=[], show_progress=False)
+few = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+_, metrics = visualize_bias(model, tokenizer, prompt_pairs=pairs, visualization_types=[], show_progress=False)
+many = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"megabytes_7": few / 1024, "megabytes_700": many / 1024, "pairs": len(metrics)}))
+"""
+
+
+def peer_python(given: Path | None, folder: Path) -> Path:
+    """The interpreter with the published library; a new environment unless one is given."""
+    if given is not None:
+        return given
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "optipfair[viz]"], check=True)
+    return python
+
+
+def run(python: Path, code: str, *arguments: object) -> dict[str, Any]:
+    command = [str(python), "-c", PRELUDE + code, *map(str, arguments)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise SystemExit(f"{python}:\n{finished.stderr[-3000:]}")
+    answer: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def pixel_sizes(folder: Path) -> dict[str, Any]:
+    """Figures by kind: how many, and the least width and height."""
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        sizes = [struct.unpack(">II", path.read_bytes()[16:24]) for path in folder.glob(f"{kind}_*.png")]
+        least = (min(width for width, _ in sizes), min(height for _, height in sizes)) if sizes else None
+        found[kind] = {"figures": len(sizes), "least_pixels": least}
+    return found
+
+
+def many_pairs() -> list[list[str]]:
+    """700 different pairs of about the length of the default ones."""
+    return [[f"{text} ({number})" for text in pair] for number in range(100) for pair in DEFAULT_PROMPT_PAIRS]
+
+
+def measure_library(python: Path, imports: str, model: Path, threads: int, folder: Path) -> dict[str, Any]:
+    pairs = json.dumps(DEFAULT_PROMPT_PAIRS)
+    folder.mkdir()
+    whole = run(python, imports + WHOLE, model, threads, pairs, folder)
+    metrics = run(python, imports + METRICS, model, threads, pairs)
+    return {
+        "everything_seconds": whole["seconds"],
+        "everything_forwards": whole["forwards"],
+        "figures": pixel_sizes(folder),
+        "metrics_seconds": statistics.median(metrics["seconds"]),
+        "metrics_forwards": metrics["forwards"],
+        "bare_forward_seconds": statistics.median(metrics["bare"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--peer-python", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, here = Path(scratch), Path(sys.executable)
+        peer = peer_python(options.peer_python, folder / "venv")
+        ours = measure_library(here, OURS, options.model, options.threads, folder / "ours")
+        theirs = measure_library(peer, PEER, options.model, options.threads, folder / "peer")
+        ours["memory"] = run(here, OURS + MEMORY, options.model, options.threads, json.dumps(many_pairs()))
+    ratios = {
+        "everything_times_faster": theirs["everything_seconds"] / ours["everything_seconds"],
+        "metrics_times_faster": theirs["metrics_seconds"] / ours["metrics_seconds"],
+        "metrics_over_bare_forward": ours["metrics_seconds"] / ours["bare_forward_seconds"],
+        "memory_700_over_7": ours["memory"]["megabytes_700"] / ours["memory"]["megabytes_7"],
+    }
+    results = {"model": options.model.name, "optipfair": theirs, "engine": ours, "ratios": ratios}
+    print(json.dumps(results, indent=2))
+    if options.output is not None:
+        options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
