@@ -63,7 +63,9 @@ def load_secrets(path: Path) -> Secrets:
     try:
         lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except OSError as error:
-        raise ValueError("the secret file cannot be read (`serve` makes one)") from error
+        raise ValueError(
+            "the secret file cannot be read (the first start of `serve` or `api` makes it)"
+        ) from error
     if not 1 <= len(lines) <= MAX_LIVE or any(len(line) < MIN_LENGTH for line in lines):
         raise ValueError(f"the secret file holds one or two lines of at least {MIN_LENGTH} characters")
     return Secrets(tuple(line.encode() for line in lines))
