@@ -12,8 +12,7 @@ import contextlib
 import importlib
 import os
 
-#: What an engine process may keep; everything else that configures the service or holds a credential goes.
-_SECRET_PREFIXES = ("OPTIPFAIR_", "AWS_", "PG", "REDIS", "CELERY_", "OTEL_EXPORTER_OTLP_HEADERS")
+from worker.engine_process import secret_names
 
 _MODULES = (
     "numpy",
@@ -38,9 +37,8 @@ _MODULES = (
 
 def scrub_environment() -> None:
     """Drop the service's settings and credentials from this process's environment."""
-    for name in list(os.environ):
-        if name.startswith(_SECRET_PREFIXES):
-            del os.environ[name]
+    for name in secret_names(os.environ):
+        del os.environ[name]
 
 
 def preload() -> None:

@@ -13,14 +13,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 Message = dict[str, object]
+SECRET_PREFIXES = ("OPTIPFAIR_", "AWS_", "PG", "REDIS", "CELERY_", "OTEL_")
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 
@@ -31,6 +33,26 @@ def make_context() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["worker.engine_preload"])
     return context
+
+
+def secret_names(environ: Iterable[str]) -> list[str]:
+    """The variables that configure the service or hold a credential: no engine process gets them."""
+    return [name for name in environ if name.startswith(SECRET_PREFIXES)]
+
+
+def start_server() -> None:
+    """Start the fork server now, with an environment without secrets.
+
+    They are left out at its start, not deleted in it: /proc shows what a process was started with.
+    Call it while this process has one thread.
+    """
+    if sys.platform == "darwin":
+        return
+    kept = {name: os.environ.pop(name) for name in secret_names(list(os.environ))}
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.update(kept)
 
 
 def thread_environment(cores: int | None, processes: int, threads: int | None) -> dict[str, str]:

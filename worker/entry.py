@@ -19,10 +19,18 @@ from jobs.settings import Settings
 from worker import app, orphans
 from worker.beats import Beats
 from worker.cache import FolderCache
-from worker.engine_process import Ended, EngineProcess, Message, make_context, thread_environment
+from worker.engine_process import (
+    Ended,
+    EngineProcess,
+    Message,
+    make_context,
+    start_server,
+    thread_environment,
+)
 from worker.inventory import Inventory
 from worker.log import logger
 from worker.services import Services
+from worker.tracing import configure_tracing
 
 #: The fork server imports torch first; on a loaded machine with a cold disk cache that takes a while.
 PROBE_SECONDS = 180.0
@@ -33,9 +41,12 @@ def main() -> int:
     """Run a worker until SIGTERM; the exit code is Celery's."""
     settings = Settings()
     configure_logging(settings, "worker")
+    configure_tracing(settings)
     # Before anything starts a process: the fork server and the engines inherit these.
     os.environ.update(thread_environment(os.cpu_count(), 1, settings.threads))
-    services = make_services(settings)
+    engines = make_context()
+    start_server()
+    services = make_services(settings, engines)
     threading.Thread(target=orphans.clean_up, args=(services,), name="orphans", daemon=True).start()
     # Consume only when the fork server is warm: until then another worker is the better place for a job.
     devices = probe_devices(services.engines, settings)
@@ -52,7 +63,7 @@ def main() -> int:
         beats.stop()
 
 
-def make_services(settings: Settings) -> Services:
+def make_services(settings: Settings, engines: BaseContext) -> Services:
     """Connect to everything; the database and the broker may still be starting."""
     for folder in (settings.work_dir, settings.models_dir):
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +76,7 @@ def make_services(settings: Settings) -> Services:
         settings=settings,
         repository=Repository(connect(settings.database_url), settings),
         store=make_store(settings),
-        engines=make_context(),
+        engines=engines,
         inventory=inventory,
         job_cache=FolderCache(settings.work_dir / "jobs", settings.model_cache_bytes),
     )

@@ -27,6 +27,7 @@ from worker.progress import ProgressTracker, stages_of
 from worker.publishing import Workspace
 from worker.services import Services
 from worker.tasks import build_task, expected_bytes
+from worker.tracing import traced_attempt
 
 T = TypeVar("T")
 
@@ -67,8 +68,9 @@ class Supervisor:
         self._heart = self._make_heartbeat()
         started = time.monotonic()
         with workspace:
-            with self._heart, ExitStack() as stack:
+            with self._heart, traced_attempt(self._claim) as self._trace, ExitStack() as stack:
                 outcome = self._attempt_it(workspace, stack)
+                self._trace.outcome(outcome)
                 state = self._conclude(outcome, workspace)
             self._log.info(
                 "attempt.ended",
@@ -150,6 +152,7 @@ class Supervisor:
     def _report(self, message: Message) -> Outcome | None:
         stage, text = str(message["stage"]), str(message["message"])
         done, total = int(str(message["done"])), int(str(message["total"]))
+        self._trace.stage(stage)
         progress = self._tracker.update(stage, done, total, text)
         if progress is None:
             return None

@@ -126,6 +126,7 @@ def test_the_worker_and_the_engine_know_no_secret_of_the_api(service: Service) -
     for text in environments.values():
         assert "OPTIPFAIR_SECRET_FILE" not in text
         assert key not in text
+    assert "OPTIPFAIR_" not in environments["engine"]  # neither database nor broker nor store
     maps = Path(f"/proc/{service.pid_of('worker')}/maps").read_text()
     assert "libtorch" not in maps  # the Celery process never imports torch
     service.client.post(f"/v1/jobs/{job_id}/cancel")

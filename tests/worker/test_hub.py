@@ -1,0 +1,82 @@
+"""Hub models come from HF_ENDPOINT at a pinned commit, without pickles or code, into the cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .hub_stand_in import COMMIT, hub_with
+
+# The endpoint is read when huggingface_hub is imported, so each use is a process of its own.
+USE = """
+import json, sys
+from pathlib import Path
+from optipfair_engine.errors import EngineError
+from optipfair_engine.progress import null_reporter
+from worker.cache import FolderCache
+from worker.hub import hub_model
+
+cache, model_id, revision, limit = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+try:
+    store = FolderCache(cache, limit)
+    with hub_model(store, model_id, revision, limit_bytes=limit, report=null_reporter) as folder:
+        names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        print(json.dumps({"files": [n for n in names if not n.startswith(".")]}))
+except EngineError as error:
+    print(json.dumps({"code": error.code, "message": str(error)}))
+"""
+FILES = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": b"w" * 500,
+    "pytorch_model.bin": b"pickle",
+    "modeling_evil.py": b"import os",
+    "tokenizer.json": b"{}",
+}
+
+
+def use(endpoint: str, cache: Path, model_id: str = "acme/tiny", limit: int = 10_000) -> dict[str, Any]:
+    environ = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    environ |= {"HF_HOME": str(cache.parent / "hf"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(cache), model_id, COMMIT, str(limit)],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def test_only_weights_configuration_and_tokenizer_are_downloaded_and_only_once(tmp_path: Path) -> None:
+    with hub_with("acme/tiny", FILES) as (endpoint, asked):
+        first = use(endpoint, tmp_path / "cache")
+        assert first == {"files": ["config.json", "model.safetensors", "tokenizer.json"]}
+        downloads = len(asked)
+        assert use(endpoint, tmp_path / "cache") == first
+        assert len(asked) == downloads
+        assert not [path for path in asked if "modeling_evil" in path or "pytorch_model" in path]
+
+
+def test_a_model_with_pickled_weights_only_is_refused(tmp_path: Path) -> None:
+    files = {name: body for name, body in FILES.items() if not name.endswith(".safetensors")}
+    with hub_with("acme/tiny", files) as (endpoint, asked):
+        assert use(endpoint, tmp_path / "cache")["code"] == "model_pickled"
+        assert not [path for path in asked if "resolve" in path]
+
+
+def test_a_model_that_is_larger_than_the_cache_is_refused_before_the_download(tmp_path: Path) -> None:
+    with hub_with("acme/tiny", FILES) as (endpoint, asked):
+        assert use(endpoint, tmp_path / "cache", limit=400)["code"] == "model_too_large"
+        assert not [path for path in asked if "resolve" in path]
+
+
+def test_an_unknown_model_is_the_users_error(tmp_path: Path) -> None:
+    with hub_with("acme/tiny", FILES) as (endpoint, _asked):
+        assert use(endpoint, tmp_path / "cache", model_id="acme/other")["code"] == "model_not_found"
