@@ -57,9 +57,12 @@ def calibrated_width_plan(
     calibration: CalibrationSet | None,
     statistics: GramStatistics | None = None,
     *,
+    eliminations: Mapping[int, Elimination] | None = None,
     report: Reporter = null_reporter,
 ) -> Calibrated:
     """Plan width pruning from Gram statistics, gathered by one forward pass or given.
+
+    ``eliminations`` are those of an earlier plan of the same statistics and method (``eliminations_of``).
 
     Raises:
         InvalidOptionError: options that contradict each other, or a target that can't be met.
@@ -76,9 +79,9 @@ def calibrated_width_plan(
                 "a refit, OBS and allocated widths need calibration data, or kept statistics"
             )
         statistics = gather_statistics(view, calibration, layers, "down_proj", report=report)
-    work = _Layers(
-        mlps, statistics, _eliminate(mlps, statistics, options, report), options.compensation != "none"
-    )
+    if eliminations is None:
+        eliminations = _eliminate(mlps, statistics, options, report)
+    work = _Layers(mlps, statistics, eliminations, options.compensation != "none")
     widths, facts = _choose_widths(view, options, work, uniform, calibration, report)
     kept, weights, ridges = _solve(work, widths, report)
     method: dict[str, object] = {
@@ -117,6 +120,21 @@ def uniform_counts(
         sizes, parameters_per_neuron=costs, model_parameters=model_size, target_parameters=target
     )
     return uniform_widths(sizes, total, options.expansion_divisor or 1)
+
+
+def eliminations_of(plan: PruningPlan) -> dict[int, Elimination] | None:
+    """The orders of removal and errors that a plan holds; ``None`` if it holds none."""
+    if not plan.removal_order or not plan.curves:
+        return None
+    return {
+        layer: Elimination(
+            torch.tensor(order),
+            torch.tensor(plan.curves[layer], dtype=torch.float64),
+            SELECTION_RIDGE,
+            len(order),
+        )
+        for layer, order in plan.removal_order.items()
+    }
 
 
 def _parameters_per_neuron(mlp: MlpView) -> int:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 from optipfair_engine.errors import PlanError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import curve_widths
-from optipfair_engine.pruning.calibrated_width import target_facts, uniform_counts
+from optipfair_engine.pruning.calibrated_width import (
+    calibrated_width_plan,
+    eliminations_of,
+    target_facts,
+    uniform_counts,
+)
 from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.plan import PruningPlan
 from optipfair_engine.pruning.planner import make_calibrated_plan
@@ -82,6 +87,11 @@ def replan(
                 "another ratio with a refit needs the statistics of the calibration; "
                 "prune once with keep_statistics (--keep-statistics)"
             )
+        if changed.prunes_neurons:
+            known = eliminations_of(plan)
+            return calibrated_width_plan(
+                view, changed, None, statistics, eliminations=known, report=report
+            ).plan
         return make_calibrated_plan(view, changed, None, statistics, report=report).plan
     if "calibration" not in method:
         return make_calibrated_plan(view, changed, report=report).plan

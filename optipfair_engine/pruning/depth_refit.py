@@ -69,19 +69,31 @@ def neighbour_refits(
     Raises:
         UnsupportedModelError: the family's MLP output isn't added to the residual stream as it is.
     """
-    pairs = neighbours(removed)
-    if not pairs:
-        return {}
-    scale = {p: residual_scale(view, p, batches[0]) for p in pairs}
-    state = {p: _Neighbour() for p in pairs}
+    return refits_of_sets(view, batches, [removed], holdout_every=holdout_every, report=report)[0]
+
+
+def refits_of_sets(
+    view: ModelView,
+    batches: Sequence[Batch],
+    sets: Sequence[Sequence[int]],
+    *,
+    holdout_every: int | None = HOLDOUT_EVERY,
+    report: Reporter = null_reporter,
+) -> list[dict[int, Refit]]:
+    """:func:`neighbour_refits` for several alternative sets of removed layers, from one forward pass."""
+    pairs = sorted({pair for removed in sets for pair in neighbours(removed).items()})
+    scale = {p: residual_scale(view, p, batches[0]) for p, _ in pairs}
+    state = {pair: _Neighbour() for pair in pairs}
     selection = TokenSelection()
     with ExitStack() as stack:
-        for p, b in pairs.items():
-            for remove in _hooks(view, p, b, state[p], selection):
+        for (p, b), found in state.items():
+            for remove in _hooks(view, p, b, found, selection):
                 stack.callback(remove)
-        for _ in forward_batches(view.model, batches, selection, holdout_every, report=report):
-            pass
-    return {p: _solve(view.mlp(p).down_weight, state[p], scale[p]) for p in pairs}
+        if pairs:
+            for _ in forward_batches(view.model, batches, selection, holdout_every, report=report):
+                pass
+    solved = {(p, b): _solve(view.mlp(p).down_weight, found, scale[p]) for (p, b), found in state.items()}
+    return [{p: solved[p, b] for p, b in neighbours(removed).items()} for removed in sets]
 
 
 def _hooks(
