@@ -75,18 +75,19 @@ class Authenticator:
         return found[1]
 
     def check(self, key: str, address: str) -> Principal:
-        """Look a key up; an address that keeps presenting wrong ones is slowed down.
+        """Look a key up; an address that keeps presenting wrong ones is slowed down, but a right one passes.
+
+        (Else one guesser behind a shared address could lock everybody there out.)
 
         Raises:
             Problem: 401 for an unknown, revoked or expired key; 429 after many of them.
         """
-        look = self._failures.take(address, cost=0)
-        if not look.allowed:
-            raise self._failures.refusal(look)
         hashes = key_hashes(key, self._secrets)
         found = self._repository.find_key(hashes) if hashes else None
         if found is None:
-            self._failures.take(address)
+            verdict = self._failures.take(address)
+            if not verdict.allowed:
+                raise self._failures.refusal(verdict)
             raise unauthorized("This API key is unknown, revoked or expired.", 'error="invalid_token"')
         principal = principal_of(found)
         self._known[_digest(key)] = (time.monotonic() + REMEMBER_SECONDS, principal)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from api.problem import FieldError, Problem, field_error, invalid
 from jobs.specs import AnyRequest, parse_request
@@ -56,12 +56,14 @@ def job_request(body: Annotated[Any, Depends(json_body)]) -> tuple[AnyRequest, A
 
 def problem_of(error: ValidationError, body: Any) -> Problem:
     """422 with the location of each fault in the body as it was sent."""
-    details = error.errors(include_url=False, include_context=False, include_input=False)[:50]
-    return invalid([_one(item["loc"], body, item["msg"], item["type"]) for item in details])
+    return invalid([_one(item, body) for item in error.errors(include_url=False, include_input=False)[:50]])
 
 
-def _one(loc: tuple[int | str, ...], body: Any, message: str, kind: str) -> FieldError:
-    return field_error(["body", *in_body(loc, body)], message.removeprefix("Value error, "), kind)
+def _one(item: ErrorDetails, body: Any) -> FieldError:
+    place = ["body", *in_body(item["loc"], body)]
+    if item["type"].startswith("union_tag_"):  # which member is meant is told by a field, such as `kind`
+        place.append(str(item.get("ctx", {}).get("discriminator", "")).strip("'"))
+    return field_error(place, item["msg"].removeprefix("Value error, "), item["type"])
 
 
 def in_body(loc: tuple[int | str, ...], body: Any) -> list[str | int]:

@@ -230,7 +230,7 @@ Scope = Literal["jobs:read", "jobs:write", "admin"]
 class KeyRequest(BaseModel, extra="forbid", strict=True):
     """A new API key; only `admin` may name another tenant, and makes it by doing so."""
 
-    tenant: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    tenant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     scopes: list[Scope] = Field(default=["jobs:read", "jobs:write"], min_length=1, max_length=3)
     name: str = Field(default="", max_length=128)
     expires_at: str | None = Field(default=None, max_length=64, description="RFC 3339")

@@ -35,7 +35,7 @@ class RateLimiter:
     """Token buckets: `limit` requests in `window` seconds, refilled evenly.
 
     Args:
-        limit: requests per window; also the size of a burst. 0 switches the limit off.
+        limit: requests per window; also the size of a burst.
         window: seconds.
     """
 
@@ -43,16 +43,16 @@ class RateLimiter:
         self.limit, self.window = limit, window
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def take(self, key: str, *, cost: int = 1, now: float | None = None) -> Verdict:
-        """Take `cost` tokens (0 only looks) from the bucket of `key`; `now` is monotonic seconds."""
+    def take(self, key: str, *, now: float | None = None) -> Verdict:
+        """Take one token from the bucket of `key`; `now` is monotonic seconds."""
         moment = time.monotonic() if now is None else now
         bucket = self._bucket(key, moment)
         rate = self.limit / self.window
         bucket.tokens = min(self.limit, bucket.tokens + (moment - bucket.seen) * rate)
         bucket.seen = moment
-        allowed = bucket.tokens >= max(cost, 1)
+        allowed = bucket.tokens >= 1
         if allowed:
-            bucket.tokens -= cost
+            bucket.tokens -= 1
         missing = max(0.0, 1 - bucket.tokens)
         return Verdict(allowed, max(0, int(bucket.tokens)), math.ceil(missing / rate))
 

@@ -199,7 +199,8 @@ class TestKeys:
     @pytest.mark.parametrize(
         "body",
         [
-            {"tenant": "UPPER"},
+            {"tenant": "a b"},
+            {"tenant": ""},
             {"tenant": "../x"},
             {"scopes": ["root"]},
             {"scopes": []},
@@ -233,3 +234,4 @@ class TestRates:
         guesser = Caller(app, "ofk_" + "a" * 43)
         statuses = [guesser.get("/v1/jobs").status_code for _ in range(5)]
         assert statuses == [401, 401, 401, 429, 429]
+        assert Caller(app, make_key()).get("/v1/jobs").status_code == 200  # from the same address

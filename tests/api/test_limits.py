@@ -29,13 +29,6 @@ def test_callers_have_buckets_of_their_own() -> None:
     assert not limiter.take("a", now=0.0).allowed
 
 
-def test_looking_costs_nothing() -> None:
-    limiter = RateLimiter(limit=1, window=60)
-    assert limiter.take("a", cost=0, now=0.0).allowed
-    assert limiter.take("a", now=0.0).allowed
-    assert not limiter.take("a", cost=0, now=0.0).allowed
-
-
 def test_a_refusal_says_when_to_come_back() -> None:
     limiter = RateLimiter(limit=1, window=60)
     limiter.take("a", now=0.0)

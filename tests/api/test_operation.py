@@ -86,9 +86,11 @@ class TestMetrics:
         job = caller.create()
         caller.get(f"/v1/jobs/{job['id']}")
         caller.get("/nowhere/at/all")
+        caller.request("ODDMETHOD", "/v1/jobs")
         text = caller.get("/metrics").text
         assert job["id"] not in text
         assert "nowhere" not in text
+        assert "ODDMETHOD" not in text
 
 
 class TestOpenApi:

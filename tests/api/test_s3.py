@@ -1,0 +1,89 @@
+"""Downloads from an S3 store look the same as from a disk: the bytes, ETags, digests and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from fastapi import FastAPI
+
+from tests.api.conftest import FILES, Caller, FakeWorker
+from tests.servers import S3, s3_server
+
+pytestmark = pytest.mark.server
+REQUESTS = [
+    {},
+    {"Range": "bytes=5-14"},
+    {"Range": "bytes=-3"},
+    {"Range": "bytes=0-1,4-5"},
+    {"Range": "bytes=999999-"},
+]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[S3]:
+    """An S3 server of this module's own."""
+    with s3_server() as server:
+        yield server
+
+
+def test_links_lead_to_the_same_answers_as_on_disk(
+    bucket: S3, app: FastAPI, make_app: Callable[..., FastAPI], make_key: Callable[..., str]
+) -> None:
+    remote = make_app(
+        artifacts_url=f"s3://{bucket.bucket}/some/prefix",
+        artifacts_s3_endpoint=bucket.endpoint,
+        artifacts_s3_access_key=bucket.access_key,
+        artifacts_s3_secret_key=bucket.secret_key,
+    )
+    answers = []
+    for served in (app, remote):
+        worker = FakeWorker(served.state.services)
+        worker.beat()
+        caller = Caller(served, make_key())
+        job = caller.create()
+        worker.run(job["id"])
+        found = []
+        for name in (*sorted(FILES), "*"):
+            link = caller.post(f"/v1/jobs/{job['id']}/artifacts/{name}/links").json()["url"]
+            for headers in REQUESTS:
+                response = caller.get(urlsplit(link).path, headers=headers, follow_redirects=False)
+                shown = {
+                    k: response.headers.get(k) for k in ("Content-Range", "Content-Type", "Content-Length")
+                }
+                if name != "*":  # the archive's folder is named after the job
+                    shown |= {k: response.headers.get(k) for k in ("ETag", "Repr-Digest")}
+                    boundary = (shown["Content-Type"] or "").partition("boundary=")[2]
+                    content = response.content.replace(boundary.encode() or b"-", b"-")
+                    shown |= {"body": "" if response.status_code == 416 else str(content)}
+                    shown["Content-Type"] = (shown["Content-Type"] or "").partition(";")[0]
+                elif "multipart" in (shown["Content-Type"] or ""):
+                    shown["Content-Type"] = "multipart"
+                if response.status_code == 416:
+                    shown["Content-Length"] = None  # a problem document carries an id
+                found.append((name, str(headers), response.status_code, shown))
+        answers.append(found)
+        assert caller.delete(f"/v1/jobs/{job['id']}").status_code == 204
+        assert not list(served.state.services.store.folders())
+    assert answers[0] == answers[1]
+    assert {status for _, _, status, _ in answers[0]} == {200, 206, 416}
+
+
+def test_a_lost_object_is_not_found(
+    bucket: S3, make_app: Callable[..., FastAPI], make_key: Callable[..., str], app: FastAPI
+) -> None:
+    served = make_app(
+        artifacts_url=f"s3://{bucket.bucket}",
+        artifacts_s3_endpoint=bucket.endpoint,
+        artifacts_s3_access_key=bucket.access_key,
+        artifacts_s3_secret_key=bucket.secret_key,
+    )
+    worker = FakeWorker(served.state.services)
+    worker.beat()
+    caller = Caller(served, make_key())
+    job = caller.create()
+    worker.run(job["id"])
+    served.state.services.store.delete(f"{job['id']}/1")
+    response = caller.get(f"/v1/jobs/{job['id']}/artifacts/config.json")
+    assert (response.status_code, response.json()["code"]) == (404, "artifact_missing")
