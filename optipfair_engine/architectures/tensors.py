@@ -22,6 +22,10 @@ def as_linear(module: nn.Module, name: str, model_type: str) -> Linear:
     weight = getattr(module, "weight", None)
     if not isinstance(module, (nn.Linear, Conv1D)) or not isinstance(weight, Tensor):
         raise UnsupportedModelError(f"{model_type}: {name} is a {type(module).__name__}, not a linear layer")
+    if weight.is_meta and getattr(getattr(module, "_hf_hook", None), "offload", False):
+        raise UnsupportedModelError(
+            f"{model_type}: {name} is offloaded by accelerate; load the model without offloading to prune it"
+        )
     if not weight.is_floating_point():
         raise UnsupportedModelError(
             f"{model_type}: {name} is quantised ({weight.dtype}); load it unquantised"

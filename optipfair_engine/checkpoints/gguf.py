@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -26,19 +28,23 @@ def find_gguf(path: Path) -> Path | None:
 
 @contextmanager
 def parsed_once() -> Iterator[None]:
-    """Let transformers parse a GGUF header once, not four times, and build its name map once, not per module.
+    """Let transformers parse a GGUF header once and build its name map once, not once a module.
 
-    Without it SmolLM2-135M takes four times as long to load; what is computed is the same. Its progress bar,
+    Without it SmolLM2-135M takes five times as long to load; what is computed is the same. Its progress bar,
     which no option turns off, is silenced too.
     """
     import gguf
     import transformers.modeling_gguf_pytorch_utils as loader_module
 
     loader: Any = loader_module
-
+    reader: Any = gguf.GGUFReader
+    if not isinstance(reader, type):  # an outer call has seen to it
+        yield
+        return
     patches: list[tuple[Any, str, Any]] = [
-        (gguf, "GGUFReader", functools.lru_cache(maxsize=1)(gguf.GGUFReader)),
+        (gguf, "GGUFReader", functools.lru_cache(maxsize=1)(_quick_reader(reader))),
         (gguf, "get_tensor_name_map", functools.lru_cache(maxsize=1)(gguf.get_tensor_name_map)),
+        (loader, "load_gguf_checkpoint", _remembering(loader.load_gguf_checkpoint)),
         (loader, "tqdm", functools.partial(loader.tqdm, disable=True)),
     ]
     with ExitStack() as stack:
@@ -46,6 +52,34 @@ def parsed_once() -> Iterator[None]:
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
         yield
+
+
+def _quick_reader(reader: Any) -> Any:
+    """The reader, but slicing a plain array: a ``memmap`` builds a new one for each of 100,000 slices."""
+
+    class QuickReader(reader):
+        data: Any
+
+        def _get(self, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(self.data, np.memmap):
+                self.data = self.data.view(np.ndarray)
+            return super()._get(*args, **kwargs)
+
+    return QuickReader
+
+
+def _remembering(parse: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """``parse`` (a file's metadata), called once for each file; calls that read tensors go through."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def parsed(path: str, return_tensors: bool = False, **options: Any) -> dict[str, Any]:
+        if return_tensors:
+            return parse(path, return_tensors=True, **options)
+        if path not in known:
+            known[path] = parse(path, **options)
+        return copy.deepcopy(known[path])
+
+    return parsed
 
 
 def load_gguf_model(file: Path, dtype: torch.dtype) -> PreTrainedModel:

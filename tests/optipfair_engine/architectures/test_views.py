@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -226,6 +227,12 @@ def test_quantised_weights_are_refused() -> None:
         torch.zeros(48, 32, dtype=torch.int8), requires_grad=False
     )
     with pytest.raises(UnsupportedModelError, match="quantised"):
+        locate(model).mlp(0)
+
+
+def test_offloaded_weights_are_refused() -> None:
+    model = cpu_offload(llama(), offload_buffers=False)
+    with pytest.raises(UnsupportedModelError, match="offloaded"):
         locate(model).mlp(0)
 
 
