@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -11,6 +12,8 @@ from api.context import Services
 from api.waiting import KEEPALIVE_SECONDS
 from jobs.errors import NotFoundError
 from jobs.rows import Job
+
+MIN_PAUSE_SECONDS = 0.5  # people read no faster, and every fragment is rendered anew
 
 
 async def fragments(services: Services, job_id: str, render: Callable[[Job], str]) -> AsyncIterator[bytes]:
@@ -32,6 +35,7 @@ async def fragments(services: Services, job_id: str, render: Callable[[Job], str
                 yield format_sse_event(data_str=html)
             if job.terminal:
                 break
+            await asyncio.sleep(MIN_PAUSE_SECONDS)
             while not await watch.until_version(shown, KEEPALIVE_SECONDS):
                 yield KEEPALIVE_COMMENT
             if watch.gone:

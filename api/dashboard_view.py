@@ -88,6 +88,7 @@ def job_head(job: Job, now: int) -> dict[str, Any]:
     return {
         "id": job.id,
         "short_id": job.id[-12:],
+        "tenant": job.tenant,
         "kind": job.kind,
         "subject": subject(job.spec),
         "state": job.state.value,

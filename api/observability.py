@@ -44,7 +44,7 @@ class HttpMetrics:
         )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request; `route` is a template and odd methods are one, so the labels stay few."""
+        """Count one answered request; routes are templates and odd methods one, so labels stay few."""
         method = method if method in _METHODS else "OTHER"
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)

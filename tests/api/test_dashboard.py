@@ -138,6 +138,15 @@ def test_the_list_shows_the_tenants_jobs(
     assert mine["id"] in browser.get("/?state=nonsense&kind=nonsense&cursor=nonsense").text
 
 
+def test_an_admin_sees_whose_job_it_is(
+    app: FastAPI, admin: Caller, caller: Caller, worker: FakeWorker
+) -> None:
+    caller.create()
+    visitor = Caller(app, None)
+    visitor.post("/ui/login", content=f"key={admin.key}", headers=FORM)
+    assert '<span class="chip">acme</span>' in visitor.get("/").text
+
+
 def test_older_jobs_are_on_further_pages(browser: Caller, caller: Caller, worker: FakeWorker) -> None:
     first = caller.create()
     for _ in range(25):
