@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from optipfair_engine.checkpoints.loading import quiet_progress
 from optipfair_engine.checkpoints.manifest import (
@@ -59,7 +59,7 @@ def save_pruned(
     folder = Path(output)
     prepare_output(folder)
     with quiet_progress():
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        _save_model(model, folder, max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
     make_readable(folder)
@@ -71,6 +71,28 @@ def save_pruned(
         verify=verify,
         runner=runner,
     )
+
+
+def _save_model(model: PreTrainedModel, folder: Path, max_shard_size: str) -> None:
+    """``save_pretrained``, with generation settings as they are.
+
+    transformers refuses to write settings that contradict each other (a temperature without sampling), which
+    published models have: those are written as they came, since what a model says by default is not ours to
+    change.
+    """
+    stated: Any = getattr(model, "generation_config", None)
+    try:
+        if stated is not None:
+            stated.validate(strict=True)
+    except ValueError:
+        model.generation_config = GenerationConfig()
+        try:
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+        finally:
+            model.generation_config = stated
+        (folder / "generation_config.json").write_text(stated.to_json_string(), encoding="utf-8")
+    else:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
 
 
 def make_readable(folder: Path) -> None:

@@ -105,6 +105,15 @@ def test_another_model_is_not_overwritten(folder: Path, model: PreTrainedModel) 
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+def test_contradictory_generation_settings_are_kept_as_they_came(
+    tmp_path: Path, model: PreTrainedModel
+) -> None:
+    model.generation_config.temperature = 0.5  # without do_sample: transformers refuses to write it
+    save_pruned(model, tmp_path / "out", verify="structure")
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["temperature"] == 0.5
+    assert model.generation_config.temperature == 0.5
+
+
 def test_unknown_levels_are_refused(folder: Path) -> None:
     with pytest.raises(InvalidOptionError, match="none, structure or logits"):
         verify_reload(folder, level="perhaps")  # type: ignore[arg-type]
