@@ -3,7 +3,7 @@
     python benchmarks/layer_importance.py MODEL TEXT.txt [--windows 8] [--tokens 512] [--rounds 9]
         [--peer-python PYTHON]
 
-Rounds alternate, so that a busy machine slows all sides; the medians of processor time are compared. Exit code 1
+Rounds alternate, so that a busy machine slows all sides; medians of processor time are compared. Exit code 1
 above 1.08 times the bare passes.
 """
 
