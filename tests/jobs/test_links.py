@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import string
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_any_altered_character_is_noticed(position: int, other: str) -> None:
     if altered != genuine:
         with pytest.raises(LinkInvalidError):
             SIGNER.verify(altered, now=0)
+
+
+@pytest.mark.parametrize("name", ["a", "ab", "abc"])  # three lengths: one leaves no spare bits, two do
+def test_only_one_spelling_of_the_same_bytes_is_a_link(name: str) -> None:
+    genuine = token(name=name)
+    head, _, tail = genuine.partition(".")
+    for other in string.ascii_letters + string.digits + "-_":
+        for altered in (f"{head[:-1]}{other}.{tail}", f"{head}.{tail[:-1]}{other}"):
+            if altered != genuine:
+                with pytest.raises(LinkInvalidError):
+                    SIGNER.verify(altered, now=0)
 
 
 @given(st.text(max_size=200))
