@@ -12,10 +12,11 @@ from optipfair_engine.bias.batching import TOKEN_BUDGET
 from optipfair_engine.bias.components import LAYER_TYPES, NEURONS, Site, find_sites
 from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.drawing import Painter, check_format
-from optipfair_engine.bias.neurons import NeuronConsumer, output_norms, rank_neurons
+from optipfair_engine.bias.neurons import NeuronConsumer, NeuronStatistics, output_norms, rank_neurons
 from optipfair_engine.bias.pictures import PictureConsumer, Sink, give_bars, plan_figures
 from optipfair_engine.bias.plots import Picture, Style
 from optipfair_engine.bias.profile import Profile, ProfileConsumer
+from optipfair_engine.bias.significance import Array
 from optipfair_engine.bias.stream import (
     Consumer,
     EncodedPair,
@@ -46,11 +47,19 @@ class NeuronRanking:
         Raises:
             InvalidOptionError: nothing was run.
         """
+        statistics, norms = self.statistics()
+        unit = self._consumer.unit if self._consumer is not None else "pair"
+        return rank_neurons(statistics, norms, unit=unit, top=self._top)
+
+    def statistics(self) -> tuple[dict[int, NeuronStatistics], dict[int, Array]]:
+        """Layer → statistics of its neurons, and layer → norms of their output weights.
+
+        Raises:
+            InvalidOptionError: nothing was run.
+        """
         if self._consumer is None:
             raise InvalidOptionError("No pairs were run for the neuron ranking")
-        statistics = self._consumer.result()
-        norms = output_norms(self._view, self._sites)
-        return rank_neurons(statistics, norms, unit=self._consumer.unit, top=self._top)
+        return self._consumer.result(), output_norms(self._view, self._sites)
 
 
 def analyze_pairs(

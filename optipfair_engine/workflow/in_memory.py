@@ -11,7 +11,7 @@ from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.calibration.statistics import STATISTICS_FILE
 from optipfair_engine.checkpoints import ReloadRunner, SourceInfo, save_pruned
-from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.apply import apply_plan
@@ -41,7 +41,7 @@ def prune_in_memory(
 ) -> dict[str, Any]:
     """:func:`prune_checkpoint` by way of a model in memory: where text or another number type is needed."""
     start = time.perf_counter()
-    needs_text = calibration_texts is not None or evaluation_texts is not None
+    needs_text = any(x is not None for x in (calibration_texts, evaluation_texts, options.fairness))
     loaded = load(
         source, dtype=options.dtype, device=options.device, needs_tokenizer=needs_text, report=report
     )
@@ -54,13 +54,14 @@ def prune_in_memory(
         batch_size=options.batch_size,
     )
     view = locate(model)
-    made = Calibrated(plan) if plan else make_calibrated_plan(view, options, calibration, report=report)
+    made, fairness = _make_plan(view, tokenizer, options, calibration, plan, report)
     chosen = made.plan
     units, parameters = units_per_layer(view, chosen), count_parameters(model)
     windows = _evaluation_windows(tokenizer, evaluation_texts, options.max_length)
     pruned, quality = _prune_and_measure(model, chosen, options, calibration, windows, report)
     metrics = pruning_statistics(parameters, locate(pruned), chosen) | quality
     metrics |= calibration_metrics(chosen, options, calibrated=calibration is not None)
+    metrics |= fairness
     output.mkdir(parents=True, exist_ok=True)
     write_plots(output, metrics, chosen, units, report=report)
     if options.keep_statistics and made.statistics is not None:
@@ -83,6 +84,26 @@ def prune_in_memory(
         "seconds": round(time.perf_counter() - start, 3),
     }
     return write_json(output / METRICS_FILE, metrics)
+
+
+def _make_plan(
+    view: ModelView,
+    tokenizer: Any,
+    options: PruneOptions,
+    calibration: CalibrationSet | None,
+    plan: PruningPlan | None,
+    report: Reporter,
+) -> tuple[Calibrated, dict[str, Any]]:
+    """The plan to apply (the given one, if any), and the metrics of fairness-aware selection."""
+    if options.fairness is None:
+        made = Calibrated(plan) if plan else make_calibrated_plan(view, options, calibration, report=report)
+        return made, {}
+    if plan is not None:
+        raise InvalidOptionError("fairness chooses neurons anew: it can't be combined with an earlier plan")
+    from optipfair_engine.bias.fairness import fair_plan_of, flat_metrics
+
+    fair = fair_plan_of(view.model, tokenizer, options, calibration, report=report)
+    return fair.calibrated, flat_metrics(fair.report)
 
 
 def _prune_and_measure(
@@ -149,8 +170,8 @@ def write_plots(
     *,
     report: Reporter,
 ) -> None:
-    """``parameters.png``, and ``kept_neurons.png``, ``kept_heads.png`` or ``kept_layers.png``."""
-    from optipfair_engine.plots import plot_kept, plot_layers, plot_parameters
+    """``parameters.png``, and ``kept_neurons.png``, ``kept_heads.png`` or ``kept_layers.png``; ``error_curves.png``."""
+    from optipfair_engine.plots import plot_curves, plot_kept, plot_layers, plot_parameters
 
     plot_parameters(output / "parameters.png", stats["original_parameters"], stats["pruned_parameters"])
     report("plot", 1, 2, "parameters.png")
@@ -164,4 +185,6 @@ def write_plots(
     else:
         kept = [len(plan.kept_neurons.get(i, range(n))) for i, n in enumerate(original_units)]
         name = plot_kept(output / "kept_neurons.png", kept, original_units, unit="intermediate neurons").name
+    if plan.curves:
+        name = plot_curves(output / "error_curves.png", plan.curves, plan.kept_neurons).name
     report("plot", 2, 2, name)
