@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,24 +77,28 @@ class Poster(threading.Thread):
         self._wanted, self._tally = wanted, tally
 
     def run(self) -> None:
-        """Post all."""
-        for what, body in self._wanted:
-            self._tally.accepted[self._post(body)] = what
-
-    def _post(self, body: dict[str, Any]) -> str:
-        headers = {"Idempotency-Key": new_id()}
-        while True:
-            try:
-                answer = self._client.post("/v1/jobs", json=body, headers=headers)
-            except httpx.HTTPError:
+        """Post all; what can't be answered now (its first try may be in flight) is posted again later."""
+        waiting = deque((new_id(), what, body) for what, body in self._wanted)
+        while waiting:
+            key, what, body = waiting.popleft()
+            job_id = self._post(key, body)
+            if job_id is None:
+                waiting.append((key, what, body))
                 time.sleep(0.2)
-                continue
-            if answer.status_code == 202:
-                return str(answer.json()["id"])
-            if answer.status_code not in {409, 422, 429} and answer.status_code < 500:
-                raise RuntimeError(f"POST /v1/jobs: {answer.status_code} {answer.text}")
-            # 422 only while no worker has reported the model yet, 409 while the first try is in flight
-            time.sleep(0.3)
+            else:
+                self._tally.accepted[job_id] = what
+
+    def _post(self, key: str, body: dict[str, Any]) -> str | None:
+        try:
+            answer = self._client.post("/v1/jobs", json=body, headers={"Idempotency-Key": key})
+        except httpx.HTTPError:
+            return None
+        if answer.status_code == 202:
+            return str(answer.json()["id"])
+        # 422 only while no worker has reported the model yet, 409 while the first try is in flight
+        if answer.status_code in {409, 422, 429} or answer.status_code >= 500:
+            return None
+        raise RuntimeError(f"POST /v1/jobs: {answer.status_code} {answer.text}")
 
 
 class Chaos(threading.Thread):

@@ -10,16 +10,16 @@ from typing import Any
 import psutil
 import pytest
 
-from .harness import Service, gone, wait_for
+from .harness import END_SECONDS, Service, gone, wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def start_held(service: Service, seconds: float = 60.0, **labels: str) -> tuple[str, int]:
     """A job whose engine is held in its first attempt; its id and the engine's process."""
     job_id = service.post_job(labels={"test.engine": f"hold:{seconds:g}", **labels})
     service.wait_state(job_id, "running")
-    engine: int = wait_for(service.engine_pid, "the engine process", 60)
+    engine: int = wait_for(service.engine_pid, "the engine process")
     return job_id, engine
 
 
@@ -33,7 +33,7 @@ def check_published_once(service: Service, job_id: str, attempt: int) -> dict[st
     assert (job["state"], job["attempt"]) == ("succeeded", attempt), job["error"]
     assert len(service.events(job_id, "succeeded")) == 1
     assert service.download(job_id)
-    wait_for(lambda: service.stored_folders(job_id) == [f"{job_id}/{attempt}"], "stray files to go", 30)
+    wait_for(lambda: service.stored_folders(job_id) == [f"{job_id}/{attempt}"], "stray files to go")
     return job
 
 
@@ -43,7 +43,7 @@ def test_a_worker_killed_in_mid_job_costs_one_attempt(service: Service) -> None:
     family = [engine, worker, *(child.pid for child in psutil.Process(worker).children(recursive=True))]
     os.kill(worker, signal.SIGKILL)
     assert gone(family, 5)
-    service.wait_end(job_id, 90)
+    service.wait_end(job_id)
     check_published_once(service, job_id, 2)
     assert outcomes(service, job_id) == ["lost", "succeeded"]
     assert "worker ended unexpectedly (signal 9)" in service.said
@@ -63,7 +63,7 @@ def test_a_job_that_always_kills_its_engine_is_given_up(service: Service) -> Non
     assert (job["state"], job["attempt"]) == ("failed", job["max_attempts"])
     assert job["error"]["code"] == "attempts_exhausted"
     assert outcomes(service, job_id) == ["lost"] * job["max_attempts"]
-    wait_for(lambda: service.stored_folders(job_id) == [], "stray files to go", 30)
+    wait_for(lambda: service.stored_folders(job_id) == [], "stray files to go")
 
 
 def test_a_broker_that_comes_back_empty_loses_no_job(service: Service) -> None:
@@ -97,7 +97,7 @@ def test_a_worker_frozen_past_its_lease_publishes_nothing(service: Service) -> N
     rejected = log.read_text().count("attempt.stale_rejected")
     os.kill(worker, signal.SIGSTOP)
     try:
-        service.wait_state(job_id, "queued", seconds=60)
+        service.wait_state(job_id, "queued", seconds=END_SECONDS)
         assert service.get(f"/v1/jobs/{job_id}/artifacts") == []
     finally:
         os.kill(worker, signal.SIGCONT)

@@ -17,7 +17,7 @@ import pytest
 from .harness import Service, command, environment, gone, running, wait_for
 from .tiny import write_tiny_llama
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 Start = Callable[..., AbstractContextManager[Service]]
 
 
@@ -53,7 +53,7 @@ def test_an_ordered_stop_exits_zero_and_leaves_no_process(start: Start, number: 
     with start() as service:
         job_id = service.post_job(labels={"test.engine": "hold:60"})
         service.wait_state(job_id, "running")
-        wait_for(service.engine_pid, "the engine process", 30)
+        wait_for(service.engine_pid, "the engine process")
         pids = service.pids()
         assert service.stop(number) == 0
         assert gone(pids, 5)
@@ -68,7 +68,7 @@ def test_a_service_that_is_killed_leaves_no_process(start: Start) -> None:
     with start() as service:
         job_id = service.post_job(labels={"test.engine": "hold:60"})
         service.wait_state(job_id, "running")
-        wait_for(service.engine_pid, "the engine process", 30)
+        wait_for(service.engine_pid, "the engine process")
         pids = service.pids()
         service.process.kill()
         service.process.wait()
@@ -127,7 +127,7 @@ def test_settings_that_make_no_sense_are_refused_without_a_stack_trace(tmp_path:
 def test_a_worker_killed_with_signal_9_leaves_no_engine_process(start: Start) -> None:
     with start() as service:
         job_id = service.post_job(labels={"test.engine": "hold:60"})
-        engine = wait_for(service.engine_pid, "the engine process", 60)
+        engine = wait_for(service.engine_pid, "the engine process")
         worker = service.pid_of("worker")
         left = [engine, worker, *(child.pid for child in psutil.Process(worker).children(recursive=True))]
         os.kill(worker, signal.SIGKILL)
