@@ -45,6 +45,8 @@ def calibrated_attention_plan(
     layers = target_layers(view, options.layer_indices)
     blocks = locate_attentions(view, layers)
     unit = options.attention_unit
+    if options.preset == "recommended" and all(b.num_heads == b.num_key_value_heads for b in blocks.values()):
+        unit = "kv_group"  # without grouped queries a group is one head, and could lose none of its own
     counts = {layer: kept_units(block, unit, options.percentage) for layer, block in blocks.items()}
     whole = {layer: kept_units(block, unit, 0) for layer, block in blocks.items()}
     warn_if_nothing_changes([(counts[i], whole[i]) for i in layers], asked=options.percentage > 0)

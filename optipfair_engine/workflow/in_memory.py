@@ -170,7 +170,7 @@ def write_plots(
     *,
     report: Reporter,
 ) -> None:
-    """``parameters.png``, and ``kept_neurons.png``, ``kept_heads.png`` or ``kept_layers.png``; ``error_curves.png``."""
+    """``parameters.png``, and ``kept_….png`` of neurons, heads or layers, and ``error_curves.png``."""
     from optipfair_engine.plots import plot_curves, plot_kept, plot_layers, plot_parameters
 
     plot_parameters(output / "parameters.png", stats["original_parameters"], stats["pruned_parameters"])

@@ -45,7 +45,7 @@ def prune_checkpoint(
         calibration_texts: what calibrated methods see.
         evaluation_texts: what perplexity before and after is measured on.
         plan: a plan (or the folder of one) to apply instead of making one. If ``options`` name another size,
-            it is made anew at that size without any forward pass: with a refit from the statistics in its folder
+            it is made anew at that size without any forward pass: with a refit from its folder's statistics
             (``keep_statistics``), without one from the plan alone.
         reload_runner: how the reload check computes logits in another process (``verify_reload``).
         out_of_core: calibrate layer by layer from disk, never with the model in memory.

@@ -91,6 +91,7 @@ def _finish(
     from optipfair_engine.checkpoints.manifest import FileEntry, Manifest, hash_file, package_versions
     from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
     from optipfair_engine.checkpoints.verify import verify_reload
+    from optipfair_engine.pruning.recommended import calibration_metrics
     from optipfair_engine.pruning.statistics import pruning_statistics
 
     report("save", 0, 1, "writing plan, model card and manifest")
@@ -105,10 +106,15 @@ def _finish(
     }
     Manifest(origin, summary, options.verify, files, package_versions()).write(output)
     report("save", 1, 1, "the checkpoint is written and checked")
-    return pruning_statistics(result.original_parameters, locate(result.model), result.plan) | {
-        "reload_check": options.verify,
-        "output_bytes": sum(file.stat().st_size for file in output.iterdir()),
-    }
+    said = calibration_metrics(result.plan, options, calibrated=False)
+    return (
+        pruning_statistics(result.original_parameters, locate(result.model), result.plan)
+        | said
+        | {
+            "reload_check": options.verify,
+            "output_bytes": sum(file.stat().st_size for file in output.iterdir()),
+        }
+    )
 
 
 def _origin(source: Path) -> SourceInfo:

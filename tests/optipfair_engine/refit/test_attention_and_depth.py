@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from optipfair_engine import prune_model
 from optipfair_engine.architectures import ModelView, locate
@@ -187,3 +187,22 @@ def test_a_norm_behind_the_mlp_refuses_the_refit(calibration: CalibrationSet) ->
     model = Gemma2ForCausalLM(config).eval()
     with pytest.raises(UnsupportedModelError, match=r"gemma2.*doesn't simply add"):
         neighbour_refits(locate(model), calibration.batches, [1])
+
+
+def test_recommended_attention_without_grouped_queries_removes_whole_heads(
+    calibration: CalibrationSet,
+) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        initializer_range=0.25,
+    )
+    model = LlamaForCausalLM(config).eval()
+    common = {"pruning_type": "ATTENTION", "pruning_percentage": 50, "show_progress": False}
+    pruned = prune_model(model, preset="recommended", dataloader=calibration, **common)
+    assert (pruned.config.num_attention_heads, pruned.config.num_key_value_heads) == (2, 2)

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from optipfair_engine import PruningPlan, load_pruned
 from optipfair_engine.calibration.statistics import GramStatistics
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.errors import InvalidOptionError, PlanError
 from optipfair_engine.workflow import PruneOptions, prune_checkpoint
 
 TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 12
@@ -66,6 +66,7 @@ def test_recommended_says_its_calibration_and_beats_static(source: Path, tmp_pat
     assert plan.curves is not None
     assert {len(curve) for curve in plan.curves.values()} == {49}
     assert sorted(GramStatistics.load(tmp_path / "out").fit) == [0, 1, 2]
+    assert (tmp_path / "out" / "error_curves.png").exists()
     load_pruned(tmp_path / "out")
 
 
@@ -112,3 +113,27 @@ def test_the_same_spec_gives_the_same_plan_bytes(source: Path, tmp_path: Path) -
         prune_checkpoint(source, tmp_path / name, _options(), calibration_texts=[TEXT])
     for file in ("plan.json", "plan.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_another_ratio_from_a_run_that_kept_its_statistics(source: Path, tmp_path: Path) -> None:
+    kept = _options(keep_statistics=True, allocation="uniform", compensation="least_squares")
+    prune_checkpoint(source, tmp_path / "first", kept, calibration_texts=[TEXT])
+    metrics = prune_checkpoint(
+        source, tmp_path / "second", _options(preset="guide", pruning_percentage=50), plan=tmp_path / "first"
+    )
+    plan = PruningPlan.load(tmp_path / "second")
+    assert sum(len(kept) for kept in plan.kept_neurons.values()) == 3 * 24
+    assert plan.method["compensation"] == "least_squares"
+    assert metrics["calibration_tokens"] > 0
+    load_pruned(tmp_path / "second")
+
+
+def test_another_ratio_without_statistics_says_what_is_missing(source: Path, tmp_path: Path) -> None:
+    prune_checkpoint(source, tmp_path / "first", _options(), calibration_texts=[TEXT])
+    with pytest.raises(PlanError, match="keep_statistics"):
+        prune_checkpoint(
+            source,
+            tmp_path / "second",
+            _options(preset="guide", pruning_percentage=50),
+            plan=tmp_path / "first",
+        )
