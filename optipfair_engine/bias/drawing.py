@@ -99,7 +99,7 @@ class Painter:
             self._jobs.put((picture, style, path))
             return
         draw_to_file(picture, style, path)
-        self._count()
+        self.drawn += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -109,7 +109,10 @@ class Painter:
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(timeout=0.5)
+                self._tell()
+        self._tell()
         if kind is None and self._errors:
             raise DrawingError(f"{len(self._errors)} of {self._expected} figures failed: {self._errors[0]}")
 
@@ -120,9 +123,9 @@ class Painter:
             except queue.Empty:
                 return
 
-    def _count(self) -> None:
-        with self._lock:
-            self.drawn += 1
+    def _tell(self) -> None:
+        """Report from the caller's own thread: a reporter need not stand several at once."""
+        if self.drawn:
             self._report("plot", self.drawn, max(self._expected, self.drawn), f"figure {self.drawn}")
 
     def _feed(self) -> None:
@@ -136,7 +139,8 @@ class Painter:
                     error = f"the drawing process ended ({failure})"
                 if error is not None:
                     self._errors.append(error)
-                self._count()
+                with self._lock:
+                    self.drawn += 1
             if process.stdin is not None:
                 process.stdin.close()
 

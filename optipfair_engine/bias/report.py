@@ -11,7 +11,7 @@ from typing import Any, Final
 from optipfair_engine.bias.profile import Profile
 
 #: Figures in one report: more would make a file that no browser opens gladly; the rest lie beside it.
-MOST_FIGURES: Final = 60
+MOST_FIGURES: Final = 36
 _WIDTH: Final = 1100
 
 _STYLE: Final = """
