@@ -40,10 +40,11 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_CONFIG_BYTES = 10_000_000
 
 _NATIVE = """
-    bert bloom cohere cohere2 deepseek_v3 ernie4_5 exaone4 falcon gemma gemma2 gemma3 gemma3_text gemma3n
-    gemma3n_text glm glm4 gpt2 gpt_neox granite helium hunyuan_v1_dense llama ministral mistral mixtral
-    olmo olmo2 olmo3 opt phi phi3 qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_text qwen3_moe qwen3_next seed_oss
-    smollm3 starcoder2 t5
+    apertus arcee bert bloom cohere cohere2 deepseek_v2 deepseek_v3 distilbert ernie4_5 exaone4 falcon
+    gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gpt_oss
+    gptj granite helium hunyuan_v1_dense llama ministral ministral3 mistral mixtral mpt nemotron olmo olmo2
+    olmo3 olmoe opt phi phi3 qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_text qwen3_moe qwen3_next roberta seed_oss
+    smollm3 stablelm starcoder2 t5
 """
 #: families whose code is part of transformers and of this engine: their `auto_map` is never needed
 NATIVE_MODEL_TYPES = frozenset(_NATIVE.split())

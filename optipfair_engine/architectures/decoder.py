@@ -33,14 +33,14 @@ def _post_norm(model_type: str) -> Architecture:
 _GLU_FAMILIES = tuple(
     _glu(model_type)
     for model_type in (
-        "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
+        "llama", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
         "smollm3", "olmo", "granite", "cohere2", "seed_oss",
         "ernie4_5", "hunyuan_v1_dense",
     )
 )  # fmt: skip
 
 #: Experts hold their weights in one tensor for all; only their dense layers, if any, have an MLP as above.
-_MOE_FAMILIES = tuple(_glu(model_type) for model_type in ("mixtral", "qwen2_moe", "qwen3_moe"))
+_MOE_FAMILIES = tuple(_glu(model_type) for model_type in ("mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe"))
 
 _HYBRID_ATTENTION = AttentionSpec(
     heads_refused="its queries are interleaved with an output gate", other_modules=("linear_attn",)
@@ -51,16 +51,21 @@ _HYBRID_FAMILIES = tuple(
     for model_type in ("qwen3_next", "qwen3_5_text")
 )
 
-_DEEPSEEK_V3 = Architecture(
-    "deepseek_v3",
-    _LAYERS,
-    _GLU,
-    AttentionSpec(
-        query=None,
-        key=None,
-        value=None,
-        heads_refused="its heads are reconstructed from a shared low-rank latent (MLA)",
-    ),
+_MLA = AttentionSpec(
+    query=None,
+    key=None,
+    value=None,
+    heads_refused="its heads are reconstructed from a shared low-rank latent (MLA)",
+)
+
+_DEEPSEEK_FAMILIES = tuple(
+    Architecture(model_type, _LAYERS, _GLU, _MLA) for model_type in ("deepseek_v2", "deepseek_v3")
+)
+
+_OLMOE = Architecture("olmoe", _LAYERS, _GLU, AttentionSpec(heads_refused=_NORM_ACROSS_HEADS))
+
+_GPT_OSS = Architecture(
+    "gpt_oss", _LAYERS, _GLU, AttentionSpec(heads_refused="each of its heads has a learned attention sink")
 )
 
 _COHERE = Architecture(
@@ -135,6 +140,48 @@ _STARCODER2 = Architecture(
     _ATTENTION,
 )
 
+_UP_DOWN = MlpSpec("plain", up="mlp.up_proj", down="mlp.down_proj")
+
+_UP_DOWN_FAMILIES = tuple(
+    Architecture(
+        model_type, _LAYERS, _UP_DOWN, _ATTENTION, input_norms=("input_layernorm", "attention_layernorm")
+    )
+    for model_type in ("nemotron", "arcee", "apertus")
+)
+
+_STABLELM = Architecture("stablelm", _LAYERS, _GLU, AttentionSpec(heads_refused=_FIXED_HEADS))
+
+_GPTJ = Architecture(
+    "gptj",
+    _H,
+    MlpSpec("plain", up="mlp.fc_in", down="mlp.fc_out", size_attribute="n_inner"),
+    AttentionSpec(
+        module="attn",
+        query="attn.q_proj",
+        key="attn.k_proj",
+        value="attn.v_proj",
+        output="attn.out_proj",
+        heads_refused=_FIXED_HEADS,
+    ),
+    input_norms=("ln_1",),
+)
+
+_GPT_BIGCODE = Architecture(
+    "gpt_bigcode",
+    _H,
+    MlpSpec("plain", up="mlp.c_fc", down="mlp.c_proj", size_attribute="n_inner"),
+    _fixed("attn", "attn.c_attn", "attn.c_proj"),
+    input_norms=("ln_1",),
+)
+
+_MPT = Architecture(
+    "mpt",
+    (StackSpec("blocks", "n_layers"),),
+    MlpSpec("plain", up="ffn.up_proj", down="ffn.down_proj", module="ffn", size_attribute=None),
+    _fixed("attn", "attn.Wqkv", "attn.out_proj"),
+    input_norms=("norm_1",),
+)
+
 _GEMMA3N = _glu(
     "gemma3n_text",
     refused="it runs four residual streams at once, its gates keep a share of all neurons of a layer, "
@@ -146,10 +193,17 @@ DECODERS: tuple[Architecture, ...] = (
     *_MOE_FAMILIES,
     *_HYBRID_FAMILIES,
     *_FUSED_FAMILIES,
+    *_UP_DOWN_FAMILIES,
+    _STABLELM,
+    _GPTJ,
+    _GPT_BIGCODE,
+    _MPT,
     _post_norm("olmo2"),
     _post_norm("olmo3"),
     _COHERE,
-    _DEEPSEEK_V3,
+    *_DEEPSEEK_FAMILIES,
+    _OLMOE,
+    _GPT_OSS,
     _EXAONE4,
     _HELIUM,
     _GPT2,

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from optipfair_engine.architectures.base import Architecture, AttentionSpec, MlpSpec, StackSpec
 
-_BERT = Architecture(
-    "bert",
-    (StackSpec("encoder.layer"),),
-    MlpSpec("plain", up="intermediate.dense", down="output.dense", module=None),
+_BERT, _ROBERTA = (
+    Architecture(
+        model_type,
+        (StackSpec("encoder.layer"),),
+        MlpSpec("plain", up="intermediate.dense", down="output.dense", module=None),
+        AttentionSpec(
+            module="attention",
+            query="attention.self.query",
+            key="attention.self.key",
+            value="attention.self.value",
+            output="attention.output.dense",
+            heads_refused="its code derives the head size from hidden_size and the number of heads",
+        ),
+        input_norms=(),
+    )
+    for model_type in ("bert", "roberta")
+)
+
+_DISTILBERT = Architecture(
+    "distilbert",
+    (StackSpec("transformer.layer", "n_layers"),),
+    MlpSpec("plain", up="ffn.lin1", down="ffn.lin2", module="ffn", size_attribute="hidden_dim"),
     AttentionSpec(
         module="attention",
-        query="attention.self.query",
-        key="attention.self.key",
-        value="attention.self.value",
-        output="attention.output.dense",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        output="attention.out_lin",
         heads_refused="its code derives the head size from hidden_size and the number of heads",
     ),
     input_norms=(),
@@ -40,4 +58,4 @@ _T5 = Architecture(
     width_refused="encoder and decoder share one intermediate size; only depth and importance are supported",
 )
 
-ENCODERS: tuple[Architecture, ...] = (_BERT, _T5)
+ENCODERS: tuple[Architecture, ...] = (_BERT, _ROBERTA, _DISTILBERT, _T5)
