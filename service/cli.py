@@ -41,12 +41,15 @@ def serve(
     artifacts_url: ArtifactsUrl = None,
     public_url: PublicUrl = None,
     allow_hub: AllowHub = None,
+    workers: Annotated[
+        int, typer.Option(help="Jobs that run at once.", min=1, max=64, envvar="OPTIPFAIR_WORKERS")
+    ] = 1,
 ) -> None:
-    """Run everything on this machine: broker, database, worker and HTTP. Ctrl-C stops it."""
+    """Run everything on this machine: broker, database, workers and HTTP. Ctrl-C stops it."""
     from service.embedded import serve as run
 
     with explained():
-        code = run(make_settings(locals()), say=say)
+        code = run(make_settings(locals()), say=say, workers=workers)
     raise typer.Exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -28,8 +29,8 @@ BROKER_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 
-def serve(settings: Settings, *, say: Callable[[str], None]) -> int:
-    """Run until SIGTERM or Ctrl-C; 0 after an ordered stop.
+def serve(settings: Settings, *, say: Callable[[str], None], workers: int = 1) -> int:
+    """Run with so many workers until SIGTERM or Ctrl-C; 0 after an ordered stop.
 
     Raises:
         AlreadyRunningError: another service uses the data folder.
@@ -42,19 +43,19 @@ def serve(settings: Settings, *, say: Callable[[str], None]) -> int:
         supervisor = Supervisor(say)
         stop = Stop(supervisor)
         try:
-            return _run(settings, listener, supervisor, stop, say)
+            return _run(settings, listener, supervisor, stop, say, workers)
         finally:
             supervisor.stop()
             say("stopped")
 
 
 class Stop:
-    """Turns SIGTERM and Ctrl-C into a flag; a second Ctrl-C kills the children at once."""
+    """Turns SIGTERM, Ctrl-C and a closed terminal into a flag; a second Ctrl-C kills the children at once."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self.asked = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._handle)
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
@@ -69,6 +70,7 @@ def _run(
     supervisor: Supervisor,
     stop: Stop,
     say: Callable[[str], None],
+    workers: int,
 ) -> int:
     if uses_embedded_broker(settings):
         _start_broker(settings, supervisor, stop)
@@ -78,7 +80,8 @@ def _run(
     engine.dispose()  # children must not share connections, and this process needs none
     if stop.asked.is_set():
         return 0
-    supervisor.start(_worker(settings))
+    for number in range(workers):
+        supervisor.start(_worker(settings, number, workers))
     supervisor.start(_api(settings, listener))
     announce = Announcement(settings, say)
     while not stop.asked.wait(_POLL_SECONDS):
@@ -138,12 +141,15 @@ def _start_broker(settings: Settings, supervisor: Supervisor, stop: Stop) -> Non
         time.sleep(0.02)
 
 
-def _worker(settings: Settings) -> ChildSpec:
+def _worker(settings: Settings, number: int, workers: int) -> ChildSpec:
+    """One of several workers; they share the cores, because busy threads that outnumber them crawl."""
+    name = "worker" if number == 0 else f"worker-{number + 1}"
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // workers)
     return ChildSpec(
-        name="worker",
+        name=name,
         argv=[sys.executable, "-m", "worker"],
-        env=worker_environment(settings),
-        log=settings.data_dir / "logs" / "worker.log",
+        env=worker_environment(settings.model_copy(update={"threads": threads})),
+        log=settings.data_dir / "logs" / f"{name}.log",
         stop_seconds=settings.grace_seconds + 10.0,
     )
 

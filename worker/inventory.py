@@ -7,6 +7,7 @@ restart does not read hundreds of gigabytes again.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ class Inventory:
             name: {"signature": entry[0], "model": asdict(entry[1])} for name, entry in self._known.items()
         }
         self.cache_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.cache_file.with_suffix(".tmp")
+        temporary = self.cache_file.with_suffix(f".{os.getpid()}.tmp")  # workers may share a folder
         temporary.write_text(json.dumps(stored))
         temporary.replace(self.cache_file)
 

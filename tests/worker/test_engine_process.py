@@ -13,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from optipfair_engine.headers import HeaderError
 from worker.engine_main import describe
 from worker.engine_process import thread_environment
+from worker.hub import HubUnavailableError
 from worker.outcomes import of_exit
 
 # A supervisor in a process of its own, with a fork server that does not load torch: quick, and killable.
@@ -116,7 +118,22 @@ def test_errors_are_sorted_into_the_users_and_the_machines() -> None:
         "retry": False,
     }
     assert describe(MemoryError())["retry"] is True
-    assert describe(OSError(28, "No space left on device"))["code"] == "storage_full"
+    assert describe(HeaderError("model_truncated", "short"))["code"] == "model_truncated"
+    assert describe(HubUnavailableError("away"))["retry"] is True
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_named_whoever_reports_it(error: Exception) -> None:
+    assert describe(error)["code"] == "storage_full"
+    outer = ValueError("could not save")
+    outer.__cause__ = error
+    assert describe(outer) == describe(error)
 
 
 @pytest.mark.parametrize(
