@@ -26,7 +26,7 @@ def as_linear(module: nn.Module, name: str, model_type: str) -> Linear:
         raise UnsupportedModelError(
             f"{model_type}: {name} is offloaded by accelerate; load the model without offloading to prune it"
         )
-    if not weight.is_floating_point():
+    if not weight.is_floating_point() or weight.itemsize < 2:  # float8 has its scales elsewhere
         raise UnsupportedModelError(
             f"{model_type}: {name} is quantised ({weight.dtype}); load it unquantised"
         )

@@ -15,7 +15,12 @@ from transformers.utils import logging as transformers_logging
 from optipfair_engine.architectures import ModelView, config_edits, locate
 from optipfair_engine.architectures.base import UNSAID_SIZE
 from optipfair_engine.checkpoints.gguf import find_gguf, load_gguf_model
-from optipfair_engine.errors import CheckpointError, InvalidOptionError, NonFiniteWeightsError
+from optipfair_engine.errors import (
+    CheckpointError,
+    InvalidOptionError,
+    NonFiniteWeightsError,
+    UnsupportedModelError,
+)
 from optipfair_engine.headers import HeaderError, inspect_model_folder
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -33,6 +38,7 @@ def load_model(
     Raises:
         CheckpointError: missing, pickled, truncated, of unknown code, or without some of its tensors.
         NonFiniteWeightsError: names the tensor.
+        UnsupportedModelError: the weights are quantised.
         InvalidOptionError: an unknown dtype, or a device that this machine doesn't have.
     """
     folder, chosen = Path(path), _dtype(dtype)
@@ -119,6 +125,11 @@ def _has_safetensors(folder: Path) -> bool:
 def _load_folder(folder: Path, dtype: torch.dtype | None) -> tuple[PreTrainedModel, list[str]]:
     """(model, names of tensors in the checkpoint that the model doesn't have)."""
     config = load_config(folder)
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(
+            f"{config.model_type}: {folder.name} holds quantised weights (see quantization_config); "
+            "name the unquantised model"
+        )
     model_class = model_class_of(config)
     options: dict[str, Any] = {
         "config": config,

@@ -221,10 +221,11 @@ def test_every_entry_is_found_under_its_own_name() -> None:
     assert all(find_architecture(name).model_type == name for name in ARCHITECTURES)
 
 
-def test_quantised_weights_are_refused() -> None:
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(dtype: torch.dtype) -> None:
     model = llama()
     model.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(
-        torch.zeros(48, 32, dtype=torch.int8), requires_grad=False
+        torch.zeros(48, 32, dtype=dtype), requires_grad=False
     )
     with pytest.raises(UnsupportedModelError, match="quantised"):
         locate(model).mlp(0)

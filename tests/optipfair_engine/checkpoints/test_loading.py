@@ -17,6 +17,7 @@ from optipfair_engine.errors import (
     InvalidOptionError,
     NonFiniteWeightsError,
     TokenizerError,
+    UnsupportedModelError,
 )
 
 
@@ -119,6 +120,12 @@ def test_code_in_the_folder_is_never_run(folder: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_model(folder)
     assert caught.value.code == "model_remote_code"
+
+
+def test_quantised_checkpoints_are_refused(folder: Path) -> None:
+    edit_config(folder, quantization_config={"quant_method": "fp8"})
+    with pytest.raises(UnsupportedModelError, match="llama: dense holds quantised weights"):
+        load_model(folder)
 
 
 def test_a_config_that_transformers_refuses(folder: Path) -> None:
