@@ -166,7 +166,7 @@ def _step(student: Any, teacher: Any, ids: Tensor, optimizer: torch.optim.Optimi
         wanted = teacher(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
     found = student(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
     loss = F.kl_div(found, wanted.to(found.device), log_target=True, reduction="batchmean")
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate

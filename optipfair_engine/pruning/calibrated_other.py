@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from optipfair_engine.calibration.accumulators import CosineImportance
-from optipfair_engine.calibration.runner import capture
 from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics, held_out_windows
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
@@ -17,6 +15,7 @@ from optipfair_engine.pruning.attention_refit import head_columns, select_heads
 from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, Calibrated
 from optipfair_engine.pruning.depth import count_to_remove, least_important, select_layers
 from optipfair_engine.pruning.depth_refit import greedy_perplexity_layers, neighbour_refits, neighbours
+from optipfair_engine.pruning.layer_importance import analyze_layer_importance
 from optipfair_engine.pruning.plan import HeadPlan, PruningPlan
 from optipfair_engine.pruning.refit import refit
 from optipfair_engine.pruning.sizes import warn_if_nothing_changes
@@ -157,10 +156,10 @@ def _select(
     if count is None:
         raise InvalidOptionError("give num_layers_to_remove or depth_pruning_percentage")
     if method == "importance":
-        found = capture(
-            view, calibration.batches, range(view.num_layers), CosineImportance, "layer", report=report
+        scores = analyze_layer_importance(
+            view.model, calibration.batches, view.layers_path, show_progress=False, report=report
         )
-        return least_important({layer: score.result() for layer, score in found.items()}, count)
+        return least_important(scores, count)
     return greedy_perplexity_layers(view, count, _loss(view, calibration), report=report)
 
 

@@ -173,7 +173,8 @@ def residual_scale(view: ModelView, layer: int, batch: Mapping[str, Tensor]) -> 
             projection could stand for other layers.
     """
     generator = torch.Generator().manual_seed(0)
-    sample = {key: value[:1, :8] for key, value in batch.items()}
+    ids, mask = batch["input_ids"][0], batch["attention_mask"][0].bool()
+    sample = {"input_ids": ids[mask][None, :8]}  # without padding, on whichever side it is
     noise: list[Tensor] = []
 
     def disturb(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
