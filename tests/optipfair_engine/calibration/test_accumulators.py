@@ -75,3 +75,19 @@ def test_importance_is_zero_for_the_same_direction_and_nan_for_none() -> None:
 def test_nothing_seen_is_an_error(factory: Any) -> None:
     with pytest.raises(CalibrationError, match="No calibration token"):
         factory().result()
+
+
+@pytest.mark.parametrize("features", [511, 513, 600])
+def test_a_wide_gram_is_whole_symmetric_and_can_go_on_after_it_settled(features: int) -> None:
+    x = torch.randn(40, features, generator=torch.Generator().manual_seed(features))
+    gram, other = Gram(), Gram()
+    gram.update(x[:10])
+    gram.settle()
+    first = gram.result()
+    kept = first.clone()
+    gram.update(x[10:20])
+    other.update(x[20:])
+    gram.merge(other)
+    assert torch.equal(first, kept)
+    assert torch.equal(gram.result(), gram.result().T)
+    assert torch.allclose(gram.result(), x.T @ x, rtol=1e-4, atol=1e-4)
