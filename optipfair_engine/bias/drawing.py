@@ -12,6 +12,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeAlias
@@ -129,20 +130,28 @@ class Painter:
             self._report("plot", self.drawn, max(self._expected, self.drawn), f"figure {self.drawn}")
 
     def _feed(self) -> None:
-        """One thread: start a process, hand it jobs until there are none."""
+        """One thread: start a process and hand it jobs until there are none; every job is answered."""
         command = [sys.executable, "-c", _SERVE, json.dumps(sys.path)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            while (job := self._jobs.get()) is not None:
-                try:
-                    error = _hand_over(process.stdin, process.stdout, job)
-                except (OSError, ValueError) as failure:
-                    error = f"the drawing process ended ({failure})"
-                if error is not None:
-                    self._errors.append(error)
-                with self._lock:
-                    self.drawn += 1
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except OSError as failure:
+            reason = f"no drawing process could be started ({failure})"
+            self._take_all(lambda _: reason)
+            return
+        with process:
+            self._take_all(lambda job: _hand_over(process.stdin, process.stdout, job))
             if process.stdin is not None:
                 process.stdin.close()
+
+    def _take_all(self, draw_job: Callable[[Job], str | None]) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                error = draw_job(job)
+            except (OSError, ValueError) as failure:
+                error = f"the drawing process ended ({failure})"
+            with self._lock:
+                self.drawn += error is None
+                self._errors += [error] if error is not None else []
 
 
 def _hand_over(jobs: IO[bytes] | None, answers: IO[bytes] | None, job: Job) -> str | None:

@@ -140,3 +140,11 @@ def test_a_figure_that_cannot_be_written_is_an_error(tmp_path) -> None:
         for i in range(7):
             painter.submit(picture, Style(dpi=20), tmp_path / f"{i}.png")
         painter.submit(picture, Style(dpi=20), tmp_path / "file" / "x.png")
+
+
+def test_no_drawing_process_is_an_error_and_no_hang(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    picture = BarPicture(Caption("m", "a", "b"), "x", [0], [1.0], [1.0])
+    with pytest.raises(DrawingError, match="could be started"), Painter(30) as painter:
+        for i in range(30):
+            painter.submit(picture, Style(dpi=20), tmp_path / f"{i}.png")
