@@ -125,11 +125,6 @@ def _has_safetensors(folder: Path) -> bool:
 def _load_folder(folder: Path, dtype: torch.dtype | None) -> tuple[PreTrainedModel, list[str]]:
     """(model, names of tensors in the checkpoint that the model doesn't have)."""
     config = load_config(folder)
-    if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModelError(
-            f"{config.model_type}: {folder.name} holds quantised weights (see quantization_config); "
-            "name the unquantised model"
-        )
     model_class = model_class_of(config)
     options: dict[str, Any] = {
         "config": config,
@@ -164,6 +159,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
     Raises:
         CheckpointError: ``model_config_invalid``.
+        UnsupportedModelError: the weights are quantised.
     """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -173,6 +169,11 @@ def load_config(folder: Path) -> PreTrainedConfig:
         raise CheckpointError(
             f"config.json is not accepted: {type(error).__name__}", "model_config_invalid"
         ) from error
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(
+            f"{config.model_type}: {folder.name} holds quantised weights (see quantization_config); "
+            "name the unquantised model"
+        )
     return config
 
 
