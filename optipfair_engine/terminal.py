@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ParamSpec
@@ -95,7 +96,11 @@ def explained(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", message="nothing is pruned"
+                )  # the result says it, see warn()
+                command(*args, **kwargs)
         except EngineError as error:
             fail(str(error), USAGE if isinstance(error, InvalidOptionError) else FAILURE)
         except TypeError as error:

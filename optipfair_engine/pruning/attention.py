@@ -16,7 +16,7 @@ from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.importance import top_indices
 from optipfair_engine.pruning.plan import HeadPlan, PruningPlan
 from optipfair_engine.pruning.sizes import kept_by_percentage, warn_if_nothing_changes
-from optipfair_engine.pruning.width import refuse_offloaded, target_layers
+from optipfair_engine.pruning.width import target_layers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,10 +88,7 @@ def locate_attentions(view: ModelView, layers: Iterable[int]) -> dict[int, Atten
         UnsupportedModelError: the family's heads can't be removed; the text says why.
     """
     found = {layer: view.attention(layer) for layer in layers}
-    for layer, attention in found.items():
-        refuse_offloaded(
-            attention.o_weight, f"{view.architecture.model_type}: the attention of layer {layer}"
-        )
+    for attention in found.values():
         if attention.heads_refused:
             raise UnsupportedModelError(
                 f"{view.architecture.model_type}: attention heads can't be removed: {attention.heads_refused}"

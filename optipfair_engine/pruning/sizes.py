@@ -17,6 +17,12 @@ from optipfair_engine.errors import InvalidOptionError
 #: Multiples that matrix hardware likes, and the only ones that the guide allows.
 EXPANSION_DIVISORS = (32, 64, 128, 256)
 
+#: What people are told when rounding undoes what they asked for.
+NOTHING_PRUNED = (
+    "nothing is pruned: after rounding, every layer keeps all that it has; use a larger pruning_percentage, "
+    "a smaller expansion_rate or a smaller expansion_divisor"
+)
+
 
 def exact(value: float | int | str) -> Fraction:
     """The decimal number that a float prints as, as an exact fraction.
@@ -107,11 +113,7 @@ def kept_neurons_count(
 def warn_if_nothing_changes(sizes: Iterable[tuple[int, int]], *, asked: bool, stacklevel: int = 3) -> None:
     """Warn when pruning was asked for, and rounding gave every layer its old size again."""
     if asked and all(kept == size for kept, size in sizes):
-        warnings.warn(
-            "nothing is pruned: after rounding, every layer keeps all its neurons; "
-            "use a larger pruning_percentage, a smaller expansion_rate or a smaller expansion_divisor",
-            stacklevel=stacklevel,
-        )
+        warnings.warn(NOTHING_PRUNED, stacklevel=stacklevel)
 
 
 def layers_by_percentage(num_layers: int, percentage: float) -> int:

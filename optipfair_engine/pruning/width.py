@@ -83,19 +83,6 @@ def target_layers(view: ModelView, layer_indices: Iterable[object] | None) -> tu
     return checked_layer_indices(layer_indices, view.num_layers)
 
 
-def refuse_offloaded(weight: Tensor, what: str) -> None:
-    """Refuse weights that ``device_map`` left on disk: there are no numbers in memory to choose by.
-
-    Raises:
-        UnsupportedModelError: the text says what to do instead.
-    """
-    if weight.is_meta:
-        raise UnsupportedModelError(
-            f"{what} is offloaded (on the meta device); load the model without offloading, or prune its "
-            "checkpoint with `optipfair prune`, which needs little memory"
-        )
-
-
 def locate_mlps(view: ModelView, layers: Sequence[int], pruning_type: WidthType) -> dict[int, MlpView]:
     """The MLPs of these layers, all of the kind that ``pruning_type`` is for.
 
@@ -110,7 +97,6 @@ def locate_mlps(view: ModelView, layers: Sequence[int], pruning_type: WidthType)
             raise
         raise UnsupportedModelError(f"Model is not compatible with GLU pruning. {error}") from error
     for layer, mlp in mlps.items():
-        refuse_offloaded(mlp.up_weight, f"{family}: the MLP of layer {layer}")
         if pruning_type == "MLP_GLU" and mlp.kind == "plain":
             raise UnsupportedModelError(
                 "Model is not compatible with GLU pruning. "

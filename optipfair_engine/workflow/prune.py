@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.plan import PruningPlan
+from optipfair_engine.pruning.sizes import NOTHING_PRUNED
 from optipfair_engine.workflow.streamed import can_stream, prune_streamed
 
 if TYPE_CHECKING:
@@ -63,10 +65,9 @@ def prune_checkpoint(
         given = _at_the_size_asked_for(source, options, given, plan, report)
     without_text = calibration_texts is None and evaluation_texts is None
     if without_text and can_stream(source, options):
-        with suppress(
-            UnsupportedModelError
-        ):  # then in memory; whether it can be done at all is found out there
-            return prune_streamed(source, output, options, plan=given, report=report)
+        with suppress(UnsupportedModelError):  # then in memory; there it is found out whether it can be done
+            metrics = prune_streamed(source, output, options, plan=given, report=report)
+            return _honest(output, metrics)
     if out_of_core and calibration_texts is not None and given is None:
         if evaluation_texts is not None:
             raise InvalidOptionError(
@@ -74,14 +75,15 @@ def prune_checkpoint(
             )
         from optipfair_engine.workflow.out_of_core import prune_out_of_core
 
-        return prune_out_of_core(source, output, options, calibration_texts, work=work, report=report)
+        metrics = prune_out_of_core(source, output, options, calibration_texts, work=work, report=report)
+        return _honest(output, metrics)
     if out_of_core:
         raise InvalidOptionError(
             "out of core needs calibration texts and no plan (without calibration, pruning streams anyway)"
         )
     from optipfair_engine.workflow.in_memory import prune_in_memory
 
-    return prune_in_memory(
+    metrics = prune_in_memory(
         source,
         output,
         options,
@@ -91,6 +93,15 @@ def prune_checkpoint(
         plan=given,
         reload_runner=reload_runner,
     )
+    return _honest(output, metrics)
+
+
+def _honest(output: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics, which say so if the result is as large as the model."""
+    if metrics["reduction"] > 0:
+        return metrics
+    warnings = [*metrics.get("warnings", ()), NOTHING_PRUNED]
+    return write_json(output / "metrics.json", {**metrics, "warnings": warnings})
 
 
 def _at_the_size_asked_for(

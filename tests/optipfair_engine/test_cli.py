@@ -59,7 +59,8 @@ def prune(source: Path, output: Path, *options: object) -> tuple[int, str, str]:
 def test_help_names_every_command_and_loads_no_torch() -> None:
     code = (
         "import sys; from optipfair_engine.cli import main; sys.argv = ['optipfair', '--help']\n"
-        "try:\n    main()\nfinally:\n    print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+        "try:\n    main()\n"
+        "finally:\n    print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for command in ("prune", "analyze", "importance", "evaluate", "demo-model"):
@@ -206,3 +207,16 @@ def test_static_pruning_streams_and_gives_the_bytes_of_the_model_in_memory(
     for found in metrics:
         del found["seconds"], found["output_bytes"]
     assert metrics[0] == metrics[1]
+
+
+def test_a_result_as_large_as_the_model_says_so(source: Path, tmp_path: Path) -> None:
+    for options in (
+        ["--expansion-divisor", "32", "--pruning-percentage", "5"],
+        ["--pruning-percentage", "1"],
+    ):
+        code, out, _ = prune(source, tmp_path / "out", *options, "--json", "--quiet")
+        assert code == 0
+        (warning,) = json.loads(out)["warnings"]
+        assert "nothing is pruned" in warning
+        assert json.loads((tmp_path / "out/metrics.json").read_text())["warnings"] == [warning]
+    assert "Warning: nothing is pruned" in " ".join(prune(source, tmp_path / "out", *options)[2].split())

@@ -213,7 +213,7 @@ def test_the_same_options_give_the_same_plan_bytes(llama, batches, tmp_path) -> 
     assert (tmp_path / "a/plan.json").read_bytes() == (tmp_path / "b/plan.json").read_bytes()
 
 
-def test_offloaded_weights_are_refused_with_what_to_do(llama, tmp_path) -> None:
+def test_offloaded_weights_are_refused_by_name(llama, tmp_path) -> None:
     from transformers import AutoModelForCausalLM
 
     llama.save_pretrained(tmp_path / "model")
@@ -222,7 +222,5 @@ def test_offloaded_weights_are_refused_with_what_to_do(llama, tmp_path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         tmp_path / "model", device_map=devices, offload_folder=tmp_path / "offload"
     )
-    with pytest.raises(UnsupportedModelError, match=r"layer 5 is offloaded.*optipfair prune"):
+    with pytest.raises(UnsupportedModelError, match=r"layers\.5\.mlp.*offloaded.*without offloading"):
         prune_model(model, show_progress=False)
-    pruned = prune_model(model, layer_indices=[0, 1], show_progress=False)
-    assert pruned(torch.arange(9)[None]).logits.shape == (1, 9, 128)
