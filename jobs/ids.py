@@ -20,6 +20,14 @@ def is_id(text: str) -> bool:
     return _UUID7.fullmatch(text) is not None
 
 
+def is_text(text: str) -> bool:
+    """Whether every character can be printed: no NUL, no control character, no lone surrogate.
+
+    Postgres refuses a NUL even in a comparison, and neither database takes a surrogate.
+    """
+    return text.isprintable()
+
+
 def lowest_id_at(milliseconds: int) -> str:
     """The smallest UUIDv7 of a millisecond since the epoch: a bound for range scans over ids."""
     bounded = min(max(milliseconds, 0), 2**_MILLISECOND_BITS - 1)

@@ -246,8 +246,20 @@ class Check:
 
 
 def to_json(value: Any) -> str:
-    """Strict, compact JSON (no NaN, no Infinity)."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    """Strict, compact JSON (no NaN, no Infinity); a lone surrogate, which UTF-8 can't spell, becomes "?"."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _printable(character: str) -> str:
+    if character.isprintable() or character in "\n\t":
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def printable(message: str) -> str:
+    """A message as a text column can hold it: what neither database takes is spelled out."""
+    return "".join(map(_printable, message))
 
 
 def job_error(row: Mapping[Any, Any]) -> JobError | None:

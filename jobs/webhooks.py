@@ -45,6 +45,8 @@ def check_webhook_url(url: str, *, allow_loopback: bool) -> None:
     With `allow_loopback` (development) http and loopback are let through. Names are judged again when
     they are resolved, at delivery.
     """
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise _refused("holds a character that must be percent-encoded")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -10,7 +10,7 @@ from jobs import tables as t
 from jobs.database import now_ms
 from jobs.repository.base import Verbs, change, fenced, is_in, later, put_into_outbox, requeued
 from jobs.repository.ending import close_attempt, finish
-from jobs.rows import Artifact, Claim, Job, JsonObject, Progress
+from jobs.rows import Artifact, Claim, Job, JsonObject, Progress, printable
 from jobs.states import Outcome, State
 
 
@@ -81,7 +81,7 @@ class AttemptVerbs(Verbs):
             values |= {
                 "progress_fraction": progress.fraction,
                 "progress_stage": progress.stage,
-                "progress_message": progress.message,
+                "progress_message": None if progress.message is None else printable(progress.message),
                 "eta_seconds": progress.eta_seconds,
             }
         with self._write() as connection:

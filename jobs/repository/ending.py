@@ -12,7 +12,7 @@ from jobs import tables as t
 from jobs.database import now_ms
 from jobs.ids import new_id
 from jobs.repository.base import change, later
-from jobs.rows import Job, JsonObject, to_json
+from jobs.rows import Job, JsonObject, printable, to_json
 from jobs.states import Outcome, State
 from jobs.verdict import evaluate
 from jobs.webhooks import job_payload, wants
@@ -48,7 +48,7 @@ def finish(
     if held is None:
         return None
     verdict, checks = evaluate(json.loads(held.gates), metrics or {})
-    code, message = error or (None, None)
+    code, message = (error[0], printable(error[1])) if error is not None else (None, None)
     job = change(
         connection,
         where,
@@ -77,7 +77,7 @@ def close_attempt(
     connection: Connection, job: Job, outcome: Outcome, error: tuple[str, str] | None = None
 ) -> None:
     """Write how the job's newest attempt ended."""
-    code, message = error or (None, None)
+    code, message = (error[0], printable(error[1])) if error is not None else (None, None)
     connection.execute(
         update(t.attempts)
         .where(t.attempts.c.job_id == job.id, t.attempts.c.number == job.attempt)

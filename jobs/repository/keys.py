@@ -10,8 +10,8 @@ from sqlalchemy import Connection, func, insert, or_, select, update
 
 from jobs import tables as t
 from jobs.database import now_ms
-from jobs.errors import NotFoundError
-from jobs.ids import new_id
+from jobs.errors import InvalidError, NotFoundError
+from jobs.ids import is_id, is_text, new_id
 from jobs.repository.base import Verbs
 from jobs.rows import ApiKey, to_json
 from jobs.secret import new_webhook_secret
@@ -44,7 +44,9 @@ class KeyVerbs(Verbs):
         name: str = "",
         expires_at: int | None = None,
     ) -> ApiKey:
-        """Store a new key's HMAC; makes the tenant if need be."""
+        """Store a new key's HMAC; makes the tenant if need be. InvalidError for unprintable names."""
+        if not is_text(tenant) or not is_text(name):
+            raise InvalidError("a name holds a character that cannot be printed", location=("name",))
         values = {
             "id": new_id(),
             "tenant": tenant,
@@ -76,6 +78,8 @@ class KeyVerbs(Verbs):
 
     def get_key(self, key_id: str) -> ApiKey | None:
         """A key by its id, whatever its state."""
+        if not is_id(key_id):
+            return None
         with self._read() as connection:
             row = connection.execute(select(t.api_keys).where(t.api_keys.c.id == key_id)).mappings().first()
         return None if row is None else _key(row)
@@ -94,7 +98,7 @@ class KeyVerbs(Verbs):
         where = [c.id == key_id] if tenant is None else [c.id == key_id, c.tenant == tenant]
         statement = update(t.api_keys).where(*where).values(revoked_at=func.coalesce(c.revoked_at, now_ms()))
         with self._write() as connection:
-            if connection.execute(statement).rowcount == 0:
+            if not is_id(key_id) or connection.execute(statement).rowcount == 0:
                 raise NotFoundError("no such key", code="key_not_found")
 
     def _ensure_tenant(self, connection: Connection, tenant: str) -> None:

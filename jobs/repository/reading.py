@@ -12,7 +12,7 @@ from sqlalchemy import Select, bindparam, func, literal, select
 from jobs import tables as t
 from jobs.database import now_ms
 from jobs.errors import InvalidError, NotFoundError
-from jobs.ids import is_id, lowest_id_at
+from jobs.ids import is_id, is_text, lowest_id_at
 from jobs.repository.base import JOB_COLUMNS, Verbs, is_in
 from jobs.rows import Artifact, Attempt, Check, Event, Job, JsonObject, Page, Version, job_error, job_from_row
 from jobs.states import ACTIVE, Outcome, State
@@ -35,16 +35,20 @@ class ReadingVerbs(Verbs):
 
     def get_job(self, job_id: str, tenant: str | None = None) -> Job:
         """The job; NotFoundError if there is none, or if it is another tenant's."""
-        with self._read() as connection:
-            row = connection.execute(_BY_ID, {"job_id": job_id}).first()
+        row = None
+        if is_id(job_id):  # anything else could also be text that a database refuses to compare
+            with self._read() as connection:
+                row = connection.execute(_BY_ID, {"job_id": job_id}).first()
         if row is None or (tenant is not None and row.tenant != tenant):
             raise NotFoundError("no such job", code="job_not_found")
         return job_from_row(row)
 
     def get_version(self, job_id: str, tenant: str | None = None) -> Version:
         """What an ETag is made of, for a fraction of the cost of the job; NotFoundError as in get_job."""
-        with self._read() as connection:
-            row = connection.execute(_VERSION, {"job_id": job_id}).one_or_none()
+        row = None
+        if is_id(job_id):
+            with self._read() as connection:
+                row = connection.execute(_VERSION, {"job_id": job_id}).one_or_none()
         if row is None or (tenant is not None and row.tenant != tenant):
             raise NotFoundError("no such job", code="job_not_found")
         return Version(row.version, row.last_seq, State(row.state).terminal)
@@ -67,6 +71,8 @@ class ReadingVerbs(Verbs):
         """
         if cursor is not None and not is_id(cursor):
             raise InvalidError("cursor: not one that a list has given", code="cursor_invalid")
+        if not all(is_text(part) for label in (labels or {}).items() for part in label):
+            return Page(items=[], next_cursor=None)  # no label can be like that
         size = min(max(limit, 1), MAX_PAGE)
         values: dict[str, Any] = {
             "tenant": tenant,
@@ -130,6 +136,8 @@ class ReadingVerbs(Verbs):
 
     def get_artifact(self, job_id: str, name: str) -> Artifact | None:
         """One published file; `*` is the archive of all of them (size and SHA-256 of the tar)."""
+        if not is_id(job_id) or not is_text(name):
+            return None
         query = select(t.artifacts).where(t.artifacts.c.job_id == job_id, t.artifacts.c.name == name)
         with self._read() as connection:
             row = connection.execute(query).mappings().first()

@@ -11,9 +11,9 @@ from sqlalchemy import Select, and_, delete, func, insert, select, update
 from jobs import tables as t
 from jobs.database import now_ms
 from jobs.errors import NotFoundError
-from jobs.ids import new_id
+from jobs.ids import is_id, new_id
 from jobs.repository.base import Verbs, later
-from jobs.rows import Delivery, Webhook, to_json
+from jobs.rows import Delivery, Webhook, printable, to_json
 from jobs.secret import new_webhook_secret
 from jobs.webhooks import BACKOFF_SECONDS
 
@@ -44,14 +44,17 @@ class WebhookVerbs(Verbs):
     def get_webhook(self, webhook_id: str, tenant: str) -> Webhook:
         """NotFoundError if there is none, or if it is another tenant's."""
         query = select(t.webhooks).where(t.webhooks.c.id == webhook_id, t.webhooks.c.tenant == tenant)
-        with self._read() as connection:
-            row = connection.execute(query).mappings().first()
+        row = None
+        if is_id(webhook_id):
+            with self._read() as connection:
+                row = connection.execute(query).mappings().first()
         if row is None:
             raise NotFoundError("no such webhook", code="webhook_not_found")
         return _webhook(row)
 
     def delete_webhook(self, webhook_id: str, tenant: str) -> None:
         """The webhook and its deliveries go; NotFoundError if there is none."""
+        self.get_webhook(webhook_id, tenant)
         c = t.webhooks.c
         with self._write() as connection:
             gone = connection.execute(delete(t.webhooks).where(c.id == webhook_id, c.tenant == tenant))
@@ -72,6 +75,8 @@ class WebhookVerbs(Verbs):
         NotFoundError if the webhook or the delivery does not exist. One that is pending already stays so.
         """
         self.get_webhook(webhook_id, tenant)
+        if delivery_id is not None and not is_id(delivery_id):
+            raise NotFoundError("no such delivery", code="delivery_not_found")
         c = t.webhook_deliveries.c
         which = [c.state == "failed"] if delivery_id is None else [c.id == delivery_id]
         statement = (
@@ -135,7 +140,7 @@ class WebhookVerbs(Verbs):
         statement = (
             update(t.webhook_deliveries)
             .where(c.id == delivery_id, c.state == "pending")
-            .values(last_status=status, last_error=error, **values)
+            .values(last_status=status, last_error=None if error is None else printable(error), **values)
         )
         with self._write() as connection:
             connection.execute(statement)
