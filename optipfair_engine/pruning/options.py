@@ -62,6 +62,9 @@ class PruneOptions:
         """Refuse values out of range and combinations that contradict each other."""
         for name, choices in _CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
+        if isinstance(self.layer_indices, Iterable) and not isinstance(self.layer_indices, str | bytes):
+            # a generator could be read only once
+            object.__setattr__(self, "layer_indices", tuple(self.layer_indices))
         sizes = [name for name in _SIZES if getattr(self, name) is not None]
         if len(sizes) > 1:
             raise InvalidOptionError(f"{' and '.join(sizes)} are mutually exclusive. Provide only one.")

@@ -205,6 +205,17 @@ def test_only_the_named_layers_change(llama) -> None:
     assert (stats["pruned_layers"], stats["total_layers"]) == (2, 6)
 
 
+def test_layer_indices_may_be_any_iterable_of_integers(llama) -> None:
+    import numpy as np
+
+    for indices in ((i for i in (1, 4)), np.array([4, 1]), {1, 4}, range(1, 5, 3)):
+        pruned = prune_model(llama, pruning_percentage=50, layer_indices=indices, show_progress=False)
+        assert [i for i, layer in enumerate(pruned.model.layers) if layer.mlp.up_proj.out_features == 50] == [
+            1,
+            4,
+        ]
+
+
 def test_the_same_options_give_the_same_plan_bytes(llama, batches, tmp_path) -> None:
     from optipfair_engine.calibration import as_calibration_set
 
