@@ -15,7 +15,6 @@ from optipfair_engine.pruning.attention_refit import head_columns, select_heads
 from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, Calibrated
 from optipfair_engine.pruning.depth import count_to_remove, least_important, select_layers
 from optipfair_engine.pruning.depth_refit import greedy_perplexity_layers, neighbour_refits, neighbours
-from optipfair_engine.pruning.layer_importance import analyze_layer_importance
 from optipfair_engine.pruning.plan import HeadPlan, PruningPlan
 from optipfair_engine.pruning.refit import refit
 from optipfair_engine.pruning.sizes import warn_if_nothing_changes
@@ -156,6 +155,9 @@ def _select(
     if count is None:
         raise InvalidOptionError("give num_layers_to_remove or depth_pruning_percentage")
     if method == "importance":
+        # its import brings transformers, which planning by weights alone does without
+        from optipfair_engine.pruning.layer_importance import analyze_layer_importance
+
         scores = analyze_layer_importance(
             view.model, calibration.batches, view.layers_path, show_progress=False, report=report
         )
