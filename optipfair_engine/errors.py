@@ -1,4 +1,4 @@
-"""The engine's errors: each has a stable ``code`` that scripts can branch on, and a text that says what would be right."""
+"""The engine's errors: each has a stable ``code`` for scripts, and a text that says what would be right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class InvalidOptionError(EngineError, ValueError):
 
 
 class UnsupportedModelError(EngineError, ValueError):
-    """The model's family lacks what the operation needs; the text names the family and what was looked for."""
+    """The model's family lacks what the operation needs; the text names it and what was looked for."""
 
     code = "unsupported_model"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Two OpenMP threads on a busy two-core machine make small products many times slower; set before torch is imported.
+# Two OpenMP threads on a busy two-core machine make small products many times slower: set it before torch
+# is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
