@@ -73,7 +73,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Resolve a public name on first use."""
     if name in _EXPORTS:
-        return getattr(importlib.import_module(f"optipfair_engine.bias.{_EXPORTS[name]}"), name)
+        try:
+            return getattr(importlib.import_module(f"optipfair_engine.bias.{_EXPORTS[name]}"), name)
+        except ModuleNotFoundError as error:
+            if error.name != "matplotlib":
+                raise
+            raise ImportError(f"{name} draws figures: pip install 'optipfair-service[viz]'") from error
     raise AttributeError(f"module 'optipfair_engine.bias' has no attribute {name!r}")
 
 

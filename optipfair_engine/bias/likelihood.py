@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from optipfair_engine.architectures import locate
-from optipfair_engine.bias.batching import body_of, inference, pad, padding_id, within_budget
+from optipfair_engine.bias.batching import (
+    Prompt,
+    body_of,
+    check_prompts,
+    inference,
+    pad,
+    padding_id,
+    within_budget,
+)
 from optipfair_engine.bias.trees import TokenTree, TreeBatch
 from optipfair_engine.errors import TokenizerError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
@@ -48,6 +56,8 @@ class CausalScorer:
             raise UnsupportedModelError(
                 f"{type(model).__name__} has no language-model head to score text with"
             )
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise UnsupportedModelError(f"{type(model).__name__} continues no text: it can't score sentences")
         self._trees_work: bool | None = None
         self._head_works: bool | None = None
         self.forwards = 0
@@ -56,6 +66,7 @@ class CausalScorer:
         self, groups: Sequence[Sequence[ScoredText]], *, report: Reporter = null_reporter
     ) -> list[list[tuple[float, int]]]:
         """(sum of log-probabilities, number of scored tokens) of every sequence of every group."""
+        self._check(groups)
         with inference(self._model):
             self._try_short_cuts(groups)
             trees = [tree for group in groups for tree in self._trees(group)]
@@ -73,6 +84,11 @@ class CausalScorer:
             )
             position += size
         return results
+
+    def _check(self, groups: Sequence[Sequence[ScoredText]]) -> None:
+        """Refuse ids that the model lacks, and sentences longer than its positions."""
+        prompts = [Prompt("", text.ids, ()) for group in groups for text in group]
+        check_prompts(self._view, prompts)
 
     def _trees(self, group: Sequence[ScoredText]) -> list[TokenTree]:
         if self._trees_work:

@@ -5,14 +5,18 @@ import torch
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertModel,
     BloomConfig,
     BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from optipfair_engine.bias.likelihood import CausalScorer, MaskedScorer, ScoredText
 from optipfair_engine.bias.trees import TokenTree
+from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 
 GROUPS = [
     [ScoredText((2, 5, 6, 7, 8)), ScoredText((2, 5, 9, 7, 8)), ScoredText((2, 5, 6))],
@@ -100,3 +104,17 @@ def test_masked_scores_equal_masking_one_token_at_a_time() -> None:
                 expected += model(masked).logits[0, position].log_softmax(dim=-1)[ids[position]].item()
         assert total == pytest.approx(expected, abs=1e-4)
         assert count == len(positions)
+
+
+def test_models_and_texts_that_cannot_be_scored_are_refused(llama) -> None:
+    small = {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "vocab_size": 16}
+    t5 = T5ForConditionalGeneration(T5Config(**small))
+    with pytest.raises(UnsupportedModelError, match="continues no text"):
+        CausalScorer(t5)
+    bert = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with pytest.raises(UnsupportedModelError, match="no language-model head"):
+        CausalScorer(BertModel(BertConfig(vocab_size=16, **bert)))
+    with pytest.raises(InvalidOptionError, match="longer than the model's 64 positions"):
+        CausalScorer(llama).score([[ScoredText((5,) * 65)]])
+    with pytest.raises(TokenizerError, match="don't belong together"):
+        CausalScorer(llama).score([[ScoredText((5, 10**6))]])
