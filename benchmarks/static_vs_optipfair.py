@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 PEER = "optipfair==0.4.2"
+ROOT = Path(__file__).resolve().parent.parent
 
 PEER_CODE = """
 import json, sys, time
@@ -81,18 +82,24 @@ print(json.dumps(parts))
 
 
 def peer_python(folder: Path) -> str:
-    """A Python with the published library, in an environment of its own."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = str(folder / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", PEER, "torch"], check=True)
-    return python
+    """A Python with the published library, in an environment of its own, with our versions of all else."""
+    uv, python = Path(sys.executable).with_name("uv"), folder / "bin" / "python"
+    subprocess.run([str(uv), "venv", "-q", "--python", sys.executable, str(folder)], check=True)
+    environment = dict(os.environ)
+    install = [str(uv), "pip", "install", "-q", "--python", str(python), "-c", str(ROOT / "constraints.txt")]
+    if "PIP_FIND_LINKS" in environment:
+        environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
+    else:  # the plain build of torch for Linux brings gigabytes of CUDA
+        install.append("--torch-backend=cpu")
+    subprocess.run([*install, PEER, "torch", "transformers"], check=True, env=environment)
+    return str(python)
 
 
 def timed(python: str, code: str, *arguments: object) -> dict[str, float]:
     """Run code in a fresh process; what it says of its parts, and the whole."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     if python == sys.executable:
-        environment["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+        environment["PYTHONPATH"] = str(ROOT)
     else:
         environment.pop("PYTHONPATH", None)
     start = time.perf_counter()
