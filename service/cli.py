@@ -147,7 +147,8 @@ def explained() -> Iterator[None]:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         fail("wrong settings: " + "; ".join(lines))
     except SQLAlchemyError as error:
-        fail(f"the database can't be used: {str(error).splitlines()[0]}")
+        reason = str(error).splitlines()[0]
+        fail(f"the database can't be used ({reason}); `optipfair-service doctor` says more")
     except (AlreadyRunningError, JobsError, OSError, RuntimeError, ValueError) as error:
         fail(str(error))
 

@@ -28,12 +28,14 @@ def create(
     from jobs.keys import SCOPES, generate_key
     from jobs.secret import load_secrets
     from service import cli
+    from service.bootstrap import check_secret
 
     scopes = scope or ["jobs:read", "jobs:write"]
     if unknown := sorted(set(scopes) - set(SCOPES)):
         cli.fail(f"unknown scope {', '.join(unknown)}; there are {', '.join(SCOPES)}")
     with cli.explained():
         settings, repository = _open(data_dir=data_dir, database_url=database_url)
+        check_secret(settings.secret_file)
         key = generate_key(load_secrets(settings.secret_file))
         expires = None if expires_days is None else int(time.time() * 1000) + expires_days * 86_400_000
         repository.ensure_tenant(tenant)

@@ -36,10 +36,17 @@ class Beats:
         for thread in self._threads:
             thread.start()
 
+    def poke(self) -> None:
+        """Beat now: something has changed (this worker is shutting down)."""
+        self._changed.set()
+
     def stop(self) -> None:
-        """Say that this worker is gone."""
+        """Say that this worker is gone, once no beat can come after it."""
         self._stop.set()
         self._changed.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(5.0)
         try:
             self._services.repository.worker_gone(self._services.worker_id)
         except Exception:

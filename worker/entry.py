@@ -56,7 +56,12 @@ def main() -> int:
         beats.start()
         logger.info("worker.ready", devices=devices, queues=settings.queues)
 
+    def on_shutdown(**_: object) -> None:
+        services.stopping.set()
+        beats.poke()  # from now on no job is meant for this worker
+
     signals.worker_ready.connect(on_ready, weak=False)
+    signals.worker_shutting_down.connect(on_shutdown, weak=False)
     try:
         return app.run_worker(services)
     finally:

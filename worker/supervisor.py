@@ -145,9 +145,16 @@ class Supervisor:
                 return Finished(dict(message["metrics"]))  # type: ignore[call-overload]
             case "error":
                 kind = Lost if message.get("retry") else Failed
-                return kind(str(message.get("code")), str(message.get("message")))
+                return kind(str(message.get("code")), self._public(str(message.get("message"))))
             case other:
                 return Lost("engine_protocol", f"the engine sent a message of unknown type {other!r}")
+
+    def _public(self, text: str) -> str:
+        """A message without this machine's folders: users see it."""
+        settings = self._settings
+        for folder in (settings.models_dir, settings.work_dir, settings.artifacts_url, settings.data_dir):
+            text = text.replace(f"{folder}/", "")
+        return text
 
     def _report(self, message: Message) -> Outcome | None:
         stage, text = str(message["stage"]), str(message["message"])

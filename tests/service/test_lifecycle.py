@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import stat
 import subprocess
@@ -48,16 +47,25 @@ def test_a_second_start_on_the_same_folder_is_refused_with_a_clear_error(service
     assert service.client.get("/readyz").status_code == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_ordered_stop_exits_zero_and_leaves_no_process(start: Start, number: int) -> None:
+def stop_in_mid_job(service: Service, number: int) -> str:
+    job_id = service.post_job(labels={"test.engine": "hold:60"})
+    service.wait_state(job_id, "running")
+    wait_for(service.engine_pid, "the engine process")
+    pids = service.pids()
+    assert service.stop(number) == 0
+    assert gone(pids, 5)
+    return job_id
+
+
+def test_ctrl_c_stops_everything_and_exits_zero(start: Start) -> None:
     with start() as service:
-        job_id = service.post_job(labels={"test.engine": "hold:60"})
-        service.wait_state(job_id, "running")
-        wait_for(service.engine_pid, "the engine process")
-        pids = service.pids()
-        assert service.stop(number) == 0
-        assert gone(pids, 5)
-    with start() as service:  # the preempted attempt did not count, and the job goes on by itself
+        stop_in_mid_job(service, signal.SIGINT)
+
+
+def test_a_job_goes_on_after_an_ordered_stop_and_the_attempt_does_not_count(start: Start) -> None:
+    with start() as service:
+        job_id = stop_in_mid_job(service, signal.SIGTERM)
+    with start() as service:
         service.client.post(f"/v1/jobs/{job_id}/cancel")
         service.wait_end(job_id)
         attempts = service.get(f"/v1/jobs/{job_id}/attempts")["items"]
@@ -122,17 +130,6 @@ def test_settings_that_make_no_sense_are_refused_without_a_stack_trace(tmp_path:
     )
     assert done.returncode == 1
     assert "lease_seconds" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_a_worker_killed_with_signal_9_leaves_no_engine_process(start: Start) -> None:
-    with start() as service:
-        job_id = service.post_job(labels={"test.engine": "hold:60"})
-        engine = wait_for(service.engine_pid, "the engine process")
-        worker = service.pid_of("worker")
-        left = [engine, worker, *(child.pid for child in psutil.Process(worker).children(recursive=True))]
-        os.kill(worker, signal.SIGKILL)
-        assert gone(left, 5)
-        service.client.post(f"/v1/jobs/{job_id}/cancel")
 
 
 def test_the_ready_line_is_true(service: Service) -> None:

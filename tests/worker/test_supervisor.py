@@ -64,12 +64,14 @@ def test_a_result_is_published_with_its_hashes(
 def test_a_users_error_fails_the_job_at_the_first_attempt(
     services: Services, engine: EngineType, new_job: NewJob
 ) -> None:
-    engine.script = [{"type": "error", "code": "weights_not_finite", "message": "w", "retry": False}]
+    text = f"{services.settings.models_dir}/tiny/model.safetensors: NaN in w"
+    engine.script = [{"type": "error", "code": "weights_not_finite", "message": text, "retry": False}]
     job = new_job()
     run_job(services, job.id)
     ended = state_of(services, job)
     assert (ended.state, ended.attempt) == (State.FAILED, 1)
     assert ended.error is not None and ended.error.code == "weights_not_finite"
+    assert ended.error.message == "tiny/model.safetensors: NaN in w"  # no folder of this machine
     assert stored_folders(services) == []
 
 
