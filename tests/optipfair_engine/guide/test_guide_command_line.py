@@ -14,7 +14,7 @@ from optipfair_engine.cli import app
 
 @pytest.fixture(autouse=True)
 def check_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The reload check would start a new Python each time: that has tests of its own, here it stays in this."""
+    """The reload check would start a new Python each time, which has tests of its own: not here."""
     from optipfair_engine.checkpoints import verify
     from optipfair_engine.checkpoints.reload import model_logits
 
