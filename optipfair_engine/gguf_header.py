@@ -92,7 +92,9 @@ def read_gguf_header(path: Path) -> tuple[dict[str, Any], int]:
             values[key] = reader.value(reader.number("<I"))
         sizes = list(reader.tensors(tensors))
         alignment = values.get("general.alignment", _DEFAULT_ALIGNMENT)
-        start = -(-file.tell() // max(int(alignment), 1)) * int(alignment)
+        if type(alignment) is not int or alignment < 1:
+            raise HeaderError("model_header_invalid", f"{path.name} states an alignment that is no size")
+        start = -(-file.tell() // alignment) * alignment
     if any(start + end > path.stat().st_size for _, end in sizes):
         raise HeaderError("model_truncated", f"{path.name} is shorter than its header says")
     return values, sum(elements for elements, _ in sizes)

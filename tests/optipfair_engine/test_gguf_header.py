@@ -57,6 +57,15 @@ def test_lengths_out_of_bounds_are_refused(tmp_path: Path) -> None:
     assert caught.value.code == "model_truncated"
 
 
+@pytest.mark.parametrize("alignment", [(4, struct.pack("<I", 0)), (8, text("x")), (7, b"\x01")])
+def test_an_alignment_that_is_no_size_is_refused(tmp_path: Path, alignment: tuple[int, bytes]) -> None:
+    stated = pair("general.alignment", *alignment)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + stated)
+    with pytest.raises(HeaderError) as caught:
+        inspect_model_folder(tmp_path)
+    assert caught.value.code == "model_header_invalid"
+
+
 def test_several_files_are_ambiguous(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(gguf())

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.architectures.config_edits import overrides
 from optipfair_engine.checkpoints import load_pruned, save_pruned
+from optipfair_engine.checkpoints.loading import quiet_progress
 from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.pruning import analyze_layer_importance, prune_model
@@ -276,13 +277,15 @@ def _assert_cache_is_right(family: Family, model: PreTrainedModel) -> None:
     if not family.generates:
         return
     ids = torch.tensor(TOKENS[:1])
-    options = GenerationConfig(
-        max_new_tokens=8, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
-    )
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "output_logits": True}
     with torch.no_grad():
         cached, plain = (
             model.generate(
-                ids, attention_mask=torch.ones_like(ids), use_cache=use_cache, generation_config=options
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=GenerationConfig(
+                    **options, use_cache=use_cache, return_dict_in_generate=True
+                ),
             )
             for use_cache in (True, False)
         )
@@ -298,7 +301,8 @@ def _save(model: PreTrainedModel, folder: Path) -> Saved:
 def _assert_plain_load_is_right_or_raises(model: PreTrainedModel, saved: Saved, *, must_load: bool) -> None:
     """Plain ``from_pretrained``, without this engine."""
     try:
-        loaded, info = type(model).from_pretrained(saved.folder, output_loading_info=True)
+        with quiet_progress():
+            loaded, info = type(model).from_pretrained(saved.folder, output_loading_info=True)
     except Exception as error:  # transformers' own refusal, of whatever type
         unsaid = locate(model).architecture.mlp
         assert not must_load or (unsaid and unsaid.size_attribute is None), f"a plain load raises: {error!r}"
