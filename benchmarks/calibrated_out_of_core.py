@@ -123,7 +123,7 @@ def main() -> int:
         if options.shape:
             text = "random"
             if not (source / "config.json").exists():
-                make_checkpoint(source, options.shape)
+                make_checkpoint(source, options.shape, options.layers)
         elif options.model is None:
             from optipfair_engine.checkpoints.demo import write_demo_model
 

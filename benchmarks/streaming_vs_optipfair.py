@@ -64,8 +64,10 @@ import sys, torch
 from transformers import AutoModelForCausalLM
 from optipfair import prune_model
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto")
-model = prune_model(model, neuron_selection_method="MAW", pruning_percentage=float(sys.argv[3]),
-show_progress=False) model.save_pretrained(sys.argv[2], max_shard_size="5GB")
+model = prune_model(
+    model, neuron_selection_method="MAW", pruning_percentage=float(sys.argv[3]), show_progress=False
+)
+model.save_pretrained(sys.argv[2], max_shard_size="5GB")
 """
 
 OUR_CODE = """
@@ -98,12 +100,12 @@ class Run:
     private: float
 
 
-def make_checkpoint(folder: Path, shape: str) -> None:
-    """A random bf16 checkpoint, shard by shard."""
+def make_checkpoint(folder: Path, shape: str, layers: int | None = None) -> None:
+    """A random bf16 checkpoint, shard by shard; ``layers`` makes it shallower than its shape."""
     import torch
     from safetensors.torch import save_file
 
-    sizes = SHAPES[shape]
+    sizes = {**SHAPES[shape], **({} if layers is None else {"layers": layers})}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(_config(sizes, tied=shape in TIED), indent=2))
     generator = torch.Generator().manual_seed(0)
@@ -271,6 +273,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=sorted(SHAPES), default="1b")
+    parser.add_argument("--layers", type=int, help="fewer layers: private memory doesn't depend on them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--percentage", type=float, default=20)
     parser.add_argument("--peer-python", help="a Python that has the published optipfair")
@@ -283,7 +286,7 @@ def main() -> int:
         folder = Path(scratch)
         source = options.keep or folder / "source"
         if not (source / "config.json").exists():
-            make_checkpoint(source, options.shape)
+            make_checkpoint(source, options.shape, options.layers)
         peer = None if options.skip_peer else options.peer_python or peer_python(folder / "peer")
         rounds = [
             one_round(source, folder / "output", options.percentage, peer) for _ in range(options.rounds)
