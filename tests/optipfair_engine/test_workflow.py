@@ -262,3 +262,19 @@ def test_evaluate_compares_with_a_baseline(source: Path, tmp_path: Path) -> None
 def test_evaluating_nothing_is_refused(source: Path) -> None:
     with pytest.raises(InvalidOptionError, match="nothing to evaluate"):
         evaluate_checkpoint(source, None)
+
+
+@pytest.mark.parametrize("verify_level", ["structure", "logits"])
+def test_a_pruned_checkpoint_of_unequal_layers_can_be_pruned_again(
+    source: Path, tmp_path: Path, verify_level: Any
+) -> None:
+    first = PruneOptions(pruning_percentage=50, layer_indices=[1], verify=verify_level)
+    prune_checkpoint(source, tmp_path / "a", first)
+    prune_checkpoint(tmp_path / "a", tmp_path / "b", PruneOptions(pruning_percentage=25, verify=verify_level))
+    depth = PruneOptions(pruning_type="DEPTH", layer_indices=[0], verify=verify_level)
+    prune_checkpoint(tmp_path / "a", tmp_path / "c", depth)
+    widths = [
+        [layer.mlp.up_proj.out_features for layer in load_pruned(tmp_path / name).model.layers]
+        for name in "abc"
+    ]
+    assert widths == [[96, 48, 96, 96], [72, 36, 72, 72], [48, 96, 96]]
