@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from optipfair_engine.bias.labels import Label, place_labels
 
@@ -102,13 +103,27 @@ def draw(picture: Picture, style: Style) -> Figure:
 def save(figure: Figure, path: Path, dpi: int) -> None:
     """Write the figure in the format of the file's ending (png, svg, pdf); folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the same picture gives the same bytes; level 1 is a third of the time of zlib's default at twice the
-    # size
+    if path.suffix == ".png":
+        _save_png(figure, path, dpi)
+        return
+    # without a date the same picture gives the same bytes
     options: dict[str, Any] = {
-        "png": {"pil_kwargs": {"compress_level": 1}},
         "svg": {"metadata": {"Date": None}},
+        "pdf": {"metadata": {"CreationDate": None}},
     }
     figure.savefig(path, dpi=dpi, **options.get(path.suffix[1:], {}))
+
+
+def _save_png(figure: Figure, path: Path, dpi: int) -> None:
+    """Without the alpha channel and at zlib's fastest level: half the time of ``savefig``, twice the size."""
+    canvas, before = FigureCanvasAgg(figure), figure.get_dpi()
+    figure.set_dpi(dpi)
+    try:
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path, "PNG", compress_level=1, dpi=(dpi, dpi))
+    finally:
+        figure.set_dpi(before)
 
 
 def _new(size: tuple[float, float], style: Style, title: str, subtitle: str, caption: Caption) -> Figure:
@@ -208,10 +223,18 @@ def draw_heatmap(picture: HeatmapPicture, style: Style) -> Figure:
     greatest = float(picture.values.max(initial=0.0))
     limit = float(np.percentile(picture.values, 99)) if picture.values.size else 0.0
     limit = limit if limit > 0 else (greatest or 1.0)
-    image = axes.imshow(
-        picture.values, aspect="auto", cmap=style.cmap, vmin=0, vmax=limit, interpolation="nearest",
-        extent=(0, groups * picture.group_size, rows - 0.5, -0.5),
-    )  # fmt: skip
+    # a mesh of few cells is drawn in a third of the time that resampling an image to 300 dpi takes
+    across = np.minimum(np.arange(groups + 1) * picture.group_size, picture.neurons)
+    image = axes.pcolormesh(
+        across,
+        np.arange(rows + 1) - 0.5,
+        picture.values,
+        cmap=style.cmap,
+        vmin=0,
+        vmax=limit,
+        antialiased=False,
+    )
+    axes.set_ylim(rows - 0.5, -0.5)
     _row_labels(axes, picture, style, figure.get_size_inches()[1] - 2.7)
     axes.set_xlabel(f"Neuron (feature) index, {picture.neurons} in all", fontsize=10, color=INK)
     above: dict[str, Any] = {"xytext": (-8, 8), "textcoords": "offset points", "ha": "right", "va": "bottom"}
