@@ -5,9 +5,10 @@
 
 One uvicorn worker serves both the API (authentication, rate limit and access log on) and `/bare`, which
 answers two bytes from plain Starlette. This process is the client: kept connections, one request in flight on
-each. Rounds of each measurement alternate with rounds of the bare response, so that a busy machine slows both
-alike; printed are medians. `share` is the rate beside the bare one, `cost` the time of a request with many
-jobs in the table beside that with few.
+each. Rounds alternate between few and many jobs, and with rounds of the bare response, so that a busy machine
+slows all alike; printed are medians. `share` is the rate beside the bare one; `cpu` is the same by the
+server's CPU time, which other processes disturb less; `cost` is the CPU time of a request with many jobs in
+the table beside that with few.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sqlalchemy import Engine, insert, select  # noqa: E402
+import psutil  # noqa: E402
+from sqlalchemy import Engine, insert, make_url, select  # noqa: E402
 
 from jobs.database import connect  # noqa: E402
 from jobs.ids import new_id  # noqa: E402
@@ -58,6 +61,10 @@ class Target:
         """The request as it goes over the wire."""
         lines = [f"GET {self.path} HTTP/1.1", "Host: bench"]
         return ("\r\n".join(lines + [f"{k}: {v}" for k, v in self.headers.items()]) + "\r\n\r\n").encode()
+
+
+BARE = Target("/bare", {})
+Results = Mapping[int, Mapping[str, Mapping[str, float]]]
 
 
 async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, raw: bytes, status: bytes) -> None:
@@ -90,22 +97,63 @@ async def _round(port: int, target: Target, seconds: float, connections: int) ->
     return count / (time.perf_counter() - started)
 
 
-def measure(
-    port: int, targets: Mapping[str, Target], args: argparse.Namespace
-) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Server:
+    """A server process and its port."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """CPU time that it has used so far."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A server over a table with so many jobs, and what is asked of it."""
+
+    jobs: int
+    server: Server
+    targets: Mapping[str, Target]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Requests in one round, by the clock and by the server's CPU time."""
+
+    per_second: float
+    per_cpu_second: float
+
+
+def _speed(server: Server, target: Target, seconds: float, connections: int) -> Speed:
+    before = server.cpu_seconds()
+    rate = asyncio.run(_round(server.port, target, seconds, connections))
+    used = max(server.cpu_seconds() - before, 0.01)
+    return Speed(rate, rate * seconds / used)
+
+
+def measure(tables: Sequence[Table], args: argparse.Namespace) -> Results:
     """Medians over the rounds: requests a second, and the share of the bare response's rate beside it."""
-    bare = Target("/bare", {})
-    rates: dict[str, list[float]] = {name: [] for name in targets}
-    shares: dict[str, list[float]] = {name: [] for name in targets}
+    found: dict[tuple[int, str], list[tuple[Speed, Speed]]] = defaultdict(list)
     for _ in range(args.rounds):
-        for name, target in targets.items():
-            base = asyncio.run(_round(port, bare, args.seconds / 2, args.connections))
-            rates[name].append(asyncio.run(_round(port, target, args.seconds, args.connections)))
-            base += asyncio.run(_round(port, bare, args.seconds / 2, args.connections))
-            shares[name].append(rates[name][-1] / (base / 2))
+        for name in tables[0].targets:
+            for table in tables:  # few and many jobs in turn, so that both meet the same machine
+                bare = _speed(table.server, BARE, args.seconds, args.connections)
+                ours = _speed(table.server, table.targets[name], args.seconds, args.connections)
+                found[table.jobs, name].append((ours, bare))
     return {
-        name: {"per_second": statistics.median(rates[name]), "share": statistics.median(shares[name])}
-        for name in targets
+        table.jobs: {name: _medians(found[table.jobs, name]) for name in table.targets} for table in tables
+    }
+
+
+def _medians(rounds: Sequence[tuple[Speed, Speed]]) -> dict[str, float]:
+    return {
+        "per_second": statistics.median(ours.per_second for ours, _ in rounds),
+        "share": statistics.median(ours.per_second / bare.per_second for ours, bare in rounds),
+        "cpu_share": statistics.median(ours.per_cpu_second / bare.per_cpu_second for ours, bare in rounds),
+        "cpu_ms": statistics.median(1000 / ours.per_cpu_second for ours, _ in rounds),
     }
 
 
@@ -167,14 +215,14 @@ def targets_for(ids: list[str], key: str) -> dict[str, Target]:
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[int]:
-    """The server in a process of its own; gives its port."""
+def served(settings: Settings) -> Iterator[Server]:
+    """The server in a process of its own."""
     command = [sys.executable, str(Path(__file__).resolve()), "--serve", settings.model_dump_json()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         if process.stdout is None:
             raise RuntimeError("no pipe to the server")
-        yield int(process.stdout.readline())
+        yield Server(int(process.stdout.readline()), psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait(20)
@@ -220,22 +268,53 @@ def import_seconds() -> float:
     return min(times)
 
 
-def report(results: Mapping[int, Mapping[str, Mapping[str, float]]], backend: str) -> dict[str, Any]:
+def report(results: Results, backend: str) -> dict[str, Any]:
     """Print a table; returns the numbers."""
-    few, *more = sorted(results)
+    few, many = min(results), max(results)
     print(f"{backend}: medians; share = rate beside a bare Starlette response on the same server")
-    print(
-        f"{'':20}" + "".join(f"{count:>12,} jobs{'share':>8}" for count in results) + f"{'cost':>8}{'aim':>8}"
-    )
+    heads = "".join(f"{count:>12,} jobs{'share':>7}{'cpu':>7}" for count in results)
+    print(f"{'':18}{heads}{'cost':>7}{'aim':>6}")
     costs = {}
     for name in results[few]:
-        cells = "".join(
-            f"{r[name]['per_second']:>15,.0f}/s{r[name]['share']:>8.3f}" for r in results.values()
-        )
-        cost = results[few][name]["share"] / results[more[-1]][name]["share"] if more else 1.0
-        costs[name] = cost
-        print(f"{name:20}{cells}{cost:>8.2f}{AIMS.get(name, ''):>8}")
+        cells = [
+            f"{r['per_second']:>15,.0f}/s{r['share']:>7.3f}{r['cpu_share']:>7.3f}"
+            for r in _rows(results, name)
+        ]
+        costs[name] = results[many][name]["cpu_ms"] / results[few][name]["cpu_ms"]
+        print(f"{name:18}{''.join(cells)}{costs[name]:>7.2f}{AIMS.get(name, ''):>6}")
     return {"backend": backend, "results": results, "cost": costs}
+
+
+def _rows(results: Results, name: str) -> list[Mapping[str, float]]:
+    return [table[name] for table in results.values()]
+
+
+def settings_for(args: argparse.Namespace, folder: Path, count: int) -> Settings:
+    """Settings with a database of its own for each number of jobs (on Postgres a schema)."""
+    url = f"sqlite:///{folder}/{count}.db"
+    if args.database_url:
+        schema = f"load_{count}"
+        engine = connect(args.database_url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+        engine.dispose()
+        parsed = make_url(args.database_url).update_query_dict({"options": f"-csearch_path={schema}"})
+        url = parsed.render_as_string(hide_password=False)
+    return Settings(data_dir=folder, log_level="INFO", max_jobs_per_tenant=10**9, database_url=url)
+
+
+def open_table(stack: ExitStack, args: argparse.Namespace, folder: Path, count: int) -> Table:
+    """Fill a table and serve it."""
+    settings = settings_for(args, folder, count)
+    ensure_secret(settings.secret_file)
+    engine = connect(settings.database_url)
+    stack.callback(engine.dispose)
+    metadata.create_all(engine)
+    key = generate_key(load_secrets(settings.secret_file))
+    repository = Repository(engine, settings)
+    repository.create_key("bench", key_hash=key.hash, hint=key.hint, scopes=["jobs:read"])
+    ids = fill(engine, settings, count)
+    return Table(count, stack.enter_context(served(settings)), targets_for(ids, key.plain))
 
 
 def main() -> int:
@@ -253,32 +332,17 @@ def main() -> int:
     if args.serve:
         serve(args.serve)
         return 0
-    with tempfile.TemporaryDirectory(prefix="optipfair-load-") as folder:
-        extra = {"database_url": args.database_url} if args.database_url else {}
-        settings = Settings(data_dir=Path(folder), log_level="INFO", max_jobs_per_tenant=10**9, **extra)
-        ensure_secret(settings.secret_file)
-        engine = connect(settings.database_url)
-        metadata.create_all(engine)
-        key = generate_key(load_secrets(settings.secret_file))
-        scopes = ["jobs:read"]
-        Repository(engine, settings).create_key("bench", key_hash=key.hash, hint=key.hint, scopes=scopes)
-        results = {}
-        for count in sorted(args.jobs):
-            ids = fill(engine, settings, count)
-            with served(settings) as port:
-                results[count] = measure(port, targets_for(ids, key.plain), args)
-                if count == max(args.jobs):
-                    waiting = targets_for(ids, key.plain)["job_304"]
-                    patient = Target(waiting.path, {**waiting.headers, "Prefer": "wait=30"})
-                    livez = asyncio.run(_held(port, patient, HELD))
-        numbers = report(results, engine.dialect.name)
-        numbers["livez_ms"] = {"median": statistics.median(livez), "max": max(livez)}
-        print(
-            f"/livez with {HELD} held waits: {statistics.median(livez):.1f} ms, at most {max(livez):.1f} ms"
-        )
-        numbers["import_seconds"] = import_seconds()
-        print(f"import api.main in a fresh process: {numbers['import_seconds']:.2f} s")
-        engine.dispose()
+    backend = make_url(args.database_url).get_backend_name() if args.database_url else "sqlite"
+    with tempfile.TemporaryDirectory(prefix="optipfair-load-") as folder, ExitStack() as stack:
+        tables = [open_table(stack, args, Path(folder), count) for count in sorted(args.jobs)]
+        numbers = report(measure(tables, args), backend)
+        largest = tables[-1].targets["job_304"]
+        patient = Target(largest.path, {**largest.headers, "Prefer": "wait=30"})
+        livez = asyncio.run(_held(tables[-1].server.port, patient, HELD))
+    numbers["livez_ms"] = {"median": statistics.median(livez), "max": max(livez)}
+    print(f"/livez with {HELD} held waits: {statistics.median(livez):.1f} ms, at most {max(livez):.1f} ms")
+    numbers["import_seconds"] = import_seconds()
+    print(f"import api.main in a fresh process: {numbers['import_seconds']:.2f} s")
     if args.json:
         args.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return 0
