@@ -108,6 +108,7 @@ def main() -> int:
     )
     parser.add_argument("--model", type=Path)
     parser.add_argument("--shape", choices=sorted(SHAPES))
+    parser.add_argument("--layers", type=int, help="of --shape: fewer layers, for a quick look at the memory")
     parser.add_argument(
         "--checkpoint", type=Path, help="of --shape: use the one that is there, or make it there"
     )

@@ -76,6 +76,7 @@ def prune_streamed(
         source,
         output,
         lambda layout: static_plan(layout, options, report=report) if given is None else given,
+        check=options.verify != "none",
         report=report,
     )
     metrics = _finish(source, output, options, result, report)
@@ -87,10 +88,9 @@ def _finish(
     source: Path, output: Path, options: PruneOptions, result: StreamedCheckpoint, report: Reporter
 ) -> dict[str, Any]:
     """Plan, model card, the check of the structure, manifest; the metrics so far."""
-    from optipfair_engine.architectures import locate
     from optipfair_engine.checkpoints.manifest import FileEntry, Manifest, hash_file, package_versions
     from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
-    from optipfair_engine.checkpoints.verify import verify_reload
+    from optipfair_engine.checkpoints.streaming import CheckpointLayout, CheckpointSource
     from optipfair_engine.pruning.recommended import calibration_metrics
     from optipfair_engine.pruning.statistics import pruning_statistics
 
@@ -99,16 +99,21 @@ def _finish(
     result.plan.save(output)
     write_model_card(output, result.plan.model_type, summary, origin)
     # before the manifest is there: its hashes of the weights were computed as they were written
-    verify_reload(output, level=options.verify)
+    if options.verify != "none":
+        from optipfair_engine.checkpoints.verify import verify_reload
+
+        verify_reload(output, level=options.verify)
     files = {
         file.name: FileEntry(*result.files[file.name]) if file.name in result.files else hash_file(file)
         for file in sorted(output.iterdir())
     }
     Manifest(origin, summary, options.verify, files, package_versions()).write(output)
     report("save", 1, 1, "the checkpoint is written and checked")
+    # read off the files, without a model: a layout answers what a ModelView answers
+    written = CheckpointLayout(CheckpointSource(output))
     said = calibration_metrics(result.plan, options, calibrated=False)
     return (
-        pruning_statistics(result.original_parameters, locate(result.model), result.plan)
+        pruning_statistics(result.original_parameters, written, result.plan)  # type: ignore[arg-type]
         | said
         | {
             "reload_check": options.verify,

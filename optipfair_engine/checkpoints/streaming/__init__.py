@@ -13,10 +13,12 @@ says afterwards whether they were right (``structure``). Where a checkpoint's na
 from __future__ import annotations
 
 from optipfair_engine.checkpoints.streaming.apply import StreamedCheckpoint, apply_plan_to_checkpoint
+from optipfair_engine.checkpoints.streaming.layout import CheckpointLayout
 from optipfair_engine.checkpoints.streaming.planning import static_plan_from_checkpoint
 from optipfair_engine.checkpoints.streaming.source import CheckpointSource
 
 __all__ = [
+    "CheckpointLayout",
     "CheckpointSource",
     "StreamedCheckpoint",
     "apply_plan_to_checkpoint",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optipfair_engine.checkpoints.streaming.edits import TensorEdit, plan_edits
+from optipfair_engine.checkpoints.streaming.config import plain_config
+from optipfair_engine.checkpoints.streaming.edits import TensorEdit, count_stored, plan_edits
 from optipfair_engine.checkpoints.streaming.finite import require_finite
 from optipfair_engine.checkpoints.streaming.gather import chunks
 from optipfair_engine.checkpoints.streaming.layout import CheckpointLayout
@@ -53,13 +55,11 @@ class StreamedCheckpoint:
         plan: what was applied.
         files: weight file → (size, SHA-256), computed while it was written.
         original_parameters: of the source; tied ones count once.
-        model: the pruned model on the meta device: its structure and config, without weights.
     """
 
     plan: PruningPlan
     files: dict[str, tuple[int, str]]
     original_parameters: int
-    model: PreTrainedModel
 
 
 def apply_plan_to_checkpoint(
@@ -97,38 +97,45 @@ def stream_checkpoint(
     output: Path | str,
     choose: Callable[[CheckpointLayout], PruningPlan],
     *,
+    check: bool = True,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     report: Reporter = null_reporter,
 ) -> StreamedCheckpoint:
     """:func:`apply_plan_to_checkpoint` with a plan yet to be chosen, for example by ``planning.static_plan``.
 
-    transformers is imported, and the model's structure built, in a thread meanwhile. After a failure nothing
+    transformers is imported, and the model's structure built, in a thread meanwhile; not with
+    ``check=False``, if the plan changes no more than sizes that all layers share. After a failure nothing
     that was written is left.
     """
     folder, target = Path(source), Path(output)
     layout = CheckpointLayout(CheckpointSource(folder))
     with ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside, ExitStack() as failed:
-        building = aside.submit(build_on_meta, folder)
+        building = aside.submit(build_on_meta, folder) if check else None
         plan = choose(layout)
         edits = plan_edits(layout, plan)
         shards = assign_shards(edits, max_shard_bytes)
         target.mkdir(parents=True, exist_ok=True)
         for name in ("config.json", INDEX_NAME, *(shard.name for shard in shards)):
             failed.callback((target / name).unlink, missing_ok=True)
-        shrinking = aside.submit(_shrink, building, layout, plan, target)
-        files = _write_weights(layout, edits, shards, target, report)
-        original_parameters, model = shrinking.result()
+        config = plain_config(layout, plan) if building is None else None
+        if config is not None:
+            text = json.dumps(config, indent=2, sort_keys=True)
+            (target / "config.json").write_text(text + "\n", encoding="utf-8")
+            files = _write_weights(layout, edits, shards, target, report)
+        else:
+            building = building or aside.submit(build_on_meta, folder)
+            shrinking = aside.submit(_shrink, building, layout, plan, target)
+            files = _write_weights(layout, edits, shards, target, report)
+            shrinking.result()
         failed.pop_all()
     _copy_companions(folder, target)
-    return StreamedCheckpoint(plan, files, original_parameters, model)
+    return StreamedCheckpoint(plan, files, count_stored(layout.source))
 
 
 def _shrink(
     building: Future[PreTrainedModel], layout: CheckpointLayout, plan: PruningPlan, target: Path
-) -> tuple[int, PreTrainedModel]:
-    model = building.result()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return parameters, write_config(model, layout, plan, target)
+) -> None:
+    write_config(building.result(), layout, plan, target)
 
 
 def _write_weights(

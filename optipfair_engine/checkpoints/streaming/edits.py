@@ -122,6 +122,12 @@ def _tied_duplicates(source: CheckpointSource) -> set[str]:
     return {name for name in _TIED_HEADS if name in source} if tied else set()
 
 
+def count_stored(source: CheckpointSource) -> int:
+    """Parameters in a checkpoint; tied ones count once."""
+    dropped = _tied_duplicates(source)
+    return sum(info.numel for name, (_, info) in source.tensors.items() if name not in dropped)
+
+
 def _edit(
     source: CheckpointSource,
     name: str,

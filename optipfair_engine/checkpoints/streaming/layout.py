@@ -8,7 +8,7 @@ in milliseconds, without building a model; ``structure`` compares its answers wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -134,6 +134,10 @@ class _Weights:
     def get_parameter(self, name: str) -> Tensor:
         """A tensor by its state-dict name."""
         return self._source.tensor(name)
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Every stored tensor."""
+        return map(self._source.tensor, self._source.tensors)
 
 
 class CheckpointLayout:

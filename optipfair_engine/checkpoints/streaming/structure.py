@@ -39,10 +39,8 @@ def build_on_meta(folder: Path) -> PreTrainedModel:
     return model
 
 
-def write_config(
-    model: PreTrainedModel, layout: CheckpointLayout, plan: PruningPlan, output: Path
-) -> PreTrainedModel:
-    """Shrink a model on the meta device by a plan, and write the config that it then has; returns the model.
+def write_config(model: PreTrainedModel, layout: CheckpointLayout, plan: PruningPlan, output: Path) -> None:
+    """Shrink a model on the meta device by a plan, and write the config that it then has.
 
     Args:
         model: of the source's config, see ``build_on_meta``; it is shrunk in place.
@@ -62,7 +60,6 @@ def write_config(
     model.config.architectures = [type(model).__name__]
     model.config.dtype = layout.dtype
     model.config.save_pretrained(output)
-    return model
 
 
 def check_names(model: PreTrainedModel, layout: CheckpointLayout) -> None:

@@ -111,7 +111,6 @@ def test_shards_are_cut_indexed_and_hashed(checkpoint: Any, tmp_path: Path) -> N
         assert (len(content), hashlib.sha256(content).hexdigest()) == (size, sha256)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == set(tensors(tmp_path / "out"))
-    assert result.model.num_parameters() == sum(t.numel() for t in tensors(tmp_path / "out").values())
     load_pruned(tmp_path / "out")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +105,33 @@ def test_the_command_prunes_out_of_core_and_goes_on_from_its_work_folder(
     run(*common, *refit, "--pruning-percentage", 50, "--output-path", tmp_path / "fifty")
     assert load_pruned(tmp_path / "thirty").config.intermediate_size == 56
     assert load_pruned(tmp_path / "fifty").config.intermediate_size == 40
+
+
+@pytest.mark.parametrize(
+    "asked", [{"pruning_percentage": 30}, {"pruning_type": "ATTENTION", "pruning_percentage": 50}]
+)
+def test_unchecked_streaming_needs_no_transformers_and_writes_the_same(
+    checkpoint: Any, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    source = checkpoint("qwen3")
+    code = (
+        "import sys; from pathlib import Path;"
+        "from optipfair_engine.workflow import PruneOptions, prune_checkpoint;"
+        f"prune_checkpoint(Path({str(source)!r}), Path({str(tmp_path / 'plain')!r}),"
+        f" PruneOptions(verify='none', **{asked!r})); print('transformers' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+    checked = prune_checkpoint(source, tmp_path / "checked", PruneOptions(verify="structure", **asked))
+    plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())
+    own = ("seconds", "output_bytes", "reload_check")
+    assert {k: v for k, v in plain.items() if k not in own} == {
+        k: v for k, v in checked.items() if k not in own
+    }
+    weights = "model.safetensors"
+    assert (tmp_path / "plain" / weights).read_bytes() == (tmp_path / "checked" / weights).read_bytes()
+    configs = [load_pruned(tmp_path / name).config.to_dict() for name in ("plain", "checked")]
+    for config in configs:
+        config.pop("_name_or_path", None)
+    assert configs[0] == configs[1]
+    verify_reload(tmp_path / "plain", level="structure")
