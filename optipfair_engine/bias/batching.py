@@ -15,8 +15,9 @@ from optipfair_engine.architectures import ModelView
 from optipfair_engine.calibration.runner import eval_mode
 from optipfair_engine.errors import InvalidOptionError, TokenizerError
 
-#: Padded tokens of one forward pass: enough to fill two cores, little memory even for large models.
-TOKEN_BUDGET = 2048
+#: Padded tokens of one forward pass: enough to fill two cores, few enough to stay in their cache; it bounds
+#: memory.
+TOKEN_BUDGET = 512
 
 
 @dataclass(frozen=True)
