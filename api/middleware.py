@@ -31,7 +31,6 @@ _SAFE_HEADERS = [
 ]
 _API_CACHING = (b"cache-control", b"private, no-cache")
 _PROBES = {"/livez", "/readyz"}  # asked every second by something that does not read logs
-_access = structlog.get_logger("api.access")
 _errors = structlog.get_logger("api.errors")
 
 
@@ -59,6 +58,8 @@ class RequestContextMiddleware:
 
     def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
         self.app, self.metrics = app, metrics
+        # bound once: made when the first request comes, after the entry point has set up the logging
+        self._access = structlog.get_logger("api.access").bind()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI
         if scope["type"] != "http":
@@ -88,7 +89,7 @@ class RequestContextMiddleware:
         seconds = time.perf_counter() - exchange.started
         status = exchange.status or 499  # the caller left before an answer began
         self.metrics.observe(exchange.scope["method"], exchange.route, status, seconds)
-        log = _access.debug if exchange.scope["path"] in _PROBES else _access.info
+        log = self._access.debug if exchange.scope["path"] in _PROBES else self._access.info
         log(
             "request",
             request_id=exchange.request_id,
