@@ -17,7 +17,8 @@ TORCH_FLAGS := --torch-backend=$(TORCH_BACKEND)
 endif
 export OMP_WAIT_POLICY ?= PASSIVE
 
-INSTALL := $(UV) pip install -q --python $(BIN)/python -c $(CONSTRAINTS) $(TORCH_FLAGS)
+# Compiled at once: where PYTHONDONTWRITEBYTECODE is set, every process would compile torch anew.
+INSTALL := $(UV) pip install -q --compile-bytecode --python $(BIN)/python -c $(CONSTRAINTS) $(TORCH_FLAGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-fast check format chaos constraints openapi clean
