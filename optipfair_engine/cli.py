@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import typer
 
 from optipfair_engine.bias.cli import bias, compare
@@ -39,5 +41,11 @@ def _root(
 
 
 def main() -> None:
-    """Run the command; exit codes are 0 for success, 1 for a failure, 2 for wrong options."""
+    """Run the command; it exits with 0 for success, 1 for a failure, 2 for wrong options, 143 if terminated."""
+    signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    # an exception, unlike the default, lets unfinished output folders be removed on the way out
+    raise SystemExit(143)

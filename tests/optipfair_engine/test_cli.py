@@ -220,3 +220,17 @@ def test_a_result_as_large_as_the_model_says_so(source: Path, tmp_path: Path) ->
         assert "nothing is pruned" in warning
         assert json.loads((tmp_path / "out/metrics.json").read_text())["warnings"] == [warning]
     assert "Warning: nothing is pruned" in " ".join(prune(source, tmp_path / "out", *options)[2].split())
+
+
+def test_a_terminated_run_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from optipfair_engine import cli\n"
+        "from optipfair_engine.workflow import streamed\n"
+        "streamed.can_stream = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"sys.argv = ['optipfair', 'prune', '--model-path', {str(source)!r}, "
+        f"'--output-path', {str(tmp_path / 'out')!r}, '--verify', 'structure']\n"
+        "cli.main()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 143
+    assert list(tmp_path.iterdir()) == []
