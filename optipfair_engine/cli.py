@@ -41,7 +41,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command; it exits with 0 for success, 1 for a failure, 2 for wrong options, 143 if terminated."""
+    """Run the command; exit codes: 0 success, 1 failure, 2 wrong options, 143 terminated."""
     signal.signal(signal.SIGTERM, _terminated)
     app()
 
