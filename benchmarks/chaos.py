@@ -111,9 +111,9 @@ class Chaos(threading.Thread):
         # (weight, most in a run, action): what costs a process start of seconds is rationed
         self._actions: list[tuple[float, int, Callable[[], bool]]] = [
             (20.0, 1000, self.kill_engine),
-            (3.0, 6, self.kill_worker),
+            (3.0, 4, self.kill_worker),
             (2.0, 6, self.freeze_worker),
-            (1.5, 4, self.kill_api),
+            (1.5, 3, self.kill_api),
             (1.0, 3, self.empty_broker),
         ]
         if made.postgres is not None:
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend", choices=["sqlite", "postgres", "both"], default="both")
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=140.0, help="bound of one backend's run")
+    parser.add_argument("--seconds", type=float, default=145.0, help="bound of one backend's run")
     chosen = parser.parse_args(arguments)
     backends = ["sqlite", "postgres"] if chosen.backend == "both" else [chosen.backend]
     plan = Plan(jobs=chosen.jobs, end_seconds=chosen.seconds)
