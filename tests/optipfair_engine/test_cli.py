@@ -234,3 +234,9 @@ def test_a_terminated_run_leaves_nothing_behind(source: Path, tmp_path: Path) ->
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 143
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_needs_no_command() -> None:
+    from optipfair_engine import __version__
+
+    assert run("--version")[:2] == (0, f"{__version__}\n")
