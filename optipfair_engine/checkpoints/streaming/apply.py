@@ -109,7 +109,7 @@ def stream_checkpoint(
     """
     folder, target = Path(source), Path(output)
     layout = CheckpointLayout(CheckpointSource(folder))
-    with ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside, ExitStack() as failed:
+    with ExitStack() as failed, ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside:
         building = aside.submit(build_on_meta, folder) if check else None
         plan = choose(layout)
         edits = plan_edits(layout, plan)
@@ -169,8 +169,7 @@ def _write_shard(
         for edit in shard.edits:
             background.give(partial(require_finite, edit.original, source.tensor(edit.original)))
             for chunk in chunks(source, edit, buffers):
-                done = None if chunk.buffer is None else partial(buffers.give_back, chunk.buffer)
-                file.write(chunk.data, then=done)
+                file.write(chunk.data, partial(buffers.give_back, chunk.buffer))
             progress.wrote(edit)
         return file.result()
 

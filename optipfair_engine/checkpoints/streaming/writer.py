@@ -85,23 +85,26 @@ class Background:
     """
 
     def __init__(self, pending: int = _BUFFERS) -> None:
-        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=pending)
+        self._work: queue.Queue[tuple[Callable[[], None], Callable[[], None]] | None] = queue.Queue(pending)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="optipfair-hash", daemon=True)
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            if self._failure is None:
-                try:
+        while (given := self._work.get()) is not None:
+            work, then = given
+            try:
+                if self._failure is None:
                     work()
-                except BaseException as error:  # raised again in the thread that gave the work
-                    self._failure = error
+            except BaseException as error:  # raised again in the thread that gave the work
+                self._failure = error
+            finally:
+                then()  # also after a failure: the other thread may be waiting for just this buffer
 
-    def give(self, work: Callable[[], None]) -> None:
-        """Add a piece of work; waits while too many are pending."""
+    def give(self, work: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
+        """Add a piece of work, and what is called after it, done or not; waits while too many are pending."""
         if self._failure is not None:
             raise self._failure
-        self._work.put(work)
+        self._work.put((work, then))
 
     def __enter__(self) -> Background:
         self._thread.start()
@@ -128,9 +131,10 @@ class Buffers:
         """A buffer; waits until one is free."""
         return self._free.get()
 
-    def give_back(self, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        """Return a buffer."""
-        self._free.put(buffer)
+    def give_back(self, buffer: np.ndarray[Any, np.dtype[np.uint8]] | None) -> None:
+        """Return a buffer, if it is one."""
+        if buffer is not None:
+            self._free.put(buffer)
 
 
 class HashedFile:
@@ -142,19 +146,14 @@ class HashedFile:
         self._digest = hashlib.sha256()
         self._size = 0
 
-    def write(self, data: memoryview | bytes, *, then: Callable[[], None] | None = None) -> None:
+    def write(self, data: memoryview | bytes, then: Callable[[], None] = lambda: None) -> None:
         """Append ``data``; ``then`` is called when it is no longer needed."""
         view = memoryview(data)
         written = 0
         while written < len(view):
             written += self._file.write(view[written:])
         self._size += written
-        self._background.give(lambda: self._hash(view, then))
-
-    def _hash(self, view: memoryview, then: Callable[[], None] | None) -> None:
-        self._digest.update(view)
-        if then is not None:
-            then()
+        self._background.give(lambda: self._digest.update(view), then)
 
     def result(self) -> Future[tuple[int, str]]:
         """(Size, SHA-256) of all that was written, once the background thread came so far."""

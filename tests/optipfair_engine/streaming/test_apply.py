@@ -190,3 +190,20 @@ def test_planning_and_importing_load_no_transformers(checkpoint: Any) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def test_a_failure_behind_many_chunks_ends_the_run(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes must not wait for buffers that the failed thread holds."""
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr("optipfair_engine.checkpoints.streaming.gather.CHUNK", 64)
+    source = checkpoint("llama", max_shard_size="1GB")
+    plan = static_plan_from_checkpoint(source, PruneOptions(**WIDTH))
+    weights = tensors(source)
+    weights["model.embed_tokens.weight"][0, 0] = float("nan")
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NonFiniteWeightsError, match="embed_tokens"):
+        apply_plan_to_checkpoint(source, tmp_path / "out", plan)
+    assert list((tmp_path / "out").iterdir()) == []
