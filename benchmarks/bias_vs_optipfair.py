@@ -67,7 +67,7 @@ def measure():
     start, busy = time.perf_counter(), cpu()
     with contextlib.redirect_stdout(io.StringIO()):
         visualize_bias(model, tokenizer, prompt_pairs=pairs, visualization_types=[], show_progress=False)
-    return time.perf_counter() - start, cpu() - busy
+    return time.perf_counter() - start, cpu() - busy, len(forwards)
 def bare():
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     batch = tokenizer([text for pair in pairs for text in pair], padding=True, return_tensors="pt")
@@ -77,7 +77,7 @@ def bare():
     return time.perf_counter() - start, cpu() - busy
 measure(); bare()
 runs = [(measure(), bare()) for _ in range(5)]
-print(json.dumps({"metrics": [r[0] for r in runs], "bare": [r[1] for r in runs], "forwards": len(forwards)}))
+print(json.dumps({"metrics": [r[0] for r in runs], "bare": [r[1] for r in runs]}))
 """
 
 MEMORY = """
@@ -129,7 +129,7 @@ def measure_library(python: Path, imports: str, model: Path, threads: int, folde
     whole = run(python, imports + WHOLE, model, threads, pairs, folder)
     metrics = run(python, imports + METRICS, model, threads, pairs)
     medians = {
-        name: [statistics.median(column) for column in zip(*metrics[name], strict=True)]
+        name: [statistics.median(column) for column in zip(*metrics[name], strict=True)][:2]
         for name in ("metrics", "bare")
     }
     return {
@@ -139,7 +139,7 @@ def measure_library(python: Path, imports: str, model: Path, threads: int, folde
             "forwards": whole["forwards"],
         },
         "figures": pixel_sizes(folder),
-        "metrics_alone": {**_times(medians["metrics"]), "forwards": metrics["forwards"]},
+        "metrics_alone": {**_times(medians["metrics"]), "forwards": metrics["metrics"][0][2]},
         "bare_batched_forward": _times(medians["bare"]),
     }
 
