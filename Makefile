@@ -16,9 +16,10 @@ TORCH_BACKEND ?= cpu
 TORCH_FLAGS := --torch-backend=$(TORCH_BACKEND)
 endif
 export OMP_WAIT_POLICY ?= PASSIVE
+# Where this is set, every process would compile torch anew, for seconds each time.
+unexport PYTHONDONTWRITEBYTECODE
 
-# Compiled at once: where PYTHONDONTWRITEBYTECODE is set, every process would compile torch anew.
-INSTALL := $(UV) pip install -q --compile-bytecode --python $(BIN)/python -c $(CONSTRAINTS) $(TORCH_FLAGS)
+INSTALL := $(UV) pip install -q --python $(BIN)/python -c $(CONSTRAINTS) $(TORCH_FLAGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-fast check format chaos constraints openapi clean
