@@ -81,11 +81,13 @@ print(json.dumps({"metrics": [r[0] for r in runs], "bare": [r[1] for r in runs]}
 """
 
 MEMORY = """
-visualize_bias(model, tokenizer, prompt_pairs=pairs[:7], visualization_types=[], show_progress=False)
+# 700 different pairs of about the length of the 7
+many = [tuple(f"{text} ({number})" for text in pair) for number in range(100) for pair in pairs]
+visualize_bias(model, tokenizer, prompt_pairs=pairs, visualization_types=[], show_progress=False)
 few = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-_, metrics = visualize_bias(model, tokenizer, prompt_pairs=pairs, visualization_types=[], show_progress=False)
-many = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"megabytes_7": few / 1024, "megabytes_700": many / 1024, "pairs": len(metrics)}))
+_, metrics = visualize_bias(model, tokenizer, prompt_pairs=many, visualization_types=[], show_progress=False)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"megabytes_7": few / 1024, "megabytes_700": after / 1024, "pairs": len(metrics)}))
 """
 
 
@@ -116,11 +118,6 @@ def pixel_sizes(folder: Path) -> dict[str, Any]:
         least = (min(width for width, _ in sizes), min(height for _, height in sizes)) if sizes else None
         found[kind] = {"figures": len(sizes), "least_pixels": least}
     return found
-
-
-def many_pairs() -> list[list[str]]:
-    """700 different pairs of about the length of the default ones."""
-    return [[f"{text} ({number})" for text in pair] for number in range(100) for pair in DEFAULT_PROMPT_PAIRS]
 
 
 def measure_library(python: Path, imports: str, model: Path, threads: int, folder: Path) -> dict[str, Any]:
@@ -179,7 +176,9 @@ def main() -> None:
         peer = peer_python(options.peer_python, folder / "venv")
         ours = measure_library(here, OURS, options.model, options.threads, folder / "ours")
         theirs = measure_library(peer, PEER, options.model, options.threads, folder / "peer")
-        ours["memory"] = run(here, OURS + MEMORY, options.model, options.threads, json.dumps(many_pairs()))
+        ours["memory"] = run(
+            here, OURS + MEMORY, options.model, options.threads, json.dumps(DEFAULT_PROMPT_PAIRS)
+        )
     ratios = ratios_of(ours, theirs)
     results = {"model": options.model.name, "optipfair": theirs, "engine": ours, "ratios": ratios}
     print(json.dumps(results, indent=2))
