@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.artifacts import ArtifactStore
-
 from jobs.repository import Repository
 from jobs.settings import Settings
 from worker.cache import FolderCache
