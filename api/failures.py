@@ -29,6 +29,7 @@ _STATUS: list[tuple[type[errors.JobsError], int]] = [
     (errors.LinkExpiredError, 410),
     (errors.StorageFullError, 503),
     (errors.ArtifactMissingError, 404),
+    (errors.StorageError, 503),
 ]
 
 

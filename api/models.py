@@ -14,7 +14,7 @@ VerdictWord = Literal["pass", "fail", "inconclusive", "none"]
 class Progress(BaseModel):
     """How far the present attempt is; `fraction` in 0…1."""
 
-    fraction: float | None
+    fraction: float
     stage: str | None
     message: str | None
     eta_seconds: float | None

@@ -48,7 +48,7 @@ def job_view(job: rows.Job) -> models.Job:
         queue=job.queue,
         timeout_seconds=job.timeout_seconds,
         progress=models.Progress.model_construct(
-            fraction=job.progress.fraction,
+            fraction=job.progress.fraction or 0.0,
             stage=job.progress.stage,
             message=job.progress.message,
             eta_seconds=job.progress.eta_seconds,

@@ -26,7 +26,7 @@ def test_a_job_is_accepted_with_its_place(caller: Caller, worker: FakeWorker) ->
         {"team": "nlp"},
     )
     assert job["max_attempts"] == 3
-    assert job["progress"] == {"fraction": None, "stage": None, "message": None, "eta_seconds": None}
+    assert job["progress"] == {"fraction": 0.0, "stage": None, "message": None, "eta_seconds": None}
     assert (job["error"], job["started_at"], job["finished_at"]) == (None, None, None)
     assert job["created_at"].endswith("Z")
     assert caller.get(job["links"]["self"]).json()["id"] == job["id"]
