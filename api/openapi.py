@@ -114,8 +114,14 @@ def render() -> str:
 
 
 def main() -> int:
-    """Write docs/openapi.json, or the file named on the command line."""
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
+    """Write docs/openapi.json, or the file named on the command line; `--check` only compares."""
+    arguments = sys.argv[1:]
+    if arguments == ["--check"]:
+        if TARGET.read_text(encoding="utf-8") == render():
+            return 0
+        sys.stderr.write("docs/openapi.json is not current: run make openapi\n")
+        return 1
+    target = Path(arguments[0]) if arguments else TARGET
     target.write_text(render(), encoding="utf-8")
     return 0
 
