@@ -90,7 +90,7 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
         job_id: _source_job(books, tenant, job_id, where) for job_id, where in _jobs_named(request.spec)
     }
     queue, able = _choose_queue(request.kind, request.spec, able)
-    facts = _facts(books, request.spec, able, sources)
+    facts = _facts(request.spec, able, sources)
     _check_layers(request.spec, facts)
     cost = cost_of(request.kind, request.spec, facts)
     _check_memory(cost, able)
@@ -217,9 +217,7 @@ def has_device(worker: Worker, queue: str) -> bool:
     return queue != "gpu" or any(device.startswith("cuda") for device in worker.devices)
 
 
-def _facts(
-    books: Books, spec: Spec, able: Sequence[Worker], sources: dict[str, JobFacts]
-) -> list[JsonObject | None]:
+def _facts(spec: Spec, able: Sequence[Worker], sources: dict[str, JobFacts]) -> list[JsonObject | None]:
     """For each part of the spec the facts of its model; None where they are not known."""
     by_step: dict[str, JsonObject | None] = {}
     found: list[JsonObject | None] = []

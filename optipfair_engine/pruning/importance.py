@@ -74,8 +74,8 @@ def cfsp(gate: Tensor, up: Tensor, down: Tensor, x_norm: Tensor) -> Tensor:
     """CFSP's additive form (eq. 8): ``X_i / ΣX · Σ_j |d_ji| / Σ_i |d_ji|``.
 
     The paper adds ``Σ_j |u_ij| / Σ_j |u_ij|`` and the same of the gate, which are 1 for every neuron. They
-    are left
-    out: they change no ranking, and beside them the data term would lose most of its digits in float32.
+    are left out: they change no ranking, and beside them the data term would lose most of its digits in
+    float32. ``gate`` and ``up`` are taken so that all data-driven scores are called alike.
     """
     shares = _wide(down).abs()
     shares = shares / (shares.sum(dim=1, keepdim=True) + _TINY)

@@ -7,9 +7,6 @@ import pytest
 
 @pytest.mark.slow
 def test_guide_example_1_pipeline(run, blocks, local_data, capsys) -> None:
-    bias = pytest.importorskip("optipfair_engine.bias")
-    if "visualize_bias" not in dir(bias):
-        pytest.skip("the bias functions are not installed")
     (code,) = blocks("Example 1: Layer Analysis, Pruning, and Bias Analysis Pipeline")
     names = run(code)
     assert names["pruned_model_informed"].config.num_hidden_layers == 29
