@@ -101,9 +101,9 @@ def job_request() -> dict[str, Any]:
         "spec": {
             "model": {"source": "local", "name": MODEL},
             "pruning_type": "MLP_GLU",
-            "neuron_selection_method": "OBS",
-            "compensation": "least_squares",  # as the recommended preset, but with equal widths,
-            "pruning_percentage": 20,  # so that plain transformers loads the result
+            "preset": "recommended",
+            "allocation": "uniform",  # equal widths, so that plain transformers loads the result
+            "pruning_percentage": 20,
             "calibration": {"source": "local", "name": "factbook-calibration.txt", "num_samples": 32},
             "evaluation": {"source": "local", "name": "factbook-evaluation.txt"},
         },

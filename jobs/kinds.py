@@ -79,7 +79,7 @@ class PruneSpec(Strict):
     expansion_rate: Finite | None = Field(default=None, gt=0, le=10_000)
     target_parameters: int | None = Field(default=None, ge=1)
     target_bytes: int | None = Field(default=None, ge=1)
-    allocation: Literal["uniform", "allocated"] = "uniform"
+    allocation: Literal["uniform", "allocated"] | None = None
     expansion_divisor: Literal[32, 64, 128, 256] | None = None
     layer_indices: LayerIndices | None = None
     num_layers_to_remove: int | None = Field(default=None, ge=1, lt=10_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import typer
@@ -49,6 +50,8 @@ def _root(
 def main() -> None:
     """Run the command; exit codes: 0 success, 1 failure, 2 wrong options, 143 terminated."""
     signal.signal(signal.SIGTERM, _terminated)
+    # by default the collector walks through all of torch hundreds of times during its import: for a second
+    gc.set_threshold(50_000, 20, 20)
     app()
 
 

@@ -73,9 +73,12 @@ def prune(
         Compensation, typer.Option(help="Refit the weights behind what goes.", rich_help_panel=_WHAT)
     ] = "none",
     allocation: Annotated[
-        Allocation,
-        typer.Option(help="The same width in each layer, or by importance.", rich_help_panel=_WHAT),
-    ] = "uniform",
+        Allocation | None,
+        typer.Option(
+            help="The same width in each layer, or by importance. Default: uniform; preset: allocated.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     pruning_percentage: Annotated[
         float | None,
         typer.Option(help="Percent of neurons, heads or layers. Default: 10.", rich_help_panel=_SIZE),

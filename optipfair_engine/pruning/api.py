@@ -64,7 +64,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     *,
     inplace: bool = False,
     compensation: Compensation = "none",
-    allocation: Allocation = "uniform",
+    allocation: Allocation | None = None,
     target_parameters: int | None = None,
     target_bytes: int | None = None,
     preset: Preset = "guide",
@@ -93,7 +93,8 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         inplace: change ``model`` itself.
         compensation: ``least_squares`` refits the weights behind what was removed; needs a dataloader.
         allocation: ``allocated`` divides the neurons among layers by importance or predicted error, whichever
-            is best on held-out samples (``uniform`` may win); needs a dataloader.
+            is best on held-out samples (``uniform`` may win); needs a dataloader. Unless given:
+            ``uniform``, or with the preset ``allocated``.
         target_parameters: parameters that the whole model may have, instead of a percentage.
         target_bytes: the same in bytes.
         preset: ``recommended`` chooses method, refit and allocation that measured best (given a dataloader).

@@ -174,7 +174,7 @@ def _choose_widths(
     report: Reporter,
 ) -> tuple[dict[int, int], dict[str, object]]:
     """The widths, and what the plan says of their choice."""
-    if options.allocation == "uniform":
+    if options.allocation != "allocated":
         return uniform, {"allocation": "uniform"}
     total, divisor = sum(uniform.values()), options.expansion_divisor or 1
     curves = {layer: found.errors.tolist() for layer, found in work.eliminations.items()}

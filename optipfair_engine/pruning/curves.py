@@ -15,7 +15,7 @@ from optipfair_engine.pruning.calibrated_width import (
     target_facts,
     uniform_counts,
 )
-from optipfair_engine.pruning.options import PruneOptions
+from optipfair_engine.pruning.options import Allocation, PruneOptions
 from optipfair_engine.pruning.plan import PruningPlan
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.sizes import kept_by_percentage
@@ -80,6 +80,7 @@ def replan(
         compensation=method.get("compensation", "none"),
         attention_unit=method.get("attention_unit", "kv_group"),
         layer_indices=method.get("layer_indices"),
+        allocation=options.allocation or _allocation_of(plan),
     )
     if changed.compensation != "none":
         if statistics is None:
@@ -96,6 +97,11 @@ def replan(
     if "calibration" not in method:
         return make_calibrated_plan(view, changed, report=report).plan
     return _by_order(view, changed, plan)
+
+
+def _allocation_of(plan: PruningPlan) -> Allocation:
+    """How the plan divided its neurons among the layers."""
+    return "uniform" if plan.method.get("allocation", "uniform") == "uniform" else "allocated"
 
 
 def _by_order(view: ModelView, options: PruneOptions, plan: PruningPlan) -> PruningPlan:

@@ -29,7 +29,7 @@ class PruneOptions:
 
     At most one of ``pruning_percentage``, ``expansion_rate``, ``target_parameters`` and ``target_bytes``;
     none of them means the guide's 10 %. ``max_length``, ``batch_size`` and ``num_samples`` say how
-    calibration texts are cut.
+    calibration texts are cut. Without ``allocation`` widths are uniform, or what the preset measured best.
     """
 
     preset: Preset = "guide"
@@ -39,7 +39,7 @@ class PruneOptions:
     expansion_rate: float | None = None
     target_parameters: int | None = None
     target_bytes: int | None = None
-    allocation: Allocation = "uniform"
+    allocation: Allocation | None = None
     expansion_divisor: int | None = None
     layer_indices: Iterable[object] | None = None
     num_layers_to_remove: int | None = None
@@ -61,7 +61,8 @@ class PruneOptions:
     def __post_init__(self) -> None:
         """Refuse values out of range and combinations that contradict each other."""
         for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
+            if not (name == "allocation" and self.allocation is None):
+                _check_choice(name, getattr(self, name), choices)
         if isinstance(self.layer_indices, Iterable) and not isinstance(self.layer_indices, str | bytes):
             # a generator could be read only once
             object.__setattr__(self, "layer_indices", tuple(self.layer_indices))

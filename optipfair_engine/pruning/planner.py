@@ -63,7 +63,7 @@ def make_calibrated_plan(
         check_method(
             options.neuron_selection_method, calibrated=calibrated, compensated=options.compensation != "none"
         )
-    refitted, allocated = options.compensation != "none", options.allocation != "uniform"
+    refitted, allocated = options.compensation != "none", options.allocation == "allocated"
     if options.prunes_neurons and (refitted or allocated):
         return calibrated_width_plan(view, options, calibration, statistics, report=report)
     if options.pruning_type == "DEPTH" and (refitted or _selects_by_text(options)):

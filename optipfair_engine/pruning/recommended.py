@@ -29,7 +29,7 @@ def resolve_preset(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
     if options.prunes_neurons:
         if options.neuron_selection_method == "MAW":
             changes["neuron_selection_method"] = "OBS"
-        if options.layer_indices is None:
+        if options.layer_indices is None and options.allocation is None:
             changes["allocation"] = "allocated"
     elif options.pruning_type == "ATTENTION":
         changes["attention_unit"] = "query_head"

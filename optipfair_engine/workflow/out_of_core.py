@@ -86,7 +86,7 @@ def plan_out_of_core(
     view = open_checkpoint(source)
     layers = target_layers(view, options.layer_indices)
     refitted = options.compensation != "none"
-    if options.prunes_neurons and (refitted or options.allocation != "uniform"):
+    if options.prunes_neurons and (refitted or options.allocation == "allocated"):
         gathered = gather_statistics_layerwise(source, view, calibration, layers, work, report=report)
         return make_calibrated_plan(view, options, None, gathered, report=report).plan
     if options.pruning_type == "ATTENTION" and refitted:

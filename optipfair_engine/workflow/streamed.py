@@ -28,7 +28,7 @@ def can_stream(source: Path, options: PruneOptions) -> bool:
         options.preset == "guide"
         and options.neuron_selection_method not in ("CFSP", "OBS")
         and options.compensation == "none"
-        and options.allocation == "uniform"
+        and options.allocation != "allocated"
         and options.target_parameters is None
         and options.target_bytes is None
         and options.layer_selection_method in ("last", "first", "custom")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 import json
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 #: What transformers cuts checkpoints into, and ``save_pruned`` too.
 MAX_SHARD_BYTES = 5_000_000_000
+
+_TURN_SECONDS = 2e-4
 
 #: Files that belong to a model besides its weights and config.
 _COMPANIONS = (
@@ -109,7 +112,11 @@ def stream_checkpoint(
     """
     folder, target = Path(source), Path(output)
     layout = CheckpointLayout(CheckpointSource(folder))
-    with ExitStack() as failed, ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside:
+    with (
+        ExitStack() as failed,
+        ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside,
+        _short_turns(),
+    ):
         building = aside.submit(build_on_meta, folder) if check else None
         plan = choose(layout)
         edits = plan_edits(layout, plan)
@@ -130,6 +137,17 @@ def stream_checkpoint(
         failed.pop_all()
     _copy_companions(folder, target)
     return StreamedCheckpoint(plan, files, count_stored(layout.source))
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let threads take shorter turns: an import otherwise holds up the copying for 5 ms at each call."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, _TURN_SECONDS))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _shrink(

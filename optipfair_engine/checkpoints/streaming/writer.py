@@ -1,9 +1,15 @@
-"""Writing safetensors shards by offsets, hashed by a second thread while they are written."""
+"""Writing safetensors shards by offsets, hashed by a second thread while they are written.
+
+What is written leaves the page cache again behind the writer: a result larger than memory doesn't push out
+what others use, and the kernel writes on into pages that it already has. In a virtual machine whose host
+takes free memory back, that is three times faster than filling new ones.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import queue
 import struct
 import threading
@@ -23,6 +29,8 @@ INDEX_NAME = "model.safetensors.index.json"
 #: Bytes that travel together: large enough that Python's share of the time doesn't show.
 CHUNK = 16 << 20
 _BUFFERS = 4
+#: Bytes behind the writer that may still be on their way to the disk before they are dropped from memory.
+_LAG = 128 << 20
 _ALIGNMENT = 8
 
 
@@ -145,6 +153,7 @@ class HashedFile:
         self._background = background
         self._digest = hashlib.sha256()
         self._size = 0
+        self._dropped = 0
 
     def write(self, data: memoryview | bytes, then: Callable[[], None] = lambda: None) -> None:
         """Append ``data``; ``then`` is called when it is no longer needed."""
@@ -153,7 +162,18 @@ class HashedFile:
         while written < len(view):
             written += self._file.write(view[written:])
         self._size += written
+        self._drop_behind(written)
         self._background.give(lambda: self._digest.update(view), then)
+
+    def _drop_behind(self, written: int) -> None:
+        """Start writing out what came last, and drop what is on the disk by now; neither call waits."""
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
+        file, end = self._file.fileno(), self._size - _LAG
+        os.posix_fadvise(file, self._size - written, written, os.POSIX_FADV_DONTNEED)
+        if end > self._dropped:
+            os.posix_fadvise(file, self._dropped, end - self._dropped, os.POSIX_FADV_DONTNEED)
+            self._dropped = max(0, end - CHUNK)  # again next time: the disk may have been behind
 
     def result(self) -> Future[tuple[int, str]]:
         """(Size, SHA-256) of all that was written, once the background thread came so far."""

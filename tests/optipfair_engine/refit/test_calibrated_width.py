@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,15 @@ def test_recommended_compares_allocations_and_keeps_the_budget(
     widths = {i: len(plan.kept_neurons.get(i, range(40))) for i in range(4)}
     assert sum(widths.values()) == 4 * 28
     apply_plan(model, plan)
+
+
+def test_recommended_with_uniform_widths_keeps_them_uniform(
+    view: ModelView, calibration: CalibrationSet
+) -> None:
+    plan = make_calibrated_plan(view, replace(RECOMMENDED, allocation="uniform"), calibration).plan
+    assert plan.method["neuron_selection_method"] == "OBS"
+    assert {len(kept) for kept in plan.kept_neurons.values()} == {28}
+    assert plan.weights
 
 
 def test_another_ratio_from_kept_statistics_needs_no_forward(

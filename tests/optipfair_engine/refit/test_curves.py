@@ -15,7 +15,7 @@ from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.cli import app
 from optipfair_engine.errors import PlanError
 from optipfair_engine.pruning.curves import asks_for_another_size, error_table, replan
-from optipfair_engine.pruning.options import PruneOptions
+from optipfair_engine.pruning.options import Allocation, PruneOptions
 from optipfair_engine.pruning.planner import make_calibrated_plan
 
 OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)
@@ -42,11 +42,23 @@ def test_a_refit_without_statistics_says_what_it_needs(view: ModelView, calibrat
 def test_without_a_refit_the_order_of_removal_is_enough(view: ModelView, calibration: CalibrationSet) -> None:
     options = PruneOptions(allocation="allocated", pruning_percentage=30)
     plan = make_calibrated_plan(view, options, calibration).plan
-    found = replan(view, SIZE_50, plan, None)
+    found = replan(view, replace(SIZE_50, allocation="uniform"), plan, None)
     expected = make_calibrated_plan(view, SIZE_50, calibration).plan
     assert found.kept_neurons == expected.kept_neurons
     allocated = replan(view, replace(SIZE_50, allocation="allocated"), plan, None)
     assert sum(map(len, allocated.kept_neurons.values())) == 4 * 20
+
+
+@pytest.mark.parametrize("rule", ["uniform", "importance", "curves"])
+def test_another_ratio_keeps_the_way_in_which_the_plan_divided_its_neurons(
+    view: ModelView, calibration: CalibrationSet, rule: str
+) -> None:
+    options = PruneOptions(allocation="allocated", pruning_percentage=30)
+    made = make_calibrated_plan(view, options, calibration).plan
+    plan = replace(made, method={**made.method, "allocation": rule})
+    allocation: Allocation = "uniform" if rule == "uniform" else "allocated"
+    expected = replan(view, replace(SIZE_50, allocation=allocation), plan, None)
+    assert replan(view, SIZE_50, plan, None).kept_neurons == expected.kept_neurons
 
 
 def test_only_another_size_makes_a_plan_anew(view: ModelView, calibration: CalibrationSet) -> None:
