@@ -196,7 +196,7 @@ def peer(bench: Bench, python: str | None) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
-        calibration = [row for batch in bench.wiki(32).batches for row in batch["input_ids"].tolist()]
+        calibration = [row for batch in bench.wiki().batches for row in batch["input_ids"].tolist()]
         job.write_text(json.dumps({"model": str(bench.path), "test": bench.test, "calibration": calibration}))
         command = [python, str(ROOT / "benchmarks" / "quality_peer.py"), str(job)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
