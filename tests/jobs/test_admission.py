@@ -205,6 +205,9 @@ class TestReuseKeys:
         beat(repository, WORKER)
         named = prune(calibration={"source": "local", "name": "wiki.txt"})
         assert self.key(repository, named) is None
+        beat(repository, replace(WORKER, allow_hub=True))
+        unpinned = prune(calibration={"source": "hub", "dataset": "a/b"})
+        assert self.key(repository, unpinned) is None
         beat(repository, replace(WORKER, id="w2", code_version="2"))
         assert self.key(repository, prune()) is None
         beat(repository, replace(WORKER, id="w2", models=[replace(TINY, revision="r2")]))
