@@ -14,7 +14,7 @@ from api.body import body_of
 from api.context import WithServices
 from api.downloads import artifact_response
 from api.linking import make_link
-from api.openapi import body_schema
+from api.openapi import BYTES_RESPONSES, GET_BYTES, body_schema
 from api.routes.results import check_kept, succeeded
 from api.views import artifact_view
 
@@ -29,8 +29,8 @@ def list_artifacts(job_id: str, principal: Reader, services: WithServices) -> li
     return [artifact_view(job_id, artifact) for artifact in services.repository.list_artifacts(job_id)]
 
 
-@router.head("/{name}", response_class=Response)
-@router.get("/{name}", response_class=Response)
+@router.head("/{name}", response_class=Response, responses=BYTES_RESPONSES, openapi_extra=GET_BYTES)
+@router.get("/{name}", response_class=Response, responses=BYTES_RESPONSES, openapi_extra=GET_BYTES)
 async def get_artifact(
     job_id: str, name: str, request: Request, principal: Reader, services: WithServices
 ) -> Response:

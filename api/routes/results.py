@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from api import models
 from api.auth import Principal, Reader
 from api.context import Services, WithServices
+from api.openapi import GET_EVENTS
 from api.problem import Problem
 from api.views import attempt_view, check_view, event_view
 from api.waiting import event_stream
@@ -24,6 +25,7 @@ _MAX_SEQ = 2**53
     "/events",
     response_model=models.EventList,
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    openapi_extra=GET_EVENTS,
 )
 async def get_events(
     job_id: str,
