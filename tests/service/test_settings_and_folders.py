@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs.artifacts.local import LocalStore
 from jobs.settings import Settings
 from service import broker
 from service.bootstrap import check_secret, write_private
+from service.doctor import check_disk
 from service.embedded import bind, settle, uses_embedded_broker
 from service.environment import api_environment, worker_environment
 from service.lock import AlreadyRunningError, DataFolderLock
@@ -47,6 +49,15 @@ def test_settings_survive_the_way_through_the_environment(
 def test_a_heartbeat_that_comes_after_the_lease_is_refused() -> None:
     with pytest.raises(ValueError, match="heartbeat_seconds must be less than lease_seconds"):
         Settings(lease_seconds=7)
+
+
+def test_the_doctor_sees_a_full_disk_of_results_beside_an_empty_scratch_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=tmp_path, min_free_bytes=1000)
+    assert check_disk(settings).well
+    monkeypatch.setattr(LocalStore, "free_bytes", lambda _self: 999)
+    assert not check_disk(settings).well
 
 
 def test_a_second_holder_of_a_data_folder_is_told_who_holds_it(tmp_path: Path) -> None:
