@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,18 +41,9 @@ _DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How many requests are let through; per minute, in this process."""
-
-    requests_per_key: int = 60_000
-    failures_per_address: int = 600
-
-
-@dataclass(frozen=True)
 class Options:
-    """What an entry point or a test may want otherwise."""
+    """What a test may want otherwise."""
 
-    limits: Limits = field(default_factory=Limits)
     background: bool = True
     """Whether this process publishes, sweeps, delivers and purges."""
 
@@ -62,10 +53,10 @@ def create_app(settings: Settings, options: Options | None = None) -> FastAPI:
 
     Args:
         settings: read by the entry point; nothing here looks at the environment.
-        options: limits, and whether to run the background loops.
+        options: whether to run the background loops.
     """
     chosen = options or Options()
-    services = make_services(settings, chosen.limits)
+    services = make_services(settings)
     tracer = make_tracer_provider(settings.otlp_endpoint) if settings.otlp_endpoint else None
     app = make_routes(services.metrics, tracer=tracer)
     app.state.tracer = tracer
@@ -74,7 +65,7 @@ def create_app(settings: Settings, options: Options | None = None) -> FastAPI:
     return app
 
 
-def make_services(settings: Settings, limits: Limits) -> Services:
+def make_services(settings: Settings) -> Services:
     """The parts of one API process; connections are opened when they are first used."""
     ensure_secret(settings.secret_file)
     secrets = load_secrets(settings.secret_file)
@@ -83,8 +74,8 @@ def make_services(settings: Settings, limits: Limits) -> Services:
     authenticator = Authenticator(
         repository,
         secrets,
-        requests=RateLimiter(limits.requests_per_key),
-        failures=RateLimiter(limits.failures_per_address),
+        requests=RateLimiter(settings.requests_per_minute),
+        failures=RateLimiter(settings.wrong_keys_per_minute),
     )
     return Services(
         settings=settings,

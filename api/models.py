@@ -259,6 +259,7 @@ class KeyCreated(BaseModel):
     name: str
     created_at: str
     expires_at: str | None
+    webhook_secret: str = Field(description="signs the messages to the `webhook_url` of this tenant's jobs")
 
 
 class KeyList(BaseModel):

@@ -37,17 +37,38 @@ def _body(name: str, *, required: bool = True) -> dict[str, Any]:
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
-JOB_BODY = {
-    **_body("JobRequest"),
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "description": "the same key with the same body gives the first answer again",
-            "schema": {"type": "string", "maxLength": 255},
-        }
-    ],
+def headers(**described: str) -> dict[str, Any]:
+    """`openapi_extra` of an operation whose handler reads these request headers (`_` for `-`) by itself."""
+    listed = [
+        {"name": name.replace("_", "-"), "in": "header", "required": False, "description": text}
+        | {"schema": {"type": "string"}}
+        for name, text in described.items()
+    ]
+    return {"parameters": listed}
+
+
+JOB_BODY = _body("JobRequest")
+CREATE_JOB = {
+    **JOB_BODY,
+    **headers(Idempotency_Key="1 to 255 characters: the same key and body again give the first answer again"),
+}
+GET_JOB = headers(
+    If_None_Match="an ETag of this job: 304 while nothing changed",
+    Prefer="wait=N (at most 30): answer at the next change, or after N seconds",
+)
+GET_EVENTS = headers(Last_Event_ID="of an event stream: go on after this event")
+GET_BYTES = headers(
+    Range="byte ranges, at most 16",
+    If_Range="the ETag that Range is meant for; if it is another one, the whole comes",
+    If_None_Match="304 if the file has this ETag",
+    If_Match="412 if the file has another ETag",
+)
+
+BYTES_RESPONSES: dict[int | str, dict[str, object]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+    206: {"description": "The ranges that were asked for"},
+    304: {"description": "The caller has these bytes already"},
+    416: {"description": "No such bytes"},
 }
 
 

@@ -238,13 +238,13 @@ def serve(raw: str) -> None:
     from starlette.routing import Route
     from starlette.types import Receive, Scope, Send
 
-    from api.main import Limits, Options, create_app
+    from api.main import Options, create_app
     from jobs.logs import configure_logging
 
     settings = Settings.model_validate_json(raw)
     configure_logging(settings, "api")
-    options = Options(limits=Limits(requests_per_key=10**9), background=False)
-    api = create_app(settings, options)
+    settings = settings.model_copy(update={"requests_per_minute": 10**9})
+    api = create_app(settings, Options(background=False))
     bare = Starlette(routes=[Route("/bare", lambda _request: PlainTextResponse("ok"))])
 
     async def both(scope: Scope, receive: Receive, send: Send) -> None:

@@ -44,6 +44,7 @@ class Report:
     accepted: int
     states: Counter[str]
     lost: int
+    made_twice: int
     published_twice: int
     stale_rejected: int
     orphans: int
@@ -72,6 +73,8 @@ class Report:
     def failures(self, plan: Plan) -> list[str]:
         """Why the run failed; empty if it passed."""
         checks = [
+            (self.accepted >= plan.jobs, f"only {self.accepted} of {plan.jobs} jobs were accepted"),
+            (self.made_twice == 0, f"{self.made_twice} requests made two jobs"),
             (self.lost == 0, f"{self.lost} accepted jobs were lost"),
             (self.published_twice == 0, f"{self.published_twice} jobs were published twice or damaged"),
             (self.orphans == 0, f"{self.orphans} orphan files"),
@@ -139,6 +142,7 @@ class Books:
             accepted=len(self._tally.accepted),
             states=Counter(row[1] for row in jobs.values()),
             lost=len(missing),
+            made_twice=len(jobs.keys() - self._tally.accepted.keys()),
             published_twice=len(self._wrongly_published(jobs)),
             stale_rejected=stale_rejected,
             orphans=len(self.orphans()),

@@ -108,7 +108,7 @@ def needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[Ne
     for at, part in _text_references(spec):
         location = (*where, *at)
         if part.name is not None:
-            yield _file("calibration", part.name, location)
+            yield _file("calibration", part.name, (*location, "name"))
         if getattr(part, "dataset", None) is not None:
             yield _hub(location)
     for at, suite in _suites(spec):
@@ -136,9 +136,7 @@ def _hub(location: Location) -> Need:
 
 def _file(folder: str, name: str, location: Location) -> Need:
     code = "suite_not_found" if folder == "suites" else "calibration_not_found"
-    refusal = InvalidError(
-        f"no live worker has a file named {name!r}", code=code, location=(*location, "name")
-    )
+    refusal = InvalidError(f"no live worker has a file named {name!r}", code=code, location=location)
     return Need(lambda worker: name in worker.files.get(folder, []), refusal)
 
 

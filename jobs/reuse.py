@@ -16,7 +16,7 @@ def reuse_key(request: AnyRequest, workers: Sequence[Worker], sources: Mapping[s
     """A SHA-256 that is equal for equal work, or None if that can't be said.
 
     It can't where the workers differ in the model's revision or in their code, and where the spec names
-    a local text file, whose content may have changed under its name.
+    a text file or a data set of the hub, whose content may have changed under its name.
     """
     versions = {worker.code_version for worker in workers}
     spec = spec_to_json(request.spec)
@@ -40,12 +40,12 @@ def _revision(ref: Any, workers: Sequence[Worker], sources: Mapping[str, JobFact
 
 
 def _names_a_file(spec: Any) -> bool:
-    """Whether any part of a spec names a calibration file or a suite."""
+    """Whether any part of a spec names a calibration file, a data set or a suite."""
     if isinstance(spec, list):
         return any(_names_a_file(item) for item in spec)
     if not isinstance(spec, dict):
         return False
     if spec.get("suite") is not None:
         return True
-    local_text = spec.get("source") == "local" and "texts" in spec
-    return local_text or any(_names_a_file(value) for value in spec.values())
+    named_text = spec.get("source") is not None and "texts" in spec
+    return named_text or any(_names_a_file(value) for value in spec.values())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -67,8 +67,14 @@ class Settings(BaseSettings):
     max_queue_depth: int = Field(default=10_000, ge=1)
     max_jobs_per_tenant: int = Field(default=1_000, ge=1)
     """Jobs of one tenant that may be queued or running at once."""
+    requests_per_minute: int = Field(default=60_000, ge=1)
+    """Requests that one key may make, in each API process."""
+    wrong_keys_per_minute: int = Field(default=600, ge=1)
+    """Wrong keys that one address may present, in each API process."""
     idempotency_seconds: int = Field(default=24 * 3600, ge=1)
     max_link_seconds: int = Field(default=24 * 3600, ge=1)
+    memory_bytes: int | None = Field(default=None, ge=1)
+    """What one job may use of a worker's memory; by default all that the machine, or its container, has."""
     model_cache_bytes: int = Field(default=50 * 1024**3, ge=0)
     min_free_bytes: int = Field(default=256 * 1024**2, ge=0)
     """A job starts only while this much stays free beside its estimated output."""
@@ -94,6 +100,12 @@ class Settings(BaseSettings):
         if not url.startswith(("http://", "https://")):
             raise ValueError("public_url starts with http:// or https://")
         return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _beats_within_the_lease(self) -> Self:
+        if self.heartbeat_seconds >= self.lease_seconds:
+            raise ValueError("heartbeat_seconds must be less than lease_seconds, or no attempt keeps its job")
+        return self
 
     @property
     def queues(self) -> tuple[str, ...]:

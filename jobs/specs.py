@@ -5,16 +5,18 @@ The one door to specs: the kinds are in `jobs.kinds`, what they are made of in `
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     Field,
     StringConstraints,
     TypeAdapter,
+    ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from jobs.kinds import (
     KINDS,
@@ -29,7 +31,6 @@ from jobs.kinds import (
     model_references,
     parse_spec,
     spec_to_json,
-    step_references,
 )
 from jobs.metrics import known_metrics
 from jobs.references import (
@@ -68,7 +69,6 @@ __all__ = [
     "parse_request",
     "parse_spec",
     "spec_to_json",
-    "step_references",
 ]
 
 MAX_LABELS = 64
@@ -111,12 +111,6 @@ class _Request(Strict):
         if any(not value.isprintable() for value in labels.values()):
             raise ValueError("a label holds a character that cannot be printed")
         return labels
-
-    def check_gates(self, known: frozenset[str]) -> None:
-        """Raise ValueError for a gate on a metric that this kind of job does not have."""
-        unknown = sorted({gate.metric for gate in self.gates} - known)
-        if unknown:
-            raise ValueError(f"unknown gate metric: {', '.join(unknown)}")
 
 
 class AnalyzeRequest(_Request):
@@ -161,27 +155,46 @@ class PipelineRequest(_Request):
     spec: PipelineSpec
 
 
-def _check_request(request: AnyRequest) -> AnyRequest:
+def _gate_metrics(request: AnyRequest) -> frozenset[str]:
+    """The metrics on which this request may set a gate."""
+    if not isinstance(request, PipelineRequest):
+        return known_metrics(request.kind)
+    steps = [(step.name, known_metrics(step.kind)) for step in request.spec.steps]
+    return frozenset({name for step, metrics in steps for m in metrics for name in (m, f"{step}.{m}")})
+
+
+def _faults(request: AnyRequest) -> Iterator[tuple[tuple[str | int, ...], str, object]]:
+    """What only the whole request shows to be wrong: where in the body, why, and what stands there."""
+    known = _gate_metrics(request)
+    for number, gate in enumerate(request.gates):
+        if gate.metric not in known:
+            reason = f"unknown gate metric: a {request.kind} job does not report {gate.metric!r}"
+            yield ("gates", number, "metric"), reason, gate.metric
     if isinstance(request, PipelineRequest):
-        steps = [(step.name, step.kind) for step in request.spec.steps]
-        names = {f"{name}.{m}" for name, kind in steps for m in known_metrics(kind)}
-        request.check_gates(frozenset(names | {m for _, kind in steps for m in known_metrics(kind)}))
-        return request
-    request.check_gates(known_metrics(request.kind))
-    if any(step_references(request.spec)):
-        raise ValueError('a model with source "step" belongs into a pipeline')
-    return request
+        return
+    for where, ref in model_references(request.spec):
+        if isinstance(ref, StepModelRef):
+            yield ("spec", *where), 'a model with source "step" belongs into a pipeline', ref
 
 
 AnyRequest = (
     AnalyzeRequest | ImportanceRequest | PruneRequest | BiasRequest | EvaluateRequest | PipelineRequest
 )
-JobRequest = Annotated[AnyRequest, Field(discriminator="kind"), AfterValidator(_check_request)]
-"""The body of POST /v1/jobs: use it as FastAPI's body type or through `parse_request`."""
+JobRequest = Annotated[AnyRequest, Field(discriminator="kind")]
+"""The shape of the body of POST /v1/jobs; `parse_request` checks what a shape can't say, too."""
 
 _ADAPTER: TypeAdapter[AnyRequest] = TypeAdapter(JobRequest)
 
 
 def parse_request(body: Any) -> AnyRequest:
     """A request from parsed JSON; raises pydantic's ValidationError with the fields' locations."""
-    return _ADAPTER.validate_python(body)
+    request = _ADAPTER.validate_python(body)
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("value_error", "{reason}", {"reason": why}), loc=at, input=given
+        )
+        for at, why, given in _faults(request)
+    ]
+    if details:
+        raise ValidationError.from_exception_data("JobRequest", details)
+    return request

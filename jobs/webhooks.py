@@ -102,11 +102,5 @@ def _legacy_address(host: str) -> ipaddress.IPv4Address | None:
     return ipaddress.IPv4Address(value)
 
 
-def _base(number: str) -> int:
-    if number.lower().startswith("0x"):
-        return 16
-    return 8 if number.startswith("0") else 10
-
-
 def _refused(reason: str) -> InvalidError:
     return InvalidError(f"the webhook URL {reason}", code="webhook_url_invalid")

@@ -107,7 +107,8 @@ def check_artifacts(settings: Settings) -> Finding:
 def check_disk(settings: Settings) -> Finding:
     """There is room for a job to start."""
     folder = next(path for path in (settings.work_dir, *settings.work_dir.parents) if path.exists())
-    free = shutil.disk_usage(folder).free
+    # results may lie on another disk than scratch and caches; a job needs room on both
+    free = min(shutil.disk_usage(folder).free, make_store(settings).free_bytes())
     text = f"{free / GIB:.1f} GiB free, {settings.min_free_bytes / GIB:.1f} GiB are kept free"
     return Finding("disk", free > settings.min_free_bytes, text, "free some space")
 

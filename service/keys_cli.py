@@ -64,7 +64,7 @@ def list_keys(
 
 @keys_app.command("revoke")
 def revoke(key_id: str, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
-    """Revoke a key by its id; links signed with it stop working too."""
+    """Revoke a key by its id: it opens nothing any more. Links that it made work until they expire."""
     from service import cli
 
     with cli.explained():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from worker.log import logger
+from worker.memory import machine_memory
 from worker.services import Services
 
 #: How often the models folder is looked at; an unchanged one costs a few stat calls.
@@ -22,6 +23,7 @@ class Beats:
         self._interval = min(
             services.settings.heartbeat_seconds, services.settings.worker_timeout_seconds / 4
         )
+        self._memory = services.settings.memory_bytes or machine_memory()
         self._models = services.inventory.scan()
         self._files = services.inventory.files()
         self._changed = threading.Event()
@@ -78,6 +80,7 @@ class Beats:
             "files": self._files,
             "allow_hub": self._services.settings.allow_hub,
             "code_version": self._code_version,
+            "memory_bytes": self._memory,
             "draining": self._services.stopping.is_set(),
         }
         try:

@@ -65,7 +65,7 @@ class FolderCache:
 
     def evict(self) -> None:
         """Remove the least recently used entries that nobody holds, until the limit is kept."""
-        entries = [(path.stat().st_mtime, folder_bytes(path), path) for path in self._entries()]
+        entries = [entry for entry in map(_measured, self._entries()) if entry is not None]
         total = sum(size for _used, size, _path in entries)
         for _used, size, path in sorted(entries):
             if total <= self._limit:
@@ -84,15 +84,27 @@ class FolderCache:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 return False
-            shutil.rmtree(path, ignore_errors=True)
+            # Out of sight first: what a killed worker leaves half removed must not look like an entry.
+            doomed = self._root / f".{path.name}.{os.getpid()}.gone.tmp"
+            with suppress(OSError):  # another worker was faster
+                path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
             return True
 
     def remove_stale(self, older_than_seconds: float = 24 * 3600) -> None:
-        """Remove what a killed filler left behind."""
+        """Remove what a worker that was killed while it filled or evicted left behind."""
         for path in self._root.glob(".*.tmp") if self._root.is_dir() else []:
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > older_than_seconds:
                     shutil.rmtree(path, ignore_errors=True)
+
+
+def _measured(path: Path) -> tuple[float, int, Path] | None:
+    """When an entry was last used and how large it is; None for one that another worker is removing."""
+    try:
+        return path.stat().st_mtime, folder_bytes(path), path
+    except FileNotFoundError:
+        return None
 
 
 def folder_bytes(folder: Path) -> int:

@@ -6,8 +6,9 @@ download.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +92,29 @@ def hub_texts(dataset: str, cache: Path, num_samples: int) -> list[str]:
     """The first texts of a hub data set's training split (its column `text`, or its only text column).
 
     Raises:
-        CalibrationError: the data set has no such column, or no text in it.
+        CalibrationError: there is no such data set, it has no such column, or no text in it.
+        HubUnavailableError: the hub did not answer.
     """
     from datasets import load_dataset
 
     try:
         rows = load_dataset(dataset, split="train", streaming=True, cache_dir=str(cache))
+        texts = _first_texts(rows, dataset, num_samples)
+    except (ConnectionError, TimeoutError) as error:
+        raise HubUnavailableError(f"{dataset} can't be read now: {type(error).__name__}") from error
+    except CalibrationError:
+        raise
     except (OSError, ValueError) as error:
         raise CalibrationError(f"the hub data set {dataset} can't be read: {type(error).__name__}") from error
-    texts: list[str] = []
-    for row in rows:
-        text = _text_of(row, dataset)
-        if text.strip():
-            texts.append(text)
-        if len(texts) >= num_samples:
-            break
     if not texts:
         raise CalibrationError(f"the hub data set {dataset} holds no text")
     return texts
+
+
+def _first_texts(rows: Iterable[dict[str, Any]], dataset: str, num_samples: int) -> list[str]:
+    """The first texts that are not blank; rows come from the hub while they are read."""
+    texts = (text for row in rows if (text := _text_of(row, dataset)).strip())
+    return list(islice(texts, num_samples))
 
 
 def _text_of(row: dict[str, Any], dataset: str) -> str:

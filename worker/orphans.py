@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from jobs.artifacts import remove_orphans
+from worker.cache import FolderCache
 from worker.log import logger
 from worker.services import Services
 
@@ -22,7 +23,8 @@ def clean_up(services: Services) -> None:
     except Exception:
         logger.warning("orphans.not_removed", exc_info=True)
         return
-    services.job_cache.remove_stale()
+    for cache in (services.job_cache, FolderCache(services.settings.work_dir / "hub", 0)):
+        cache.remove_stale()
     if removed or stored:
         logger.info("orphans.removed", scratch=removed, stored=stored)
 

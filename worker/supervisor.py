@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.artifacts.sealing import full_disk_is_named
 from jobs.errors import InvalidError, JobsError, StorageFullError
 from jobs.routing import is_better_elsewhere
 from jobs.rows import Claim
@@ -96,8 +97,9 @@ class Supervisor:
     def _attempt_it(self, workspace: Workspace, stack: ExitStack) -> Outcome:
         """Prepare, run the engine, and say how it went; foreseen failures are outcomes, not exceptions."""
         try:
-            workspace.prepare(needed_bytes=expected_bytes(self._services, self._claim))
-            task = build_task(self._services, self._claim, workspace, self._hooks, stack)
+            with full_disk_is_named():
+                workspace.prepare(needed_bytes=expected_bytes(self._services, self._claim))
+                task = build_task(self._services, self._claim, workspace, self._hooks, stack)
             engine = EngineProcess(self._services.engines, task, workspace.engine_log)
         except (InvalidError, StorageFullError) as error:
             return Failed(error.code, error.message)

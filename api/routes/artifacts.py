@@ -14,8 +14,8 @@ from api.body import body_of
 from api.context import WithServices
 from api.downloads import artifact_response
 from api.linking import make_link
-from api.openapi import body_schema
-from api.routes.results import succeeded
+from api.openapi import BYTES_RESPONSES, GET_BYTES, body_schema
+from api.routes.results import check_kept, succeeded
 from api.views import artifact_view
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["artifacts"])
@@ -24,18 +24,19 @@ LinkBody = Annotated[models.LinkRequest, Depends(body_of(models.LinkRequest, opt
 
 @router.get("", response_model=list[models.Artifact])
 def list_artifacts(job_id: str, principal: Reader, services: WithServices) -> list[models.Artifact]:
-    """The published files; none before the job has succeeded."""
+    """The published files; none before the job has succeeded, or when they are no longer kept."""
     services.repository.get_job(job_id, principal.sees)
     return [artifact_view(job_id, artifact) for artifact in services.repository.list_artifacts(job_id)]
 
 
-@router.head("/{name}", response_class=Response)
-@router.get("/{name}", response_class=Response)
+@router.head("/{name}", response_class=Response, responses=BYTES_RESPONSES, openapi_extra=GET_BYTES)
+@router.get("/{name}", response_class=Response, responses=BYTES_RESPONSES, openapi_extra=GET_BYTES)
 async def get_artifact(
     job_id: str, name: str, request: Request, principal: Reader, services: WithServices
 ) -> Response:
     """The bytes of one file for the holder of a key (`*`: one tar of all), with Range as in a download."""
     job = await run_in_threadpool(services.repository.get_job, job_id, principal.sees)
+    check_kept(job)
     return await artifact_response(services, request, job, name)
 
 
@@ -50,5 +51,6 @@ def create_link(
 ) -> models.Link:
     """A URL that works without a key until it expires; `*` is one uncompressed tar of all files."""
     job = succeeded(services, job_id, principal)
+    check_kept(job)
     response.headers["Cache-Control"] = "no-store"
     return make_link(services, job, name, wanted.ttl_seconds)

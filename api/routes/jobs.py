@@ -12,7 +12,7 @@ from api.auth import Principal, Reader, Writer
 from api.body import job_request
 from api.conditional import none_match, prefer_wait
 from api.context import Services, WithServices, services_of
-from api.openapi import JOB_BODY
+from api.openapi import CREATE_JOB, GET_JOB, JOB_BODY
 from api.problem import Problem, field_error, invalid
 from api.views import etag, job_view
 from api.waiting import wait_for_change
@@ -28,7 +28,10 @@ JobBody = Annotated[tuple[AnyRequest, Any], Depends(job_request)]
 
 # routes are tried in the order in which they stand here: the one that is polled comes first
 @router.get(
-    "/jobs/{job_id}", response_model=models.Job, responses={304: {"description": "Unchanged since the ETag"}}
+    "/jobs/{job_id}",
+    response_model=models.Job,
+    responses={304: {"description": "Unchanged since the ETag"}},
+    openapi_extra=GET_JOB,
 )
 async def get_job(principal: Reader, job_id: str, request: Request, response: Response) -> Any:
     """A job. `If-None-Match` gives 304 while nothing changed; `Prefer: wait=N` waits for a change."""
@@ -50,7 +53,7 @@ async def get_job(principal: Reader, job_id: str, request: Request, response: Re
     return job_view(job)
 
 
-@router.post("/jobs", status_code=202, response_model=models.Job, openapi_extra=JOB_BODY)
+@router.post("/jobs", status_code=202, response_model=models.Job, openapi_extra=CREATE_JOB)
 def create_job(principal: Writer, request: Request, body: JobBody, services: WithServices) -> Response:
     """Create a job. With an Idempotency-Key, the same body again gives the first answer again."""
     wanted, raw = body

@@ -56,6 +56,7 @@ def create_key(
         name=key.name,
         created_at=rfc3339(key.created_at),
         expires_at=rfc3339_or_none(key.expires_at),
+        webhook_secret=services.repository.webhook_secret(key.tenant),
     )
 
 

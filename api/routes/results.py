@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from api import models
 from api.auth import Principal, Reader
 from api.context import Services, WithServices
+from api.openapi import GET_EVENTS
 from api.problem import Problem
 from api.views import attempt_view, check_view, event_view
 from api.waiting import event_stream
@@ -24,6 +25,7 @@ _MAX_SEQ = 2**53
     "/events",
     response_model=models.EventList,
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    openapi_extra=GET_EVENTS,
 )
 async def get_events(
     job_id: str,
@@ -53,7 +55,7 @@ def get_attempts(job_id: str, principal: Reader, services: WithServices) -> mode
 @router.get("/manifest", response_class=PlainTextResponse)
 def get_manifest(job_id: str, principal: Reader, services: WithServices) -> PlainTextResponse:
     """The SHA-256 of every artifact, as `sha256sum -c` reads it."""
-    succeeded(services, job_id, principal)
+    check_kept(succeeded(services, job_id, principal))
     artifacts = services.repository.list_artifacts(job_id)
     return PlainTextResponse("".join(f"{a.sha256}  {a.name}\n" for a in artifacts))
 
@@ -91,6 +93,12 @@ def succeeded(services: Services, job_id: str, principal: Principal) -> Job:
     if job.state is not State.SUCCEEDED:
         raise Problem(409, "job_not_succeeded", f"The job is {job.state.value}; only success has results.")
     return job
+
+
+def check_kept(job: Job) -> None:
+    """Refuse with 410 what is asked of the files of a job that succeeded so long ago that they are gone."""
+    if job.state is State.SUCCEEDED and job.artifacts_expire_at is None:
+        raise Problem(410, "artifact_expired", "The files of this job are no longer kept.")
 
 
 def _last_event_id(header: str | None, after: int) -> int:

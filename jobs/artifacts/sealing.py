@@ -24,7 +24,7 @@ def full_disk_is_named() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StorageFullError("no space is left for the job's artifacts") from error
+            raise StorageFullError("no space is left for the job's files") from error
         raise
 
 

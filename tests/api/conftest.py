@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.context import Services
-from api.main import Limits, Options, create_app
+from api.main import Options, create_app
 from jobs.artifacts import storage_of
 from jobs.keys import generate_key
 from jobs.rows import Job, JobError, LocalModel, Progress
@@ -179,10 +179,9 @@ def make_app(settings: Settings) -> Callable[..., FastAPI]:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
 
     def make(**changes: Any) -> FastAPI:
-        limits = changes.pop("limits", Limits())
         background = changes.pop("background", False)
         chosen = settings.model_copy(update=changes)
-        app = create_app(chosen, Options(limits=limits, background=background))
+        app = create_app(chosen, Options(background=background))
         metadata.create_all(app.state.services.engine)
         return app
 

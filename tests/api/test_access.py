@@ -13,7 +13,6 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from api.context import Services
-from api.main import Limits
 from tests.api.conftest import Caller, FakeWorker, prune
 
 PUBLIC = {
@@ -217,7 +216,7 @@ class TestRates:
     def test_a_key_that_calls_too_often_is_slowed_down(
         self, make_app: Callable[..., FastAPI], make_key: Callable[..., str]
     ) -> None:
-        app = make_app(limits=Limits(requests_per_key=3))
+        app = make_app(requests_per_minute=3)
         caller, other = Caller(app, make_key()), Caller(app, make_key("acme"))
         answers = [caller.get("/v1/jobs") for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
@@ -230,7 +229,7 @@ class TestRates:
     def test_guessing_keys_is_slowed_down(
         self, make_app: Callable[..., FastAPI], make_key: Callable[..., str]
     ) -> None:
-        app = make_app(limits=Limits(failures_per_address=3))
+        app = make_app(wrong_keys_per_minute=3)
         guesser = Caller(app, "ofk_" + "a" * 43)
         statuses = [guesser.get("/v1/jobs").status_code for _ in range(5)]
         assert statuses == [401, 401, 401, 429, 429]

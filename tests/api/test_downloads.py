@@ -219,7 +219,9 @@ class TestRefusals:
         assert nobody.get(link).status_code == 410
         assert nobody.head(link).status_code == 410
 
-    def test_links_die_with_the_files(self, nobody: Caller, services: Services, link: str) -> None:
+    def test_links_die_with_the_files(
+        self, caller: Caller, nobody: Caller, services: Services, job: dict[str, Any], link: str
+    ) -> None:
         from sqlalchemy import update
 
         from jobs.tables import jobs
@@ -228,6 +230,17 @@ class TestRefusals:
             connection.execute(update(jobs).values(artifacts_expire_at=1))
         services.repository.take_expired_artifacts()
         assert nobody.get(link).status_code == 410
+        base = f"/v1/jobs/{job['id']}"
+        files = f"{base}/artifacts"
+        assert caller.get(files).json() == []
+        for answer in (
+            caller.get(f"{base}/manifest"),  # an empty one would look like a job without files
+            caller.get(f"{files}/{NAME}"),
+            caller.post(f"{files}/{NAME}/links"),
+            caller.post(f"{files}/*/links"),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (410, "artifact_expired")
+        assert caller.get(f"{base}/metrics").status_code == 200
 
     def test_bytes_that_vanished_are_not_found(
         self, nobody: Caller, services: Services, link: str, job: dict[str, Any]

@@ -103,6 +103,21 @@ class TestOpenApi:
         body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert body == {"$ref": "#/components/schemas/JobRequest"}
 
+    def test_the_request_headers_that_matter_are_described(self) -> None:
+        paths = json.loads(openapi.render())["paths"]
+
+        def headers(method: str, path: str) -> set[str]:
+            listed = paths[path][method].get("parameters", [])
+            return {item["name"] for item in listed if item["in"] == "header"}
+
+        assert headers("post", "/v1/jobs") == {"Idempotency-Key"}
+        assert headers("post", "/v1/jobs:validate") == set()  # it makes nothing that could come twice
+        assert headers("get", "/v1/jobs/{job_id}") == {"If-None-Match", "Prefer"}
+        assert headers("get", "/v1/jobs/{job_id}/events") == {"Last-Event-ID"}
+        for path in ("/v1/download/{token}/{name}", "/v1/jobs/{job_id}/artifacts/{name}"):
+            for method in ("get", "head"):
+                assert headers(method, path) == {"Range", "If-Range", "If-None-Match", "If-Match"}
+
     def test_every_reference_leads_somewhere(self) -> None:
         document = json.loads(openapi.render())
         text = json.dumps(document)

@@ -59,7 +59,11 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str
         (prune(labels={f"k{i}": "v" for i in range(65)}), ["body", "labels"]),
         (prune(priority=1000), ["body", "priority"]),
         (prune(timeout_seconds=0), ["body", "timeout_seconds"]),
-        (prune(gates=[{"metric": "beauty", "min": 1}]), ["body"]),
+        (
+            prune(gates=[{"metric": "seconds", "min": 1}, {"metric": "beauty", "min": 1}]),
+            ["body", "gates", 1, "metric"],
+        ),
+        (prune(spec={"model": {"source": "step", "name": "p"}}), ["body", "spec", "model"]),
         (prune(gates=[{"metric": "perplexity_ratio"}]), ["body", "gates", 0]),
         (prune(webhook_url="http://example.org/hook"), ["body", "webhook_url"]),
         (prune(webhook_url="https://127.0.0.1/hook"), ["body", "webhook_url"]),

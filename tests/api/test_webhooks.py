@@ -16,7 +16,6 @@ from fastapi import FastAPI
 from standardwebhooks import Webhook as Verifier
 
 from api import egress
-from api.context import Services
 from api.deliveries import signed_headers
 from api.loops import Loops
 from tests.api.conftest import Caller, FakeWorker
@@ -101,13 +100,15 @@ def test_the_end_of_a_job_is_told_and_signed(
 
 
 def test_a_jobs_own_url_is_told_too(
-    open_app: FastAPI, owner: Caller, worker: FakeWorker, receiver: Receiver, services: Services
+    open_app: FastAPI, make_key: Callable[..., str], worker: FakeWorker, receiver: Receiver
 ) -> None:
+    owner = Caller(open_app, make_key("acme", "admin"))
+    secret = owner.post("/v1/keys", json={"tenant": "acme"}).json()["webhook_secret"]
     job = owner.create(webhook_url=receiver.url)
     worker.fail(job["id"])
     deliver(open_app)
     ((headers, body),) = receiver.got
-    message = Verifier(services.repository.webhook_secret("acme")).verify(body, headers)
+    message = Verifier(secret).verify(body, headers)
     assert (message["type"], message["data"]["error"]["code"]) == ("job.failed", "non_finite_weights")
 
 

@@ -120,7 +120,11 @@ def test_a_job_goes_only_where_the_model_is(repository: Repository) -> None:
     [
         (prune("absent"), "model_not_found", ("spec", "model", "name")),
         (prune("old"), "model_pickled", ("spec", "model", "name")),
-        (prune(calibration={"source": "local", "name": "no.txt"}), "calibration_not_found", None),
+        (
+            prune(calibration={"source": "local", "name": "no.txt"}),
+            "calibration_not_found",
+            ("spec", "calibration", "name"),
+        ),
         (prune(calibration={"source": "hub", "dataset": "a/b"}), "hub_not_allowed", ("spec", "calibration")),
         (prune(evaluation={"source": "local", "name": "no.txt"}), "calibration_not_found", None),
         (prune(layer_indices=[4]), "layers_out_of_range", ("spec", "layer_indices")),
@@ -150,7 +154,7 @@ def test_every_step_of_a_pipeline_is_looked_at(repository: Repository) -> None:
     assert admission.estimate is not None
     steps[2]["spec"]["suite"] = "other.csv"  # type: ignore[index]
     error = refusal(repository, parse_request({"kind": "pipeline", "spec": {"steps": steps}}))
-    assert (error.code, error.location[:3]) == ("suite_not_found", ("spec", "steps", 2))
+    assert (error.code, error.location) == ("suite_not_found", ("spec", "steps", 2, "spec", "suite"))
 
 
 def test_without_a_live_worker_nothing_is_admitted(repository: Repository) -> None:
@@ -201,6 +205,9 @@ class TestReuseKeys:
         beat(repository, WORKER)
         named = prune(calibration={"source": "local", "name": "wiki.txt"})
         assert self.key(repository, named) is None
+        beat(repository, replace(WORKER, allow_hub=True))
+        unpinned = prune(calibration={"source": "hub", "dataset": "a/b"})
+        assert self.key(repository, unpinned) is None
         beat(repository, replace(WORKER, id="w2", code_version="2"))
         assert self.key(repository, prune()) is None
         beat(repository, replace(WORKER, id="w2", models=[replace(TINY, revision="r2")]))

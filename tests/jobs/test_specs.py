@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "url as hub id": (prune(model={**HUB, "id": "https://x/y"}), "model.hub.id"),
     "dots in hub id": (prune(model={**HUB, "id": "org/.."}), "model.hub.id"),
     "not a job": (prune(model={"source": "job", "job_id": "1"}), "model.job.job_id"),
-    "step outside a pipeline": (prune(model={"source": "step", "name": "p"}), ""),
+    "step outside a pipeline": (prune(model={"source": "step", "name": "p"}), "spec.model"),
     "two calibrations": (prune(calibration={**CALIBRATION, "source": "local", "name": "x"}), "calibration"),
     "empty text": (prune(calibration={"texts": [""]}), "calibration.texts.0"),
     "three prompts in a pair": (
@@ -149,10 +149,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too many labels": ({**prune(), "labels": {f"k{n}": "" for n in range(65)}}, "labels"),
     "priority": ({**prune(), "priority": 101}, "priority"),
     "timeout": ({**prune(), "timeout_seconds": 0}, "timeout_seconds"),
-    "gate metric": ({**prune(), "gates": [{"metric": "beauty", "min": 1}]}, ""),
+    "gate metric": ({**prune(), "gates": [{"metric": "beauty", "min": 1}]}, "gates.0.metric"),
     "gate without a bound": ({**prune(), "gates": [{"metric": "seconds"}]}, "gates.0"),
     "gate upside down": ({**prune(), "gates": [{"metric": "seconds", "min": 2, "max": 1}]}, "gates.0"),
-    "another kind's gate": ({**prune(), "gates": [{"metric": "stereoset_icat", "min": 1}]}, ""),
+    "another kind's gate": ({**prune(), "gates": [{"metric": "stereoset_icat", "min": 1}]}, "gates.0.metric"),
 }
 
 

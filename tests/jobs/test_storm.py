@@ -34,7 +34,12 @@ JOBS, POISONED, WORKERS, LEASE = 50, 2, 4, 0.4
 def stormy(engine: Engine, tmp_path: Path) -> Repository:
     url = engine.url.render_as_string(hide_password=False)
     settings = Settings(
-        data_dir=tmp_path / "data", database_url=url, lease_seconds=LEASE, max_attempts=4, min_free_bytes=0
+        data_dir=tmp_path / "data",
+        database_url=url,
+        lease_seconds=LEASE,
+        heartbeat_seconds=LEASE / 4,
+        max_attempts=4,
+        min_free_bytes=0,
     )
     repository = Repository(engine, settings)
     repository.ensure_tenant(TENANT)

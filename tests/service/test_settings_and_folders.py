@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from jobs.artifacts.local import LocalStore
 from jobs.settings import Settings
 from service import broker
 from service.bootstrap import check_secret, write_private
+from service.doctor import check_disk
 from service.embedded import bind, settle, uses_embedded_broker
 from service.environment import api_environment, worker_environment
 from service.lock import AlreadyRunningError, DataFolderLock
 
 
 def test_a_worker_gets_the_settings_but_nothing_secret_of_the_api(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, lease_seconds=7, allow_hub=True)
+    settings = Settings(data_dir=tmp_path, lease_seconds=17, allow_hub=True)
     environ = {
         "OPTIPFAIR_SECRET_FILE": "/s",
         "OPTIPFAIR_API_KEY": "ofk_x",
@@ -29,7 +31,7 @@ def test_a_worker_gets_the_settings_but_nothing_secret_of_the_api(tmp_path: Path
     assert "ofk_x" not in environment.values()
     assert environment["OPTIPFAIR_TEST_HOOKS"] == "1"
     assert environment["HOME"] == "/h"
-    assert environment["OPTIPFAIR_LEASE_SECONDS"] == "7.0"
+    assert environment["OPTIPFAIR_LEASE_SECONDS"] == "17.0"
     assert environment["OPTIPFAIR_ALLOW_HUB"] == "true"
 
 
@@ -42,6 +44,20 @@ def test_settings_survive_the_way_through_the_environment(
     for name, text in api_environment(settings, {}).items():
         monkeypatch.setenv(name, text)
     assert Settings().model_dump() == settings.model_dump()
+
+
+def test_a_heartbeat_that_comes_after_the_lease_is_refused() -> None:
+    with pytest.raises(ValueError, match="heartbeat_seconds must be less than lease_seconds"):
+        Settings(lease_seconds=7)
+
+
+def test_the_doctor_sees_a_full_disk_of_results_beside_an_empty_scratch_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=tmp_path, min_free_bytes=1000)
+    assert check_disk(settings).well
+    monkeypatch.setattr(LocalStore, "free_bytes", lambda _self: 999)
+    assert not check_disk(settings).well
 
 
 def test_a_second_holder_of_a_data_folder_is_told_who_holds_it(tmp_path: Path) -> None:

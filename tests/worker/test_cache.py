@@ -64,3 +64,28 @@ def test_the_least_recently_used_goes_and_what_is_in_use_stays(tmp_path: Path) -
         assert (tmp_path / "old").is_dir()
         assert not (tmp_path / "middle").exists()
         assert (tmp_path / "new").is_dir()
+
+
+def test_an_entry_that_another_worker_evicts_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FolderCache(tmp_path, 5)
+    with cache.folder("mine", fill_with(10)):
+        # listed a moment ago, gone by now
+        monkeypatch.setattr(cache, "_entries", lambda: [tmp_path / "theirs", tmp_path / "mine"])
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_worker_that_is_killed_while_it_evicts_leaves_no_half_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FolderCache(tmp_path, 5)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # it comes no further
+    with cache.folder("model", fill_with(10)):
+        pass
+    assert not (tmp_path / "model").exists()
+    monkeypatch.undo()
+    with cache.folder("model", fill_with(1)) as folder:
+        assert (folder / "weights").read_bytes() == b"x"
+    cache.remove_stale(older_than_seconds=-1)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "model"]

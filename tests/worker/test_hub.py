@@ -6,8 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
+
+from optipfair_engine.errors import CalibrationError
+from worker.hub import HubUnavailableError, hub_texts
 
 from .hub_stand_in import COMMIT, hub_with
 
@@ -80,3 +87,30 @@ def test_a_model_that_is_larger_than_the_cache_is_refused_before_the_download(tm
 def test_an_unknown_model_is_the_users_error(tmp_path: Path) -> None:
     with hub_with("acme/tiny", FILES) as (endpoint, _asked):
         assert use(endpoint, tmp_path / "cache", model_id="acme/other")["code"] == "model_not_found"
+
+
+def test_a_data_set_that_cannot_be_reached_is_tried_again_and_one_that_is_not_there_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(error: Exception | None) -> Iterator[dict[str, str]]:
+        yield from ({"text": text} for text in ("one", " ", "two", "three"))
+        if error is not None:
+            raise error
+
+    def hub(answer: Any) -> None:
+        def load_dataset(*_: object, **__: object) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+
+    hub(rows(None))
+    assert hub_texts("acme/texts", tmp_path, 2) == ["one", "two"]
+    for away in (ConnectionError("no route"), rows(TimeoutError("slow"))):
+        hub(away)
+        with pytest.raises(HubUnavailableError):
+            hub_texts("acme/texts", tmp_path, 9)
+    hub(FileNotFoundError("no such data set"))
+    with pytest.raises(CalibrationError):
+        hub_texts("acme/texts", tmp_path, 9)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,23 @@ def test_a_job_that_does_not_fit_on_the_disk_is_refused_clearly(
     small = new_job()  # analyze writes next to nothing: the service goes on
     run_job(services, small.id)
     assert state_of(services, small).state is State.SUCCEEDED
+
+
+def test_a_disk_that_fills_while_an_earlier_checkpoint_is_fetched_is_named(
+    services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = new_job()
+    run_job(services, first.id)
+
+    def full(*_: object) -> Iterator[bytes]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(services.store), "open_range", full)
+    second = new_job(spec={"model": {"source": "job", "job_id": first.id}})
+    run_job(services, second.id)
+    ended = state_of(services, second)
+    assert (ended.state, ended.attempt) == (State.FAILED, 1)
+    assert ended.error is not None and ended.error.code == "storage_full"
 
 
 def test_files_of_an_earlier_attempt_go_when_the_next_one_begins(
