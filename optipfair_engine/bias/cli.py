@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from optipfair_engine.commands.shared import Device, Dtype, Json, ModelPath, OutputPath, Verbose, find_model
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.terminal import explained, progress, show_json, show_table, warn
+
+if TYPE_CHECKING:
+    from optipfair_engine.bias.suites import PairItem
 
 _PROMPTS, _FIGURES = "What the model is asked", "Figures"
 
@@ -145,13 +148,13 @@ def _prompt_options(
     }
 
 
-def _read_pairs(path: Path | None) -> list[tuple[str, str]] | None:
+def _read_pairs(path: Path | None) -> list[PairItem] | None:
     if path is None:
         return None
     from optipfair_engine.bias.suites import PairItem, read_suite
 
     items = read_suite(path)
-    pairs = [(item.first, item.second) for item in items if isinstance(item, PairItem)]
+    pairs = [item for item in items if isinstance(item, PairItem)]
     if len(pairs) != len(items):
         raise InvalidOptionError(f"{path.name} is a benchmark, not prompt pairs; give it as --suite")
     return pairs

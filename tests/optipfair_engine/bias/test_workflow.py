@@ -97,6 +97,25 @@ def test_templates_compare_every_two_attributes(folder, tmp_path) -> None:
     assert (metrics["pairs"], metrics["templates"]) == (3, 1)
 
 
+def test_one_template_gives_neither_interval_nor_outcome(folder, quieter, tmp_path) -> None:
+    options = BiasOptions(
+        template="the {attribute} man sat",
+        attributes=["young", "old", "white"],
+        control_pairs=[["the tall man sat", "the quiet man sat"]],
+        visualization_types=(),
+    )
+    metrics = bias_checkpoint(quieter, tmp_path, options, baseline=folder)
+    assert metrics["bias_change"] < -0.5
+    assert metrics["outcome"] == "inconclusive"
+    for name in ("mean_difference", "bias_change", "effect_over_noise"):
+        assert metrics[name] is not None
+        assert metrics[f"{name}_low"] is metrics[f"{name}_high"] is None
+    summary = strict(tmp_path / "bias_summary.json")["activations"]
+    assert summary["overall"]["above_noise"] is None
+    assert any("3 pairs from one template" in text for text in summary["warnings"])
+    assert any("Control pairs from one template" in text for text in summary["warnings"])
+
+
 def test_no_prompts_means_the_default_ones_with_controls(folder, tmp_path) -> None:
     metrics = bias_checkpoint(folder, tmp_path, BiasOptions(visualization_types=()))
     assert (metrics["pairs"], metrics["control_pairs"]) == (7, 7)
@@ -147,7 +166,9 @@ def test_wrong_prompts_are_refused_before_a_model_is_loaded(tmp_path) -> None:
 
 def test_the_commands(folder, quieter, tmp_path) -> None:
     pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text('["the old man sat", "the young man sat"]\n["the male man sat", "the female man sat"]\n')
+    pairs.write_text(
+        '["the old man sat", "the young man sat"]\n["the male man left", "the female man left"]\n'
+    )
     arguments = ["--prompt-pairs", str(pairs), "--device", "cpu", "--quiet", "--json"]
     runner = CliRunner()
     bias = ["bias", "--model-path", str(folder), "--output-path", str(tmp_path / "a"), *arguments]
@@ -166,4 +187,13 @@ def test_the_commands(folder, quieter, tmp_path) -> None:
     result = runner.invoke(app, [*compare, *arguments])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["outcome"] == "better"
+    lines = [
+        {"prompt1": f"the {old} man sat", "prompt2": f"the {old} woman sat", "template": "same"}
+        for old in ("old", "young")
+    ]
+    pairs.write_text(
+        "".join(json.dumps(line) + "\n" for line in [*lines, ["the white man", "the black man"]])
+    )
+    result = runner.invoke(app, [*bias, "--visualization-types", "none", "--control-pairs", str(pairs)])
+    assert json.loads(result.stdout)["templates"] == 2, result.output
     assert runner.invoke(app, [*bias, "--visualization-types", "bars"]).exit_code == 2
