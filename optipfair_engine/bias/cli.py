@@ -37,7 +37,14 @@ ControlFile = Annotated[
     Path | None,
     typer.Option(help="Rewordings that change no attribute: the noise floor.", rich_help_panel=_PROMPTS),
 ]
-Margin = Annotated[float, typer.Option(help="Relative change that doesn't count.", min=0)]
+Margin = Annotated[
+    float | None,
+    typer.Option(
+        help="Change that doesn't count (relative, of the mean difference: 0.05; of a suite's share: 0.02).",
+        min=0,
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)]
 
 
@@ -66,7 +73,7 @@ def bias(
     baseline: Annotated[
         str | None, typer.Option(help="Another model, which this one is compared with.")
     ] = None,
-    margin: Margin = 0.05,
+    margin: Margin = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -100,7 +107,7 @@ def compare(
     attributes: Attributes = None,
     suite: SuiteFile = None,
     control_pairs: ControlFile = None,
-    margin: Margin = 0.05,
+    margin: Margin = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",

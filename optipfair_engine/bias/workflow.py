@@ -42,7 +42,8 @@ class BiasOptions:
     and ``suite`` (a file: CrowS-Pairs, StereoSet or prompt pairs); none of them means the default pairs with
     the default control pairs. ``control_pairs`` are rewordings that change no attribute. A pair is two texts,
     or a ``suites.PairItem``, which can name its template. ``margin`` is the
-    relative change of the mean difference that a comparison with a baseline ignores.
+    change that a comparison with a baseline ignores: of the mean difference, relative (None: 0.05), or of a
+    preference's distance from one half (None: 0.02).
     """
 
     prompt_pairs: Sequence[Sequence[str] | PairItem] | None = None
@@ -55,7 +56,7 @@ class BiasOptions:
     layer_types: Sequence[str] | None = None
     figure_format: str = "png"
     neuron_ranking: bool = False
-    margin: float = 0.05
+    margin: float | None = None
     dtype: str = "auto"
     device: str = "cpu"
     seed: int = 0
@@ -77,7 +78,7 @@ class BiasOptions:
             raise InvalidOptionError(
                 f"figure_format must be one of {', '.join(_FORMATS)}, got {self.figure_format!r}"
             )
-        if self.margin < 0:
+        if self.margin is not None and self.margin < 0:
             raise InvalidOptionError(f"margin must be at least 0, got {self.margin}")
 
 
@@ -148,7 +149,7 @@ def bias_checkpoint(
 def _questions(options: BiasOptions) -> _Questions:
     controls = _pairs(options.control_pairs or (), "Control")
     if options.suite is not None:
-        return _suite_questions(options.suite, controls)
+        return _suite_questions(options, options.suite, controls)
     if options.template is not None and options.attributes is not None:
         if len(set(options.attributes)) < 2:
             raise InvalidOptionError("attributes need at least two different words")
@@ -185,14 +186,21 @@ def _templates(pairs: Sequence[PairItem]) -> list[str]:
     return [infer_template(p.first, p.second) if p.template is None else p.template for p in pairs]
 
 
-def _suite_questions(path: Path, controls: list[PairItem]) -> _Questions:
+def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem]) -> _Questions:
     from optipfair_engine.bias.suites import CrowsItem, read_suite
 
     items = read_suite(path)
     if isinstance(items[0], PairItem):
         return _Questions([item for item in items if isinstance(item, PairItem)], controls)
-    if controls:
-        raise InvalidOptionError("control_pairs go with prompt pairs: a preference suite has no activations")
+    asked = {
+        "control_pairs": bool(controls),
+        "neuron_ranking": options.neuron_ranking,
+        "layer_types": options.layer_types is not None,
+        "layers": options.layers != "first_middle_last",
+    }
+    if any(asked.values()):
+        names = " and ".join(name for name, given in asked.items() if given)
+        raise InvalidOptionError(f"{names}: for prompt pairs only, a preference suite has no activations")
     name = "crows_pairs" if isinstance(items[0], CrowsItem) else "stereoset"
     return _Questions([], [], items, name)
 
@@ -260,12 +268,13 @@ def _summary(after: _Answers, before: _Answers | None, options: BiasOptions) -> 
     from optipfair_engine.bias.comparison import compare_preferences, compare_profiles
     from optipfair_engine.bias.summary import summarize
 
+    margin = {} if options.margin is None else {"margin": options.margin}
     summary: dict[str, Any] = {"model": after.name, "baseline": before.name if before else None}
     if after.profile is not None:
         summary["activations"] = summarize(after.profile, after.controls, seed=options.seed)
         if before is not None and before.profile is not None:
             summary["comparison"] = compare_profiles(
-                before.profile, after.profile, margin=options.margin, seed=options.seed
+                before.profile, after.profile, seed=options.seed, **margin
             )
     if after.neurons is not None:
         summary["neurons"] = after.neurons
@@ -275,7 +284,7 @@ def _summary(after: _Answers, before: _Answers | None, options: BiasOptions) -> 
             first, second = before.behaviour.preferences, after.behaviour.preferences
             summary["baseline_behaviour"] = before.behaviour.report
             summary["comparison"] = compare_preferences(
-                first.stereotype, second.stereotype, first.categories, seed=options.seed
+                first.stereotype, second.stereotype, first.categories, seed=options.seed, **margin
             )
     return summary
 

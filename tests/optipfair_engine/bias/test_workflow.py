@@ -132,6 +132,12 @@ def test_suites(folder, quieter, tmp_path) -> None:
     assert metrics["outcome"] == "inconclusive"
     assert 0 <= metrics["crows_pairs_score_low"] <= metrics["crows_pairs_score"]
     assert strict(tmp_path / "a" / "bias_metrics.json")["suite"] == "crows_pairs"
+    assert strict(tmp_path / "a" / "bias_summary.json")["comparison"]["margin"] == 0.02
+    bias_checkpoint(folder, tmp_path / "c", BiasOptions(suite=suite, margin=0.3), baseline=quieter)
+    assert strict(tmp_path / "c" / "bias_summary.json")["comparison"]["margin"] == 0.3
+    for options in ({"neuron_ranking": True}, {"layer_types": ["mlp_output"]}, {"layers": "all"}):
+        with pytest.raises(InvalidOptionError, match="for prompt pairs only"):
+            bias_checkpoint(folder, tmp_path / "d", BiasOptions(suite=suite, **options))
     named = tmp_path / "pairs.json"
     named.write_text('[{"prompt1": "the old man", "prompt2": "the young man", "template": "t"}]')
     metrics = bias_checkpoint(folder, tmp_path / "b", BiasOptions(suite=named, visualization_types=()))
