@@ -65,7 +65,7 @@ def _sections(
         yield from _behaviour(summary["behaviour"], summary.get("baseline_behaviour"))
     if profile is not None:
         yield from _pairs(profile)
-        yield from _figures(figures, figure_format)
+        yield from _figures([figures / name for name in profile.figures], figure_format)
 
 
 def _warnings(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -257,13 +257,10 @@ def _pairs(profile: Profile) -> Iterable[str]:
     )
 
 
-def _figures(folder: Path, figure_format: str) -> Iterable[str]:
+def _figures(drawn: Sequence[Path], figure_format: str) -> Iterable[str]:
     if figure_format not in ("png", "svg"):
         return
-    paths = sorted(
-        folder.glob(f"*_pair*.{figure_format}"),
-        key=lambda path: (path.stem.split("_pair")[-1].zfill(9), path.name),
-    )
+    paths = sorted(drawn, key=lambda path: (path.stem.split("_pair")[-1].zfill(9), path.name))
     if not paths:
         return
     shown = min(len(paths), MOST_FIGURES)

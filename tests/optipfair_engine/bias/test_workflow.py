@@ -116,6 +116,17 @@ def test_one_template_gives_neither_interval_nor_outcome(folder, quieter, tmp_pa
     assert any("Control pairs from one template" in text for text in summary["warnings"])
 
 
+def test_the_report_shows_no_figures_of_an_earlier_run(folder, tmp_path, templated_pairs) -> None:
+    for pairs in (templated_pairs[:3], templated_pairs[:2]):
+        options = BiasOptions(
+            prompt_pairs=pairs, visualization_types=["mean_diff"], layer_types=["mlp_output"]
+        )
+        bias_checkpoint(folder, tmp_path, options)
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    shown = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "report.html").read_text())
+    assert shown == ["mean_diff_mlp_output_pair0.png", "mean_diff_mlp_output_pair1.png"]
+
+
 def test_no_prompts_means_the_default_ones_with_controls(folder, tmp_path) -> None:
     metrics = bias_checkpoint(folder, tmp_path, BiasOptions(visualization_types=()))
     assert (metrics["pairs"], metrics["control_pairs"]) == (7, 7)
