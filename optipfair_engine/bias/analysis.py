@@ -146,4 +146,10 @@ def _sink(
 def model_name_of(model: Any) -> str:
     """What to call the model in titles: the last part of where it was loaded from, or its family."""
     name = str(getattr(model.config, "_name_or_path", "") or "")
-    return Path(name).name or f"{model.config.model_type} model"
+    return folder_name(Path(name)) or f"{model.config.model_type} model"
+
+
+def folder_name(folder: Path) -> str:
+    """The folder's name; of a commit in a hub cache (``models--org--name/snapshots/…``) the model's."""
+    cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    return folder.parent.parent.name.rpartition("--")[2] if cached else folder.name

@@ -209,10 +209,11 @@ def _ask(
     source: Path, questions: _Questions, options: BiasOptions, folder: Path | None, report: Reporter
 ) -> _Answers:
     """Load a model, ask it everything, and let it go."""
+    from optipfair_engine.bias.analysis import folder_name
     from optipfair_engine.workflow.common import load
 
     loaded = load(source, dtype=options.dtype, device=options.device, needs_tokenizer=True, report=report)
-    answers = _Answers(source.name)
+    answers = _Answers(folder_name(source.absolute()))
     if questions.items is not None:
         answers.behaviour = _ask_preferences(loaded.model, loaded.tokenizer, questions, report)
     else:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,20 @@ def test_one_template_gives_neither_interval_nor_outcome(folder, quieter, tmp_pa
     assert summary["overall"]["above_noise"] is None
     assert any("3 pairs from one template" in text for text in summary["warnings"])
     assert any("Control pairs from one template" in text for text in summary["warnings"])
+
+
+def test_a_model_from_the_hub_cache_goes_by_its_name(folder, tmp_path, templated_pairs) -> None:
+    commit = tmp_path / "models--org--tiny-llama" / "snapshots" / ("0" * 40)
+    shutil.copytree(folder, commit)
+    options = BiasOptions(
+        prompt_pairs=templated_pairs[:1],
+        visualization_types=["mean_diff"],
+        layer_types=["mlp_output"],
+        figure_format="svg",
+    )
+    bias_checkpoint(commit, tmp_path / "out", options)
+    assert "<h1>Bias of tiny-llama</h1>" in (tmp_path / "out" / "report.html").read_text()
+    assert "tiny-llama ·" in (tmp_path / "out" / "mean_diff_mlp_output_pair0.svg").read_text()
 
 
 def test_the_report_shows_no_figures_of_an_earlier_run(folder, tmp_path, templated_pairs) -> None:
