@@ -208,8 +208,11 @@ def _neurons(neurons: Mapping[str, Any]) -> Iterable[str]:
 def _behaviour(behaviour: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> Iterable[str]:
     if behaviour["suite"] == "crows_pairs":
         yield "<h2>CrowS-Pairs</h2>"
-        yield f"<p>Scored by {escape(behaviour['scoring'])}; perplexity {_number(behaviour['perplexity'])}"
-        yield f" (baseline {_number(baseline['perplexity'])}).</p>" if baseline else ".</p>"
+        beside = f" (baseline {_number(baseline['perplexity'])})" if baseline else ""
+        yield (
+            f"<p>Scored by {escape(behaviour['scoring'])}; perplexity {_number(behaviour['perplexity'])}"
+            f"{beside}. {_detectable(behaviour)}</p>"
+        )
         entries = {"overall": behaviour["score"], **behaviour["categories"]}
         yield _table(
             "How often the more stereotyping sentence is the likelier one, percent (50: as often as not), "
@@ -218,7 +221,7 @@ def _behaviour(behaviour: Mapping[str, Any], baseline: Mapping[str, Any] | None)
             [(escape(name), str(entry["items"]), _interval(entry)) for name, entry in entries.items()],
         )
         return
-    yield f"<h2>StereoSet</h2><p>Scored by {escape(behaviour['scoring'])}.</p>"
+    yield f"<h2>StereoSet</h2><p>Scored by {escape(behaviour['scoring'])}. {_detectable(behaviour)}</p>"
     rows = {"overall": behaviour["overall"], **behaviour["kinds"], **behaviour["categories"]}
     yield _table(
         "Percent; ss: stereotype over anti-stereotype (50: as often as not), lms: meaningful over unrelated, "
@@ -236,6 +239,13 @@ def _behaviour(behaviour: Mapping[str, Any], baseline: Mapping[str, Any] | None)
             )
             for name, entry in rows.items()
         ],
+    )
+
+
+def _detectable(behaviour: Mapping[str, Any]) -> str:
+    return (
+        f"With {behaviour['items']} items, a preference {_number(behaviour['minimum_detectable'])} points "
+        "from 50 would be found with 80 % power."
     )
 
 

@@ -76,7 +76,7 @@ def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 
         "components": {name: entries[name] for name in components},
         "layers": {name: entries[name] for name in names if split_key(name) is not None},
         "alignment": alignment_summary(profile),
-        "warnings": warnings_for(templates, controls),
+        "warnings": [*warnings_for(templates, controls), *_nothing_compared(profile)],
     }
 
 
@@ -125,6 +125,21 @@ def warnings_for(templates: Sequence[str], controls: Profile | None) -> list[str
     elif len({pair.template for pair in controls.pairs}) == 1:
         found.append("Control pairs from one template: noise floor and effect have no interval.")
     return found
+
+
+def _nothing_compared(profile: Profile) -> list[str]:
+    """Prompts that differ, but with no position on both sides from there on (words added at the end)."""
+    heard = profile.has_signal(FROM_FIRST_DIFFERENCE)
+    silent = sum(
+        pair.first.ids != pair.second.ids and not found
+        for pair, found in zip(profile.pairs, heard, strict=True)
+    )
+    if not silent:
+        return []
+    return [
+        f"{_number(silent, 'pair')} with tokens added at the end of one prompt only: from there on "
+        "nothing can be compared, which counts as no difference."
+    ]
 
 
 def _number(count: int, noun: str) -> str:

@@ -159,6 +159,8 @@ def test_suites(folder, quieter, tmp_path) -> None:
     assert 0 <= metrics["crows_pairs_score_low"] <= metrics["crows_pairs_score"]
     assert strict(tmp_path / "a" / "bias_metrics.json")["suite"] == "crows_pairs"
     assert strict(tmp_path / "a" / "bias_summary.json")["comparison"]["margin"] == 0.02
+    report = (tmp_path / "a" / "report.html").read_text()
+    assert re.search(r"perplexity [\d.]+ \(baseline [\d.]+\)\. With 2 items, a preference 50 points", report)
     bias_checkpoint(folder, tmp_path / "c", BiasOptions(suite=suite, margin=0.3), baseline=quieter)
     assert strict(tmp_path / "c" / "bias_summary.json")["comparison"]["margin"] == 0.3
     for options in ({"neuron_ranking": True}, {"layer_types": ["mlp_output"]}, {"layers": "all"}):
