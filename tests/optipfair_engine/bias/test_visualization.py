@@ -35,7 +35,15 @@ def test_a_missing_layer_is_an_error_that_lists_what_there_is(llama, tokenizer, 
         visualize_mean_differences(llama, tokenizer, pairs[0], layer_type="nothing")
 
 
+def test_no_layers_are_no_figure(llama, tokenizer, pairs, tmp_path) -> None:
+    with pytest.raises(ValueError, match="layers has no position"):
+        visualize_bias(llama, tokenizer, pairs, layers=[], output_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_options_are_refused(llama, tokenizer, pairs) -> None:
+    with pytest.raises(ValueError, match=r"Unknown visualization types \['bars'\]"):
+        visualize_bias(llama, tokenizer, pairs, visualization_types="bars")
     with pytest.raises(TypeError, match="colour"):
         visualize_bias(llama, tokenizer, pairs, colour="red")
     with pytest.raises(InvalidOptionError, match="histogram"):
