@@ -167,12 +167,16 @@ class BiasSpec(Strict):
     attributes: Annotated[list[Prompt], Field(min_length=2, max_length=32)] | None = None
     suite: OpaqueName | None = None
     control_pairs: PromptPairs | None = None
-    visualization_types: list[Visualization] = Field(default_factory=_all_kinds, min_length=1, max_length=3)
+    visualization_types: list[Visualization] = Field(default_factory=_all_kinds, max_length=3)
     layers: Literal["first_middle_last", "all"] | LayerIndices = "first_middle_last"
     layer_types: Annotated[list[Component], Field(min_length=1, max_length=6)] | None = None
     figure_format: Literal["png", "svg", "pdf"] = "png"
     neuron_ranking: bool = False
-    margin: Finite = Field(default=0.05, ge=0, le=10)
+    margin: Annotated[Finite, Field(ge=0, le=10)] | None = Field(
+        default=None,
+        description="Change from the baseline that doesn't count: of the mean difference, relative "
+        "(null: 0.05); of a preference suite's distance from one half (null: 0.02).",
+    )
     dtype: Dtype = "auto"
     device: Device = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)

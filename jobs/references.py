@@ -5,7 +5,6 @@ Unknown fields are errors, numbers are strict (no numeric strings, no bools), an
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -34,12 +33,6 @@ def _job_id(value: str) -> str:
     return value
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("is not a finite number")
-    return value
-
-
 OpaqueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 HubId = Annotated[
     str,
@@ -51,7 +44,7 @@ HubId = Annotated[
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 JobId = Annotated[str, AfterValidator(_job_id)]
 StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
-Finite = Annotated[float, AfterValidator(_finite)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Text_ = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_LENGTH)]
 Texts = Annotated[list[Text_], Field(min_length=1, max_length=MAX_TEXTS)]
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]

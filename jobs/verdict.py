@@ -17,7 +17,8 @@ def evaluate(gates: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> 
     """The verdict and one check a gate.
 
     A metric that is absent, not a finite number, or whose interval (`<metric>_low` … `<metric>_high`)
-    reaches over the bound makes its check inconclusive, never a pass. One failed check fails the whole.
+    reaches over the bound or is not known makes its check inconclusive, never a pass. One failed check fails
+    the whole.
     """
     checks = [_check(gate, metrics) for gate in gates]
     results = {check.result for check in checks}
@@ -33,7 +34,10 @@ def _check(gate: Mapping[str, Any], metrics: Mapping[str, Any]) -> Check:
     value = _value(name, metrics.get(name))
     if value is None:
         return Check(name, INCONCLUSIVE, None, low, high, "the job did not report this metric as a number")
-    ends = [_number(metrics.get(f"{name}_{end}")) for end in ("low", "high")]
+    limits = [f"{name}_{end}" for end in ("low", "high")]
+    if any(limit in metrics and metrics[limit] is None for limit in limits):
+        return Check(name, INCONCLUSIVE, value, low, high, "the job could not tell how certain this is")
+    ends = [_number(metrics.get(limit)) for limit in limits]
     span = sorted({value, *(end for end in ends if end is not None)})
     verdicts = {_within(point, low, high) for point in (span[0], value, span[-1])}
     if verdicts == {True}:

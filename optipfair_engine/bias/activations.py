@@ -133,7 +133,7 @@ def select_layers(
         selection: ``"first_middle_last"``, ``"all"``, or positions in the list.
 
     Raises:
-        InvalidOptionError: another word, or a position that there isn't.
+        InvalidOptionError: another word, no position, or one that there isn't.
     """
     names = list(layer_names)
     if isinstance(selection, str):
@@ -144,6 +144,8 @@ def select_layers(
         raise InvalidOptionError(
             f'layers must be "first_middle_last", "all" or a list of positions, got {selection!r}'
         )
+    if not len(selection):
+        raise InvalidOptionError('layers has no position; use "first_middle_last" or "all"')
     outside = [i for i in selection if isinstance(i, bool) or not 0 <= int(i) < len(names)]
     if outside and names:
         raise InvalidOptionError(f"No layers at positions {outside}: there are {len(names)}")

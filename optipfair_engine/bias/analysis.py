@@ -95,9 +95,17 @@ def analyze_pairs(
     keys = [site.key for site in sites if site.key.rpartition("_layer_")[0] in LAYER_TYPES]
     plan = plan_figures(keys, visualization_types, layers, layer_types)
     name, profiles = model_name_of(model), ProfileConsumer(keys)
+    written: list[str] = []
     with ExitStack() as stack:
         sink = _sink(
-            stack, folder, display, figure_format, style or Style(), plan.per_pair * len(pairs), report
+            stack,
+            folder,
+            display,
+            figure_format,
+            style or Style(),
+            plan.per_pair * len(pairs),
+            report,
+            written,
         )
         looking: list[Consumer] = [profiles]
         if ranking is not None:
@@ -109,6 +117,7 @@ def analyze_pairs(
         profile = profiles.result()
         if sink is not None:
             give_bars(plan, profile, name, sink)
+    profile.figures = tuple(written)
     return profile
 
 
@@ -120,6 +129,7 @@ def _sink(
     style: Style,
     expected: int,
     report: Reporter,
+    written: list[str],
 ) -> Sink | None:
     if folder is None or expected == 0:
         return display if expected else None
@@ -128,6 +138,7 @@ def _sink(
 
     def submit(name: str, picture: Picture) -> None:
         painter.submit(picture, style, target / f"{name}.{figure_format}")
+        written.append(f"{name}.{figure_format}")
 
     return submit
 
@@ -135,4 +146,10 @@ def _sink(
 def model_name_of(model: Any) -> str:
     """What to call the model in titles: the last part of where it was loaded from, or its family."""
     name = str(getattr(model.config, "_name_or_path", "") or "")
-    return Path(name).name or f"{model.config.model_type} model"
+    return folder_name(Path(name)) or f"{model.config.model_type} model"
+
+
+def folder_name(folder: Path) -> str:
+    """The folder's name; of a commit in a hub cache (``models--org--name/snapshots/…``) the model's."""
+    cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    return folder.parent.parent.name.rpartition("--")[2] if cached else folder.name

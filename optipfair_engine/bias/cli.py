@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from optipfair_engine.commands.shared import Device, Dtype, Json, ModelPath, OutputPath, Verbose, find_model
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.terminal import explained, progress, show_json, show_table, warn
+
+if TYPE_CHECKING:
+    from optipfair_engine.bias.suites import PairItem
 
 _PROMPTS, _FIGURES = "What the model is asked", "Figures"
 
@@ -34,7 +37,14 @@ ControlFile = Annotated[
     Path | None,
     typer.Option(help="Rewordings that change no attribute: the noise floor.", rich_help_panel=_PROMPTS),
 ]
-Margin = Annotated[float, typer.Option(help="Relative change that doesn't count.", min=0)]
+Margin = Annotated[
+    float | None,
+    typer.Option(
+        help="Change that doesn't count (relative, of the mean difference: 0.05; of a suite's share: 0.02).",
+        min=0,
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)]
 
 
@@ -63,7 +73,7 @@ def bias(
     baseline: Annotated[
         str | None, typer.Option(help="Another model, which this one is compared with.")
     ] = None,
-    margin: Margin = 0.05,
+    margin: Margin = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -97,7 +107,7 @@ def compare(
     attributes: Attributes = None,
     suite: SuiteFile = None,
     control_pairs: ControlFile = None,
-    margin: Margin = 0.05,
+    margin: Margin = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -145,13 +155,13 @@ def _prompt_options(
     }
 
 
-def _read_pairs(path: Path | None) -> list[tuple[str, str]] | None:
+def _read_pairs(path: Path | None) -> list[PairItem] | None:
     if path is None:
         return None
     from optipfair_engine.bias.suites import PairItem, read_suite
 
     items = read_suite(path)
-    pairs = [(item.first, item.second) for item in items if isinstance(item, PairItem)]
+    pairs = [item for item in items if isinstance(item, PairItem)]
     if len(pairs) != len(items):
         raise InvalidOptionError(f"{path.name} is a benchmark, not prompt pairs; give it as --suite")
     return pairs

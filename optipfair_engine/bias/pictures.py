@@ -60,7 +60,7 @@ def plan_figures(
     Raises:
         InvalidOptionError: an unknown type of figure, or a component that the model lacks.
     """
-    kinds = list(visualization_types)
+    kinds = [visualization_types] if isinstance(visualization_types, str) else list(visualization_types)
     unknown = sorted(set(kinds) - set(VISUALIZATION_TYPES))
     if unknown:
         raise InvalidOptionError(

@@ -78,12 +78,13 @@ def _moments(values: Array) -> Array:
 
 
 class Profile:
-    """Moments of all pairs: ``moments [pairs, sites, scopes, 5]``."""
+    """Moments of all pairs: ``moments [pairs, sites, scopes, 5]``; ``figures``: the files drawn."""
 
     def __init__(
         self, keys: tuple[str, ...], aliases: dict[str, str], pairs: tuple[EncodedPair, ...], moments: Array
     ) -> None:
         self.keys, self.aliases, self.pairs, self.moments = keys, aliases, pairs, moments
+        self.figures: tuple[str, ...] = ()
 
     def means(self, scope: int) -> Array:
         """Mean difference ``[pairs, sites]`` in a scope."""

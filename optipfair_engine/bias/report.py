@@ -65,7 +65,7 @@ def _sections(
         yield from _behaviour(summary["behaviour"], summary.get("baseline_behaviour"))
     if profile is not None:
         yield from _pairs(profile)
-        yield from _figures(figures, figure_format)
+        yield from _figures([figures / name for name in profile.figures], figure_format)
 
 
 def _warnings(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -208,8 +208,11 @@ def _neurons(neurons: Mapping[str, Any]) -> Iterable[str]:
 def _behaviour(behaviour: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> Iterable[str]:
     if behaviour["suite"] == "crows_pairs":
         yield "<h2>CrowS-Pairs</h2>"
-        yield f"<p>Scored by {escape(behaviour['scoring'])}; perplexity {_number(behaviour['perplexity'])}"
-        yield f" (baseline {_number(baseline['perplexity'])}).</p>" if baseline else ".</p>"
+        beside = f" (baseline {_number(baseline['perplexity'])})" if baseline else ""
+        yield (
+            f"<p>Scored by {escape(behaviour['scoring'])}; perplexity {_number(behaviour['perplexity'])}"
+            f"{beside}. {_detectable(behaviour)}</p>"
+        )
         entries = {"overall": behaviour["score"], **behaviour["categories"]}
         yield _table(
             "How often the more stereotyping sentence is the likelier one, percent (50: as often as not), "
@@ -218,7 +221,7 @@ def _behaviour(behaviour: Mapping[str, Any], baseline: Mapping[str, Any] | None)
             [(escape(name), str(entry["items"]), _interval(entry)) for name, entry in entries.items()],
         )
         return
-    yield f"<h2>StereoSet</h2><p>Scored by {escape(behaviour['scoring'])}.</p>"
+    yield f"<h2>StereoSet</h2><p>Scored by {escape(behaviour['scoring'])}. {_detectable(behaviour)}</p>"
     rows = {"overall": behaviour["overall"], **behaviour["kinds"], **behaviour["categories"]}
     yield _table(
         "Percent; ss: stereotype over anti-stereotype (50: as often as not), lms: meaningful over unrelated, "
@@ -236,6 +239,13 @@ def _behaviour(behaviour: Mapping[str, Any], baseline: Mapping[str, Any] | None)
             )
             for name, entry in rows.items()
         ],
+    )
+
+
+def _detectable(behaviour: Mapping[str, Any]) -> str:
+    return (
+        f"With {behaviour['items']} items, a preference {_number(behaviour['minimum_detectable'])} points "
+        "from 50 would be found with 80 % power."
     )
 
 
@@ -257,13 +267,10 @@ def _pairs(profile: Profile) -> Iterable[str]:
     )
 
 
-def _figures(folder: Path, figure_format: str) -> Iterable[str]:
+def _figures(drawn: Sequence[Path], figure_format: str) -> Iterable[str]:
     if figure_format not in ("png", "svg"):
         return
-    paths = sorted(
-        folder.glob(f"*_pair*.{figure_format}"),
-        key=lambda path: (path.stem.split("_pair")[-1].zfill(9), path.name),
-    )
+    paths = sorted(drawn, key=lambda path: (path.stem.split("_pair")[-1].zfill(9), path.name))
     if not paths:
         return
     shown = min(len(paths), MOST_FIGURES)

@@ -51,9 +51,12 @@ def bootstrap_means(
     """Means ``[samples, columns]`` of ``values [pairs, columns]`` over clusters drawn with replacement.
 
     The cluster bootstrap (Davison & Hinkley 1997, §3.8): whole templates are drawn, all their pairs with
-    them. The same seed and clusters draw the same templates, so two calls are paired.
+    them. The same seed and clusters draw the same templates, so two calls are paired. One cluster says
+    nothing about how others would come out: no samples.
     """
     sums, sizes = cluster_sums(values, clusters)
+    if len(sizes) < 2:
+        return np.zeros((0, values.shape[1]))
     drawn = np.random.default_rng(seed).multinomial(
         len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples
     )
@@ -62,7 +65,7 @@ def bootstrap_means(
 
 
 def percentile_interval(value: float, replicates: Array) -> Interval:
-    """The central 95 % of bootstrap replicates; no limits for fewer than two distinct ones."""
+    """The central 95 % of bootstrap replicates; no limits without any."""
     if not len(replicates) or not np.isfinite(replicates).all():
         return Interval(value, None, None)
     low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -56,7 +57,7 @@ def read_suite(path: Path) -> Suite:
     - StereoSet: the published JSON (``data.intrasentence``, ``data.intersentence``), or one item a line with
       ``type, target, bias_type, context, stereotype, anti-stereotype, unrelated``.
     - Prompt pairs: a JSON list, or one a line, of ``[prompt 1, prompt 2]`` or ``{"prompt1", "prompt2",
-    "template"?}``.
+      "template"?}``.
 
     Raises:
         InvalidOptionError: another format, a broken item (its number is named), no item, or a file above 64
@@ -72,15 +73,11 @@ def read_suite(path: Path) -> Suite:
         raise InvalidOptionError(f"The suite file {path.name} is not UTF-8 text") from None
     try:
         items = _read(text)
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InvalidOptionError(f"The suite file {path.name} can't be read: {_reason(error)}") from error
+    except (ValueError, csv.Error) as error:
+        raise InvalidOptionError(f"The suite file {path.name} can't be read: {error}") from error
     if not items:
         raise InvalidOptionError(f"The suite file {path.name} has no items")
     return items
-
-
-def _reason(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _read(text: str) -> Suite:
@@ -89,15 +86,33 @@ def _read(text: str) -> Suite:
         return _read_crows(text)
     try:
         whole = json.loads(text)
-    except json.JSONDecodeError:
-        whole = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        whole = _read_lines(text, error)
     if isinstance(whole, Mapping) and "data" in whole:
-        return [_published(item, kind) for kind in _KINDS for item in whole["data"].get(kind, [])]
+        return _read_published(whole["data"])
     if isinstance(whole, Mapping) or _is_one_pair(whole):
         whole = [whole]
     if whole and isinstance(whole[0], Mapping) and "anti-stereotype" in whole[0]:
-        return [_flat(item) for item in whole]
+        return [_flat(item, f"item {number}") for number, item in enumerate(whole)]
     return [_pair(item, number) for number, item in enumerate(whole)]
+
+
+def _read_lines(text: str, whole_error: json.JSONDecodeError) -> list[Any]:
+    """One JSON value a line; a text whose first line is none is judged as one JSON document."""
+    values: list[Any] = []
+    # not splitlines: a JSON string may hold U+2028 as it is
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise (
+                ValueError(f"line {number} is not JSON: {error.msg}, column {error.colno}")
+                if values
+                else ValueError(f"not JSON, whole or by line: {whole_error}")
+            ) from None
+    return values
 
 
 _KINDS: tuple[Literal["intrasentence", "intersentence"], ...] = ("intrasentence", "intersentence")
@@ -107,39 +122,68 @@ def _is_one_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)
 
 
+_CROWS_COLUMNS = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
+
+
 def _read_crows(text: str) -> list[CrowsItem]:
-    rows: Iterator[dict[str, str]] = csv.DictReader(text.splitlines(keepends=True))
+    # strict: a quote that is never closed is an error, and swallows no items
+    rows: csv.DictReader[str] = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    items = []
+    for number, row in enumerate(rows):
+        more, less, direction, category = (
+            _text(row, name, f"item {number} (line {rows.line_num})") for name in _CROWS_COLUMNS
+        )
+        items.append(CrowsItem(more, less, direction, category))
+    return items
+
+
+def _text(item: Any, name: str, where: str) -> str:
+    """A field that must be a text with something in it."""
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{where} is not an object")
+    value = item.get(name)
+    if value is None:
+        raise ValueError(f"{where}: {name!r} is missing")
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: {name!r} must be a text, got {value!r}")
+    return value
+
+
+def _read_published(data: Any) -> list[StereoItem]:
+    if not isinstance(data, Mapping) or not all(isinstance(data.get(kind, []), list) for kind in _KINDS):
+        raise ValueError(f"'data' must be an object with the lists {' and '.join(_KINDS)}")
     return [
-        CrowsItem(row["sent_more"], row["sent_less"], row["stereo_antistereo"], row["bias_type"])
-        for row in rows
+        _published(item, kind, f"{kind} item {number}")
+        for kind in _KINDS
+        for number, item in enumerate(data.get(kind, []))
     ]
 
 
-def _published(item: Mapping[str, Any], kind: Literal["intrasentence", "intersentence"]) -> StereoItem:
-    by_label = {sentence["gold_label"]: sentence["sentence"] for sentence in item["sentences"]}
+def _published(item: Any, kind: Literal["intrasentence", "intersentence"], where: str) -> StereoItem:
+    target = _text(item, "target", where)
+    sentences = item.get("sentences")
+    if not isinstance(sentences, list):
+        raise ValueError(f"{where}: 'sentences' must be a list")
+    by_label = {_text(entry, "gold_label", where): _text(entry, "sentence", where) for entry in sentences}
     return StereoItem(
         kind,
-        item["target"],
-        item["bias_type"],
-        item["context"],
-        by_label["stereotype"],
-        by_label["anti-stereotype"],
-        by_label["unrelated"],
+        target,
+        _text(item, "bias_type", where),
+        _text(item, "context", where),
+        *(_text(by_label, label, where) for label in _LABELS),
     )
 
 
-def _flat(item: Mapping[str, Any]) -> StereoItem:
-    if item["type"] not in _KINDS:
-        raise ValueError(f"type {item['type']!r} is neither intrasentence nor intersentence")
-    return StereoItem(
-        item["type"],
-        item["target"],
-        item["bias_type"],
-        item["context"],
-        item["stereotype"],
-        item["anti-stereotype"],
-        item["unrelated"],
-    )
+_LABELS = ("stereotype", "anti-stereotype", "unrelated")
+
+
+def _flat(item: Any, where: str) -> StereoItem:
+    named = _text(item, "type", where)
+    kind = next((kind for kind in _KINDS if kind == named), None)
+    if kind is None:
+        raise ValueError(f"{where}: type {named!r} is neither intrasentence nor intersentence")
+    target, category, context = (_text(item, name, where) for name in ("target", "bias_type", "context"))
+    return StereoItem(kind, target, category, context, *(_text(item, label, where) for label in _LABELS))
 
 
 def _pair(item: Any, number: int) -> PairItem:

@@ -76,7 +76,7 @@ def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 
         "components": {name: entries[name] for name in components},
         "layers": {name: entries[name] for name in names if split_key(name) is not None},
         "alignment": alignment_summary(profile),
-        "warnings": warnings_for(templates, controls),
+        "warnings": [*warnings_for(templates, controls), *_nothing_compared(profile)],
     }
 
 
@@ -90,7 +90,8 @@ def _floor(controls: Profile, seed: int) -> dict[str, tuple[float, Array]]:
 def _against(mean: float, replicates: Array, floor: float, floor_replicates: Array) -> dict[str, Any]:
     if floor <= 0 or (floor_replicates <= 0).any():
         return {"noise_floor": floor, "effect": None, "above_noise": None}
-    effect = percentile_interval(mean / floor, replicates / floor_replicates)
+    both = len(replicates) and len(floor_replicates)
+    effect = percentile_interval(mean / floor, replicates / floor_replicates if both else np.zeros(0))
     above = effect.low > 1 if effect.low is not None else None
     return {"noise_floor": floor, "effect": effect.as_dict(), "above_noise": above}
 
@@ -109,11 +110,37 @@ def warnings_for(templates: Sequence[str], controls: Profile | None) -> list[str
     """What a reader must know before believing the numbers."""
     found = [ACTIVATION_WARNING, LANGUAGE_WARNING]
     count = len(set(templates))
-    if count < FEW_CLUSTERS:
+    if count == 1:
         found.append(
-            f"{len(templates)} pairs from {count} templates: with fewer than {FEW_CLUSTERS} templates the "
-            "intervals are too narrow."
+            f"{_number(len(templates), 'pair')} from one template: nothing says how other templates would "
+            "come out, so there are no intervals and no outcome."
+        )
+    elif count < FEW_CLUSTERS:
+        found.append(
+            f"{_number(len(templates), 'pair')} from {count} templates: with fewer than {FEW_CLUSTERS} "
+            "templates the intervals are too narrow."
         )
     if controls is None:
         found.append("No control pairs: there is no noise floor to judge the size of the differences by.")
+    elif len({pair.template for pair in controls.pairs}) == 1:
+        found.append("Control pairs from one template: noise floor and effect have no interval.")
     return found
+
+
+def _nothing_compared(profile: Profile) -> list[str]:
+    """Prompts that differ, but with no position on both sides from there on (words added at the end)."""
+    heard = profile.has_signal(FROM_FIRST_DIFFERENCE)
+    silent = sum(
+        pair.first.ids != pair.second.ids and not found
+        for pair, found in zip(profile.pairs, heard, strict=True)
+    )
+    if not silent:
+        return []
+    return [
+        f"{_number(silent, 'pair')} with tokens added at the end of one prompt only: from there on "
+        "nothing can be compared, which counts as no difference."
+    ]
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

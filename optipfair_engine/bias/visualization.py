@@ -98,16 +98,24 @@ def visualize_mean_differences(
     output_dir: str | Path | None = None,
     figure_format: str = "png",
     pair_index: int = 0,
+    layer_key: str | None = None,
     **params: Any,
 ) -> Figure:
     """Bar chart ``mean_diff_{layer_type}_pair{pair_index}`` of the mean differences by layer.
 
-    Arguments as ``visualize_bias``; returns the figure. Raises InvalidOptionError for a component that the
-    model lacks (the text lists what there is).
+    Arguments as ``visualize_bias``; ``layer_key`` (``attention_output_layer_2``) names one layer, in place of
+    ``layer_type`` and ``layers``. Returns the figure. Raises InvalidOptionError for a component or layer that
+    the model lacks (the text lists what there is).
     """
+
+    def plan(keys: Sequence[str]) -> FigurePlan:
+        if layer_key is not None:
+            return FigurePlan({check_key(keys, layer_key).rpartition("_layer_")[0]: [layer_key]}, (), ())
+        return FigurePlan({layer_type: select_layers(names_of(keys, layer_type), layers)}, (), ())
+
     return _one_figure(
         (model, tokenizer, prompt_pair),
-        lambda keys: FigurePlan({layer_type: select_layers(names_of(keys, layer_type), layers)}, (), ()),
+        plan,
         (output_dir, figure_format, pair_index),
         _style(params),
     )

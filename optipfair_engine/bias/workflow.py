@@ -11,12 +11,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from optipfair_engine.bias.alignment import infer_template
 from optipfair_engine.bias.defaults import (
     DEFAULT_CONTROL_PAIRS,
     DEFAULT_PROMPT_PAIRS,
     PromptPair,
     fill_template,
 )
+from optipfair_engine.bias.suites import PairItem
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -38,21 +40,23 @@ class BiasOptions:
 
     At most one of ``prompt_pairs``, ``template`` with ``attributes`` (every two of the words are compared),
     and ``suite`` (a file: CrowS-Pairs, StereoSet or prompt pairs); none of them means the default pairs with
-    the default control pairs. ``control_pairs`` are rewordings that change no attribute. ``margin`` is the
-    relative change of the mean difference that a comparison with a baseline ignores.
+    the default control pairs. ``control_pairs`` are rewordings that change no attribute. A pair is two texts,
+    or a ``suites.PairItem``, which can name its template. ``margin`` is the
+    change that a comparison with a baseline ignores: of the mean difference, relative (None: 0.05), or of a
+    preference's distance from one half (None: 0.02).
     """
 
-    prompt_pairs: Sequence[Sequence[str]] | None = None
+    prompt_pairs: Sequence[Sequence[str] | PairItem] | None = None
     template: str | None = None
     attributes: Sequence[str] | None = None
     suite: Path | None = None
-    control_pairs: Sequence[Sequence[str]] | None = None
+    control_pairs: Sequence[Sequence[str] | PairItem] | None = None
     visualization_types: Sequence[str] = _FIGURES
     layers: str | Sequence[int] = "first_middle_last"
     layer_types: Sequence[str] | None = None
     figure_format: str = "png"
     neuron_ranking: bool = False
-    margin: float = 0.05
+    margin: float | None = None
     dtype: str = "auto"
     device: str = "cpu"
     seed: int = 0
@@ -74,17 +78,16 @@ class BiasOptions:
             raise InvalidOptionError(
                 f"figure_format must be one of {', '.join(_FORMATS)}, got {self.figure_format!r}"
             )
-        if self.margin < 0:
+        if self.margin is not None and self.margin < 0:
             raise InvalidOptionError(f"margin must be at least 0, got {self.margin}")
 
 
 @dataclass(frozen=True)
 class _Questions:
-    """What to ask the model: pairs, their templates, controls, and a benchmark's items."""
+    """What to ask the model: pairs and controls, or a benchmark's items."""
 
-    pairs: list[PromptPair]
-    templates: list[str] | None
-    controls: list[PromptPair]
+    pairs: list[PairItem]
+    controls: list[PairItem]
     items: Any = None
     suite_name: str | None = None
 
@@ -144,52 +147,73 @@ def bias_checkpoint(
 
 
 def _questions(options: BiasOptions) -> _Questions:
-    controls = _pairs(options.control_pairs or ())
+    controls = _pairs(options.control_pairs or (), "Control")
     if options.suite is not None:
-        return _suite_questions(options.suite, controls)
+        return _suite_questions(options, options.suite, controls)
     if options.template is not None and options.attributes is not None:
         if len(set(options.attributes)) < 2:
             raise InvalidOptionError("attributes need at least two different words")
         pairs = [
-            (fill_template(options.template, a), fill_template(options.template, b))
+            PairItem(fill_template(options.template, a), fill_template(options.template, b), options.template)
             for a, b in combinations(dict.fromkeys(options.attributes), 2)
         ]
-        return _Questions(pairs, [options.template] * len(pairs), controls)
+        return _Questions(pairs, controls)
     if options.prompt_pairs is not None:
-        return _Questions(_pairs(options.prompt_pairs), None, controls)
-    return _Questions(list(DEFAULT_PROMPT_PAIRS), None, controls or list(DEFAULT_CONTROL_PAIRS))
+        return _Questions(_pairs(options.prompt_pairs, "Prompt"), controls)
+    return _Questions(
+        _pairs(DEFAULT_PROMPT_PAIRS, "Prompt"), controls or _pairs(DEFAULT_CONTROL_PAIRS, "Control")
+    )
 
 
-def _pairs(values: Sequence[Sequence[str]]) -> list[PromptPair]:
+def _pairs(values: Sequence[Sequence[str] | PairItem], kind: str) -> list[PairItem]:
+    found = []
     for number, value in enumerate(values):
+        if isinstance(value, PairItem):
+            found.append(value)
+            continue
         if isinstance(value, str) or len(value) != 2 or not all(isinstance(text, str) for text in value):
-            raise InvalidOptionError(f"Prompt pair {number} is not two texts: {value!r}")
-    return [(value[0], value[1]) for value in values]
+            raise InvalidOptionError(f"{kind} pair {number} is not two texts: {value!r}")
+        found.append(PairItem(value[0], value[1]))
+    return found
 
 
-def _suite_questions(path: Path, controls: list[PromptPair]) -> _Questions:
-    from optipfair_engine.bias.suites import CrowsItem, PairItem, read_suite
+def _texts(pairs: Sequence[PairItem]) -> list[PromptPair]:
+    return [(pair.first, pair.second) for pair in pairs]
+
+
+def _templates(pairs: Sequence[PairItem]) -> list[str]:
+    """Each pair's cluster: its template if it names one, else the words that both prompts share."""
+    return [infer_template(p.first, p.second) if p.template is None else p.template for p in pairs]
+
+
+def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem]) -> _Questions:
+    from optipfair_engine.bias.suites import CrowsItem, read_suite
 
     items = read_suite(path)
     if isinstance(items[0], PairItem):
-        pairs = [item for item in items if isinstance(item, PairItem)]
-        named = [item.template for item in pairs if item.template is not None]
-        templates = named if len(named) == len(pairs) else None
-        return _Questions([(item.first, item.second) for item in pairs], templates, controls)
-    if controls:
-        raise InvalidOptionError("control_pairs go with prompt pairs: a preference suite has no activations")
+        return _Questions([item for item in items if isinstance(item, PairItem)], controls)
+    asked = {
+        "control_pairs": bool(controls),
+        "neuron_ranking": options.neuron_ranking,
+        "layer_types": options.layer_types is not None,
+        "layers": options.layers != "first_middle_last",
+    }
+    if any(asked.values()):
+        names = " and ".join(name for name, given in asked.items() if given)
+        raise InvalidOptionError(f"{names}: for prompt pairs only, a preference suite has no activations")
     name = "crows_pairs" if isinstance(items[0], CrowsItem) else "stereoset"
-    return _Questions([], None, [], items, name)
+    return _Questions([], [], items, name)
 
 
 def _ask(
     source: Path, questions: _Questions, options: BiasOptions, folder: Path | None, report: Reporter
 ) -> _Answers:
     """Load a model, ask it everything, and let it go."""
+    from optipfair_engine.bias.analysis import folder_name
     from optipfair_engine.workflow.common import load
 
     loaded = load(source, dtype=options.dtype, device=options.device, needs_tokenizer=True, report=report)
-    answers = _Answers(source.name)
+    answers = _Answers(folder_name(source.absolute()))
     if questions.items is not None:
         answers.behaviour = _ask_preferences(loaded.model, loaded.tokenizer, questions, report)
     else:
@@ -219,32 +243,39 @@ def _ask_pairs(
     answers.profile = analyze_pairs(
         model,
         tokenizer,
-        questions.pairs,
+        _texts(questions.pairs),
         visualization_types=options.visualization_types if folder is not None else (),
         layers=options.layers,
         layer_types=options.layer_types,
         folder=folder,
         figure_format=options.figure_format,
-        templates=questions.templates,
+        templates=_templates(questions.pairs),
         ranking=ranking,
         report=report,
     )
     if ranking is not None:
         answers.neurons = ranking.result()
     if questions.controls:
-        answers.controls = analyze_pairs(model, tokenizer, questions.controls, report=report)
+        answers.controls = analyze_pairs(
+            model,
+            tokenizer,
+            _texts(questions.controls),
+            templates=_templates(questions.controls),
+            report=report,
+        )
 
 
 def _summary(after: _Answers, before: _Answers | None, options: BiasOptions) -> dict[str, Any]:
     from optipfair_engine.bias.comparison import compare_preferences, compare_profiles
     from optipfair_engine.bias.summary import summarize
 
+    margin = {} if options.margin is None else {"margin": options.margin}
     summary: dict[str, Any] = {"model": after.name, "baseline": before.name if before else None}
     if after.profile is not None:
         summary["activations"] = summarize(after.profile, after.controls, seed=options.seed)
         if before is not None and before.profile is not None:
             summary["comparison"] = compare_profiles(
-                before.profile, after.profile, margin=options.margin, seed=options.seed
+                before.profile, after.profile, seed=options.seed, **margin
             )
     if after.neurons is not None:
         summary["neurons"] = after.neurons
@@ -254,7 +285,7 @@ def _summary(after: _Answers, before: _Answers | None, options: BiasOptions) -> 
             first, second = before.behaviour.preferences, after.behaviour.preferences
             summary["baseline_behaviour"] = before.behaviour.report
             summary["comparison"] = compare_preferences(
-                first.stereotype, second.stereotype, first.categories, seed=options.seed
+                first.stereotype, second.stereotype, first.categories, seed=options.seed, **margin
             )
     return summary
 

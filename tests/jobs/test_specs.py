@@ -64,6 +64,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "fairness": prune(fairness={"prompt_pairs": [PAIR], "weight": 0.5}),
     "bias default": {"kind": "bias", "spec": {"model": LOCAL}},
     "bias pairs": {"kind": "bias", "spec": {"model": LOCAL, "prompt_pairs": [PAIR], "layers": [0, 2]}},
+    "bias metrics only": {"kind": "bias", "spec": {"model": LOCAL, "visualization_types": []}},
     "bias template": {
         "kind": "bias",
         "spec": {"model": LOCAL, "template": "The {attribute} nurse", "attributes": ["old", "young"]},
@@ -221,6 +222,20 @@ def test_specs_spell_the_engines_words(spec: type[BaseModel], module: str, name:
         theirs = words(hints[field])
         if theirs:
             assert words(spec.model_fields[field].annotation) == theirs, field
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "bounds"),
+    [
+        (BiasSpec, "margin", {"minimum": 0, "maximum": 10}),
+        (PruneSpec, "pruning_percentage", {"minimum": 0, "exclusiveMaximum": 100}),
+    ],
+)
+def test_bounds_of_optional_numbers_are_words_of_json_schema(
+    spec: type[BaseModel], field: str, bounds: dict[str, int]
+) -> None:
+    number = spec.model_json_schema()["properties"][field]["anyOf"][0]
+    assert {name: number[name] for name in number if name != "type"} == bounds
 
 
 def test_defaults_are_the_engines() -> None:

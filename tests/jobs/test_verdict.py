@@ -34,6 +34,7 @@ BETWEEN = [{"metric": "m", "min": 1.0, "max": 2.0}]
         (AT_MOST_2, {"m": 1.5, "m_low": 1.0, "m_high": 2.1}, "inconclusive"),
         (AT_MOST_2, {"m": 2.5, "m_low": 1.9, "m_high": 3.0}, "inconclusive"),
         (AT_MOST_2, {"m": 2.5, "m_low": 2.1, "m_high": 3.0}, "fail"),
+        (AT_MOST_2, {"m": 1.5, "m_low": None, "m_high": None}, "inconclusive"),
         (BETWEEN, {"m": 1.5, "m_low": 0.5, "m_high": 2.5}, "inconclusive"),
         ([*AT_MOST_2, {"metric": "x", "max": 1}], {"m": 1}, "inconclusive"),
         ([*AT_MOST_2, {"metric": "x", "max": 1}], {"m": 3}, "fail"),

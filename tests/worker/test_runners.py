@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from jobs import specs
 from optipfair_engine.errors import CheckpointError
@@ -30,10 +36,8 @@ def inputs_under(root: Path, **places: object) -> Inputs:
 )
 def test_both_sides_spell_the_same_words(field: str) -> None:
     annotation = specs.PruneSpec.model_fields[field].annotation
-    literals = [part for part in get_args(annotation) if get_args(part)] or [
-        annotation
-    ]  # a field may be optional
-    spec = {word for literal in literals for word in get_args(literal)}
+    parts = [part for part in get_args(annotation) if get_args(part)] or [annotation]
+    spec = {word for part in parts for word in get_args(part)}
     engine = set(engine_options._CHOICES[field])
     assert spec == engine
 
@@ -110,3 +114,79 @@ def test_texts_come_from_the_spec_or_a_named_file(tmp_path: Path) -> None:
     assert inputs.texts({"source": "local", "name": "books.txt"}) == ["from a file"]
     with pytest.raises(InputNotFoundError, match="no calibration file"):
         inputs.texts({"source": "local", "name": "other.txt"})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models, with a tiny Llama and a tokenizer of one token a word."""
+    words = ["<unk>", "<eos>", "the", "male", "female", "nurse", "baker", "driver", "sat"]
+    inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = Whitespace()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.3,
+    )
+    root = tmp_path_factory.mktemp("root")
+    LlamaForCausalLM(config).save_pretrained(root / "models" / "tiny")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>")
+    tokenizer.save_pretrained(root / "models" / "tiny")
+    return root
+
+
+TINY = {"source": "local", "name": "tiny"}
+PAIRS = [[f"the male {noun} sat", f"the female {noun} sat"] for noun in ("nurse", "baker", "driver")]
+
+
+def job(kind: str, spec: dict[str, object]) -> dict[str, Any]:
+    return specs.spec_to_json(specs.parse_request({"kind": kind, "spec": spec}).spec)
+
+
+def test_a_bias_job_without_figures_writes_metrics_and_report_only(tiny: Path, tmp_path: Path) -> None:
+    (tiny / "suites").mkdir(exist_ok=True)
+    (tiny / "suites" / "mine.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    stages: list[str] = []
+    for name, prompts in (("given", {"prompt_pairs": PAIRS}), ("suite", {"suite": "mine.jsonl"})):
+        spec = job("bias", {"model": TINY, "visualization_types": [], **prompts})
+        (tmp_path / name).mkdir()
+        metrics = runners.run_bias(
+            spec, tmp_path / name, inputs_under(tiny), lambda stage, *_: stages.append(stage)
+        )
+        assert (metrics["pairs"], metrics["templates"]) == (3, 3)
+        written = {path.name for path in (tmp_path / name).iterdir()}
+        assert written == {"bias_metrics.json", "bias_summary.json", "metrics.json", "report.html"}
+    assert set(stages) == {"load", "bias"}
+
+
+def test_a_pipeline_prunes_and_compares_bias_with_the_original(tiny: Path, tmp_path: Path) -> None:
+    figures = {"visualization_types": ["mean_diff"], "layer_types": ["mlp_output"], "figure_format": "svg"}
+    spec = job(
+        "pipeline",
+        {
+            "steps": [
+                {"name": "small", "kind": "prune", "spec": {"model": TINY, "pruning_percentage": 50}},
+                {
+                    "name": "fair",
+                    "kind": "bias",
+                    "spec": {
+                        "model": {"source": "step", "name": "small"},
+                        "baseline": TINY,
+                        "prompt_pairs": PAIRS,
+                        **figures,
+                    },
+                },
+            ]
+        },
+    )
+    metrics = runners.run_pipeline(spec, tmp_path, inputs_under(tiny), null_reporter)
+    assert metrics["bias_change"] == metrics["fair.bias_change"] is not None
+    assert metrics["bias_change_low"] <= metrics["bias_change"] <= metrics["bias_change_high"]
+    assert metrics["outcome"] in ("better", "worse", "inconclusive")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"fair.bias_metrics.json", "fair.report.html", "fair.mean_diff_mlp_output_pair2.svg"} <= names
+    report = (tmp_path / "fair.report.html").read_text()
+    assert "Bias of small, compared with tiny" in report

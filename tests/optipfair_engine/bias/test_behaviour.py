@@ -197,13 +197,47 @@ def test_suite_formats(tmp_path: Path) -> None:
     assert read_suite(pairs) == [PairItem("a", "b")]
 
 
+def test_line_separators_inside_a_text_end_no_item(tmp_path: Path) -> None:
+    path = tmp_path / "suite"
+    path.write_text('["a\u2028b", "c"]\n["d", "e"]\n', encoding="utf-8")
+    assert read_suite(path) == [PairItem("a\u2028b", "c"), PairItem("d", "e")]
+    path.write_text(f'{CSV_HEADER}0,a\u2028b,"c\nd",stereo,age\n', encoding="utf-8")
+    assert read_suite(path) == [CrowsItem("a\u2028b", "c\nd", "stereo", "age")]
+
+
+CSV_HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type\n"
+FLAT = (
+    '{"type": "intrasentence", "target": "t", "bias_type": "x", "context": "c", "stereotype": "a", '
+    '"anti-stereotype": "b", "unrelated": "d"}\n'
+)
+STEREO_ITEM = '{"target": "a", "bias_type": "x", "context": "c", "sentences": [%s]}'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "no items"),
-        ("a,b\n1,2\n", "'sent_more' is missing"),
+        ("a,b\n1,2\n", "item 0 .line 2.: 'sent_more' is missing"),
+        (f"{CSV_HEADER}0,a,b,stereo,age\n1,a\n", "item 1 .line 3.: 'sent_less' is missing"),
+        (f"{CSV_HEADER}0,a,,stereo,age\n", "'sent_less' must be a text, got ''"),
+        (f'{CSV_HEADER}0,"a,b,stereo,age\n1,a,b,stereo,age\n', "unexpected end of data"),
         ('["a", 1]', "item 0 is neither"),
-        ('{"type": "other", "anti-stereotype": "x"}\n', "neither intrasentence nor"),
+        ('["a", "b"]\n["c",\n', "line 2 is not JSON"),
+        ('[["a", "b"],\n["c" "d"]]', "not JSON, whole or by line: .* line 2"),
+        ('{"type": "other", "anti-stereotype": "x"}\n', "item 0: type 'other' is neither intrasentence nor"),
+        (f"{FLAT}5\n", "item 1 is not an object"),
+        (f'{FLAT}{{"type": "intrasentence"}}\n', "item 1: 'target' is missing"),
+        ('{"data": [1]}', "'data' must be an object"),
+        ('{"data": {"intrasentence": null}}', "'data' must be an object"),
+        (
+            '{"data": {"intrasentence": [%s]}}' % (STEREO_ITEM % ""),
+            "intrasentence item 0: 'stereotype' is missing",
+        ),
+        (
+            '{"data": {"intrasentence": [%s]}}'
+            % (STEREO_ITEM % '{"gold_label": "stereotype", "sentence": 5}'),
+            "intrasentence item 0: 'sentence' must be a text, got 5",
+        ),
         ("[1", "can't be read"),
     ],
 )

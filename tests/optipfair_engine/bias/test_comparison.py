@@ -97,3 +97,12 @@ def test_an_inserted_bias_is_above_the_noise(make_llama, tokenizer) -> None:
     )
     assert entry["overall"]["above_noise"] is True
     assert reversed_entry["overall"]["above_noise"] is False
+
+
+def test_words_added_at_the_end_are_said_to_be_compared_with_nothing(llama, tokenizer, pairs) -> None:
+    added = ("the white doctor walked", "the white doctor walked home")
+    same = ("the white doctor walked", "the white doctor walked")
+    warnings = summarize(analyze_pairs(llama, tokenizer, [*pairs, added, same]))["warnings"]
+    assert any(text.startswith("1 pair with tokens added at the end") for text in warnings)
+    warnings = summarize(analyze_pairs(llama, tokenizer, [*pairs, same]))["warnings"]
+    assert not any("added at the end" in text for text in warnings)

@@ -28,14 +28,22 @@ def pixels(path: Path) -> tuple[int, int]:
 
 def test_a_missing_layer_is_an_error_that_lists_what_there_is(llama, tokenizer, pairs) -> None:
     expected = r"Layer mlp_output_layer_o not found in activations; .*mlp_output_layer_0 … mlp_output_layer_3"
-    for draw in (visualize_pca, visualize_heatmap):
+    for draw in (visualize_pca, visualize_heatmap, visualize_mean_differences):
         with pytest.raises(ValueError, match=expected):
             draw(llama, tokenizer, pairs[0], layer_key="mlp_output_layer_o")
     with pytest.raises(ValueError, match=r"No layers of type nothing.*gate_proj_layer_0"):
         visualize_mean_differences(llama, tokenizer, pairs[0], layer_type="nothing")
 
 
+def test_no_layers_are_no_figure(llama, tokenizer, pairs, tmp_path) -> None:
+    with pytest.raises(ValueError, match="layers has no position"):
+        visualize_bias(llama, tokenizer, pairs, layers=[], output_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_options_are_refused(llama, tokenizer, pairs) -> None:
+    with pytest.raises(ValueError, match=r"Unknown visualization types \['bars'\]"):
+        visualize_bias(llama, tokenizer, pairs, visualization_types="bars")
     with pytest.raises(TypeError, match="colour"):
         visualize_bias(llama, tokenizer, pairs, colour="red")
     with pytest.raises(InvalidOptionError, match="histogram"):
@@ -102,6 +110,14 @@ def test_dollar_signs_are_no_formula(llama, tokenizer, tmp_path) -> None:
 def test_bars_show_the_layers_that_were_asked_for(llama, tokenizer, pairs) -> None:
     figure = visualize_mean_differences(llama, tokenizer, pairs[0], layer_type="gate_proj", layers=[1, 3])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "3"]
+
+
+def test_bars_show_one_layer_by_its_name(llama, tokenizer, pairs, tmp_path) -> None:
+    figure = visualize_mean_differences(
+        llama, tokenizer, pairs[0], layer_key="attention_output_layer_2", output_dir=tmp_path
+    )
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["2"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mean_diff_attention_output_pair0.png"]
 
 
 def test_no_pyplot_state_is_made() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,50 @@ def test_templates_compare_every_two_attributes(folder, tmp_path) -> None:
     assert (metrics["pairs"], metrics["templates"]) == (3, 1)
 
 
+def test_one_template_gives_neither_interval_nor_outcome(folder, quieter, tmp_path) -> None:
+    options = BiasOptions(
+        template="the {attribute} man sat",
+        attributes=["young", "old", "white"],
+        control_pairs=[["the tall man sat", "the quiet man sat"]],
+        visualization_types=(),
+    )
+    metrics = bias_checkpoint(quieter, tmp_path, options, baseline=folder)
+    assert metrics["bias_change"] < -0.5
+    assert metrics["outcome"] == "inconclusive"
+    for name in ("mean_difference", "bias_change", "effect_over_noise"):
+        assert metrics[name] is not None
+        assert metrics[f"{name}_low"] is metrics[f"{name}_high"] is None
+    summary = strict(tmp_path / "bias_summary.json")["activations"]
+    assert summary["overall"]["above_noise"] is None
+    assert any("3 pairs from one template" in text for text in summary["warnings"])
+    assert any("Control pairs from one template" in text for text in summary["warnings"])
+
+
+def test_a_model_from_the_hub_cache_goes_by_its_name(folder, tmp_path, templated_pairs) -> None:
+    commit = tmp_path / "models--org--tiny-llama" / "snapshots" / ("0" * 40)
+    shutil.copytree(folder, commit)
+    options = BiasOptions(
+        prompt_pairs=templated_pairs[:1],
+        visualization_types=["mean_diff"],
+        layer_types=["mlp_output"],
+        figure_format="svg",
+    )
+    bias_checkpoint(commit, tmp_path / "out", options)
+    assert "<h1>Bias of tiny-llama</h1>" in (tmp_path / "out" / "report.html").read_text()
+    assert "tiny-llama ·" in (tmp_path / "out" / "mean_diff_mlp_output_pair0.svg").read_text()
+
+
+def test_the_report_shows_no_figures_of_an_earlier_run(folder, tmp_path, templated_pairs) -> None:
+    for pairs in (templated_pairs[:3], templated_pairs[:2]):
+        options = BiasOptions(
+            prompt_pairs=pairs, visualization_types=["mean_diff"], layer_types=["mlp_output"]
+        )
+        bias_checkpoint(folder, tmp_path, options)
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    shown = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "report.html").read_text())
+    assert shown == ["mean_diff_mlp_output_pair0.png", "mean_diff_mlp_output_pair1.png"]
+
+
 def test_no_prompts_means_the_default_ones_with_controls(folder, tmp_path) -> None:
     metrics = bias_checkpoint(folder, tmp_path, BiasOptions(visualization_types=()))
     assert (metrics["pairs"], metrics["control_pairs"]) == (7, 7)
@@ -113,6 +158,14 @@ def test_suites(folder, quieter, tmp_path) -> None:
     assert metrics["outcome"] == "inconclusive"
     assert 0 <= metrics["crows_pairs_score_low"] <= metrics["crows_pairs_score"]
     assert strict(tmp_path / "a" / "bias_metrics.json")["suite"] == "crows_pairs"
+    assert strict(tmp_path / "a" / "bias_summary.json")["comparison"]["margin"] == 0.02
+    report = (tmp_path / "a" / "report.html").read_text()
+    assert re.search(r"perplexity [\d.]+ \(baseline [\d.]+\)\. With 2 items, a preference 50 points", report)
+    bias_checkpoint(folder, tmp_path / "c", BiasOptions(suite=suite, margin=0.3), baseline=quieter)
+    assert strict(tmp_path / "c" / "bias_summary.json")["comparison"]["margin"] == 0.3
+    for options in ({"neuron_ranking": True}, {"layer_types": ["mlp_output"]}, {"layers": "all"}):
+        with pytest.raises(InvalidOptionError, match="for prompt pairs only"):
+            bias_checkpoint(folder, tmp_path / "d", BiasOptions(suite=suite, **options))
     named = tmp_path / "pairs.json"
     named.write_text('[{"prompt1": "the old man", "prompt2": "the young man", "template": "t"}]')
     metrics = bias_checkpoint(folder, tmp_path / "b", BiasOptions(suite=named, visualization_types=()))
@@ -147,7 +200,9 @@ def test_wrong_prompts_are_refused_before_a_model_is_loaded(tmp_path) -> None:
 
 def test_the_commands(folder, quieter, tmp_path) -> None:
     pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text('["the old man sat", "the young man sat"]\n["the male man sat", "the female man sat"]\n')
+    pairs.write_text(
+        '["the old man sat", "the young man sat"]\n["the male man left", "the female man left"]\n'
+    )
     arguments = ["--prompt-pairs", str(pairs), "--device", "cpu", "--quiet", "--json"]
     runner = CliRunner()
     bias = ["bias", "--model-path", str(folder), "--output-path", str(tmp_path / "a"), *arguments]
@@ -166,4 +221,13 @@ def test_the_commands(folder, quieter, tmp_path) -> None:
     result = runner.invoke(app, [*compare, *arguments])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["outcome"] == "better"
+    lines = [
+        {"prompt1": f"the {old} man sat", "prompt2": f"the {old} woman sat", "template": "same"}
+        for old in ("old", "young")
+    ]
+    pairs.write_text(
+        "".join(json.dumps(line) + "\n" for line in [*lines, ["the white man", "the black man"]])
+    )
+    result = runner.invoke(app, [*bias, "--visualization-types", "none", "--control-pairs", str(pairs)])
+    assert json.loads(result.stdout)["templates"] == 2, result.output
     assert runner.invoke(app, [*bias, "--visualization-types", "bars"]).exit_code == 2
