@@ -28,6 +28,7 @@ from optipfair_engine.calibration.runner import (
     Captured,
     Site,
     TokenSelection,
+    check_tokens,
     first_tensor,
     register_site,
 )
@@ -158,6 +159,7 @@ def _record_all(view: ModelView, batches: Sequence[Batch], holdout_every: int | 
 
 def _record(view: ModelView, batch: Batch, selection: TokenSelection) -> _Call:
     """Run the model's body over layers that pass their input on and write down their other arguments."""
+    check_tokens(view.model, batch["input_ids"])
     recorders = [_Recorder(layer) for layer in view.layers]
     with _layers_replaced(view, recorders):
         try:
