@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Integral
+from typing import Literal, SupportsFloat, get_args
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning.sizes import EXPANSION_DIVISORS
@@ -69,6 +70,8 @@ class PruneOptions:
         sizes = [name for name in _SIZES if getattr(self, name) is not None]
         if len(sizes) > 1:
             raise InvalidOptionError(f"{' and '.join(sizes)} are mutually exclusive. Provide only one.")
+        for name in (*_POSITIVE, "pruning_percentage", "depth_pruning_percentage"):
+            _check_number(name, getattr(self, name))
         share = self.pruning_percentage
         if share is not None and not 0 <= share < 100:
             raise InvalidOptionError(f"pruning_percentage must be at least 0 and below 100, got {share}")
@@ -77,7 +80,7 @@ class PruneOptions:
             if value is not None and not value > 0:
                 raise InvalidOptionError(f"{name} must be above 0, got {value}")
         divisor = self.expansion_divisor
-        if divisor is not None and divisor not in EXPANSION_DIVISORS:
+        if divisor is not None and not (isinstance(divisor, Integral) and divisor in EXPANSION_DIVISORS):
             raise InvalidOptionError(
                 f"expansion_divisor must be one of {list(EXPANSION_DIVISORS)} or None. Got: {divisor}"
             )
@@ -122,6 +125,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InvalidOptionError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def _check_number(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, SupportsFloat)):
+        raise InvalidOptionError(f"{name} must be a number, got {value!r}")
 
 
 def _check_type(options: PruneOptions) -> None:
