@@ -31,6 +31,7 @@ from optipfair_engine.calibration.runner import (
     check_tokens,
     first_tensor,
     register_site,
+    with_positions,
 )
 from optipfair_engine.calibration.text import Batch, iter_batches
 from optipfair_engine.checkpoints.streaming.layout import CheckpointLayout
@@ -163,7 +164,7 @@ def _record(view: ModelView, batch: Batch, selection: TokenSelection) -> _Call:
     recorders = [_Recorder(layer) for layer in view.layers]
     with _layers_replaced(view, recorders):
         try:
-            view.model.base_model(**batch, use_cache=False)
+            view.model.base_model(**with_positions(view.model.base_model, batch), use_cache=False)
         except (TypeError, IndexError, AttributeError, ValueError) as error:
             raise UnsupportedModelError(
                 f"{view.model_type}: its layers can't be run one by one: {type(error).__name__}: {error}"

@@ -196,7 +196,7 @@ def forward_batches(
             batch = {key: value.to(device) for key, value in given.items()}
             check_tokens(model, batch["input_ids"])
             selection.load(batch["attention_mask"], seen, holdout_every)
-            body(**batch, **extra)
+            body(**with_positions(body, batch), **extra)
             seen += len(batch["input_ids"])
             report("calibrate", number, max(total, number), f"batch {number}")
             yield batch
@@ -237,6 +237,21 @@ def _position_limit(model: Any) -> int | None:
             padding = getattr(table, "padding_idx", None)  # RoBERTa counts positions from behind it
             return int(stated) if padding is None else int(rows - padding - 1)
     return None
+
+
+def with_positions(body: Any, batch: Batch) -> Batch:
+    """The batch with ``position_ids`` counted from each sample's first unmasked token, where that matters.
+
+    A model with a table of absolute positions otherwise counts the padding on the left, and the states of a
+    sample depend on how long the others of its batch are.
+    """
+    mask = batch["attention_mask"]
+    counted = (getattr(m, "wpe", None) or getattr(m, "position_embeddings", None) for m in body.modules())
+    absolute = any(isinstance(table, nn.Embedding) and table.padding_idx is None for table in counted)
+    named = "position_ids" in inspect.signature(body.forward).parameters
+    if not (absolute and named) or "position_ids" in batch or bool(mask[:, 0].all()):
+        return batch
+    return {**batch, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
 def _accepts(module: nn.Module, name: str) -> bool:

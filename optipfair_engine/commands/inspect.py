@@ -199,8 +199,8 @@ def _show_speeds(metrics: dict[str, Any]) -> None:
     if "comparison" in metrics:
         found = metrics["comparison"]
         row = (found["speedup_low"], found["median_speedup"], found["speedup_high"])
-        headers = ("pairs of runs", "10th percentile", "median", "90th percentile")
-        show_table("Speedup over the baseline", {"speedup": row}, headers=headers)
+        names = ("pairs of runs", "10th percentile", "median", "90th percentile")
+        show_table("Speedup over the baseline", {"speedup": row}, headers=names)
     timings = metrics.get("timings", ())
     if timings:
         columns = ("min_time", "median_time", "max_time", "std_time", "median_tokens_per_second")

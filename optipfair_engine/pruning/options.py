@@ -80,7 +80,7 @@ class PruneOptions:
             if value is not None and not value > 0:
                 raise InvalidOptionError(f"{name} must be above 0, got {value}")
         divisor = self.expansion_divisor
-        if divisor is not None and not (isinstance(divisor, Integral) and divisor in EXPANSION_DIVISORS):
+        if divisor is not None and not _is_divisor(divisor):
             raise InvalidOptionError(
                 f"expansion_divisor must be one of {list(EXPANSION_DIVISORS)} or None. Got: {divisor}"
             )
@@ -130,6 +130,10 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def _check_number(name: str, value: object) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, SupportsFloat)):
         raise InvalidOptionError(f"{name} must be a number, got {value!r}")
+
+
+def _is_divisor(value: object) -> bool:
+    return isinstance(value, Integral) and value in EXPANSION_DIVISORS
 
 
 def _check_type(options: PruneOptions) -> None:

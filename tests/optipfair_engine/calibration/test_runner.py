@@ -14,7 +14,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from optipfair_engine.architectures import ModelView
+from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import (
     CosineImportance,
     Gram,
@@ -139,3 +139,17 @@ def test_tokens_of_another_vocabulary_are_refused(view: ModelView, model: LlamaF
     beyond = torch.tensor([[1, model.config.vocab_size]])
     with pytest.raises(TokenizerError, match="beyond the model's vocabulary"):
         capture(view, [beyond], [1], Gram, "o_proj")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gptj", "bert", "llama"])
+def test_padding_on_the_left_changes_nothing(family: str, model: LlamaForCausalLM) -> None:
+    given = model if family == "llama" else AutoModel.from_config(BOUNDED[family])
+    ids, padding = torch.tensor([[5, 9, 3, 7]]), torch.zeros(1, 3, dtype=torch.int64)
+    padded = {
+        "input_ids": torch.cat([padding, ids], 1),
+        "attention_mask": torch.cat([padding, torch.ones_like(ids)], 1),
+    }
+    bare = analyze_layer_importance(given, [ids], show_progress=False)
+    assert analyze_layer_importance(given, [padded], show_progress=False) == pytest.approx(bare, abs=1e-6)
+    captured = [capture(locate(given), [batch], [0], SquaredNorm)[0].result() for batch in (ids, padded)]
+    torch.testing.assert_close(captured[0], captured[1], rtol=1e-4, atol=1e-6)
