@@ -151,6 +151,8 @@ def _check_type(options: PruneOptions) -> None:
         foreign |= {name: getattr(options, name) is not None for name in _SIZES}
     if options.pruning_type != "ATTENTION":
         foreign["attention_unit"] = options.attention_unit != "kv_group"
+    if options.layer_indices is not None and options.layer_selection_method not in ("last", "custom"):
+        foreign[f'layer_selection_method "{options.layer_selection_method}" beside layer_indices'] = True
     wrong = [name for name, given in foreign.items() if given]
     if wrong:
         raise InvalidOptionError(f"{', '.join(wrong)} can't be used with pruning_type {options.pruning_type}")

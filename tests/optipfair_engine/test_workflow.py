@@ -213,6 +213,7 @@ def test_nan_weights_are_refused_by_name(source: Path, tmp_path: Path) -> None:
         {"pruning_type": "DEPTH", "num_layers_to_remove": "3"},
         {"pruning_type": "DEPTH", "pruning_percentage": 20},
         {"num_layers_to_remove": 2},
+        {"pruning_type": "DEPTH", "layer_indices": [1], "layer_selection_method": "first"},
         {"attention_unit": "query_head"},
         {"target_bytes": 0},
         {"dtype": "int8"},
@@ -221,6 +222,11 @@ def test_nan_weights_are_refused_by_name(source: Path, tmp_path: Path) -> None:
 def test_contradicting_options_are_refused_when_they_are_made(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError):
         PruneOptions(**options)
+
+
+def test_a_work_folder_without_calibration_is_refused_not_ignored(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="calibration"):
+        prune_checkpoint(source, tmp_path / "out", PruneOptions(), out_of_core=True, work=tmp_path / "work")
 
 
 def test_fairness_is_refused_not_ignored(source: Path, tmp_path: Path) -> None:
