@@ -230,6 +230,8 @@ def locate(model: PreTrainedModel, layers_path: str | None = None) -> ModelView:
     Raises:
         UnsupportedModelError: unknown family, or its layers are not where they should be.
     """
+    if not isinstance(getattr(model, "config", None), PreTrainedConfig):
+        raise UnsupportedModelError(f"a transformers model is needed, got {type(model).__name__}")
     model_type = model.config.get_text_config().model_type
     _check_not_refused(model_type)
     if layers_path is not None:

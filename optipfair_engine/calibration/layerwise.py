@@ -28,8 +28,10 @@ from optipfair_engine.calibration.runner import (
     Captured,
     Site,
     TokenSelection,
+    check_tokens,
     first_tensor,
     register_site,
+    with_positions,
 )
 from optipfair_engine.calibration.text import Batch, iter_batches
 from optipfair_engine.checkpoints.streaming.layout import CheckpointLayout
@@ -158,10 +160,11 @@ def _record_all(view: ModelView, batches: Sequence[Batch], holdout_every: int | 
 
 def _record(view: ModelView, batch: Batch, selection: TokenSelection) -> _Call:
     """Run the model's body over layers that pass their input on and write down their other arguments."""
+    check_tokens(view.model, batch["input_ids"])
     recorders = [_Recorder(layer) for layer in view.layers]
     with _layers_replaced(view, recorders):
         try:
-            view.model.base_model(**batch, use_cache=False)
+            view.model.base_model(**with_positions(view.model.base_model, batch), use_cache=False)
         except (TypeError, IndexError, AttributeError, ValueError) as error:
             raise UnsupportedModelError(
                 f"{view.model_type}: its layers can't be run one by one: {type(error).__name__}: {error}"

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from optipfair_engine.calibration.text import Batch, iter_batches
-from optipfair_engine.errors import CalibrationError, UnsupportedModelError
+from optipfair_engine.errors import (
+    CalibrationError,
+    InvalidOptionError,
+    TokenizerError,
+    UnsupportedModelError,
+)
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
 #: ``down_proj`` and ``o_proj``: that module's input; ``layer``: a decoder layer's input and output.
 Site = Literal["down_proj", "o_proj", "layer"]
+
+#: What families call a table of positions, which ends where rotary or relative positions don't.
+_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 
 #: Every this many-th sample, counted across batches, is held out to choose a ridge and to judge plans.
 HOLDOUT_EVERY = 8
@@ -186,11 +194,64 @@ def forward_batches(
     with eval_mode(model), torch.no_grad():
         for number, given in enumerate(iter_batches(batches), 1):
             batch = {key: value.to(device) for key, value in given.items()}
+            check_tokens(model, batch["input_ids"])
             selection.load(batch["attention_mask"], seen, holdout_every)
-            body(**batch, **extra)
+            body(**with_positions(body, batch), **extra)
             seen += len(batch["input_ids"])
             report("calibrate", number, max(total, number), f"batch {number}")
             yield batch
+
+
+def check_tokens(model: Any, input_ids: Tensor, new_tokens: int = 0) -> None:
+    """Refuse token ids ``[samples, tokens]`` that the model has no embedding for, or more than it can count.
+
+    Raises:
+        InvalidOptionError: more tokens (with ``new_tokens`` to be generated) than the model's position table.
+        TokenizerError: an id beyond its vocabulary.
+    """
+    length, limit = input_ids.shape[-1] + new_tokens, _position_limit(model)
+    # the last token that is generated is read by nobody
+    if limit is not None and length - bool(new_tokens) > limit:
+        of_them = f" ({new_tokens} of them to generate)" if new_tokens else ""
+        option = "max_new_tokens" if new_tokens else "max_length"
+        raise InvalidOptionError(
+            f"{length} tokens{of_them} are more than the model's {limit} positions: give a smaller {option}"
+        )
+    vocabulary, highest = len(model.get_input_embeddings().weight), int(input_ids.max())
+    if highest >= vocabulary:
+        raise TokenizerError(
+            f"token id {highest} is beyond the model's vocabulary of {vocabulary}: "
+            "the text was tokenised for another model"
+        )
+
+
+def _position_limit(model: Any) -> int | None:
+    """How many tokens the text model's table of positions has room for; ``None`` without such a table."""
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, table in (*model.named_modules(), *model.named_buffers()):
+        if stated is None or name.rpartition(".")[2] not in _POSITION_TABLES:
+            continue
+        rows = len(getattr(table, "weight", table))
+        # OPT's has two rows more than positions; another size is the table of an image tower
+        if 0 <= rows - stated <= 2:
+            padding = getattr(table, "padding_idx", None)  # RoBERTa counts positions from behind it
+            return int(stated) if padding is None else int(rows - padding - 1)
+    return None
+
+
+def with_positions(body: Any, batch: Batch) -> Batch:
+    """The batch with ``position_ids`` counted from each sample's first unmasked token, where that matters.
+
+    A model with a table of absolute positions otherwise counts the padding on the left, and the states of a
+    sample depend on how long the others of its batch are.
+    """
+    mask = batch["attention_mask"]
+    counted = (getattr(m, "wpe", None) or getattr(m, "position_embeddings", None) for m in body.modules())
+    absolute = any(isinstance(table, nn.Embedding) and table.padding_idx is None for table in counted)
+    named = "position_ids" in inspect.signature(body.forward).parameters
+    if not (absolute and named) or "position_ids" in batch or bool(mask[:, 0].all()):
+        return batch
+    return {**batch, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
 def _accepts(module: nn.Module, name: str) -> bool:

@@ -304,11 +304,13 @@ def read_texts(path: Path | str) -> tuple[list[str], bool]:
     """The texts of a ``.txt`` or ``.jsonl`` file, and whether each text is one sample (``.jsonl``)."""
     path = Path(path)
     if path.suffix not in {".txt", ".jsonl"}:
-        raise CalibrationError(f"Calibration file {path.name} must end in .txt or .jsonl.")
+        raise CalibrationError(f"Text file {path.name} must end in .txt or .jsonl.")
     try:
         content = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CalibrationError(f"There is no file {path.name}.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"Calibration file {path.name} can't be read as UTF-8 text.") from error
+        raise CalibrationError(f"Text file {path.name} can't be read as UTF-8 text.") from error
     if path.suffix == ".txt":
         return [content], False
     lines = [(number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]

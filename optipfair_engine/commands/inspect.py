@@ -22,7 +22,7 @@ from optipfair_engine.commands.shared import (
     read_text_file,
 )
 from optipfair_engine.errors import CalibrationError
-from optipfair_engine.terminal import explained, formatted, progress, show_json, show_table
+from optipfair_engine.terminal import explained, formatted, progress, show_json, show_table, warn
 
 
 @explained
@@ -61,6 +61,10 @@ def _show_analysis(model_path: str, metrics: dict[str, Any]) -> None:
             "Compatible with GLU pruning": "yes" if metrics["compatible_with_glu_pruning"] else "no",
         },
     )
+    if metrics["width_refusal"] is not None:
+        warn(metrics["width_refusal"])
+    elif metrics["mlp_kind"] == "plain":
+        print("Its MLPs are plain: prune neurons with --pruning-type MLP.")
     total = metrics["parameters"]
     shares = {kind: (count, 100 * count / total) for kind, count in metrics["distribution"].items()}
     show_table("Parameter distribution", shares, headers=("part", "parameters", "%"))
@@ -182,11 +186,27 @@ def _show_evaluation(model_path: str, metrics: dict[str, Any]) -> None:
         if isinstance(value, int | float)
     }
     show_table(f"Evaluation of {model_path}", numbers)
+    _show_speeds(metrics)
     for generation in metrics.get("generations", ()):
         rows = {"model": generation["text"]}
         if "text_baseline" in generation:
             rows["baseline"] = generation["text_baseline"]
         show_table(f"“{generation['prompt']}” …", rows)
+
+
+def _show_speeds(metrics: dict[str, Any]) -> None:
+    """The median and the spread of what was timed."""
+    if "comparison" in metrics:
+        found = metrics["comparison"]
+        row = (found["speedup_low"], found["median_speedup"], found["speedup_high"])
+        names = ("pairs of runs", "10th percentile", "median", "90th percentile")
+        show_table("Speedup over the baseline", {"speedup": row}, headers=names)
+    timings = metrics.get("timings", ())
+    if timings:
+        columns = ("min_time", "median_time", "max_time", "std_time", "median_tokens_per_second")
+        rows = {f"prompt {n}": tuple(t[key] for key in columns) for n, t in enumerate(timings, 1)}
+        headers = ("seconds a run", "least", "median", "most", "deviation", "tokens per second")
+        show_table("Speed of generation", rows, headers=headers)
 
 
 @explained

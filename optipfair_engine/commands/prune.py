@@ -81,7 +81,9 @@ def prune(
     ] = None,
     pruning_percentage: Annotated[
         float | None,
-        typer.Option(help="Percent of neurons, heads or layers. Default: 10.", rich_help_panel=_SIZE),
+        typer.Option(
+            help="Percent of neurons, heads or layers. Default: 10; DEPTH: none.", rich_help_panel=_SIZE
+        ),
     ] = None,
     expansion_rate: Annotated[
         float | None,
@@ -263,4 +265,6 @@ def _show(metrics: dict[str, Any], output_path: Path) -> None:
     for message in metrics.get("warnings", ()):
         warn(message)
     rows = {label: metrics[key] for key, label in _ROWS.items() if metrics.get(key) is not None}
+    if "layers_removed" in metrics:
+        rows.pop("Layers pruned", None)  # they are removed, not narrowed
     show_table(f"Saved to {output_path}", rows)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optipfair_engine.calibration.runner import eval_mode
-from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.calibration.runner import check_tokens, eval_mode
+from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _rounds(
 
 
 def _timed_run(model: PreTrainedModel, tokenizer: Any, prompt: str, max_new_tokens: int) -> tuple[float, int]:
-    inputs, device = _inputs(model, tokenizer, prompt)
+    inputs, device = _inputs(model, tokenizer, prompt, max_new_tokens)
     _synchronize(device)
     start = time.perf_counter()
     output = _generate(model, tokenizer, inputs, max_new_tokens, min_new_tokens=max_new_tokens)
@@ -161,7 +161,7 @@ def _timed_run(model: PreTrainedModel, tokenizer: Any, prompt: str, max_new_toke
 
 def generate_text(model: PreTrainedModel, tokenizer: Any, prompt: str, max_new_tokens: int = 50) -> str:
     """The greedy continuation of a prompt, without the prompt."""
-    inputs, _ = _inputs(model, tokenizer, prompt)
+    inputs, _ = _inputs(model, tokenizer, prompt, max_new_tokens)
     with eval_mode(model):
         output = _generate(model, tokenizer, inputs, max_new_tokens)
     start = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
@@ -169,13 +169,18 @@ def generate_text(model: PreTrainedModel, tokenizer: Any, prompt: str, max_new_t
     return text
 
 
-def _inputs(model: PreTrainedModel, tokenizer: Any, prompt: str) -> tuple[dict[str, Tensor], torch.device]:
+def _inputs(
+    model: PreTrainedModel, tokenizer: Any, prompt: str, max_new_tokens: int
+) -> tuple[dict[str, Tensor], torch.device]:
+    if not model.can_generate():
+        raise UnsupportedModelError(f"{model.config.model_type}: {type(model).__name__} can't generate text")
     if tokenizer is None:
         raise TokenizerError("Generating text needs a tokenizer, and the model has none.")
     device = next(model.get_input_embeddings().parameters()).device
     encoded = tokenizer(prompt, return_tensors="pt")
     if encoded["input_ids"].shape[1] == 0:
         raise TokenizerError("the prompt has no token")
+    check_tokens(model, encoded["input_ids"], 0 if model.config.is_encoder_decoder else max_new_tokens)
     return {key: encoded[key].to(device) for key in ("input_ids", "attention_mask")}, device
 
 

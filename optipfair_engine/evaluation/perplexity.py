@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optipfair_engine.calibration.runner import eval_mode
+from optipfair_engine.calibration.runner import check_tokens, eval_mode
 from optipfair_engine.calibration.text import encode, share_windows, window_starts
-from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 
 #: How many windows a job or a command scores unless told otherwise.
@@ -88,12 +88,20 @@ def text_windows(
 def score_windows(
     model: Any, windows: Sequence[Sequence[int]], report: Reporter = null_reporter
 ) -> PerplexityResult:
-    """Perplexity over windows of token ids, each scored alone."""
+    """Perplexity over windows of token ids, each scored alone.
+
+    Raises:
+        UnsupportedModelError: the model predicts no next token (a masked or an encoder-decoder model).
+        InvalidOptionError, TokenizerError: see ``check_tokens``.
+    """
+    check_predicts_next_token(model)
     device = next(model.parameters()).device
     loss, tokens = 0.0, 0
     with eval_mode(model), torch.no_grad():
         for number, window in enumerate(windows, 1):
-            ids = torch.tensor(window, device=device)[None]
+            ids = torch.tensor(window)[None]
+            check_tokens(model, ids)
+            ids = ids.to(device)
             loss += float(token_losses(model(input_ids=ids, use_cache=False).logits, ids).double().sum())
             tokens += ids.shape[1] - 1
             report("evaluate", number, len(windows), f"window {number} of {len(windows)}")
@@ -101,6 +109,19 @@ def score_windows(
     # a destroyed model's loss can exceed what exp() holds: infinity is then the honest number
     value = math.exp(mean) if mean < 700 else math.inf
     return PerplexityResult(value, mean, tokens, len(windows), max(map(len, windows)))
+
+
+def check_predicts_next_token(model: Any) -> None:
+    """Refuse models whose logits aren't predictions of the next token from those before it.
+
+    Raises:
+        UnsupportedModelError: the text names the family.
+    """
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: {type(model).__name__} is no causal language model, "
+            "so it has no perplexity over a text"
+        )
 
 
 def token_losses(logits: Tensor, input_ids: Tensor) -> Tensor:

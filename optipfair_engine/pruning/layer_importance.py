@@ -14,7 +14,13 @@ import torch
 
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CosineImportance, iter_batches
-from optipfair_engine.calibration.runner import TokenSelection, eval_mode, first_tensor
+from optipfair_engine.calibration.runner import (
+    TokenSelection,
+    check_tokens,
+    eval_mode,
+    first_tensor,
+    with_positions,
+)
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.progress import Reporter
 from optipfair_engine.pruning.bars import progress_bars
@@ -82,6 +88,7 @@ def _run(view: ModelView, batch: dict[str, Tensor], selection: TokenSelection) -
     model = view.model
     device = next(model.get_input_embeddings().parameters()).device
     inputs: dict[str, Any] = {key: value.to(device) for key, value in batch.items()}
+    check_tokens(model, inputs["input_ids"])
     mask = "attention_mask"
     body = model.base_model
     if getattr(model.config, "is_encoder_decoder", False):
@@ -97,4 +104,4 @@ def _run(view: ModelView, batch: dict[str, Tensor], selection: TokenSelection) -
     if getattr(model.config, "is_decoder", True) or view.config.use_cache:
         inputs["use_cache"] = False
     selection.load(inputs[mask], 0, None)
-    body(**inputs)
+    body(**with_positions(body, inputs))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Integral
+from typing import Literal, SupportsFloat, get_args
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning.sizes import EXPANSION_DIVISORS
@@ -69,6 +70,8 @@ class PruneOptions:
         sizes = [name for name in _SIZES if getattr(self, name) is not None]
         if len(sizes) > 1:
             raise InvalidOptionError(f"{' and '.join(sizes)} are mutually exclusive. Provide only one.")
+        for name in (*_POSITIVE, "pruning_percentage", "depth_pruning_percentage"):
+            _check_number(name, getattr(self, name))
         share = self.pruning_percentage
         if share is not None and not 0 <= share < 100:
             raise InvalidOptionError(f"pruning_percentage must be at least 0 and below 100, got {share}")
@@ -77,7 +80,7 @@ class PruneOptions:
             if value is not None and not value > 0:
                 raise InvalidOptionError(f"{name} must be above 0, got {value}")
         divisor = self.expansion_divisor
-        if divisor is not None and divisor not in EXPANSION_DIVISORS:
+        if divisor is not None and not _is_divisor(divisor):
             raise InvalidOptionError(
                 f"expansion_divisor must be one of {list(EXPANSION_DIVISORS)} or None. Got: {divisor}"
             )
@@ -124,6 +127,15 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InvalidOptionError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
+def _check_number(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, SupportsFloat)):
+        raise InvalidOptionError(f"{name} must be a number, got {value!r}")
+
+
+def _is_divisor(value: object) -> bool:
+    return isinstance(value, Integral) and value in EXPANSION_DIVISORS
+
+
 def _check_type(options: PruneOptions) -> None:
     """Refuse options that belong to another pruning type."""
     foreign: dict[str, bool] = {}
@@ -139,6 +151,8 @@ def _check_type(options: PruneOptions) -> None:
         foreign |= {name: getattr(options, name) is not None for name in _SIZES}
     if options.pruning_type != "ATTENTION":
         foreign["attention_unit"] = options.attention_unit != "kv_group"
+    if options.layer_indices is not None and options.layer_selection_method not in ("last", "custom"):
+        foreign[f'layer_selection_method "{options.layer_selection_method}" beside layer_indices'] = True
     wrong = [name for name, given in foreign.items() if given]
     if wrong:
         raise InvalidOptionError(f"{', '.join(wrong)} can't be used with pruning_type {options.pruning_type}")

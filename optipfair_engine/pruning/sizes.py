@@ -157,6 +157,8 @@ def checked_layer_indices(layer_indices: Iterable[object], num_layers: int) -> t
 
 
 def _as_int(index: object) -> int:
+    if getattr(index, "ndim", None) == 0:  # a scalar of NumPy or torch
+        index = index.item()  # type: ignore[attr-defined]
     if isinstance(index, bool) or not isinstance(index, Integral):
         raise TypeError("All elements in layer_indices must be integers")
     return int(index)

@@ -84,7 +84,10 @@ def _mlps(view: ModelView) -> tuple[list[MlpView], str | None]:
 
 
 def parameter_distribution(view: ModelView) -> dict[str, int]:
-    """How many parameters attention, MLPs, norms, and what is outside the layers have."""
+    """How many parameters attention, MLPs, norms, and what is outside the layers have.
+
+    ``other layers`` (an encoder beside a decoder, an image tower) is there only if the model has any.
+    """
     counts: dict[str, int] = defaultdict(int)
     counted: set[nn.Parameter] = set()
     spec = view.architecture
@@ -94,12 +97,15 @@ def parameter_distribution(view: ModelView) -> dict[str, int]:
             continue
         counted.add(parameter)
         counts[_place(name, inside, spec.attention.module if spec.attention else None)] += parameter.numel()
-    return {kind: counts[kind] for kind in ("attention", "mlp", "norm", "embeddings and head")}
+    kinds = ("attention", "mlp", "norm", "embeddings and head")
+    other = {"other layers": counts["other layers"]} if counts["other layers"] else {}
+    return {kind: counts[kind] for kind in kinds} | other
 
 
 def _place(name: str, inside: str, attention: str | None) -> str:
     if not name.startswith(inside):
-        return "embeddings and head"
+        numbered = any(part.isdigit() for part in name.split("."))
+        return "other layers" if numbered else "embeddings and head"
     if attention is not None and f".{attention}." in name:
         return "attention"
     return "norm" if "norm" in name.lower() or ".ln_" in name else "mlp"

@@ -63,6 +63,8 @@ def prune_checkpoint(
     given = PruningPlan.load(plan) if isinstance(plan, Path) else plan
     if given is not None:
         given = _at_the_size_asked_for(source, options, given, plan, report)
+    if work is not None and calibration_texts is None:
+        raise InvalidOptionError("a work folder is for calibration: give calibration texts")
     without_text = calibration_texts is None and evaluation_texts is None
     if without_text and can_stream(source, options):
         with suppress(UnsupportedModelError):  # then in memory; there it is found out whether it can be done

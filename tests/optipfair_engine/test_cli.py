@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from typer.testing import CliRunner
 
 from optipfair_engine import load_pruned
@@ -166,6 +173,21 @@ def test_analyze_shows_tables_or_json(source: Path) -> None:
     assert code == 0 and "Parameter distribution" in out
     code, out, _ = run("analyze", "--model-path", source, "--json")
     assert json.loads(out)["num_layers"] == 4
+
+
+def test_analyze_says_how_neurons_of_a_plain_mlp_are_pruned(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=48, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    code, out, _ = run("analyze", "--model-path", tmp_path / "gpt2")
+    assert code == 0 and "--pruning-type MLP" in out
+
+
+def test_analyze_says_why_neurons_cannot_be_pruned(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=48, d_model=16, d_ff=24, num_layers=1, num_heads=2, d_kv=8)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    code, out, err = run("analyze", "--model-path", tmp_path / "t5")
+    assert code == 0 and "Parameter distribution" in out
+    assert "t5: neurons can't be removed" in err
 
 
 def test_evaluate_of_nothing_exits_with_2(source: Path) -> None:

@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from typer.testing import CliRunner
 
 from optipfair_engine import load_pruned
+from optipfair_engine.architectures import locate
 from optipfair_engine.checkpoints import verify
 from optipfair_engine.checkpoints.reload import model_logits
+from optipfair_engine.cli import app
 from optipfair_engine.errors import (
     CalibrationError,
     InvalidOptionError,
@@ -28,6 +38,7 @@ from optipfair_engine.workflow import (
     importance_checkpoint,
     prune_checkpoint,
 )
+from optipfair_engine.workflow.analyze import describe
 
 TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 12
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -194,9 +205,15 @@ def test_nan_weights_are_refused_by_name(source: Path, tmp_path: Path) -> None:
         {"pruning_percentage": 100},
         {"pruning_percentage": -1},
         {"neuron_selection_method": "XXX"},
+        {"pruning_percentage": "20"},
+        {"pruning_percentage": True},
+        {"expansion_rate": "200"},
         {"expansion_divisor": 48},
+        {"expansion_divisor": 64.0},
+        {"pruning_type": "DEPTH", "num_layers_to_remove": "3"},
         {"pruning_type": "DEPTH", "pruning_percentage": 20},
         {"num_layers_to_remove": 2},
+        {"pruning_type": "DEPTH", "layer_indices": [1], "layer_selection_method": "first"},
         {"attention_unit": "query_head"},
         {"target_bytes": 0},
         {"dtype": "int8"},
@@ -205,6 +222,11 @@ def test_nan_weights_are_refused_by_name(source: Path, tmp_path: Path) -> None:
 def test_contradicting_options_are_refused_when_they_are_made(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError):
         PruneOptions(**options)
+
+
+def test_a_work_folder_without_calibration_is_refused_not_ignored(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="calibration"):
+        prune_checkpoint(source, tmp_path / "out", PruneOptions(), out_of_core=True, work=tmp_path / "work")
 
 
 def test_fairness_is_refused_not_ignored(source: Path, tmp_path: Path) -> None:
@@ -222,6 +244,15 @@ def test_analyze_adds_up(source: Path, tmp_path: Path) -> None:
         options = PruneOptions(pruning_percentage=estimate["pruning_percentage"], verify="none")
         pruned = prune_checkpoint(source, tmp_path / str(estimate["pruning_percentage"]), options)
         assert pruned["pruned_parameters"] == estimate["parameters"]
+
+
+def test_analyze_tells_other_stacks_of_layers_from_embeddings() -> None:
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=48, d_model=16, d_ff=24, num_layers=2, num_heads=2, d_kv=8)
+    )
+    found = describe(locate(model))["distribution"]
+    assert found["other layers"] == sum(p.numel() for p in model.decoder.block.parameters())
+    assert sum(found.values()) == sum(p.numel() for p in model.parameters())
 
 
 def test_importance_writes_scores_and_a_plot(source: Path, tmp_path: Path) -> None:
@@ -257,6 +288,21 @@ def test_evaluate_compares_with_a_baseline(source: Path, tmp_path: Path) -> None
     assert metrics["tokens_per_second_ratio"] == pytest.approx(ratio)
     assert set(metrics["generations"][0]) == {"prompt", "text", "text_baseline"}
     assert (tmp_path / "out/perplexity.png").is_file() and (tmp_path / "out/tokens_per_second.png").is_file()
+
+
+def test_the_command_shows_median_and_spread_of_the_speed(source: Path) -> None:
+    options = ["--timing", "--prompt", "Structured", "--max-new-tokens", "2", "--num-runs", "2", "--quiet"]
+    alone = CliRunner().invoke(app, ["evaluate", "--model-path", str(source), *options])
+    assert alone.exit_code == 0 and "median" in alone.stdout and "deviation" in alone.stdout
+    pair = ["--baseline", str(source), *options]
+    beside = CliRunner().invoke(app, ["evaluate", "--model-path", str(source), *pair])
+    assert beside.exit_code == 0 and "median" in beside.stdout and "90th" in beside.stdout
+
+
+def test_the_command_names_a_missing_text(source: Path, tmp_path: Path) -> None:
+    options = ["--model-path", str(source), "--calibration", str(tmp_path / "nowhere.txt")]
+    result = CliRunner().invoke(app, ["importance", *options])
+    assert result.exit_code == 1 and "There is no file nowhere.txt" in result.stderr
 
 
 def test_evaluating_nothing_is_refused(source: Path) -> None:

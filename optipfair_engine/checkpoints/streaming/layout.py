@@ -40,21 +40,20 @@ class StoredMlp:
                 f"{layout.model_type}: neurons of layer {index} can't be removed: {', '.join(missing)} not "
                 "found in the checkpoint (mixture-of-experts blocks are not supported)"
             )
-        self.transposed = self._is_transposed(layout, index)
+        self._stored = f"{layout.model_type}: the MLP weights of layer {index}"
+        self._hidden_size = layout.hidden_size
+        self._up, self._down = (self._source.info(self.names[role]).shape for role in ("up", "down"))
+        if len(self._up) != 2 or len(self._down) != 2:
+            raise UnsupportedModelError(f"{self._stored} are no matrices")
 
-    def _is_transposed(self, layout: CheckpointLayout, index: int) -> bool:
-        """Whether weights are stored [inputs, outputs] (Conv1D)."""
-        up, down = self._source.info(self.names["up"]).shape, self._source.info(self.names["down"]).shape
-        hidden = layout.hidden_size
-        if len(up) != 2 or len(down) != 2:
-            raise UnsupportedModelError(
-                f"{layout.model_type}: the MLP weights of layer {index} are no matrices"
-            )
-        straight, turned = up[1] == hidden == down[0], up[0] == hidden == down[1]
+    @property
+    def transposed(self) -> bool:
+        """Whether weights are stored [inputs, outputs] (Conv1D); refused where shapes can't tell."""
+        hidden = self._hidden_size
+        straight = self._up[1] == hidden == self._down[0]
+        turned = self._up[0] == hidden == self._down[1]
         if straight == turned:
-            raise UnsupportedModelError(
-                f"{layout.model_type}: the shapes of layer {index} don't tell how its MLP weights are stored"
-            )
+            raise UnsupportedModelError(f"{self._stored} don't tell by their shapes how they are stored")
         return turned
 
     def _matrix(self, role: str) -> Tensor:
@@ -64,7 +63,9 @@ class StoredMlp:
     @property
     def intermediate_size(self) -> int:
         """Neurons of this layer."""
-        return self._source.info(self.names["down"]).shape[0 if self.transposed else 1]
+        if self._down == (self._hidden_size, self._hidden_size):  # whichever way they are stored
+            return self._hidden_size
+        return self._down[0 if self.transposed else 1]
 
     @property
     def gate_weight(self) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from accelerate import cpu_offload
@@ -252,3 +254,9 @@ def test_components_are_the_modules_whose_output_is_meant() -> None:
         assert view.component(2, kind) is module  # type: ignore[arg-type]
     assert locate(phi3()).component(0, "gate_proj") is None
     assert locate(gpt2()).component(0, "gate_proj") is None
+
+
+@pytest.mark.parametrize("thing", [None, torch.nn.Linear(2, 2)])
+def test_what_is_no_transformers_model_is_refused_by_its_type(thing: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"needed, got {type(thing).__name__}"):
+        locate(thing)

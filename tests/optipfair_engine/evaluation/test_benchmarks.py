@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 from optipfair_engine.evaluation import benchmarks
 from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
 
@@ -115,3 +122,18 @@ def test_nonsense_is_refused(model: LlamaForCausalLM) -> None:
     for tokenizer, prompt in ((None, "Paris"), (Tokenizer(), "")):
         with pytest.raises(TokenizerError):
             time_inference(model, tokenizer, prompt)
+
+
+def test_a_model_that_generates_nothing_is_refused() -> None:
+    config = BertConfig(
+        vocab_size=200, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+    )
+    with pytest.raises(UnsupportedModelError, match="BertForMaskedLM can't generate"):
+        time_inference(BertForMaskedLM(config), Tokenizer(), "ab", 2, 1, 0)
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=200, n_embd=16, n_layer=1, n_head=2, n_positions=8))
+    assert time_inference(model, Tokenizer(), "ab", 7, 1, 0)["generated_tokens"] == 7
+    with pytest.raises(InvalidOptionError, match="8 positions: give a smaller max_new_tokens"):
+        time_inference(model, Tokenizer(), "ab", 8, 1, 0)

@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 from optipfair_engine.evaluation.perplexity import perplexity, score_windows, text_windows
 
 
@@ -72,3 +80,25 @@ def test_refuses_what_has_no_perplexity(
 ) -> None:
     with pytest.raises(error):
         perplexity(model, tokenizer, text)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_only_causal_models_have_a_perplexity(family: str) -> None:
+    if family == "bert":
+        config = BertConfig(
+            vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+        )
+        other: Any = BertForMaskedLM(config)
+    else:
+        other = T5ForConditionalGeneration(
+            T5Config(vocab_size=48, d_model=16, d_ff=24, num_layers=1, num_heads=2, d_kv=8)
+        )
+    with pytest.raises(UnsupportedModelError, match=f"{family}.*no causal language model"):
+        score_windows(other, [[1, 2, 3]])
+
+
+def test_a_window_longer_than_the_position_table_is_refused() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=48, n_embd=16, n_layer=1, n_head=2, n_positions=8))
+    assert score_windows(model, [list(range(8))]).tokens == 7
+    with pytest.raises(InvalidOptionError, match="8 positions: give a smaller max_length"):
+        score_windows(model, [list(range(9))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning.sizes import (
@@ -103,6 +104,13 @@ def test_layer_indices_take_any_integers_but_no_bools() -> None:
     for wrong in ([0, True], [0, "5"], [1.0], "12", 3):
         with pytest.raises(TypeError):
             checked_layer_indices(wrong, 6)  # type: ignore[arg-type]
+
+
+def test_layer_indices_may_be_a_tensor_of_integers() -> None:
+    assert checked_layer_indices(torch.tensor([2, 0]), 4) == (0, 2)
+    for wrong in (torch.tensor([True, False]), torch.tensor([1.0]), torch.tensor([[1], [2]])):
+        with pytest.raises(TypeError, match="must be integers"):
+            checked_layer_indices(wrong, 4)
 
 
 def test_exact_reads_decimals_as_written() -> None:

@@ -23,9 +23,14 @@ def run(*arguments: object) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_the_metrics_and_files_are_those_of_the_in_memory_path(checkpoint: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "size", [{"pruning_percentage": 30}, {"expansion_rate": 100}], ids=["30 %", "square"]
+)
+def test_the_metrics_and_files_are_those_of_the_in_memory_path(
+    checkpoint: Any, tmp_path: Path, size: dict[str, Any]
+) -> None:
     source = checkpoint("llama")
-    options = PruneOptions(pruning_percentage=30, verify="structure")
+    options = PruneOptions(**size, verify="structure")
     streamed = prune_checkpoint(source, tmp_path / "streamed", options)
     memory = prune_in_memory(source, tmp_path / "memory", options)
     own = {"seconds", "output_bytes"}
