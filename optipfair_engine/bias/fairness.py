@@ -27,7 +27,12 @@ from optipfair_engine.bias.summary import pair_values
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.apply import apply_plan
-from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, Calibrated, calibrated_width_plan
+from optipfair_engine.pruning.calibrated_width import (
+    SELECTION_RIDGE,
+    SELECTION_SCALE,
+    Calibrated,
+    calibrated_width_plan,
+)
 from optipfair_engine.pruning.obs import Elimination, eliminate
 from optipfair_engine.pruning.refit import cholesky_of, refit, ridge_diagonal, ridged
 
@@ -244,7 +249,9 @@ def _plan(
     for layer, score in scores.items():
         order = torch.sort(score, descending=True, stable=True).indices.flip(0)
         weight = view.mlp(layer).down_weight.detach()
-        orders[layer] = eliminate(weight, statistics.total(layer), SELECTION_RIDGE, order=order)
+        orders[layer] = eliminate(
+            weight, statistics.total(layer), SELECTION_RIDGE, order=order, scale=SELECTION_SCALE
+        )
     return calibrated_width_plan(
         view, options, calibration, statistics, eliminations=orders, report=report
     ).plan

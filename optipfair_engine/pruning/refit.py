@@ -6,6 +6,7 @@ input, S the kept inputs, D a positive diagonal, λ the ridge. All factorisation
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from optipfair_engine.errors import CalibrationError, InvalidOptionError
 
-#: Ridges to choose from, relative to D.
+#: Ridges to choose from, relative to D; then those half-way (of the logarithm) beside the best one.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 RidgeScale = Literal["median", "coordinate"]
@@ -183,12 +184,28 @@ def choose_ridge(
 ) -> tuple[float, float]:
     """The ridge whose refit on ``fit`` has the least error on ``held``, and that error.
 
-    Without held-out tokens the middle of the ridges is taken, and the error is NaN.
+    The search starts in the middle of ``ridges`` and walks while the error falls (it has one valley), then
+    tries the geometric means with the neighbours. Without held-out tokens the middle ridge is taken, and the
+    error is NaN.
     """
+    grid = sorted(ridges)
+    place = len(grid) // 2
     if held is None:
-        return sorted(ridges)[len(ridges) // 2], float("nan")
+        return grid[place], float("nan")
     equations = Normal(weight, fit, kept, diagonal=ridge_diagonal(fit, scale))
-    errors = {ridge: output_error(weight, held, kept, equations.solve(ridge)) for ridge in ridges}
+    errors: dict[float, float] = {}
+
+    def error_of(ridge: float) -> float:
+        if ridge not in errors:
+            errors[ridge] = output_error(weight, held, kept, equations.solve(ridge))
+        return errors[ridge]
+
+    for step in (1, -1):
+        while 0 <= place + step < len(grid) and error_of(grid[place + step]) < error_of(grid[place]):
+            place += step
+    for neighbour in (place - 1, place + 1):
+        if 0 <= neighbour < len(grid):
+            error_of(math.sqrt(grid[place] * grid[neighbour]))
     best = min(errors, key=lambda ridge: errors[ridge])
     return best, errors[best]
 

@@ -15,10 +15,10 @@ from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.calibration.statistics import GramStatistics
 from optipfair_engine.errors import CalibrationError, InvalidOptionError
 from optipfair_engine.pruning.apply import apply_plan
-from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE
+from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, SELECTION_SCALE
 from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.planner import make_calibrated_plan
-from optipfair_engine.pruning.refit import solve_least_squares
+from optipfair_engine.pruning.refit import ridge_diagonal, solve_least_squares
 
 RECOMMENDED = PruneOptions(preset="recommended", pruning_percentage=30)
 OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)
@@ -81,7 +81,9 @@ def test_predicted_error_is_the_measured_one(
         _outputs(model, calibration)
         handle.remove()
         x = torch.cat(inputs)
-        solved = solve_least_squares(weight, found.statistics.total(layer), kept, SELECTION_RIDGE).float()
+        gram = found.statistics.total(layer)
+        diagonal = ridge_diagonal(gram, SELECTION_SCALE)
+        solved = solve_least_squares(weight, gram, kept, SELECTION_RIDGE, diagonal=diagonal).float()
         dense = x @ weight.T
         measured = float((dense - x[:, kept] @ solved.T).square().sum() / dense.square().sum())
         assert found.plan.curves[layer][40 - len(kept)] == pytest.approx(measured, rel=0.02)
