@@ -143,7 +143,10 @@ def _fields(raw: Any, index: int) -> Mapping[str, Any]:
 def _matrix(value: Any, key: str, index: int) -> Tensor:
     """Token ids or a mask as an int64 matrix [samples, tokens]."""
     try:
-        matrix = _stack(value).long()
+        stacked = _stack(value)
+        if key.endswith("ids") and (stacked.is_floating_point() or stacked.is_complex()):
+            raise TypeError(stacked.dtype)
+        matrix = stacked.long()
     except (TypeError, ValueError, RuntimeError) as error:
         raise CalibrationError(f"Calibration batch {index}: {key} is not a rectangle of integers.") from error
     if matrix.dim() == 1:

@@ -26,6 +26,7 @@ from optipfair_engine.commands.shared import (
     read_calibration,
     read_text_file,
 )
+from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning.options import (
     Allocation,
     AttentionUnit,
@@ -44,6 +45,7 @@ _SIZE, _WHAT = "How much goes", "What is pruned"
 
 @explained
 def prune(
+    context: typer.Context,
     model_path: ModelPath,
     output_path: OutputPath,
     pruning_type: Annotated[
@@ -155,6 +157,15 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Prune a model and save the result, with its plan, a model card, metrics and plots."""
+    _refuse_unread(
+        context,
+        {
+            "num_samples": calibration,
+            "batch_size": calibration,
+            "max_length": calibration or evaluation,
+            "seed": healing_seconds,
+        },
+    )
     depth = pruning_type == "DEPTH"
     options = PruneOptions(
         preset=preset,
@@ -198,6 +209,21 @@ def prune(
         show_json(metrics)
     else:
         _show(metrics, output_path)
+
+
+def _refuse_unread(context: typer.Context, needs: dict[str, object]) -> None:
+    """Refuse options that were given although nothing would read them.
+
+    Args:
+        context: of the command.
+        needs: option → what it only matters with (``None`` if that wasn't given).
+    """
+    helped = {"max_length": "--calibration or --evaluation", "seed": "--healing-seconds"}
+    for name, reader in needs.items():
+        source = context.get_parameter_source(name)
+        if reader is None and source is not None and source.name == "COMMANDLINE":
+            option, other = f"--{name.replace('_', '-')}", helped.get(name, "--calibration")
+            raise InvalidOptionError(f"{option} has no effect without {other}")
 
 
 def _run(

@@ -9,13 +9,18 @@ from typing import Any
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
-from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, perplexity
+from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, perplexity, text_windows
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import METRICS_FILE, LoadedModel, load
 
 #: What is timed where no prompt is given.
 DEFAULT_PROMPTS = ("Paris is the capital of", "The speed of light is approximately")
+
+OTHER_TOKENS = (
+    "the two models cut the text into different tokens, so their perplexities per token can't be compared: "
+    "there is no perplexity_ratio"
+)
 
 
 def evaluate_checkpoint(
@@ -89,12 +94,16 @@ def _perplexities(
     report: Reporter,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    windows = []
     for suffix, loaded in models.items():
         result = perplexity(loaded.model, loaded.tokenizer, list(texts), max_length, num_windows, report)
         found[f"perplexity{suffix}"] = result.perplexity
-        found |= {"perplexity_tokens": result.tokens, "perplexity_windows": result.windows}
-    if "_baseline" in models:
+        found |= {f"perplexity_tokens{suffix}": result.tokens, f"perplexity_windows{suffix}": result.windows}
+        windows.append(text_windows(loaded.tokenizer, list(texts), max_length, num_windows))
+    if len(windows) == 2 and windows[0] == windows[1]:
         found["perplexity_ratio"] = found["perplexity"] / found["perplexity_baseline"]
+    elif len(windows) == 2:
+        found["warnings"] = [OTHER_TOKENS]
     return found
 
 

@@ -125,6 +125,24 @@ def test_wrong_options_exit_with_2_and_leave_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "needs"),
+    [
+        ("--num-samples", "--calibration"),
+        ("--batch-size", "--calibration"),
+        ("--max-length", "--calibration or --evaluation"),
+        ("--seed", "--healing-seconds"),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(
+    source: Path, tmp_path: Path, option: str, needs: str
+) -> None:
+    code, _, err = prune(source, tmp_path / "out", option, "4")
+    assert code == 2
+    assert f"{option} has no effect without {needs}" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_model_exits_with_1(tmp_path: Path) -> None:
     code, _, err = prune(tmp_path / "nowhere", tmp_path / "out")
     assert code == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,18 @@ def test_evaluate_compares_with_a_baseline(source: Path, tmp_path: Path) -> None
     assert metrics["tokens_per_second_ratio"] == pytest.approx(ratio)
     assert set(metrics["generations"][0]) == {"prompt", "text", "text_baseline"}
     assert (tmp_path / "out/perplexity.png").is_file() and (tmp_path / "out/tokens_per_second.png").is_file()
+
+
+def test_perplexities_over_different_tokens_have_no_ratio(source: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(source, tmp_path / "other")
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(["zzz"], vocab_size=258, special_tokens=["<pad>", "<eos>"], show_progress=False)
+    PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>"
+    ).save_pretrained(other)
+    metrics = evaluate_checkpoint(source, None, baseline=other, texts=[TEXT], max_length=32)
+    assert "perplexity_ratio" not in metrics
+    assert "can't be compared" in metrics["warnings"][0]
 
 
 def test_the_command_shows_median_and_spread_of_the_speed(source: Path) -> None:
