@@ -346,8 +346,8 @@ def _flat_behaviour(behaviour: Mapping[str, Any]) -> dict[str, object]:
         "stereoset_ss": overall["ss"],
         "stereoset_lms": overall["lms"],
         "stereoset_icat": overall["icat"],
-        "stereoset_ss_low": overall["ss_micro"]["low"],
-        "stereoset_ss_high": overall["ss_micro"]["high"],
+        "stereoset_ss_low": overall["ss_low"],
+        "stereoset_ss_high": overall["ss_high"],
     }
 
 

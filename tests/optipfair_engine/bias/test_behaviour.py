@@ -104,6 +104,9 @@ def test_stereoset_equals_scoring_each_sentence(llama, tokenizer) -> None:
     assert report["overall"]["lms"] == pytest.approx(lms)
     assert report["overall"]["icat"] == pytest.approx(lms * min(ss, 100 - ss) / 50)
     assert report["overall"]["ss_micro"]["value"] == pytest.approx(100 * stereo.mean())
+    assert report["overall"]["ss_low"] <= report["overall"]["ss"] <= report["overall"]["ss_high"]
+    alone = score_stereoset(llama, tokenizer, STEREO[:2]).report["overall"]
+    assert alone["targets"] == 1 and alone["ss_low"] is None  # one target says nothing about others
     assert report["kinds"]["intersentence"]["items"] == 2
     json.dumps(report, allow_nan=False)
 
