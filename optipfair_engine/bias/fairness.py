@@ -29,11 +29,11 @@ from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.apply import apply_plan
 from optipfair_engine.pruning.calibrated_width import (
     SELECTION_RIDGE,
-    SELECTION_SCALE,
     Calibrated,
     calibrated_width_plan,
+    eliminate_neurons,
 )
-from optipfair_engine.pruning.obs import Elimination, eliminate
+from optipfair_engine.pruning.obs import Elimination
 from optipfair_engine.pruning.refit import cholesky_of, refit, ridge_diagonal, ridged
 
 if TYPE_CHECKING:
@@ -248,10 +248,7 @@ def _plan(
     orders: dict[int, Elimination] = {}
     for layer, score in scores.items():
         order = torch.sort(score, descending=True, stable=True).indices.flip(0)
-        weight = view.mlp(layer).down_weight.detach()
-        orders[layer] = eliminate(
-            weight, statistics.total(layer), SELECTION_RIDGE, order=order, scale=SELECTION_SCALE
-        )
+        orders[layer] = eliminate_neurons(view.mlp(layer), statistics.total(layer), order)
     return calibrated_width_plan(
         view, options, calibration, statistics, eliminations=orders, report=report
     ).plan

@@ -193,10 +193,12 @@ def forward_batches(
     device = next(model.parameters()).device
     with eval_mode(model), torch.no_grad():
         for number, given in enumerate(iter_batches(batches), 1):
-            batch = {key: value.to(device) for key, value in given.items()}
-            check_tokens(model, batch["input_ids"])
+            check_tokens(model, given["input_ids"])
+            # looked at before they move: reading a GPU's tensors would wait for it
+            inputs = {key: value.to(device) for key, value in with_positions(body, given).items()}
+            batch = {key: inputs[key] for key in given}
             selection.load(batch["attention_mask"], seen, holdout_every)
-            body(**with_positions(body, batch), **extra)
+            body(**inputs, **extra)
             seen += len(batch["input_ids"])
             report("calibrate", number, max(total, number), f"batch {number}")
             yield batch

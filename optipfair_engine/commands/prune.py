@@ -160,10 +160,10 @@ def prune(
     _refuse_unread(
         context,
         {
-            "num_samples": calibration,
-            "batch_size": calibration,
-            "max_length": calibration or evaluation,
-            "seed": healing_seconds,
+            "num_samples": (calibration, "--calibration"),
+            "batch_size": (calibration, "--calibration"),
+            "max_length": (calibration or evaluation, "--calibration or --evaluation"),
+            "seed": (healing_seconds, "--healing-seconds"),
         },
     )
     depth = pruning_type == "DEPTH"
@@ -211,19 +211,17 @@ def prune(
         _show(metrics, output_path)
 
 
-def _refuse_unread(context: typer.Context, needs: dict[str, object]) -> None:
+def _refuse_unread(context: typer.Context, readers: dict[str, tuple[object, str]]) -> None:
     """Refuse options that were given although nothing would read them.
 
     Args:
         context: of the command.
-        needs: option → what it only matters with (``None`` if that wasn't given).
+        readers: option → what it only matters with (``None`` if that wasn't given), and the name of that.
     """
-    helped = {"max_length": "--calibration or --evaluation", "seed": "--healing-seconds"}
-    for name, reader in needs.items():
+    for name, (value, reader) in readers.items():
         source = context.get_parameter_source(name)
-        if reader is None and source is not None and source.name == "COMMANDLINE":
-            option, other = f"--{name.replace('_', '-')}", helped.get(name, "--calibration")
-            raise InvalidOptionError(f"{option} has no effect without {other}")
+        if value is None and source is not None and source.name == "COMMANDLINE":
+            raise InvalidOptionError(f"--{name.replace('_', '-')} has no effect without {reader}")
 
 
 def _run(

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optipfair_engine.calibration.runner import check_tokens, eval_mode
-from optipfair_engine.calibration.text import encode, share_windows, window_starts
+from optipfair_engine.calibration.text import encode, share_windows, windows_from_ids
 from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -55,7 +55,7 @@ def perplexity(
         tokenizer: what the model was trained with.
         text: the text, or a list of texts.
         max_length: tokens per window.
-        num_windows: how many windows, spread evenly; ``None`` means as many as fit without overlap.
+        num_windows: how many windows at most, spread evenly; never more than fit without overlap.
         report: progress, stage "evaluate", one step a window.
 
     Raises:
@@ -78,10 +78,7 @@ def text_windows(
     if not documents:
         raise InvalidOptionError("the evaluation text is shorter than two tokens")
     if len(documents) == 1:
-        ids = documents[0]
-        count = num_windows if num_windows is not None else max(1, len(ids) // max_length)
-        starts = dict.fromkeys(window_starts(len(ids), max_length, count))
-        return [ids[start : start + max_length] for start in starts]
+        return windows_from_ids(documents[0], max_length, num_windows)
     return share_windows(documents, max_length, num_windows)
 
 

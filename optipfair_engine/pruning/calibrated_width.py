@@ -149,6 +149,12 @@ def _parameters_per_neuron(mlp: MlpView) -> int:
     return matrices * int(mlp.down_weight.shape[0]) + biases
 
 
+def eliminate_neurons(mlp: MlpView, gram: Tensor, order: Tensor | None = None) -> Elimination:
+    """Remove an MLP's neurons in OBS's order, or in a given one ``[I]``, by the ridge of plans."""
+    weight = mlp.down_weight.detach()
+    return eliminate(weight, gram, SELECTION_RIDGE, order=order, scale=SELECTION_SCALE)
+
+
 def _eliminate(
     mlps: Mapping[int, MlpView], statistics: GramStatistics, options: PruneOptions, report: Reporter
 ) -> dict[int, Elimination]:
@@ -157,9 +163,7 @@ def _eliminate(
     for done, (layer, mlp) in enumerate(mlps.items(), 1):
         gram = statistics.total(layer)
         order = None if options.neuron_selection_method == "OBS" else _score_order(mlp, gram, options)
-        found[layer] = eliminate(
-            mlp.down_weight.detach(), gram, SELECTION_RIDGE, order=order, scale=SELECTION_SCALE
-        )
+        found[layer] = eliminate_neurons(mlp, gram, order)
         report("select", done, len(mlps), f"layer {layer}: neurons ordered")
     return found
 

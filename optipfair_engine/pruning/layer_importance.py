@@ -87,8 +87,8 @@ def _run(view: ModelView, batch: dict[str, Tensor], selection: TokenSelection) -
     """One forward pass of the part of the model that the layers belong to, without its head."""
     model = view.model
     device = next(model.get_input_embeddings().parameters()).device
+    check_tokens(model, batch["input_ids"])
     inputs: dict[str, Any] = {key: value.to(device) for key, value in batch.items()}
-    check_tokens(model, inputs["input_ids"])
     mask = "attention_mask"
     body = model.base_model
     if getattr(model.config, "is_encoder_decoder", False):

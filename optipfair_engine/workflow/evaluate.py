@@ -9,7 +9,7 @@ from typing import Any
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
-from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, perplexity, text_windows
+from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, score_windows, text_windows
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import METRICS_FILE, LoadedModel, load
@@ -94,15 +94,19 @@ def _perplexities(
     report: Reporter,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    windows = []
-    for suffix, loaded in models.items():
-        result = perplexity(loaded.model, loaded.tokenizer, list(texts), max_length, num_windows, report)
+    cut = {
+        suffix: text_windows(loaded.tokenizer, list(texts), max_length, num_windows)
+        for suffix, loaded in models.items()
+    }
+    for suffix, windows in cut.items():
+        result = score_windows(models[suffix].model, windows, report)
         found[f"perplexity{suffix}"] = result.perplexity
         found |= {f"perplexity_tokens{suffix}": result.tokens, f"perplexity_windows{suffix}": result.windows}
-        windows.append(text_windows(loaded.tokenizer, list(texts), max_length, num_windows))
-    if len(windows) == 2 and windows[0] == windows[1]:
+    if "_baseline" not in cut:
+        return found
+    if cut[""] == cut["_baseline"]:
         found["perplexity_ratio"] = found["perplexity"] / found["perplexity_baseline"]
-    elif len(windows) == 2:
+    else:
         found["warnings"] = [OTHER_TOKENS]
     return found
 

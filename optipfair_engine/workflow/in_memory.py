@@ -133,12 +133,7 @@ def _evaluation_windows(
 ) -> list[list[int]] | None:
     from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, text_windows
 
-    if texts is None:
-        return None
-    windows = text_windows(tokenizer, list(texts), max_length)
-    if len(windows) <= DEFAULT_WINDOWS:  # a short text is cut once, not scored many times over
-        return windows
-    return text_windows(tokenizer, list(texts), max_length, DEFAULT_WINDOWS)
+    return None if texts is None else text_windows(tokenizer, list(texts), max_length, DEFAULT_WINDOWS)
 
 
 def _perplexity(model: PreTrainedModel, windows: list[list[int]] | None, report: Reporter) -> float | None:

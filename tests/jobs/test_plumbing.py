@@ -14,6 +14,7 @@ import pytest
 import structlog
 from kombu.exceptions import OperationalError
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.database import connect
 from jobs.ids import is_id, lowest_id_at, new_id
@@ -92,8 +93,12 @@ class TestDatabase:
         with engine.connect() as connection:
             assert connection.execute(text("SELECT count(*) FROM tenants WHERE name = 'x'")).scalar_one() == 0
 
-    def test_ping(self, repository: Repository) -> None:
+    def test_ping_tells_a_database_that_answers_from_one_that_does_not(
+        self, repository: Repository, tmp_path: Path
+    ) -> None:
         repository.ping()
+        with pytest.raises(SQLAlchemyError):
+            Repository(connect(f"sqlite:///{tmp_path}/no/such/folder.db"), repository.settings).ping()
 
 
 class TestLogs:
