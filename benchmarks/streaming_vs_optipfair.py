@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMAND = Path(sys.executable).with_name("optipfair")
 PEER = "optipfair==0.4.2"
 GB, MB = 1e9, 1e6
 
@@ -68,13 +69,6 @@ model = prune_model(
     model, neuron_selection_method="MAW", pruning_percentage=float(sys.argv[3]), show_progress=False
 )
 model.save_pretrained(sys.argv[2], max_shard_size="5GB")
-"""
-
-OUR_CODE = """
-import sys
-from optipfair_engine.cli import app
-app(["prune", "--model-path", sys.argv[1], "--output-path", sys.argv[2], "--pruning-percentage", sys.argv[3],
-     "--verify", sys.argv[4], "--quiet"])
 """
 
 OUR_WARM_CODE = """
@@ -188,7 +182,7 @@ def measure(command: list[str], output: Path) -> tuple[Run, str]:
     shutil.rmtree(output, ignore_errors=True)
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     environment.pop("PYTHONPATH", None)
-    if command[0] == sys.executable:
+    if command[0] in (sys.executable, str(COMMAND)):
         environment["PYTHONPATH"] = str(ROOT)
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen(
@@ -221,10 +215,12 @@ def _private(pid: int) -> int:
 def one_round(source: Path, output: Path, percentage: float, peer: str | None) -> dict[str, Run]:
     """Every contender once."""
     arguments = [str(source), str(output), str(percentage)]
+    options = zip(("--model-path", "--output-path", "--pruning-percentage"), arguments, strict=True)
+    ours = [str(COMMAND), "prune", *(word for pair in options for word in pair), "--quiet", "--verify"]
     commands = {
         "cp -r": ["cp", "-r", str(source), str(output)],
-        "optipfair prune": [sys.executable, "-c", OUR_CODE, *arguments, "structure"],
-        "optipfair prune --verify none": [sys.executable, "-c", OUR_CODE, *arguments, "none"],
+        "optipfair prune": [*ours, "structure"],
+        "optipfair prune --verify none": [*ours, "none"],
         "without imports": [sys.executable, "-c", OUR_WARM_CODE, *arguments],
     }
     if peer:
