@@ -27,7 +27,7 @@ from optipfair_engine.progress import Reporter, null_reporter
 
 #: Nodes (padding included) of one forward pass: more would leave the cache; and rows of logits held at once.
 TOKEN_BUDGET: Final = 512
-LOGIT_ROWS: Final = 512
+LOGIT_ROWS: Final = 128
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,10 @@ class CausalScorer:
         check_prompts(self._view, prompts)
 
     def _trees(self, group: Sequence[ScoredText]) -> list[TokenTree]:
+        starts = [sequence.start for sequence in group]
         if self._trees_work:
-            return [TokenTree.of([sequence.ids for sequence in group])]
-        return [TokenTree.of([sequence.ids]) for sequence in group]
+            return [TokenTree.of([sequence.ids for sequence in group], starts)]
+        return [TokenTree.of([s.ids], [start]) for s, start in zip(group, starts, strict=True)]
 
     def _try_short_cuts(self, groups: Sequence[Sequence[ScoredText]]) -> None:
         """Compare both short cuts with the model's own logits on the first group that branches."""
@@ -122,7 +123,7 @@ class CausalScorer:
             return None  # a family that takes no such mask or has no such head: the long way works
 
     def _edge_scores(self, trees: Sequence[TokenTree], report: Reporter) -> list[Scores]:
-        """Log-probability of every edge's token after its node, largest trees first."""
+        """Log-probability of every edge's token after its node (NaN: not scored), largest trees first."""
         order = sorted(range(len(trees)), key=lambda t: -len(trees[t].ids))
         scores: list[Scores] = [np.zeros(0)] * len(trees)
         for run in within_budget([len(trees[t].ids) for t in order], self._budget):
@@ -135,10 +136,12 @@ class CausalScorer:
     def _batch_scores(self, trees: Sequence[TokenTree]) -> list[Scores]:
         self.forwards += 1
         hidden = self._forward(trees)
-        rows = torch.tensor([r for r, tree in enumerate(trees) for _ in tree.edge_nodes])
-        nodes = torch.tensor([node for tree in trees for node in tree.edge_nodes])
+        width = hidden.shape[1]
+        places = torch.tensor([r * width + node for r, tree in enumerate(trees) for node in tree.edge_nodes])
         tokens = torch.tensor([token for tree in trees for token in tree.edge_tokens])
-        values = self._log_probabilities(hidden, rows, nodes, tokens)
+        scored = torch.tensor([scored for tree in trees for scored in tree.scored])
+        values = np.full(len(scored), np.nan)
+        values[scored.numpy()] = self._log_probabilities(hidden.flatten(0, 1), places[scored], tokens[scored])
         ends = np.cumsum([len(tree.edge_nodes) for tree in trees])
         return np.split(values, ends[:-1])
 
@@ -164,16 +167,25 @@ class CausalScorer:
         states: Tensor = output.last_hidden_state if self._head_works else output.logits
         return states
 
-    def _log_probabilities(self, states: Tensor, rows: Tensor, nodes: Tensor, tokens: Tensor) -> Scores:
-        """Log p of each token after its parent, a few hundred rows of logits at a time."""
-        parts = []
-        for start in range(0, len(rows), LOGIT_ROWS):
-            part = slice(start, start + LOGIT_ROWS)
-            picked = states[rows[part].to(states.device), nodes[part].to(states.device)]
+    def _log_probabilities(self, states: Tensor, places: Tensor, tokens: Tensor) -> Scores:
+        """Log p of each token behind a place in ``states`` ``[places, …]``: a place is asked but once."""
+        order = torch.argsort(places, stable=True)
+        distinct, row = torch.unique_consecutive(places[order], return_inverse=True)
+        ends = torch.searchsorted(row, torch.arange(LOGIT_ROWS, len(distinct) + LOGIT_ROWS, LOGIT_ROWS))
+        parts, first = [], 0
+        for start, end in zip(range(0, len(distinct), LOGIT_ROWS), ends.tolist(), strict=True):
+            picked = states[distinct[start : start + LOGIT_ROWS].to(states.device)]
             logits = (self._head(picked) if self._head_works else picked).float()
-            chosen = logits.gather(1, tokens[part, None].to(logits.device)).squeeze(1)
-            parts.append((chosen - logits.logsumexp(dim=1)).double().cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros(0)
+            here, token = (
+                (row[first:end] - start).to(logits.device),
+                tokens[order[first:end]].to(logits.device),
+            )
+            parts.append(logits[here, token].double() - logits.logsumexp(dim=1).double()[here])
+            first = end
+        values = np.zeros(len(places))
+        if parts:
+            values[order.numpy()] = torch.cat(parts).cpu().numpy()
+        return values
 
 
 def _agree(expected: Sequence[Scores], found: Sequence[Scores] | None, tolerance: float) -> bool:

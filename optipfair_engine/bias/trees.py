@@ -19,7 +19,8 @@ class TokenTree:
 
     Nodes stand in the order in which they were added, so a parent always comes before its children. A
     sequence's last token is an edge but no node: nothing is asked behind it, so the model needn't read it.
-    ``paths[s]`` are the edges of sequence s: that of its second token, of its third, and so on.
+    ``paths[s]`` are the edges of sequence s: that of its second token, of its third, and so on. ``scored``
+    says of each edge whether some sequence asks for it.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -27,19 +28,25 @@ class TokenTree:
     depths: list[int] = field(default_factory=list)
     edge_nodes: list[int] = field(default_factory=list)
     edge_tokens: list[int] = field(default_factory=list)
+    scored: list[bool] = field(default_factory=list)
     paths: list[list[int]] = field(default_factory=list)
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
     _edges: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]]) -> TokenTree:
-        """The tree of these sequences, of at least two tokens each (a forest, if the first ones differ)."""
+    def of(cls, sequences: Sequence[Sequence[int]], starts: Sequence[int] | None = None) -> TokenTree:
+        """The tree of these sequences, of at least two tokens each (a forest, if the first ones differ).
+
+        ``starts[s]`` is the first scored token of sequence s, 1 unless given.
+        """
         tree = cls()
-        for sequence in sequences:
+        for sequence, start in zip(sequences, starts or [1] * len(sequences), strict=True):
             node = tree._child(-1, sequence[0])
             path = []
             for position, token in enumerate(sequence[1:], 1):
-                path.append(tree._edge(node, token))
+                edge = tree._edge(node, token)
+                tree.scored[edge] |= position >= start
+                path.append(edge)
                 if position < len(sequence) - 1:
                     node = tree._child(node, token)
             tree.paths.append(path)
@@ -62,6 +69,7 @@ class TokenTree:
         number = self._edges[node, token] = len(self.edge_nodes)
         self.edge_nodes.append(node)
         self.edge_tokens.append(token)
+        self.scored.append(False)
         return number
 
     @property

@@ -87,6 +87,21 @@ def test_a_tree_reads_a_common_beginning_once_and_no_last_token() -> None:
     assert TokenTree.of([(1, 2, 3)]).is_chain
 
 
+def test_logits_are_only_asked_where_a_token_is_scored_and_once_a_place(llama) -> None:
+    group = [ScoredText((1, 2, 3, 4), 3), ScoredText((1, 2, 3, 5), 3), ScoredText((1, 2, 6, 7), 3)]
+    scorer = CausalScorer(llama)
+    expected = scorer.score([group])
+    rows: list[int] = []
+    handle = llama.lm_head.register_forward_hook(lambda _m, _a, logits: rows.append(logits.shape[0]))
+    assert scorer.score([group]) == expected
+    handle.remove()
+    assert rows == [2]  # behind (1, 2, 3) and behind (1, 2, 6)
+    plain = [CausalScorer(llama).score([[text]])[0][0] for text in group]
+    for (total, count), (alone, _) in zip(expected[0], plain, strict=True):
+        assert count == 1
+        assert total == pytest.approx(alone, abs=1e-5)
+
+
 def test_masked_scores_equal_masking_one_token_at_a_time() -> None:
     torch.manual_seed(0)
     config = BertConfig(
