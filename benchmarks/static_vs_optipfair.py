@@ -6,9 +6,10 @@ The published library is installed into a throw-away environment (or taken from 
 into ours. Each round runs both, one after the other, in fresh processes that load the checkpoint, prune it
 and save the result; the times are of the whole process and of its parts ("cpu": processor time).
 
-Where neurons at the edge have *equal* scores (common in bf16), ours keeps the lowest indices and the
-published library whichever ``torch.topk`` returns: such exchanges are counted apart. Exit code 1 if neurons
-differ in any other way, or a kept weight is not the source's, bit by bit.
+Where neurons at the edge have *equal* scores (common in bf16), ours keeps the lowest indices, the published
+library whichever ``torch.topk`` returns, and ours with ``--tie-break topk`` the same ones. Exit code 1 if
+that last result differs from the published one in any bit, the first in more than such exchanges, or a kept
+weight is not the source's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 PEER = "optipfair==0.4.2"
+PUBLISHED, OURS, CHECKED, IN_MEMORY = "optipfair 0.4.2", "ours", "ours, checked", "ours, in memory"
 ROOT = Path(__file__).resolve().parent.parent
+COMMAND = Path(sys.executable).with_name("optipfair")
 
 PEER_CODE = """
 import json, sys, time
@@ -56,18 +59,6 @@ parts |= {"prune cpu": cpu, "save": saved - done}
 print(json.dumps(parts))
 """
 
-OUR_CODE = """
-import json, sys, time
-start = time.perf_counter()
-from pathlib import Path
-from optipfair_engine.workflow import PruneOptions, prune_checkpoint
-import torch
-imported = time.perf_counter()
-options = PruneOptions(pruning_percentage=float(sys.argv[3]), verify="structure")
-prune_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), options)
-print(json.dumps({"import": imported - start, "prune to checkpoint": time.perf_counter() - imported}))
-"""
-
 OUR_IN_MEMORY = """
 import json, sys, time
 import torch
@@ -95,25 +86,30 @@ def peer_python(folder: Path) -> str:
     return str(python)
 
 
-def timed(python: str, code: str, *arguments: object) -> dict[str, float]:
-    """Run code in a fresh process; what it says of its parts, and the whole."""
+def timed(*command: object) -> dict[str, float]:
+    """Run a command; what it says of its parts (in a line of JSON), and the seconds of the whole."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    if python == sys.executable:
+    environment.pop("PYTHONPATH", None)
+    if command[0] in (sys.executable, COMMAND):
         environment["PYTHONPATH"] = str(ROOT)
-    else:
-        environment.pop("PYTHONPATH", None)
     start = time.perf_counter()
     done = subprocess.run(
-        [python, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
+        list(map(str, command)), capture_output=True, text=True, env=environment, check=False
     )
     whole = time.perf_counter() - start
     if done.returncode:
-        raise SystemExit(f"{python} failed:\n{done.stderr}")
-    return {**json.loads(done.stdout.splitlines()[-1]), "whole": whole}
+        raise SystemExit(f"{command[0]} failed:\n{done.stderr}")
+    parts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {**(parts[-1] if parts else {}), "whole": whole}
+
+
+def our_command(source: Path, output: Path, percentage: float, *more: str) -> list[object]:
+    """The console script, as a user runs it."""
+    shutil.rmtree(output, ignore_errors=True)
+    return [
+        COMMAND, "prune", "--model-path", source, "--output-path", output,
+        "--method", "MAW", "--pruning-percentage", percentage, "--quiet", *more,
+    ]  # fmt: skip
 
 
 def tensors_of(folder: Path) -> dict[str, Any]:
@@ -208,18 +204,22 @@ def main() -> int:
 
 def compare(model: Path, peer: str, percentage: float, rounds: int, folder: Path) -> dict[str, Any]:
     """Times of each side by round, and what differs between the results."""
-    times: dict[str, list[dict[str, float]]] = {"optipfair": [], "ours": [], "ours, in memory": []}
+    ours, theirs, as_topk = (folder / name for name in ("ours", "theirs", "as_topk"))
+    same = ("--tie-break", "topk", "--verify", "none")
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in (PUBLISHED, OURS, CHECKED, IN_MEMORY)}
     for _ in range(rounds):
-        for name in ("theirs", "ours"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        times["optipfair"].append(timed(peer, PEER_CODE, model, folder / "theirs", percentage))
-        times["ours"].append(timed(sys.executable, OUR_CODE, model, folder / "ours", percentage))
-        times["ours, in memory"].append(timed(sys.executable, OUR_IN_MEMORY, model, "-", percentage))
+        shutil.rmtree(theirs, ignore_errors=True)
+        times[PUBLISHED].append(timed(peer, "-c", PEER_CODE, model, theirs, percentage))
+        times[OURS].append(timed(*our_command(model, as_topk, percentage, *same)))
+        times[CHECKED].append(timed(*our_command(model, ours, percentage)))
+        times[IN_MEMORY].append(timed(sys.executable, "-c", OUR_IN_MEMORY, model, "-", percentage))
+    source, published = tensors_of(model), tensors_of(theirs)
     return {
         "model": model.name,
         "percentage": percentage,
         "times": times,
-        **differences(*(tensors_of(path) for path in (model, folder / "ours", folder / "theirs"))),
+        "with_lower_index": differences(source, tensors_of(ours), published),
+        "with_topk": differences(source, tensors_of(as_topk), published),
     }
 
 
@@ -230,13 +230,24 @@ def show(result: dict[str, Any]) -> int:
     for name, runs in result["times"].items():
         medians[name] = {part: statistics.median(run[part] for run in runs) for part in runs[0]}
         print(f"  {name:18}", "  ".join(f"{part} {seconds:.2f}" for part, seconds in medians[name].items()))
-    whole = medians["optipfair"]["whole"] / medians["ours"]["whole"]
-    inside = medians["optipfair"]["prune"] / medians["ours, in memory"]["prune"]
-    print(f"checkpoint to checkpoint {whole:.1f}x as fast, prune_model alone {inside:.1f}x as fast")
-    print("layers with other neurons:", result["layers_with_other_neurons"] or "none")
-    print("neurons exchanged for others of the same score:", result["exchanged_among_equals"])
-    print("weights that are not the source's, bit by bit:", result["altered_tensors"] or "none")
-    return 1 if result["layers_with_other_neurons"] or result["altered_tensors"] else 0
+    whole = medians[PUBLISHED]["whole"] / medians[OURS]["whole"]
+    checked = medians[PUBLISHED]["whole"] / medians[CHECKED]["whole"]
+    inside = medians[PUBLISHED]["prune"] / medians[IN_MEMORY]["prune"]
+    print(
+        f"checkpoint to checkpoint {whole:.2f}x as fast, by default (structure checked) "
+        f"{checked:.2f}x; "
+        f"prune_model alone {inside:.2f}x"
+    )
+    wrong = 0
+    for name in ("with_topk", "with_lower_index"):
+        found = result[name]
+        print(
+            f"{name.replace('_', ' ')}: {found['exchanged_among_equals']} neurons exchanged for others of "
+            f"the same score; layers with other neurons: {found['layers_with_other_neurons'] or 'none'}; "
+            f"weights that are not the source's, bit by bit: {found['altered_tensors'] or 'none'}"
+        )
+        wrong += len(found["layers_with_other_neurons"]) + len(found["altered_tensors"])
+    return 1 if wrong or result["with_topk"]["exchanged_among_equals"] else 0
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ class PruneSpec(Strict):
     preset: Literal["guide", "recommended"] = "guide"
     pruning_type: Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"] = "MLP_GLU"
     neuron_selection_method: Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"] = "MAW"
+    tie_break: Literal["lower_index", "topk"] = "lower_index"
     pruning_percentage: Percentage | None = None
     expansion_rate: Finite | None = Field(default=None, gt=0, le=10_000)
     target_parameters: int | None = Field(default=None, ge=1)
@@ -126,9 +127,17 @@ class PruneSpec(Strict):
             "expansion_rate": not width and self.expansion_rate is not None,
             "expansion_divisor": not width and self.expansion_divisor is not None,
             "neuron_selection_method": not width and self.neuron_selection_method != "MAW",
+            "tie_break": not width and self.tie_break != "lower_index",
             "attention_unit": kind != "ATTENTION" and self.attention_unit != "kv_group",
         }
         _refuse([name for name, given in foreign.items() if given], f'not with pruning_type "{kind}"')
+        return self
+
+    @model_validator(mode="after")
+    def _ties(self) -> Self:
+        errors = self.compensation != "none" or self.allocation == "allocated" or self.preset == "recommended"
+        if self.tie_break != "lower_index" and errors:
+            raise ValueError('tie_break "topk": not with compensation, allocated widths or a preset')
         return self
 
     @model_validator(mode="after")

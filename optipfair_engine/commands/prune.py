@@ -36,6 +36,7 @@ from optipfair_engine.pruning.options import (
     Preset,
     PruneOptions,
     PruningType,
+    TieBreak,
     VerifyLevel,
 )
 from optipfair_engine.terminal import explained, progress, show_json, show_table, warn
@@ -54,6 +55,12 @@ def prune(
     method: Annotated[
         NeuronSelectionMethod, typer.Option(help="How neurons are scored.", rich_help_panel=_WHAT)
     ] = "MAW",
+    tie_break: Annotated[
+        TieBreak,
+        typer.Option(
+            help="Which of equally scored neurons stay; topk: as in optipfair 0.4.2.", rich_help_panel=_WHAT
+        ),
+    ] = "lower_index",
     layer_indices: Annotated[
         str | None,
         typer.Option(
@@ -182,6 +189,7 @@ def prune(
         num_layers_to_remove=num_layers_to_remove,
         layer_selection_method=layer_selection_method,
         attention_unit=attention_unit,
+        tie_break=tie_break,
         compensation=compensation,
         healing_seconds=healing_seconds,
         keep_statistics=keep_statistics,

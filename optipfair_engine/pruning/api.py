@@ -24,6 +24,7 @@ from optipfair_engine.pruning.options import (
     Preset,
     PruneOptions,
     PruningType,
+    TieBreak,
 )
 from optipfair_engine.pruning.planner import make_plan
 from optipfair_engine.pruning.recommended import calibration_metrics
@@ -69,6 +70,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     target_bytes: int | None = None,
     preset: Preset = "guide",
     attention_unit: AttentionUnit = "kv_group",
+    tie_break: TieBreak = "lower_index",
     layers_path: str | None = None,
     report: Reporter | None = None,
 ) -> M | tuple[M, dict[str, Any]]:
@@ -99,6 +101,8 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         target_bytes: the same in bytes.
         preset: ``recommended`` chooses method, refit and allocation that measured best (given a dataloader).
         attention_unit: for ATTENTION: ``kv_group`` or ``query_head``.
+        tie_break: which of equally scored neurons stay: ``lower_index``, or ``topk`` for what published
+            optipfair 0.4.2 keeps; not with a refit or unequal widths.
         layers_path: where the layers are, for models with several stacks (``"decoder.block"``).
         report: told about progress instead of the progress bars.
 
@@ -123,6 +127,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         depth_pruning_percentage=depth_pruning_percentage,
         layer_selection_method=layer_selection_method,
         attention_unit=attention_unit,
+        tie_break=tie_break,
         compensation=compensation,
         allocation=allocation,
         target_parameters=target_parameters,

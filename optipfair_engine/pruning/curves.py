@@ -79,6 +79,7 @@ def replan(
         neuron_selection_method=method.get("neuron_selection_method", "MAW"),
         compensation=method.get("compensation", "none"),
         attention_unit=method.get("attention_unit", "kv_group"),
+        tie_break=method.get("tie_break", "lower_index"),
         layer_indices=method.get("layer_indices"),
         allocation=options.allocation or _allocation_of(plan),
     )

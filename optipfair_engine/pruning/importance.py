@@ -148,7 +148,14 @@ def _blame(mlp: MlpView) -> str:
     )
 
 
-def top_indices(scores: Tensor, count: int) -> tuple[int, ...]:
-    """The sorted indices of the ``count`` largest scores; equal scores go to the lower index."""
-    order = torch.sort(scores, descending=True, stable=True).indices[:count]
+def top_indices(scores: Tensor, count: int, tie_break: str = "lower_index") -> tuple[int, ...]:
+    """The sorted indices of the ``count`` largest scores.
+
+    Equal scores at the edge go to the lower index, on any device; with ``tie_break="topk"`` to those that
+    ``torch.topk`` happens to return, which is what published optipfair 0.4.2 keeps.
+    """
+    if tie_break == "topk":
+        order = torch.topk(scores, count).indices
+    else:
+        order = torch.sort(scores, descending=True, stable=True).indices[:count]
     return tuple(order.sort().values.tolist())

@@ -13,6 +13,7 @@ from optipfair_engine.pruning.sizes import EXPANSION_DIVISORS
 Preset = Literal["guide", "recommended"]
 PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"]
 NeuronSelectionMethod = Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"]
+TieBreak = Literal["lower_index", "topk"]
 Allocation = Literal["uniform", "allocated"]
 LayerSelectionMethod = Literal["last", "first", "custom", "importance", "greedy_perplexity"]
 AttentionUnit = Literal["kv_group", "query_head"]
@@ -36,6 +37,7 @@ class PruneOptions:
     preset: Preset = "guide"
     pruning_type: PruningType = "MLP_GLU"
     neuron_selection_method: NeuronSelectionMethod = "MAW"
+    tie_break: TieBreak = "lower_index"
     pruning_percentage: float | None = None
     expansion_rate: float | None = None
     target_parameters: int | None = None
@@ -113,6 +115,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "preset": get_args(Preset),
     "pruning_type": get_args(PruningType),
     "neuron_selection_method": get_args(NeuronSelectionMethod),
+    "tie_break": get_args(TieBreak),
     "allocation": get_args(Allocation),
     "layer_selection_method": get_args(LayerSelectionMethod),
     "attention_unit": get_args(AttentionUnit),
@@ -147,6 +150,7 @@ def _check_type(options: PruneOptions) -> None:
             name: getattr(options, name) is not None for name in ("expansion_rate", "expansion_divisor")
         }
         foreign["neuron_selection_method"] = options.neuron_selection_method != "MAW"
+        foreign["tie_break"] = options.tie_break != "lower_index"
     if options.pruning_type == "DEPTH":
         foreign |= {name: getattr(options, name) is not None for name in _SIZES}
     if options.pruning_type != "ATTENTION":
@@ -154,5 +158,12 @@ def _check_type(options: PruneOptions) -> None:
     if options.layer_indices is not None and options.layer_selection_method not in ("last", "custom"):
         foreign[f'layer_selection_method "{options.layer_selection_method}" beside layer_indices'] = True
     wrong = [name for name, given in foreign.items() if given]
+    if options.tie_break != "lower_index" and (
+        options.compensation != "none" or options.allocation == "allocated"
+    ):
+        raise InvalidOptionError(
+            f'tie_break "{options.tie_break}" is for selection by score alone: not with compensation '
+            "or allocated widths"
+        )
     if wrong:
         raise InvalidOptionError(f"{', '.join(wrong)} can't be used with pruning_type {options.pruning_type}")

@@ -117,6 +117,7 @@ def _plan_width(
         layer_indices=options.layer_indices,
         batches=None if calibration is None else calibration.batches,
         calibration_facts=None if calibration is None else calibration.facts(features),
+        tie_break=options.tie_break,
         report=report,
     )
     return replace(plan, method={**plan.method, **target_facts(options)})

@@ -127,6 +127,7 @@ def select_neurons(
     method: str,
     x_norms: Mapping[int, Tensor] | None = None,
     *,
+    tie_break: str = "lower_index",
     report: Reporter = null_reporter,
 ) -> dict[int, tuple[int, ...]]:
     """The kept neurons of each layer that shrinks, by score.
@@ -136,6 +137,7 @@ def select_neurons(
         counts: layer → how many stay.
         method: see ``importance``.
         x_norms: layer → activation norms ``[I]`` for a data-driven score; ``None`` for a static one.
+        tie_break: see ``importance.top_indices``.
         report: progress, stage "select", one step a layer.
     """
     kept: dict[int, tuple[int, ...]] = {}
@@ -143,7 +145,7 @@ def select_neurons(
         mlp = view.mlp(layer)
         if count < mlp.intermediate_size:
             scores = neuron_scores(mlp, method, None if x_norms is None else x_norms[layer])
-            kept[layer] = top_indices(scores, count)
+            kept[layer] = top_indices(scores, count, tie_break)
         report("select", done, len(counts), f"layer {layer}: {count} of {mlp.intermediate_size} neurons stay")
     return kept
 
@@ -169,6 +171,7 @@ def width_plan(
     batches: Iterable[Any] | None = None,
     x_norms: Mapping[int, Tensor] | None = None,
     calibration_facts: Mapping[str, object] | None = None,
+    tie_break: str = "lower_index",
     report: Reporter = null_reporter,
 ) -> PruningPlan:
     """Plan width pruning by a score, static or with activations (``batches``, or ``x_norms`` known already).
@@ -184,13 +187,15 @@ def width_plan(
     counts = kept_counts(view, layers, size, pruning_type) if counts is None else counts
     if batches is not None:
         x_norms = activation_norms(view, batches, layers, report=report)
-    kept = select_neurons(view, counts, method, x_norms, report=report)
+    kept = select_neurons(view, counts, method, x_norms, tie_break=tie_break, report=report)
     facts: dict[str, object] = {
         "pruning_type": pruning_type,
         "neuron_selection_method": method,
         "data_driven": calibrated,
         **size.facts(),
     }
+    if tie_break != "lower_index":
+        facts["tie_break"] = tie_break
     if layer_indices is not None:
         facts["layer_indices"] = list(layers)
     if calibration_facts is not None:

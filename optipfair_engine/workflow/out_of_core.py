@@ -130,6 +130,7 @@ def _plan_by_norms(
         layer_indices=options.layer_indices,
         x_norms={layer: captured.fit[layer].result() for layer in layers},
         calibration_facts=calibration.facts(view.mlp(layers[0]).intermediate_size),
+        tie_break=options.tie_break,
         report=report,
     )
 

@@ -32,7 +32,14 @@ def inputs_under(root: Path, **places: object) -> Inputs:
 
 @pytest.mark.parametrize(
     "field",
-    ["pruning_type", "neuron_selection_method", "allocation", "layer_selection_method", "attention_unit"],
+    [
+        "pruning_type",
+        "neuron_selection_method",
+        "tie_break",
+        "allocation",
+        "layer_selection_method",
+        "attention_unit",
+    ],
 )
 def test_both_sides_spell_the_same_words(field: str) -> None:
     annotation = specs.PruneSpec.model_fields[field].annotation

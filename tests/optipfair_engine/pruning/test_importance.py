@@ -68,6 +68,14 @@ def test_ties_go_to_the_lower_index() -> None:
     assert top_indices(torch.zeros(1000), 500) == tuple(range(500))
 
 
+def test_ties_go_where_topk_sends_them_if_asked() -> None:
+    scores = torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0] * 200)
+    found = top_indices(scores, 500, "topk")
+    assert found == tuple(sorted(torch.topk(scores, 500).indices.tolist()))
+    assert found != top_indices(scores, 500)
+    assert scores[list(found)].sum() == scores[list(top_indices(scores, 500))].sum()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(("role", "name"), [("gate_proj", "gate"), ("up_proj", "up")])
 def test_non_finite_weights_are_refused_by_name(llama, value: float, role: str, name: str) -> None:

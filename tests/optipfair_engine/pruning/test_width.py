@@ -17,6 +17,7 @@ from optipfair_engine.errors import (
     UnsupportedModelError,
 )
 from optipfair_engine.pruning import PruneOptions, make_plan, prune_model
+from optipfair_engine.pruning.curves import replan
 from optipfair_engine.pruning.importance import hybrid_maw, maw, top_indices
 from optipfair_engine.pruning.width import activation_norms
 
@@ -33,6 +34,36 @@ def test_static_maw_keeps_the_highest_scores(llama) -> None:
     for index, layer in enumerate(llama.model.layers):
         scores = maw(layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight)
         assert plan[index] == top_indices(scores, 71)
+
+
+def test_the_plan_says_how_ties_were_broken_and_keeps_it_at_another_size(llama) -> None:
+    with torch.no_grad():
+        for layer in llama.model.layers:
+            layer.mlp.gate_proj.weight.copy_(layer.mlp.gate_proj.weight.sign())
+            layer.mlp.up_proj.weight.fill_(0.5)
+    view = locate(llama)
+    as_topk = make_plan(view, PruneOptions(pruning_percentage=30, tie_break="topk"))
+    by_index = make_plan(view, PruneOptions(pruning_percentage=30))
+    assert as_topk.method["tie_break"] == "topk"
+    assert "tie_break" not in by_index.method
+    assert by_index.kept_neurons[0] == tuple(range(70))
+    expected = torch.topk(torch.full((100,), 3.0), 70).indices.sort().values
+    assert as_topk.kept_neurons[0] == tuple(expected.tolist()) != by_index.kept_neurons[0]
+    smaller = replan(view, PruneOptions(pruning_percentage=50), as_topk, None)
+    assert smaller.method["tie_break"] == "topk"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"neuron_selection_method": "OBS", "compensation": "least_squares"},
+        {"allocation": "allocated"},
+        {"pruning_type": "ATTENTION"},
+    ],
+)
+def test_ties_of_selections_that_know_none_are_refused(options) -> None:
+    with pytest.raises(InvalidOptionError, match="tie_break"):
+        PruneOptions(pruning_percentage=30, tie_break="topk", **options)
 
 
 def test_maw_and_ppm_are_one_method(llama) -> None:
