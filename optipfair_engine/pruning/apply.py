@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -54,6 +56,47 @@ def apply_plan(
     with torch.no_grad():
         _shrink(locate(target, view.layers_path), plan, report)
     return target
+
+
+@contextmanager
+def narrowed_in_passing(view: ModelView, plan: PruningPlan) -> Iterator[None]:
+    """Inside the block each layer has the plan's neurons alone while it runs, and all again behind it.
+
+    A pruned model can so be tried without a copy: only one layer's narrow weights are there at a time, even
+    where the model's own are mapped from files. Layers and heads that a plan removes are not looked at.
+    """
+    with ExitStack() as hooks:
+        for layer in plan.kept_neurons:
+            passing = _Passing(view, plan, layer)
+            module = view.layers[layer]
+            hooks.callback(module.register_forward_pre_hook(passing.narrow).remove)
+            hooks.callback(module.register_forward_hook(passing.widen, always_call=True).remove)
+        yield
+
+
+class _Passing:
+    """One layer's weights, narrow from the start of its forward to its end."""
+
+    def __init__(self, view: ModelView, plan: PruningPlan, layer: int) -> None:
+        self._view, self._layer = view, layer
+        self._kept = torch.tensor(plan.kept_neurons[layer])
+        down = view.mlp(layer).names["down"]
+        self._weights = {name: weight for name, weight in plan.weights.items() if name == down}
+        self._wide: list[tuple[nn.Module, dict[str, Any]]] = []
+
+    def narrow(self, layer: nn.Module, _arguments: object) -> None:
+        """Before the forward."""
+        modules = layer.modules()
+        self._wide = [(m, {**vars(m), "_parameters": dict(m._parameters)}) for m in modules]
+        self._view.mlp(self._layer).keep(self._kept)
+        for name, weight in self._weights.items():
+            _set_parameter(self._view.model, name, weight)
+
+    def widen(self, *_: object) -> None:
+        """Behind it, whether it failed or not."""
+        for module, state in self._wide:
+            vars(module).update(state)
+        self._wide = []
 
 
 def _shrink(view: ModelView, plan: PruningPlan, report: Reporter) -> None:

@@ -62,11 +62,13 @@ def calibrated_width_plan(
     statistics: GramStatistics | None = None,
     *,
     eliminations: Mapping[int, Elimination] | None = None,
+    rule: str | None = None,
     report: Reporter = null_reporter,
 ) -> Calibrated:
     """Plan width pruning from Gram statistics, gathered by one forward pass or given.
 
-    ``eliminations`` are those of an earlier plan of the same statistics and method (``eliminations_of``).
+    ``eliminations`` are those of an earlier plan of the same statistics and method (``eliminations_of``), and
+    ``rule`` is what won its comparison of ``allocated`` widths: it is then taken without another comparison.
 
     Raises:
         InvalidOptionError: options that contradict each other, or a target that can't be met.
@@ -86,7 +88,7 @@ def calibrated_width_plan(
     if eliminations is None:
         eliminations = _eliminate(mlps, statistics, options, report)
     work = _Layers(mlps, statistics, eliminations, options.compensation != "none")
-    widths, facts = _choose_widths(view, options, work, uniform, calibration, report)
+    widths, facts = _choose_widths(view, options, work, uniform, calibration, rule, report)
     kept, weights, ridges = _solve(work, widths, report)
     method: dict[str, object] = {
         "pruning_type": kind,
@@ -182,6 +184,7 @@ def _choose_widths(
     work: _Layers,
     uniform: dict[int, int],
     calibration: CalibrationSet | None,
+    rule: str | None,
     report: Reporter,
 ) -> tuple[dict[int, int], dict[str, object]]:
     """The widths, and what the plan says of their choice."""
@@ -195,9 +198,10 @@ def _choose_widths(
         "curves": curve_widths(work.sizes, curves, total, divisor),
     }
     windows = [] if calibration is None else held_out_windows(calibration)
-    if not windows:
-        # from kept statistics no text is there to compare with: the rule that won the measurements is taken
-        return candidates["importance"], {"allocation": "importance", "allocation_compared": False}
+    if rule in candidates or not windows:
+        # without a text to compare with, the rule that won the measurements is taken
+        chosen = rule if rule in candidates else "importance"
+        return candidates[chosen], {"allocation": chosen, "allocation_compared": False}
     losses = _compare(view, options, work, candidates, windows, report)
     best = min(losses, key=lambda name: losses[name])
     return candidates[best], {"allocation": best, "allocation_held_out_losses": losses}
@@ -213,15 +217,15 @@ def _compare(
 ) -> dict[str, float]:
     """Mean loss of each candidate on held-out text, refitted without having seen it."""
     from optipfair_engine.evaluation.perplexity import score_windows
-    from optipfair_engine.pruning.apply import apply_plan
+    from optipfair_engine.pruning.apply import narrowed_in_passing
 
     blind = GramStatistics(work.statistics.site, work.statistics.fit)
     losses: dict[str, float] = {}
     for name, widths in candidates.items():
         kept, weights, _ = _solve(_Layers(work.mlps, blind, work.eliminations, work.refitted), widths)
         plan = _plan(view, work, {"pruning_type": options.pruning_type}, kept, weights)
-        model = apply_plan(view.model, plan, layers_path=view.layers_path)
-        losses[name] = round(score_windows(model, windows).mean_loss, 6)
+        with narrowed_in_passing(view, plan):
+            losses[name] = round(score_windows(view.model, windows).mean_loss, 6)
         report("select", len(losses), len(candidates), f"{name} widths: held-out loss {losses[name]:.4f}")
     return losses
 

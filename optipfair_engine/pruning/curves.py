@@ -90,9 +90,15 @@ def replan(
                 "prune once with keep_statistics (--keep-statistics)"
             )
         if changed.prunes_neurons:
-            known = eliminations_of(plan)
+            known, rule = eliminations_of(plan), method.get("allocation")
             return calibrated_width_plan(
-                view, changed, None, statistics, eliminations=known, report=report
+                view,
+                changed,
+                None,
+                statistics,
+                eliminations=known,
+                rule=None if rule == "uniform" else rule,
+                report=report,
             ).plan
         return make_calibrated_plan(view, changed, None, statistics, report=report).plan
     if "calibration" not in method:

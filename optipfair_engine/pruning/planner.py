@@ -52,9 +52,13 @@ def make_calibrated_plan(
     calibration: CalibrationSet | None = None,
     statistics: GramStatistics | None = None,
     *,
+    rule: str | None = None,
     report: Reporter = null_reporter,
 ) -> Calibrated:
-    """:func:`make_plan` with the statistics that the plan came from, or from statistics that were kept."""
+    """:func:`make_plan` with the statistics that the plan came from, or from statistics that were kept.
+
+    ``rule``: how ``allocated`` widths are divided, if that was compared before.
+    """
     calibrated = calibration is not None or statistics is not None
     options = resolve_preset(options, calibrated=calibrated)
     if options.fairness is not None:
@@ -65,7 +69,7 @@ def make_calibrated_plan(
         )
     refitted, allocated = options.compensation != "none", options.allocation == "allocated"
     if options.prunes_neurons and (refitted or allocated):
-        return calibrated_width_plan(view, options, calibration, statistics, report=report)
+        return calibrated_width_plan(view, options, calibration, statistics, rule=rule, report=report)
     if options.pruning_type == "DEPTH" and (refitted or _selects_by_text(options)):
         return calibrated_depth_plan(view, options, calibration, report=report)
     if options.pruning_type == "ATTENTION" and refitted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from optipfair_engine.pruning.options import PruneOptions
     from optipfair_engine.pruning.plan import PruningPlan
 
+ALLOCATION_FILE = "allocation.json"
+
 
 def prune_out_of_core(
     source: Path,
@@ -42,8 +45,7 @@ def prune_out_of_core(
     Args:
         source: a safetensors folder of a decoder.
         output: a folder without a model; see ``streamed.prune_streamed``.
-        options: what to prune. Widths are ``allocated`` by layer importance: comparing allocations would need
-            whole models.
+        options: what to prune.
         calibration_texts: what is calibrated on.
         work: a folder that keeps the state. After a kill the same call goes on behind the last finished
             layer, and another size on the same calibration needs no forward pass. Unless it is given, a
@@ -88,7 +90,10 @@ def plan_out_of_core(
     refitted = options.compensation != "none"
     if options.prunes_neurons and (refitted or options.allocation == "allocated"):
         gathered = gather_statistics_layerwise(source, view, calibration, layers, work, report=report)
-        return make_calibrated_plan(view, options, None, gathered, report=report).plan
+        rule = _known_rule(work)
+        plan = make_calibrated_plan(view, options, calibration, gathered, rule=rule, report=report).plan
+        _note_rule(work, plan)
+        return plan
     if options.pruning_type == "ATTENTION" and refitted:
         gathered = gather_statistics_layerwise(
             source, view, calibration, layers, work, "o_proj", report=report
@@ -98,6 +103,26 @@ def plan_out_of_core(
         return _plan_by_norms(source, view, options, calibration, work, report)
     # depth looks at runs of layers: batch by batch over the mapped weights, without a state
     return make_calibrated_plan(view, options, calibration, report=report).plan
+
+
+def _known_rule(work: Path) -> str | None:
+    """How an earlier call for this work folder, whatever its size, found that widths are best divided."""
+    file = work / ALLOCATION_FILE
+    if not file.exists():
+        return None
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["allocation"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CalibrationError(f"{file.name} in the work folder can't be read: {error}") from error
+
+
+def _note_rule(work: Path, plan: PruningPlan) -> None:
+    """Keep the outcome of a comparison for the next size: it is then had without a forward pass."""
+    names = ("allocation", "allocation_held_out_losses")
+    if all(name in plan.method for name in names):
+        draft = work / f".{ALLOCATION_FILE}"
+        write_json(draft, {name: plan.method[name] for name in names})
+        draft.replace(work / ALLOCATION_FILE)
 
 
 def _plan_by_norms(

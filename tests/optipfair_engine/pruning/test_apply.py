@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import PlanError
-from optipfair_engine.pruning import HeadPlan, PruningPlan, apply_plan, prune_model
+from optipfair_engine.pruning import HeadPlan, PruneOptions, PruningPlan, apply_plan, prune_model
+from optipfair_engine.pruning import make_plan as make_engine_plan
+from optipfair_engine.pruning.apply import narrowed_in_passing
 
 
 def make_plan(**parts: object) -> PruningPlan:
@@ -36,6 +39,37 @@ def test_pruned_forward_equals_the_original_with_the_same_parts_silenced(llama) 
             gone = [i for i in range(100) if i not in kept]
             llama.model.layers[layer].mlp.down_proj.weight[:, gone] = 0
         torch.testing.assert_close(pruned(ids()).logits, llama(ids()).logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+def test_layers_narrowed_in_passing_give_the_pruned_models_logits_and_stay_whole(
+    request, family: str
+) -> None:
+    model = request.getfixturevalue(family)
+    view = locate(model)
+    options = {"pruning_type": "MLP"} if family == "gpt2" else {}
+    plan = make_engine_plan(view, PruneOptions(pruning_percentage=40, **options))
+    refitted = {
+        view.mlp(0).names["down"]: apply_plan(model, plan).state_dict()[view.mlp(0).names["down"]] * 2
+    }
+    plan = replace(plan, weights=refitted)
+    expected = apply_plan(model, plan)(ids()).logits
+    before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.state_dict().items()}
+    shown = repr(model)
+    with narrowed_in_passing(view, plan):
+        torch.testing.assert_close(model(ids()).logits, expected)
+        assert repr(model) == shown
+    assert not torch.allclose(model(ids()).logits, expected)
+    for name, tensor in model.state_dict().items():
+        assert tensor.data_ptr() == before[name][0]
+        assert torch.equal(tensor, before[name][1])
+
+
+def test_a_layer_that_fails_in_passing_is_whole_again(llama) -> None:
+    plan = make_plan(kept_neurons={0: tuple(range(50))})
+    with narrowed_in_passing(locate(llama), plan), pytest.raises(RuntimeError):
+        llama(inputs_embeds=torch.zeros(1, 4, 7))
+    assert llama.model.layers[0].mlp.up_proj.weight.shape == (100, 32)
 
 
 def test_removed_heads_equal_silenced_heads(llama) -> None:

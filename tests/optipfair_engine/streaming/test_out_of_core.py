@@ -13,7 +13,7 @@ from torch import Tensor
 from optipfair_engine.architectures import locate
 from optipfair_engine.calibration import CalibrationSet, as_calibration_set
 from optipfair_engine.checkpoints import load_model, load_pruned
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.errors import CalibrationError, InvalidOptionError
 from optipfair_engine.pruning import PruneOptions, make_plan
 from optipfair_engine.workflow.out_of_core import plan_out_of_core, prune_out_of_core
 
@@ -29,6 +29,8 @@ CASES = [
         "llama",
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1, "layer_selection_method": "importance", **REFIT},
     ),
+    ("llama", {"pruning_percentage": 30, "preset": "recommended", "verify": "structure"}),
+    ("phi3", {"pruning_percentage": 30, "preset": "recommended", "verify": "structure"}),
     ("phi3", {"pruning_percentage": 30, "neuron_selection_method": "OBS", **REFIT}),
     ("gpt2", {"pruning_type": "MLP", "pruning_percentage": 30, "neuron_selection_method": "OBS", **REFIT}),
 ]
@@ -65,6 +67,10 @@ def test_the_plan_is_that_of_the_in_memory_path(
     assert all(relative(found.weights[name], expected.weights[name]) < 1e-3 for name in expected.weights)
     assert found.method["pruning_type"] == expected.method["pruning_type"]
     assert found.method.get("calibration") == expected.method.get("calibration")
+    assert found.method.get("allocation") == expected.method.get("allocation")
+    losses = expected.method.get("allocation_held_out_losses", {})
+    assert found.method.get("allocation_held_out_losses", {}) == pytest.approx(losses, abs=1e-4)
+    assert bool(losses) == (options.preset == "recommended")
 
 
 def test_the_checkpoint_reloads_and_says_what_it_was_calibrated_on(
@@ -96,6 +102,26 @@ def test_another_size_from_the_same_work_folder_needs_no_forward(
     second = PruneOptions(pruning_percentage=50, neuron_selection_method="OBS", **REFIT)  # type: ignore[arg-type]
     plan = plan_out_of_core(source, second, calibration, work)
     assert {len(kept) for kept in plan.kept_neurons.values()} == {40}
+
+
+def test_widths_are_compared_once_for_a_work_folder(
+    checkpoint: Any, calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, work = checkpoint("llama"), tmp_path / "work"
+    first = PruneOptions(pruning_percentage=30, preset="recommended", verify="structure")
+    compared = plan_out_of_core(source, first, calibration, work).method
+    assert set(compared["allocation_held_out_losses"]) == {"uniform", "importance", "curves"}
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("text was scored")
+
+    monkeypatch.setattr("optipfair_engine.evaluation.perplexity.score_windows", fail)
+    second = PruneOptions(pruning_percentage=50, preset="recommended", verify="structure")
+    again = plan_out_of_core(source, second, calibration, work).method
+    assert (again["allocation"], again["allocation_compared"]) == (compared["allocation"], False)
+    (work / "allocation.json").write_text("{")
+    with pytest.raises(CalibrationError, match=r"allocation\.json in the work folder can't be read"):
+        plan_out_of_core(source, second, calibration, work)
 
 
 @pytest.mark.parametrize(
