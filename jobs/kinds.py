@@ -64,6 +64,10 @@ class ImportanceSpec(Strict):
 
     model: ModelRef
     calibration: CalibrationRef
+    layers_path: Annotated[str, StringConstraints(max_length=200, pattern=r"^\w+(\.\w+)*$")] | None = Field(
+        default=None,
+        description='Where the layers are, for a model with several stacks, as "encoder.block" of T5.',
+    )
     dtype: Dtype = "auto"
     device: Device = "auto"
 

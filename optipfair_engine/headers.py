@@ -171,6 +171,11 @@ def inspect_model_folder(path: Path) -> ModelFacts:
     """
     if path.is_file() and path.suffix == ".gguf":
         return _gguf_facts(path, {path.name: path.stat().st_size})
+    if path.is_file():
+        raise HeaderError(
+            "model_not_found",
+            f"{path.name!r} is a file; name the folder that holds the model, or a .gguf file",
+        )
     if not path.is_dir():
         raise HeaderError("model_not_found", f"there is no model folder {path.name!r}")
     files = {entry.name: entry.stat().st_size for entry in sorted(path.iterdir()) if entry.is_file()}

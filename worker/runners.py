@@ -74,6 +74,7 @@ def run_importance(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -
             max_length=calibration["max_length"],
             batch_size=calibration["batch_size"],
             num_samples=calibration["num_samples"],
+            layers_path=spec.get("layers_path"),
             dtype=spec["dtype"],
             device=spec["device"],
             report=report,

@@ -44,6 +44,10 @@ def locations(body: Any) -> list[str]:
 ACCEPTED: dict[str, dict[str, Any]] = {
     "analyze": {"kind": "analyze", "spec": {"model": LOCAL}},
     "importance": {"kind": "importance", "spec": {"model": HUB, "calibration": CALIBRATION}},
+    "importance of a stack": {
+        "kind": "importance",
+        "spec": {"model": HUB, "calibration": CALIBRATION, "layers_path": "encoder.block"},
+    },
     "percentage": prune(),
     "zero": prune(pruning_percentage=0),
     "fraction": prune(pruning_percentage=12.5),

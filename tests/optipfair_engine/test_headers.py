@@ -170,6 +170,8 @@ def test_the_native_families_are_those_of_the_engine() -> None:
 
 def test_missing_folders_and_weights(folder: Path, tmp_path: Path) -> None:
     assert code_of(tmp_path / "nothing") == "model_not_found"
+    with pytest.raises(HeaderError, match=r"'config.json' is a file; name the folder"):
+        inspect_model_folder(folder / "config.json")
     (folder / "model.safetensors").unlink()
     assert code_of(folder) == "model_not_found"
 

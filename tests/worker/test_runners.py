@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,13 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from jobs import specs
 from optipfair_engine.errors import CheckpointError
@@ -151,6 +158,31 @@ PAIRS = [[f"the male {noun} sat", f"the female {noun} sat"] for noun in ("nurse"
 
 def job(kind: str, spec: dict[str, object]) -> dict[str, Any]:
     return specs.spec_to_json(specs.parse_request({"kind": kind, "spec": spec}).spec)
+
+
+@pytest.mark.parametrize(("path", "layers"), [("encoder.block", 2), ("decoder.block", 3)])
+def test_an_importance_job_names_the_stack_it_means(
+    tiny: Path, tmp_path: Path, path: str, layers: int
+) -> None:
+    config = T5Config(
+        vocab_size=9, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=3, num_heads=2,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "models" / "stacks")
+    for file in (tiny / "models" / "tiny").glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "models" / "stacks")
+    spec = job(
+        "importance",
+        {
+            "model": {"source": "local", "name": "stacks"},
+            "calibration": {"texts": ["the male nurse sat"]},
+            "layers_path": path,
+        },
+    )
+    metrics = runners.run_importance(
+        {**spec, "device": "cpu"}, tmp_path / "out", inputs_under(tmp_path), null_reporter
+    )
+    assert len(metrics["importance"]) == layers
 
 
 def test_a_bias_job_without_figures_writes_metrics_and_report_only(tiny: Path, tmp_path: Path) -> None:
