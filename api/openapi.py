@@ -5,6 +5,7 @@ Bodies are parsed by `api.body`, not by FastAPI, so their schemas are added here
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -135,15 +136,18 @@ def render() -> str:
 
 
 def main() -> int:
-    """Write docs/openapi.json, or the file named on the command line; `--check` only compares."""
-    arguments = sys.argv[1:]
-    if arguments == ["--check"]:
-        if TARGET.read_text(encoding="utf-8") == render():
-            return 0
-        sys.stderr.write("docs/openapi.json is not current: run make openapi\n")
+    """Write docs/openapi.json, or another file; `--check` only compares."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("target", nargs="?", type=Path, default=TARGET)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if the file is not current"
+    )
+    options = parser.parse_args()
+    if not options.check:
+        options.target.write_text(render(), encoding="utf-8")
+    elif options.target.read_text(encoding="utf-8") != render():
+        sys.stderr.write(f"{options.target.name} is not current: run make openapi\n")
         return 1
-    target = Path(arguments[0]) if arguments else TARGET
-    target.write_text(render(), encoding="utf-8")
     return 0
 
 
