@@ -20,6 +20,10 @@ from optipfair_engine.pruning.recommended import resolve_preset
 from optipfair_engine.pruning.width import WidthSize, check_method, target_layers, width_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.calibration.statistics import GramStatistics
@@ -87,7 +91,7 @@ def _plan_by_score(
     view: ModelView, options: PruneOptions, calibration: CalibrationSet | None, report: Reporter
 ) -> PruningPlan:
     if options.prunes_neurons:
-        return _plan_width(view, options, calibration, report)
+        return plan_by_neuron_scores(view, options, calibration, report=report)
     if calibration is not None:
         raise InvalidOptionError(
             f"pruning_type {options.pruning_type} chooses by weights: calibration is not used without "
@@ -104,9 +108,18 @@ def _plan_by_score(
     )
 
 
-def _plan_width(
-    view: ModelView, options: PruneOptions, calibration: CalibrationSet | None, report: Reporter
+def plan_by_neuron_scores(
+    view: ModelView,
+    options: PruneOptions,
+    calibration: CalibrationSet | None,
+    *,
+    x_norms: Mapping[int, Tensor] | None = None,
+    report: Reporter = null_reporter,
 ) -> PruningPlan:
+    """Plan width pruning by a score alone.
+
+    ``x_norms``: layer → activation norms ``[I]`` of the calibration, if they were gathered before.
+    """
     counts = _target_counts(view, options)
     by_percentage = options.expansion_rate is None and counts is None
     features = view.mlp(0).intermediate_size if calibration is not None else 1
@@ -119,7 +132,8 @@ def _plan_width(
         ),
         counts=counts,
         layer_indices=options.layer_indices,
-        batches=None if calibration is None else calibration.batches,
+        batches=None if calibration is None or x_norms is not None else calibration.batches,
+        x_norms=x_norms,
         calibration_facts=None if calibration is None else calibration.facts(features),
         tie_break=options.tie_break,
         report=report,

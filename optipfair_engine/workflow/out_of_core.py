@@ -16,9 +16,9 @@ from optipfair_engine.calibration.layerwise_statistics import gather_statistics_
 from optipfair_engine.errors import CalibrationError, InvalidOptionError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.pruning.planner import make_calibrated_plan
+from optipfair_engine.pruning.planner import make_calibrated_plan, plan_by_neuron_scores
 from optipfair_engine.pruning.recommended import resolve_preset
-from optipfair_engine.pruning.width import WidthSize, target_layers, width_plan
+from optipfair_engine.pruning.width import target_layers
 from optipfair_engine.workflow.common import METRICS_FILE, calibration_set
 from optipfair_engine.workflow.streamed import prune_streamed
 
@@ -134,8 +134,6 @@ def _plan_by_norms(
     report: Reporter,
 ) -> PruningPlan:
     """Data-driven scores without a refit: only the norm of each input is needed."""
-    if options.target_parameters is not None or options.target_bytes is not None:
-        raise InvalidOptionError('out of core, a target size needs compensation="least_squares"')
     layers = target_layers(view, options.layer_indices)
     captured = capture_layerwise(
         source,
@@ -146,18 +144,8 @@ def _plan_by_norms(
         holdout_every=None,
         report=report,
     )["down_proj"]
-    percentage = options.percentage if options.expansion_rate is None else None
-    return width_plan(
-        view,
-        pruning_type="MLP" if options.pruning_type == "MLP" else "MLP_GLU",
-        method=options.neuron_selection_method,
-        size=WidthSize(percentage, options.expansion_rate, options.expansion_divisor),
-        layer_indices=options.layer_indices,
-        x_norms={layer: captured.fit[layer].result() for layer in layers},
-        calibration_facts=calibration.facts(view.mlp(layers[0]).intermediate_size),
-        tie_break=options.tie_break,
-        report=report,
-    )
+    norms = {layer: captured.fit[layer].result() for layer in layers}
+    return plan_by_neuron_scores(view, options, calibration, x_norms=norms, report=report)
 
 
 def _refuse(options: PruneOptions) -> None:

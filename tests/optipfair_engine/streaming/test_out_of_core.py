@@ -23,6 +23,7 @@ CASES = [
     ("llama", {"pruning_percentage": 30, "neuron_selection_method": "OBS", **REFIT}),
     ("llama", {"pruning_percentage": 30, "verify": "structure"}),
     ("llama", {"pruning_percentage": 30, "neuron_selection_method": "CFSP", "verify": "structure"}),
+    ("llama", {"target_parameters": 30_000, "verify": "structure"}),
     ("llama", {"pruning_percentage": 30, "layer_indices": [0, 2], **REFIT}),
     ("llama", {"pruning_type": "ATTENTION", "pruning_percentage": 50, **REFIT}),
     (
