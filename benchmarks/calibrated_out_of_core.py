@@ -1,7 +1,7 @@
 """Calibrated pruning out of core: its time beside one bare forward pass, and its private memory.
 
-    python benchmarks/calibrated_out_of_core.py --model FOLDER [--windows 128] [--rounds 3] [--preset
-    recommended] python benchmarks/calibrated_out_of_core.py --shape 1b --windows 32
+    python benchmarks/calibrated_out_of_core.py --model FOLDER [--windows 128] [--rounds 3]
+    python benchmarks/calibrated_out_of_core.py --shape 1b --windows 32
 
 With ``--model`` (a safetensors folder with a tokenizer; the demo model of ``optipfair demo-model`` unless
 given) each round runs, in new processes: one dense forward pass of the windows through the model's body (no

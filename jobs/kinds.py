@@ -139,8 +139,10 @@ class PruneSpec(Strict):
 
     @model_validator(mode="after")
     def _ties(self) -> Self:
-        errors = self.compensation != "none" or self.allocation == "allocated" or self.preset == "recommended"
-        if self.tie_break != "lower_index" and errors:
+        by_scores = (
+            self.compensation == "none" and self.allocation != "allocated" and self.preset != "recommended"
+        )
+        if self.tie_break != "lower_index" and not by_scores:
             raise ValueError('tie_break "topk": not with compensation, allocated widths or a preset')
         return self
 

@@ -169,22 +169,18 @@ class CausalScorer:
 
     def _log_probabilities(self, states: Tensor, places: Tensor, tokens: Tensor) -> Scores:
         """Log p of each token behind a place in ``states`` ``[places, …]``: a place is asked but once."""
-        order = torch.argsort(places, stable=True)
-        distinct, row = torch.unique_consecutive(places[order], return_inverse=True)
-        ends = torch.searchsorted(row, torch.arange(LOGIT_ROWS, len(distinct) + LOGIT_ROWS, LOGIT_ROWS))
-        parts, first = [], 0
-        for start, end in zip(range(0, len(distinct), LOGIT_ROWS), ends.tolist(), strict=True):
+        distinct, rows = torch.unique(places, return_inverse=True)
+        chosen, found = [], []
+        for start in range(0, len(distinct), LOGIT_ROWS):
             picked = states[distinct[start : start + LOGIT_ROWS].to(states.device)]
             logits = (self._head(picked) if self._head_works else picked).float()
-            here, token = (
-                (row[first:end] - start).to(logits.device),
-                tokens[order[first:end]].to(logits.device),
-            )
-            parts.append(logits[here, token].double() - logits.logsumexp(dim=1).double()[here])
-            first = end
+            here = ((rows >= start) & (rows < start + LOGIT_ROWS)).nonzero()[:, 0]
+            row, token = (rows[here] - start).to(logits.device), tokens[here].to(logits.device)
+            found.append(logits[row, token].double() - logits.logsumexp(dim=1).double()[row])
+            chosen.append(here)
         values = np.zeros(len(places))
-        if parts:
-            values[order.numpy()] = torch.cat(parts).cpu().numpy()
+        if found:
+            values[torch.cat(chosen).numpy()] = torch.cat(found).cpu().numpy()
         return values
 
 

@@ -7,6 +7,7 @@ cosine over the time (or the steps) allowed.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -59,6 +60,7 @@ def heal(
 
     Parameters that don't require gradients stay as they are. Training is in float32 (a bf16 weight can't take
     steps this small) and the student gets its own dtype back. No model's mode and no global RNG changes.
+    On a CPU a teacher in half precision is asked through a copy in float32, which is faster there.
 
     Args:
         student: the pruned model.
@@ -81,7 +83,8 @@ def heal(
     trained = [p for p in student.parameters() if p.requires_grad]
     if not trained:
         raise InvalidOptionError("healing needs a model with trainable parameters; all are frozen")
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
+    teacher = _in_the_fastest_dtype(teacher)
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
     budget = _Budget(max_seconds, min(max_steps or 2 * len(samples), 2 * len(samples)), clock)
     losses: list[float] = []
     try:
@@ -160,12 +163,18 @@ def _schedule(used: float, step: int) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * min(used, 1.0)))
 
 
+def _in_the_fastest_dtype(teacher: Any) -> Any:
+    parameter = next(teacher.parameters())
+    if parameter.device.type == "cpu" and parameter.dtype in (torch.bfloat16, torch.float16):
+        return copy.deepcopy(teacher).float()
+    return teacher
+
+
 def _step(student: Any, teacher: Any, ids: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> float:
     ids = ids.to(next(student.parameters()).device)
     with torch.no_grad():
-        wanted = teacher(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-    found = student(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-    loss = F.kl_div(found, wanted.to(found.device), log_target=True, reduction="batchmean")
+        wanted = teacher(input_ids=ids, use_cache=False).logits[0].float()
+    loss = _divergence(student(input_ids=ids, use_cache=False).logits[0].float(), wanted)
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
     for group in optimizer.param_groups:
@@ -173,3 +182,15 @@ def _step(student: Any, teacher: Any, ids: Tensor, optimizer: torch.optim.Optimi
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
+
+
+def _divergence(found: Tensor, wanted: Tensor) -> Tensor:
+    """KL(wanted ‖ found) of logits ``[tokens, vocabulary]``, mean over tokens: cross-entropy less entropy.
+
+    Over a large vocabulary that takes half the passes of ``F.kl_div`` on two ``log_softmax``.
+    """
+    wanted = wanted.to(found.device)
+    probabilities = wanted.softmax(-1)
+    entropy = wanted.logsumexp(-1) - torch.linalg.vecdot(probabilities, wanted)
+    divergence: Tensor = F.cross_entropy(found, probabilities) - entropy.mean()
+    return divergence

@@ -90,14 +90,15 @@ def replan(
                 "prune once with keep_statistics (--keep-statistics)"
             )
         if changed.prunes_neurons:
-            known, rule = eliminations_of(plan), method.get("allocation")
+            # a uniform plan says nothing of how unequal widths, if they are asked for now, are to be divided
+            rule = None if _allocation_of(plan) == "uniform" else method["allocation"]
             return calibrated_width_plan(
                 view,
                 changed,
                 None,
                 statistics,
-                eliminations=known,
-                rule=None if rule == "uniform" else rule,
+                eliminations=eliminations_of(plan),
+                rule=rule,
                 report=report,
             ).plan
         return make_calibrated_plan(view, changed, None, statistics, report=report).plan

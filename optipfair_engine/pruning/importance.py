@@ -70,12 +70,12 @@ def hybrid_maw(gate: Tensor, up: Tensor, down: Tensor, x_norm: Tensor) -> Tensor
     return structural * x_norm.to(structural)
 
 
-def cfsp(gate: Tensor, up: Tensor, down: Tensor, x_norm: Tensor) -> Tensor:
+def cfsp(down: Tensor, x_norm: Tensor) -> Tensor:
     """CFSP's additive form (eq. 8): ``X_i / ΣX · Σ_j |d_ji| / Σ_i |d_ji|``.
 
     The paper adds ``Σ_j |u_ij| / Σ_j |u_ij|`` and the same of the gate, which are 1 for every neuron. They
     are left out: they change no ranking, and beside them the data term would lose most of its digits in
-    float32. ``gate`` and ``up`` are taken so that all data-driven scores are called alike.
+    float32.
     """
     shares = _wide(down).abs()
     shares = shares / (shares.sum(dim=1, keepdim=True) + _TINY)
@@ -101,7 +101,7 @@ STATIC_METHODS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 DATA_DRIVEN_METHODS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "MAW": hybrid_maw,
     "PPM": hybrid_maw,
-    "CFSP": cfsp,
+    "CFSP": lambda _gate, _up, down, x_norm: cfsp(down, x_norm),
 }
 
 _PLAIN: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -158,6 +158,8 @@ def _check_type(options: PruneOptions) -> None:
     if options.layer_indices is not None and options.layer_selection_method not in ("last", "custom"):
         foreign[f'layer_selection_method "{options.layer_selection_method}" beside layer_indices'] = True
     wrong = [name for name, given in foreign.items() if given]
+    if wrong:
+        raise InvalidOptionError(f"{', '.join(wrong)} can't be used with pruning_type {options.pruning_type}")
     if options.tie_break != "lower_index" and (
         options.compensation != "none" or options.allocation == "allocated"
     ):
@@ -165,5 +167,3 @@ def _check_type(options: PruneOptions) -> None:
             f'tie_break "{options.tie_break}" is for selection by score alone: not with compensation '
             "or allocated widths"
         )
-    if wrong:
-        raise InvalidOptionError(f"{', '.join(wrong)} can't be used with pruning_type {options.pruning_type}")
