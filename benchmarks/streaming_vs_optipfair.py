@@ -1,7 +1,7 @@
 """Streamed static pruning of a large random checkpoint: beside the published optipfair, and beside ``cp -r``.
 
-    python benchmarks/streaming_vs_optipfair.py [--shape 1b] [--rounds 3] [--peer-python PYTHON] [--keep
-    FOLDER] python benchmarks/streaming_vs_optipfair.py --shape 7b --skip-peer --rounds 1
+    python benchmarks/streaming_vs_optipfair.py [--shape 1b] [--rounds 3] [--peer-python PYTHON]
+    python benchmarks/streaming_vs_optipfair.py --shape 7b --skip-peer --rounds 1
 
 The checkpoint has the shape of Llama-3.2-1B (2.4 GB in three shards) or of Llama-7B (14 GB in five), bf16,
 random weights; the page cache is warmed before each measurement. Each round runs, one after the other and

@@ -10,7 +10,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.evaluation.distillation import heal
+from optipfair_engine.evaluation.distillation import LEARNING_RATE, default_learning_rate, heal
+from tests.optipfair_engine.evaluation.conftest import tiny_llama
 
 SAMPLES = [torch.randint(0, 48, (2, 16), generator=torch.Generator().manual_seed(i)) for i in range(8)]
 
@@ -70,6 +71,30 @@ def test_small_steps_are_not_lost_to_bf16(student: LlamaForCausalLM, model: Llam
     before = student.lm_head.weight.detach().clone()
     heal(student, model, SAMPLES, max_steps=16, learning_rate=1e-4)
     assert not torch.equal(student.lm_head.weight, before)
+
+
+def test_wider_models_learn_at_smaller_rates() -> None:
+    narrow, wide = (default_learning_rate(tiny_llama(hidden_size=size)) for size in (576, 1152))
+    assert narrow == LEARNING_RATE == 2 * wide
+    assert default_learning_rate(tiny_llama(hidden_size=16)) == LEARNING_RATE
+
+
+def test_a_half_precision_teacher_stays_as_it_is(student: LlamaForCausalLM, model: LlamaForCausalLM) -> None:
+    model.bfloat16()
+    before = copy.deepcopy(model.state_dict())
+    result = heal(student, model, SAMPLES, max_steps=4)
+    assert result.steps == 4
+    assert all(torch.equal(before[k], v) and v.dtype == torch.bfloat16 for k, v in model.state_dict().items())
+
+
+def test_the_loss_is_the_divergence_from_the_teacher(
+    student: LlamaForCausalLM, model: LlamaForCausalLM
+) -> None:
+    one = [SAMPLES[0][:1]]
+    with torch.no_grad():
+        wanted, found = (m(one[0]).logits[0].log_softmax(-1) for m in (model, student))
+    expected = (wanted.exp() * (wanted - found)).sum(-1).mean()
+    assert heal(student, model, one, max_steps=1).first_loss == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize("limits", [{"max_seconds": 0}, {"max_seconds": -1.0}, {"max_steps": 0}])
