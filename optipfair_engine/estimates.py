@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 _PROCESS_BYTES = 600_000_000
 _BYTES_PER_SECOND = 4e8
 _FLOPS = 2e10
+#: Of each parameter in healing: the original in float32; the pruned one, its gradient and Adam's two moments.
+_TEACHER_BYTES, _TRAINED_BYTES = 4, 16
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,14 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     layers, wide = facts.num_layers or 1, facts.intermediate_size or 1
     refit = spec.get("compensation") == "least_squares" or spec.get("preset") == "recommended"
     flops = 2.0 * tokens * facts.parameters
-    memory = _PROCESS_BYTES + weights + output
+    memory: float = _PROCESS_BYTES + weights + output
     if refit and tokens:
         flops += 2.0 * tokens * layers * wide**2
         memory += layers * wide**2 * 4
     healing = spec.get("healing") or {}
     extra = float(healing.get("max_seconds", 0)) if isinstance(healing, Mapping) else 0.0
+    if extra:
+        memory += facts.parameters * (_TEACHER_BYTES + _TRAINED_BYTES * output / max(weights, 1))
     seconds = 3.0 + (2 * weights + 2 * output) / _BYTES_PER_SECOND + flops / _FLOPS + extra
     return Estimate(int(memory), int(output), round(seconds, 1))
 

@@ -232,3 +232,7 @@ def test_estimates_follow_the_spec(folder: Path) -> None:
     assert half.output_bytes <= none.output_bytes
     assert calibrated.seconds >= half.seconds
     assert estimate_prune(facts, {"target_bytes": 5}).output_bytes == 5
+    healed = estimate_prune(facts, {"pruning_percentage": 50, "healing": {"max_seconds": 60}})
+    # trained in float32 with Adam: sixteen bytes a parameter that is left, and the original in float32
+    assert healed.peak_memory_bytes - half.peak_memory_bytes > 12 * facts.parameters
+    assert healed.seconds >= half.seconds + 60
