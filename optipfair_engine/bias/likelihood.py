@@ -28,6 +28,9 @@ from optipfair_engine.progress import Reporter, null_reporter
 #: Nodes (padding included) of one forward pass: more would leave the cache; and rows of logits held at once.
 TOKEN_BUDGET: Final = 512
 LOGIT_ROWS: Final = 128
+#: Nodes at which a tree takes no more sentences. Larger ones share more beginnings and waste less padding,
+#: but the attention of each node is computed with all nodes of its tree.
+TREE_NODES: Final = 128
 
 
 @dataclass(frozen=True)
@@ -69,32 +72,29 @@ class CausalScorer:
         self._check(groups)
         with inference(self._model):
             self._try_short_cuts(groups)
-            trees = [tree for group in groups for tree in self._trees(group)]
+            trees, places = self._plant([sequence for group in groups for sequence in group])
             scores = self._edge_scores(trees, report)
-        results, position = [], 0
-        for group in groups:
-            size = 1 if self._trees_work else len(group)
-            part = range(position, position + size)
-            paths = [(scores[t], path) for t in part for path in trees[t].paths]
-            results.append(
-                [
-                    (float(values[path[sequence.start - 1 :]].sum()), len(sequence.ids) - sequence.start)
-                    for (values, path), sequence in zip(paths, group, strict=True)
-                ]
-            )
-            position += size
-        return results
+        totals = iter([(scores[tree], trees[tree].paths[path]) for tree, path in places])
+        return [[_total(sequence, *next(totals)) for sequence in group] for group in groups]
 
     def _check(self, groups: Sequence[Sequence[ScoredText]]) -> None:
         """Refuse ids that the model lacks, and sentences longer than its positions."""
         prompts = [Prompt("", text.ids, ()) for group in groups for text in group]
         check_prompts(self._view, prompts)
 
-    def _trees(self, group: Sequence[ScoredText]) -> list[TokenTree]:
-        starts = [sequence.start for sequence in group]
-        if self._trees_work:
-            return [TokenTree.of([sequence.ids for sequence in group], starts)]
-        return [TokenTree.of([s.ids], [start]) for s, start in zip(group, starts, strict=True)]
+    def _plant(self, sequences: Sequence[ScoredText]) -> tuple[list[TokenTree], list[tuple[int, int]]]:
+        """Trees that hold all sequences, and of each sequence (tree, number of its path there).
+
+        Neighbours in the order of their tokens share most: they go into one tree until it is large enough.
+        """
+        limit = TREE_NODES if self._trees_work else 1
+        trees, places = [TokenTree()], [(0, 0)] * len(sequences)
+        for number in sorted(range(len(sequences)), key=lambda s: sequences[s].ids):
+            if len(trees[-1].ids) >= limit:
+                trees.append(TokenTree())
+            places[number] = (len(trees) - 1, len(trees[-1].paths))
+            trees[-1].add(sequences[number].ids, sequences[number].start)
+        return trees, places
 
     def _try_short_cuts(self, groups: Sequence[Sequence[ScoredText]]) -> None:
         """Compare both short cuts with the model's own logits on the first group that branches."""
@@ -182,6 +182,11 @@ class CausalScorer:
         if found:
             values[torch.cat(chosen).numpy()] = torch.cat(found).cpu().numpy()
         return values
+
+
+def _total(sequence: ScoredText, scores: Scores, path: Sequence[int]) -> tuple[float, int]:
+    """(sum of log-probabilities, number) of a sequence's scored tokens."""
+    return float(scores[path[sequence.start - 1 :]].sum()), len(sequence.ids) - sequence.start
 
 
 def _agree(expected: Sequence[Scores], found: Sequence[Scores] | None, tolerance: float) -> bool:

@@ -41,16 +41,20 @@ class TokenTree:
         """
         tree = cls()
         for sequence, start in zip(sequences, starts or [1] * len(sequences), strict=True):
-            node = tree._child(-1, sequence[0])
-            path = []
-            for position, token in enumerate(sequence[1:], 1):
-                edge = tree._edge(node, token)
-                tree.scored[edge] |= position >= start
-                path.append(edge)
-                if position < len(sequence) - 1:
-                    node = tree._child(node, token)
-            tree.paths.append(path)
+            tree.add(sequence, start)
         return tree
+
+    def add(self, sequence: Sequence[int], start: int = 1) -> None:
+        """Add one sequence, scored from ``start`` on; its path comes last in ``paths``."""
+        node = self._child(-1, sequence[0])
+        path = []
+        for position, token in enumerate(sequence[1:], 1):
+            edge = self._edge(node, token)
+            self.scored[edge] |= position >= start
+            path.append(edge)
+            if position < len(sequence) - 1:
+                node = self._child(node, token)
+        self.paths.append(path)
 
     def _child(self, parent: int, token: int) -> int:
         found = self._children.get((parent, token))

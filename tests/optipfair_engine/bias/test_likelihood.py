@@ -76,6 +76,26 @@ def test_batches_do_not_matter(llama) -> None:
         assert [value for value, _ in one] == pytest.approx([value for value, _ in other], abs=1e-4)
 
 
+def test_groups_share_trees_and_what_they_begin_with(llama) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randint(3, 50, (60, 2, 5), generator=generator).tolist()
+    groups = [[ScoredText((2, *shared[:2], *own)) for own in (shared, other)] for shared, other in ends]
+    read: list[int] = []
+    handle = llama.model.register_forward_pre_hook(
+        lambda _m, _args, inputs: read.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    scorer = CausalScorer(llama)
+    scorer.score(groups[:1])  # finds out what works
+    read.clear()
+    results = scorer.score(groups)
+    handle.remove()
+    # a beginning and two ends of four tokens each, and hardly a first token or padding besides
+    assert sum(read) <= 1.1 * 60 * (2 + 2 * 4)
+    for group, found in zip(groups, results, strict=True):
+        plain = [plainly(llama, text) for text in group]
+        assert [total for total, _ in found] == pytest.approx(plain, abs=1e-4)
+
+
 def test_a_tree_reads_a_common_beginning_once_and_no_last_token() -> None:
     tree = TokenTree.of([(1, 2, 3, 4), (1, 2, 5, 6)])
     assert tree.ids == [1, 2, 3, 5]
