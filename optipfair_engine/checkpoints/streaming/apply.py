@@ -173,10 +173,11 @@ def _write_weights(
 ) -> dict[str, tuple[int, str]]:
     buffers, progress = Buffers(), _LayerProgress(layout, edits, report)
     results = {}
-    with Background() as background:
+    with Background() as hashing, Background() as checking:
         for shard in shards:
-            results[shard.name] = _write_shard(layout.source, target, shard, buffers, background, progress)
-        _check_dropped(layout.source, edits, background)
+            file = HashedFile(target / shard.name, hashing)
+            results[shard.name] = _write_shard(layout.source, file, shard, buffers, checking, progress)
+        _check_dropped(layout.source, edits, checking)
     if len(shards) > 1:
         (target / INDEX_NAME).write_text(shard_index(shards), encoding="utf-8")
     return {name: result.result() for name, result in results.items()}
@@ -184,16 +185,16 @@ def _write_weights(
 
 def _write_shard(
     source: CheckpointSource,
-    target: Path,
+    target: HashedFile,
     shard: Shard,
     buffers: Buffers,
-    background: Background,
+    checking: Background,
     progress: _LayerProgress,
 ) -> Future[tuple[int, str]]:
-    with HashedFile(target / shard.name, background) as file:
+    with target as file:
         file.write(shard.header())
         for edit in shard.edits:
-            background.give(partial(require_finite, edit.original, source.tensor(edit.original)))
+            checking.give(partial(require_finite, edit.original, source.tensor(edit.original)))
             for chunk in chunks(source, edit, buffers):
                 file.write(chunk.data, partial(buffers.give_back, chunk.buffer))
             progress.wrote(edit)

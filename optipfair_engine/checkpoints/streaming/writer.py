@@ -28,7 +28,7 @@ from optipfair_engine.checkpoints.streaming.source import DTYPES
 INDEX_NAME = "model.safetensors.index.json"
 #: Bytes that travel together: large enough that Python's share of the time doesn't show.
 CHUNK = 16 << 20
-_BUFFERS = 4
+_BUFFERS = 8
 #: Bytes behind the writer that may still be on their way to the disk before they are dropped from memory.
 _LAG = 128 << 20
 _ALIGNMENT = 8
