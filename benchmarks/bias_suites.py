@@ -1,7 +1,7 @@
 """CrowS-Pairs and StereoSet by this engine, beside plain scoring of one sentence at a time.
 
-    python benchmarks/bias_suites.py --model MODEL_FOLDER --crows CSV --stereoset JSONL [--items N] [--dtype
-    bfloat16]
+    python benchmarks/bias_suites.py [--model FOLDER] [--crows CSV] [--stereoset JSONL] [--items N]
+        [--dtype bfloat16]
 
 The plain scorer calls the model once a sentence and takes log-probabilities from its logits. Both see the
 same model object; the first ``--items`` items of each file are scored (all, unless given).
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sides import demo_model, test_data
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optipfair_engine.bias.behaviour import score_crows_pairs, score_stereoset
@@ -97,20 +99,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--crows", type=Path, required=True)
-    parser.add_argument("--stereoset", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="model folder; the demo model is made unless given")
+    parser.add_argument("--crows", type=Path, help="CrowS-Pairs as published; default: of the test data")
+    parser.add_argument("--stereoset", type=Path, help="StereoSet as published; default: of the test data")
     parser.add_argument("--items", type=int)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "auto"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval()
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    crows, stereoset = (read_suite(path)[: options.items] for path in (options.crows, options.stereoset))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = demo_model(options.model, Path(scratch) / "SmolLM2-135M-Instruct")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=options.dtype).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    files = (
+        options.crows or next((test_data() / "crows_pairs").glob("*.csv")),
+        options.stereoset or next((test_data() / "stereoset").glob("*.jsonl")),
+    )
+    crows, stereoset = (read_suite(path)[: options.items] for path in files)
     results = {
-        "model": options.model.name,
+        "model": folder.name,
         "dtype": options.dtype,
         "crows_pairs": compare(model, tokenizer, crows, plain_crows, engine_crows),
         "stereoset": compare(model, tokenizer, stereoset, plain_stereoset, engine_stereoset),

@@ -1,6 +1,6 @@
 """The published optipfair and this engine side by side: one model, the same 7 prompt pairs, one machine.
 
-    python benchmarks/bias_vs_optipfair.py --model MODEL_FOLDER [--peer-python PATH] [--output results.json]
+    python benchmarks/bias_vs_optipfair.py [--model FOLDER] [--peer-python PYTHON] [--output results.json]
 
 Each measurement runs in a process of its own, one after the other. Without ``--peer-python`` a virtual
 environment with ``optipfair[viz]`` is made (it needs a package index). Reported: forward passes, figures,
@@ -17,9 +17,10 @@ import struct
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
+
+from sides import demo_model, environment_of, peer_python
 
 from optipfair_engine.bias.defaults import DEFAULT_PROMPT_PAIRS
 
@@ -91,19 +92,11 @@ print(json.dumps({"megabytes_7": few / 1024, "megabytes_700": after / 1024, "pai
 """
 
 
-def peer_python(given: Path | None, folder: Path) -> Path:
-    """The interpreter with the published library; a new environment unless one is given."""
-    if given is not None:
-        return given
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "optipfair[viz]"], check=True)
-    return python
-
-
-def run(python: Path, code: str, *arguments: object) -> dict[str, Any]:
-    command = [str(python), "-c", PRELUDE + code, *map(str, arguments)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(python: str, code: str, *arguments: object) -> dict[str, Any]:
+    command = [python, "-c", PRELUDE + code, *map(str, arguments)]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment_of(python)
+    )
     if finished.returncode:
         raise SystemExit(f"{python}:\n{finished.stderr[-3000:]}")
     answer: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
@@ -120,7 +113,7 @@ def pixel_sizes(folder: Path) -> dict[str, Any]:
     return found
 
 
-def measure_library(python: Path, imports: str, model: Path, threads: int, folder: Path) -> dict[str, Any]:
+def measure_library(python: str, imports: str, model: Path, threads: int, folder: Path) -> dict[str, Any]:
     pairs = json.dumps(DEFAULT_PROMPT_PAIRS)
     folder.mkdir()
     whole = run(python, imports + WHOLE, model, threads, pairs, folder)
@@ -166,21 +159,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--peer-python", type=Path)
+    parser.add_argument("--model", type=Path, help="model folder; the demo model is made unless given")
+    parser.add_argument("--peer-python", help="a Python that has the published library with its viz extra")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder, here = Path(scratch), Path(sys.executable)
+        folder, here = Path(scratch), sys.executable
         peer = peer_python(options.peer_python, folder / "venv")
-        ours = measure_library(here, OURS, options.model, options.threads, folder / "ours")
-        theirs = measure_library(peer, PEER, options.model, options.threads, folder / "peer")
-        ours["memory"] = run(
-            here, OURS + MEMORY, options.model, options.threads, json.dumps(DEFAULT_PROMPT_PAIRS)
-        )
+        model = demo_model(options.model, folder / "SmolLM2-135M-Instruct")
+        ours = measure_library(here, OURS, model, options.threads, folder / "ours")
+        theirs = measure_library(peer, PEER, model, options.threads, folder / "peer")
+        ours["memory"] = run(here, OURS + MEMORY, model, options.threads, json.dumps(DEFAULT_PROMPT_PAIRS))
     ratios = ratios_of(ours, theirs)
-    results = {"model": options.model.name, "optipfair": theirs, "engine": ours, "ratios": ratios}
+    results = {"model": model.name, "optipfair": theirs, "engine": ours, "ratios": ratios}
     print(json.dumps(results, indent=2))
     if options.output is not None:
         options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

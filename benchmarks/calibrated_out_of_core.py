@@ -1,6 +1,6 @@
 """Calibrated pruning out of core: its time beside one bare forward pass, and its private memory.
 
-    python benchmarks/calibrated_out_of_core.py --model FOLDER [--windows 128] [--rounds 3]
+    python benchmarks/calibrated_out_of_core.py [--model FOLDER] [--windows 128] [--rounds 3]
     python benchmarks/calibrated_out_of_core.py --shape 1b --windows 32
 
 With ``--model`` (a safetensors folder with a tokenizer; the demo model of ``optipfair demo-model`` unless
@@ -21,8 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
+from sides import demo_model
 from streaming_vs_optipfair import GB, SHAPES, make_checkpoint, measure, warm
 
 WINDOWS_CODE = """
@@ -120,15 +119,12 @@ def main() -> int:
     beside = options.checkpoint.parent if options.checkpoint else None
     with tempfile.TemporaryDirectory(prefix="optipfair-bench-", dir=beside) as scratch:
         folder, text = Path(scratch), str(options.text)
-        source = options.model or options.checkpoint or folder / "source"
         if options.shape:
-            text = "random"
+            source, text = options.checkpoint or folder / "source", "random"
             if not (source / "config.json").exists():
                 make_checkpoint(source, options.shape, options.layers)
-        elif options.model is None:
-            from optipfair_engine.checkpoints.demo import write_demo_model
-
-            write_demo_model(source)
+        else:
+            source = demo_model(options.model, folder / "source")
         rounds = [
             one_round(source, folder / "output", options.windows, text, options.preset)
             for _ in range(options.rounds)

@@ -1,7 +1,7 @@
 """What layer importance costs beside bare forward passes of the same batches, and beside the published one.
 
-    python benchmarks/layer_importance.py MODEL TEXT.txt [--windows 8] [--tokens 512] [--rounds 9]
-        [--peer-python PYTHON]
+    python benchmarks/layer_importance.py [--model FOLDER] [--text TEXT.txt] [--windows 8] [--tokens 512]
+        [--rounds 9] [--peer-python PYTHON]
 
 Rounds alternate, so that a busy machine slows all sides; medians of processor time are compared. Exit code 1
 above 1.08 times the bare passes.
@@ -18,6 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from sides import PEER, ROOT, demo_model, environment_of, peer_python
 
 LIMIT = 1.08
 
@@ -43,28 +45,35 @@ print(json.dumps(rounds))
 def main() -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("text", type=Path)
+    parser.add_argument("--model", type=Path, help="model folder; the demo model is made unless given")
+    parser.add_argument(
+        "--text", type=Path, default=ROOT / "optipfair_engine" / "data" / "factbook-calibration.txt"
+    )
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--peer-python", help="a Python that has optipfair==0.4.2, to be measured too")
+    parser.add_argument("--peer-python", help=f"a Python that has {PEER}; default: a new environment")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        peer = peer_python(options.peer_python, folder / "peer")
+        return measure(demo_model(options.model, folder / "model"), peer, folder, options)
 
+
+def measure(model: Path, peer: str, scratch: Path, options: argparse.Namespace) -> int:
+    """Both libraries on the same batches; the exit code."""
     import torch
 
     from optipfair_engine import load_model, load_tokenizer
     from optipfair_engine.calibration import calibration_from_windows, windows_from_text
 
-    tokenizer = load_tokenizer(options.model)
+    tokenizer = load_tokenizer(model)
     windows = windows_from_text(tokenizer, options.text.read_text(), options.tokens, options.windows)
     batches = list(calibration_from_windows(windows, batch_size=2).batches)
-    rounds = ours(load_model(options.model), batches, options.rounds)
-    ratio = show("optipfair_engine", rounds)
-    if options.peer_python:
-        with tempfile.NamedTemporaryFile(suffix=".pt") as file:
-            torch.save([batch["input_ids"] for batch in batches], file.name)
-            show("optipfair 0.4.2", peer(options.peer_python, options.model, file.name, options.rounds))
+    ratio = show("optipfair_engine", ours(load_model(model), batches, options.rounds))
+    file = scratch / "batches.pt"
+    torch.save([batch["input_ids"] for batch in batches], file)
+    show(PEER, theirs(peer, model, file, options.rounds))
     return 0 if ratio <= LIMIT else 1
 
 
@@ -93,10 +102,10 @@ def seconds(work: Callable[[], None]) -> float:
     return time.process_time() - start
 
 
-def peer(python: str, model: Path, batches: str, rounds: int) -> list[tuple[float, float]]:
+def theirs(python: str, model: Path, batches: Path, rounds: int) -> list[tuple[float, float]]:
     """The same, of the published library in its own environment."""
-    command = [python, "-c", PEER_CODE, str(model), batches, str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [python, "-c", PEER_CODE, str(model), str(batches), str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment_of(python))
     found: list[tuple[float, float]] = json.loads(done.stdout.splitlines()[-1])
     return found
 

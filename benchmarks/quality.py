@@ -4,7 +4,7 @@ Protocol: WikiText-2 test, 40 windows of 512 tokens that start at i·((N − 512
 float32, averaged over tokens. Calibration: 128 windows of 512 tokens of the validation text, spread evenly;
 for the mixture 96 of them and 32 of source code, tested on other files (named in ``quality_texts.py``).
 
-    python benchmarks/quality.py --peer-python /path/to/venv-with-optipfair-0.4.2/bin/python
+    python benchmarks/quality.py                             # everything, about an hour on two cores
     python benchmarks/quality.py --only width depth          # parts; results are added to --output
 """
 
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import quality_texts as texts  # noqa: E402
+from sides import PEER, demo_model, environment_of, peer_python  # noqa: E402
 
 from optipfair_engine.architectures import locate  # noqa: E402
 from optipfair_engine.calibration import CalibrationSet, calibration_from_windows, windows_from_text  # noqa: E402
@@ -190,16 +191,14 @@ def healing(bench: Bench, cpu_seconds: float = 600) -> None:
     bench.score("healed 30", model)
 
 
-def peer(bench: Bench, python: str | None) -> None:
-    if python is None:
-        print("peer: not run (give --peer-python)")
-        return
+def peer(bench: Bench, given: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        job = Path(folder) / "job.json"
+        python, job = peer_python(given, Path(folder) / "peer"), Path(folder) / "job.json"
         calibration = [row for batch in bench.wiki().batches for row in batch["input_ids"].tolist()]
         job.write_text(json.dumps({"model": str(bench.path), "test": bench.test, "calibration": calibration}))
         command = [python, str(ROOT / "benchmarks" / "quality_peer.py"), str(job)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        environment = environment_of(python)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
             for line in process.stdout or ():
                 name, _, value = line.rpartition(" ")
                 bench.note(name, float(value))
@@ -210,7 +209,7 @@ def peer(bench: Bench, python: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="model folder; the demo model is built unless given")
-    parser.add_argument("--peer-python", help="Python of an environment with optipfair 0.4.2")
+    parser.add_argument("--peer-python", help=f"a Python that has {PEER}; default: a new environment")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--output", type=Path, default=Path("quality.json"))
     parser.add_argument("--cache", type=Path, help="folder to keep statistics in between runs")
@@ -218,12 +217,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
-        model = args.model
-        if model is None:
-            from optipfair_engine.checkpoints.demo import write_demo_model
-
-            model = Path(scratch) / "demo"
-            write_demo_model(model)
+        model = demo_model(args.model, Path(scratch) / "demo")
         bench = Bench(model, args.output, args.cache or Path(scratch))
         parts: dict[str, Callable[[], None]] = {
             "dense": lambda: dense(bench),

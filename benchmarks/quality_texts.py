@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sysconfig
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from sides import test_data
 
 #: What the mixture is calibrated on …
 CODE_CALIBRATION = (
@@ -24,8 +23,7 @@ CODE_TEST = (
 
 def wikitext(name: str) -> str:
     """``valid`` or ``test`` of WikiText-2, from OPTIPFAIR_TEST_DATA or ../shared/data."""
-    data = Path(os.environ.get("OPTIPFAIR_TEST_DATA", ROOT.parent / "shared" / "data"))
-    return (data / "wikitext2" / f"{name}.txt").read_text(encoding="utf-8")
+    return (test_data() / "wikitext2" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def code(names: tuple[str, ...]) -> str:

@@ -1,6 +1,7 @@
 """Static MAW pruning beside the published optipfair: same neurons, weights equal bit by bit, and times.
 
-    python benchmarks/static_vs_optipfair.py MODEL [--percentage 20] [--peer-python PYTHON] [--rounds 3]
+    python benchmarks/static_vs_optipfair.py [--model FOLDER] [--percentage 20] [--rounds 3]
+        [--peer-python PYTHON]
 
 The published library is installed into a throw-away environment (or taken from ``--peer-python``), never
 into ours. Each round runs both, one after the other, in fresh processes that load the checkpoint, prune it
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -26,10 +26,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-PEER = "optipfair==0.4.2"
+from sides import COMMAND, PEER, demo_model, environment_of, peer_python
+
 PUBLISHED, OURS, CHECKED, IN_MEMORY = "optipfair 0.4.2", "ours", "ours, checked", "ours, in memory"
-ROOT = Path(__file__).resolve().parent.parent
-COMMAND = Path(sys.executable).with_name("optipfair")
 
 PEER_CODE = """
 import json, sys, time
@@ -72,30 +71,11 @@ print(json.dumps(parts))
 """
 
 
-def peer_python(folder: Path) -> str:
-    """A Python with the published library, in an environment of its own, with our versions of all else."""
-    uv, python = Path(sys.executable).with_name("uv"), folder / "bin" / "python"
-    subprocess.run([str(uv), "venv", "-q", "--python", sys.executable, str(folder)], check=True)
-    environment = dict(os.environ)
-    install = [str(uv), "pip", "install", "-q", "--python", str(python), "-c", str(ROOT / "constraints.txt")]
-    if "PIP_FIND_LINKS" in environment:
-        environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
-    else:  # the plain build of torch for Linux brings gigabytes of CUDA
-        install.append("--torch-backend=cpu")
-    subprocess.run([*install, PEER, "torch", "transformers"], check=True, env=environment)
-    return str(python)
-
-
 def timed(*command: object) -> dict[str, float]:
     """Run a command; what it says of its parts (in a line of JSON), and the seconds of the whole."""
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    environment.pop("PYTHONPATH", None)
-    if command[0] in (sys.executable, COMMAND):
-        environment["PYTHONPATH"] = str(ROOT)
+    words = list(map(str, command))
     start = time.perf_counter()
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment, check=False
-    )
+    done = subprocess.run(words, capture_output=True, text=True, env=environment_of(words[0]), check=False)
     whole = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{command[0]} failed:\n{done.stderr}")
@@ -187,7 +167,7 @@ def maw_scores(source: dict[str, Any], layer: int) -> Any:
 def main() -> int:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("--model", type=Path, help="model folder; the demo model is made unless given")
     parser.add_argument("--percentage", type=float, default=20)
     parser.add_argument("--peer-python", help=f"a Python that has {PEER}; default: a new environment")
     parser.add_argument("--rounds", type=int, default=3)
@@ -195,8 +175,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="optipfair-benchmark-") as scratch:
         folder = Path(scratch)
-        peer = options.peer_python or peer_python(folder / "peer")
-        result = compare(options.model, peer, options.percentage, options.rounds, folder)
+        peer = peer_python(options.peer_python, folder / "peer")
+        model = demo_model(options.model, folder / "SmolLM2-135M-Instruct")
+        result = compare(model, peer, options.percentage, options.rounds, folder)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     return show(result)

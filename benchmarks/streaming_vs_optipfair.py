@@ -32,9 +32,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-COMMAND = Path(sys.executable).with_name("optipfair")
-PEER = "optipfair==0.4.2"
+from sides import COMMAND, PEER, environment_of, peer_python
+
 GB, MB = 1e9, 1e6
 
 SHAPES: Mapping[str, Mapping[str, int]] = {
@@ -161,14 +160,6 @@ def _tensors(sizes: Mapping[str, int], *, tied: bool) -> dict[str, tuple[int, in
     return found if tied else found | {"lm_head.weight": (sizes["vocab"], hidden)}
 
 
-def peer_python(folder: Path) -> str:
-    """A Python with the published library, in an environment of its own."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = str(folder / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", PEER, "torch"], check=True)
-    return python
-
-
 def warm(folder: Path) -> None:
     """Bring a folder into the page cache."""
     for file in folder.iterdir():
@@ -180,13 +171,9 @@ def warm(folder: Path) -> None:
 def measure(command: list[str], output: Path) -> tuple[Run, str]:
     """Run a command in a new process, its output folder removed before."""
     shutil.rmtree(output, ignore_errors=True)
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    environment.pop("PYTHONPATH", None)
-    if command[0] in (sys.executable, str(COMMAND)):
-        environment["PYTHONPATH"] = str(ROOT)
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment_of(command[0])
     )
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -283,7 +270,7 @@ def main() -> int:
         source = options.keep or folder / "source"
         if not (source / "config.json").exists():
             make_checkpoint(source, options.shape, options.layers)
-        peer = None if options.skip_peer else options.peer_python or peer_python(folder / "peer")
+        peer = None if options.skip_peer else peer_python(options.peer_python, folder / "peer")
         rounds = [
             one_round(source, folder / "output", options.percentage, peer) for _ in range(options.rounds)
         ]

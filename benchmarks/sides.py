@@ -1,0 +1,57 @@
+"""What is measured beside what: the published library, this checkout, and one model for both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PEER = "optipfair==0.4.2"
+COMMAND = Path(sys.executable).with_name("optipfair")
+
+
+def peer_python(given: str | Path | None, folder: Path) -> str:
+    """A Python with the published library: the given one, or a new environment in ``folder``.
+
+    It gets our versions of all else, and compiled as pip would leave it, so that no side's first start is
+    slower.
+    """
+    if given is not None:
+        return str(given)
+    uv, python = Path(sys.executable).with_name("uv"), folder / "bin" / "python"
+    subprocess.run([str(uv), "venv", "-q", "--python", sys.executable, str(folder)], check=True)
+    environment = dict(os.environ)
+    install = [str(uv), "pip", "install", "-q", "--compile-bytecode", "--python", str(python)]
+    if "PIP_FIND_LINKS" in environment:
+        environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
+    else:  # the plain build of torch for Linux brings gigabytes of CUDA
+        install.append("--torch-backend=cpu")
+    packages = [PEER.replace("==", "[viz]=="), "torch", "transformers"]
+    subprocess.run([*install, "-c", str(ROOT / "constraints.txt"), *packages], check=True, env=environment)
+    return str(python)
+
+
+def environment_of(command: str | Path) -> dict[str, str]:
+    """The environment of one side's process; ours finds this checkout, and all keep their bytecode."""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment.pop("PYTHONPATH", None)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    if str(command) in (sys.executable, str(COMMAND)):
+        environment["PYTHONPATH"] = str(ROOT)
+    return environment
+
+
+def demo_model(given: Path | None, folder: Path) -> Path:
+    """The given model folder, or the demo model written to ``folder``."""
+    if given is None:
+        from optipfair_engine.checkpoints.demo import write_demo_model
+
+        write_demo_model(folder)
+    return given or folder
+
+
+def test_data() -> Path:
+    """Where the public data sets lie: OPTIPFAIR_TEST_DATA or ../shared/data."""
+    return Path(os.environ.get("OPTIPFAIR_TEST_DATA", ROOT.parent / "shared" / "data"))
