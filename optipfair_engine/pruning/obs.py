@@ -27,6 +27,9 @@ from optipfair_engine.pruning.refit import (
 BLOCKS = 192
 LARGEST_BLOCK = 32
 
+#: How often the ridge's share of the errors is measured on the way.
+MEASURED = 48
+
 
 @dataclass(frozen=True)
 class Elimination:
@@ -107,82 +110,63 @@ def eliminate(
         chosen = state.cheapest(count) if order is None else order[done : done + count].to(gram.device)
         removed.append(chosen)
         state.remove(chosen)
+    state.measure()
     sequence = torch.cat(removed).cpu() if removed else torch.zeros(0, dtype=torch.int64)
-    return Elimination(sequence, torch.tensor(state.errors, dtype=torch.float64), ridge, size)
+    return Elimination(sequence, torch.tensor(state.costs.errors, dtype=torch.float64), ridge, size)
 
 
 class _State:
-    """What remains of W and A⁻¹ while inputs are removed; all in float64.
+    """What remains of W and A⁻¹ while inputs are removed; all in float64, W with one row an input.
 
     Removed inputs stay in the matrices as zeros until an eighth of them has gone: moving the others together
-    after every block would cost more than the updates. λ tr(E D Eᵀ), E = W − W_dense, is carried along.
+    after every block would cost more than the updates.
     """
 
     def __init__(self, weight: Tensor, gram: Tensor, ridge: float, scale: RidgeScale) -> None:
-        self.dense = weight.to(gram.device).double()
+        self.dense = weight.to(gram.device).double().T.contiguous()
         self.weight = self.dense.clone()
-        self.ridge = ridge
         self.diagonal = ridge_diagonal(gram, scale)
         factor = cholesky_of(lambda: ridged(gram, ridge, self.diagonal))
         self.inverse = torch.cholesky_inverse(factor, out=factor).mT
         self.index = torch.arange(gram.shape[0], device=gram.device)
         self.gone = torch.zeros(gram.shape[0], dtype=torch.bool, device=gram.device)
-        self.total = max(quadratic(self.dense, gram), torch.finfo(torch.float64).tiny)
-        self.removed_penalty = 0.0
-        self.moved_penalty = 0.0
-        self.cost = 0.0
-        self.errors = [0.0]
+        self.gone_count = 0
+        self.costs = _Costs(ridge, quadratic(weight.double(), gram), max(1, gram.shape[0] // MEASURED))
 
     def cheapest(self, count: int) -> Tensor:
         """The inputs with the least ‖W_j‖²/(A⁻¹)_jj, the lower index first among equals."""
-        score = torch.linalg.vector_norm(self.weight, dim=0).square() / self.inverse.diagonal()
+        score = torch.linalg.vector_norm(self.weight, dim=1).square() / self.inverse.diagonal()
         score[self.gone] = torch.inf
         return self.index[torch.sort(score, stable=True).indices[:count]]
 
     def remove(self, chosen: Tensor) -> None:
-        """Remove inputs (in that order), refit the others, and note the error after each removal."""
+        """Remove inputs (in that order), refit the others, and note what each removal costs."""
         gone = torch.searchsorted(self.index, chosen)
         factor = cholesky(self.inverse[gone][:, gone])
-        # column c of W_B L⁻ᵀ is the extra cost of the c-th removal after those before it
-        half = torch.linalg.solve_triangular(factor, self.weight[:, gone].T, upper=False)
-        steps = half.square().sum(1)
+        # row c of L⁻¹ W_B holds the extra cost of the c-th removal after those before it
+        half = torch.linalg.solve_triangular(factor, self.weight[gone], upper=False)
         columns = torch.linalg.solve_triangular(factor, self.inverse[gone], upper=False)
-        before = self.ridge * (self.removed_penalty + self.moved_penalty)
-        self._carry_penalty(gone, half, columns)
-        self.weight.addmm_(half.T, columns, alpha=-1)
+        self.weight.addmm_(columns.T, half, alpha=-1)
         self.inverse.addmm_(columns.T, columns, alpha=-1)
         # what is left there is rounding
-        self.weight[:, gone] = 0
+        self.weight[gone] = 0
         self.inverse[gone] = 0
         self.inverse[:, gone] = 0
         self.gone[gone] = True
-        self._note(steps, before)
-        if self.gone.sum() * 8 > len(self.gone):
+        self.gone_count += len(gone)
+        self.costs.add(half.square().sum(1), self.dense[gone].square().sum(1) * self.diagonal[chosen])
+        if self.costs.due:
+            self.measure()
+        if self.gone_count * 8 > len(self.gone):
             self._compact()
 
-    def _carry_penalty(self, gone: Tensor, half: Tensor, columns: Tensor) -> None:
-        """tr(E D Eᵀ) after E ← E − halfᵀ·columns, E never formed; removed columns count as −W_dense."""
-        if self.ridge == 0:
-            return
-        scale = self.diagonal[self.index]
-        self.removed_penalty += float((self.dense[:, gone].square() * scale[gone]).sum())
-        old = self.weight[:, gone] - self.dense[:, gone]
-        self.moved_penalty -= float((old.square() * scale[gone]).sum())
-        # only columns that stay count as moved
-        staying = columns * scale
-        staying[:, gone] = 0
-        across = ((self.weight @ staying.T - self.dense @ staying.T) * half.T).sum()
-        squared = ((staying @ columns.T) * (half @ half.T)).sum()
-        self.moved_penalty = max(0.0, self.moved_penalty + float(squared - 2 * across))
-
-    def _note(self, steps: Tensor, before: float) -> None:
-        """Errors of this block: the cost in A less the ridge's share λ tr(E D Eᵀ), linear in between."""
-        after = self.ridge * (self.removed_penalty + self.moved_penalty)
-        costs = self.cost + steps.cumsum(0)
-        shares = torch.linspace(0, 1, len(steps) + 1, dtype=torch.float64)[1:].to(costs)
-        values = (costs - (before + (after - before) * shares)) / self.total
-        self.errors += values.clamp_min(0).tolist()
-        self.cost = float(costs[-1])
+    def measure(self) -> None:
+        """Measure the ridge's share Σ_j D_j ‖W_j − W_dense,j‖² of the inputs that stay."""
+        moved = self.weight.new_zeros(())
+        for rows in torch.arange(len(self.index), device=self.index.device).split(_ROWS):
+            shift = (self.weight[rows] - self.dense[rows]).square().sum(1)
+            moved += (shift * self.diagonal[self.index[rows]])[~self.gone[rows]].sum()
+        self.costs.settle(float(moved))
 
     def _compact(self) -> None:
         """Move what remains together; the inverse within its own memory, front to back."""
@@ -194,8 +178,48 @@ class _State:
             moved = self.inverse[rows][:, remains]
             flat[start * width : start * width + moved.numel()] = moved.view(-1)
         self.inverse = flat[: width * width].view(width, width)
-        self.weight, self.dense = self.weight[:, remains], self.dense[:, remains]
-        self.index, self.gone = self.index[remains], self.gone[remains]
+        self.weight, self.dense = self.weight[remains], self.dense[remains]
+        self.index, self.gone, self.gone_count = self.index[remains], self.gone[remains], 0
+
+
+class _Costs:
+    """The errors of removals: their cost in A less the ridge's share of it, λ tr(E D Eᵀ), E = W − W_dense.
+
+    Of that share the part of removed inputs is known at once. That of moved ones needs a pass over W; it is
+    measured ``MEASURED`` times and taken to be linear in between.
+    """
+
+    def __init__(self, ridge: float, total: float, every: int) -> None:
+        self.errors: list[float] = [0.0]
+        self._ridge, self._every = ridge, every
+        self._total = max(total, torch.finfo(torch.float64).tiny)
+        self._cost = self._removed = self._moved = 0.0
+        self._pending: list[Tensor] = []
+        self._count = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to measure."""
+        return self._count >= self._every
+
+    def add(self, costs: Tensor, removed: Tensor) -> None:
+        """Note a block: cost in A, and D_j ‖W_dense,j‖², of each removal."""
+        self._pending.append(torch.stack([costs, removed]))
+        self._count += len(costs)
+
+    def settle(self, moved: float) -> None:
+        """The errors of all removals since the last measurement."""
+        if not self._pending:
+            return
+        steps = torch.cat(self._pending, dim=1).cumsum(1).cpu()
+        share = torch.linspace(0, 1, steps.shape[1] + 1, dtype=torch.float64)[1:]
+        between = self._moved + (moved - self._moved) * share
+        penalty = self._removed + steps[1] + between
+        self.errors += ((self._cost + steps[0] - self._ridge * penalty) / self._total).clamp_min(0).tolist()
+        self._cost += float(steps[0, -1])
+        self._removed += float(steps[1, -1])
+        self._moved = moved
+        self._pending, self._count = [], 0
 
 
 #: Rows of the inverse that are moved at once.
