@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optipfair_engine.architectures import ModelView
-from optipfair_engine.calibration.runner import eval_mode
+from optipfair_engine.calibration.runner import eval_mode, position_limit
 from optipfair_engine.errors import InvalidOptionError, TokenizerError
 
 #: Padded tokens of one forward pass: enough to fill two cores, few enough to stay in their cache; it bounds
@@ -64,12 +64,14 @@ def _piece(tokenizer: Any, token_id: int) -> str:
 def check_prompts(view: ModelView, prompts: Iterable[Prompt]) -> None:
     """Refuse ids that the embedding lacks, and prompts longer than the model's positions.
 
+    Positions end where the model has a table of them (``position_limit``), not with rotary ones.
+
     Raises:
         TokenizerError: the tokenizer isn't this model's.
         InvalidOptionError: a prompt is too long.
     """
     vocabulary = int(view.model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    longest = getattr(view.config, "max_position_embeddings", None)
+    longest = position_limit(view.model)
     for prompt in prompts:
         if max(prompt.ids) >= vocabulary:
             raise TokenizerError(
@@ -81,6 +83,14 @@ def check_prompts(view: ModelView, prompts: Iterable[Prompt]) -> None:
                 f"A prompt of {len(prompt.ids)} tokens is longer than the model's {longest} positions: "
                 f"{prompt.text[:60]!r}…"
             )
+
+
+def number_type_hint(model: nn.Module) -> str:
+    """What helps against numbers that are not finite, for the model's number type."""
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    if dtype == "float16":
+        return "float16 overflows in this model; load it with dtype float32 or bfloat16"
+    return f"the model computes in {dtype}; if dtype float32 doesn't help, its weights are broken"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,34 @@ def read_suite(path: Path) -> Suite:
     if not items:
         raise InvalidOptionError(f"The suite file {path.name} has no items")
     return items
+
+
+def blank_span(context: str, sentence: str, where: str) -> tuple[int, int]:
+    """Where the word that replaced BLANK stands in an intrasentence sentence: (first, behind) character.
+
+    The word of the same number, without the punctuation around BLANK: the sentences' case and their last full
+    stop are not always the context's.
+
+    Raises:
+        InvalidOptionError: the context has no BLANK, or the sentence no such word.
+    """
+    words = context.split()
+    number = next((n for n, word in enumerate(words) if "BLANK" in word), None)
+    if number is None:
+        raise InvalidOptionError(f"{where}: the context {context!r} has no BLANK")
+    found = list(re.finditer(r"\S+", sentence))
+    if number >= len(found):
+        raise InvalidOptionError(f"{where}: {sentence!r} has no word in the place of BLANK in {context!r}")
+    start, stop = found[number].span()
+    before, _, behind = words[number].partition("BLANK")
+    word = found[number].group()
+    if before and word.startswith(before):
+        start += len(before)
+    if behind and word.endswith(behind):
+        stop -= len(behind)
+    core = sentence[start:stop].strip(string.punctuation)
+    start += sentence[start:stop].find(core)
+    return (start, start + len(core)) if core else found[number].span()
 
 
 def _read(text: str) -> Suite:

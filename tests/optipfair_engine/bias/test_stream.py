@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.bias import calculate_bias_metrics, get_activation_pairs, get_layer_names, select_layers
@@ -126,8 +127,9 @@ def test_wrong_input_is_refused_before_the_model_runs(llama, tokenizer) -> None:
         analyze_pairs(llama, tokenizer, [])
     with pytest.raises(InvalidOptionError, match="pair 0 has not two"):
         analyze_pairs(llama, tokenizer, [("only one",)])
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2)
     with pytest.raises(InvalidOptionError, match="longer than the model's 64 positions"):
-        analyze_pairs(llama, tokenizer, [("old " * 65, "old")])
+        analyze_pairs(GPT2LMHeadModel(config), tokenizer, [("old " * 65, "old")])
     with pytest.raises(InvalidOptionError, match="Unknown layer types"):
         get_activation_pairs(llama, tokenizer, "a", "b", target_layers=["nothing"])
 
