@@ -9,7 +9,7 @@ from typing import Any
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.bias.batching import TOKEN_BUDGET
-from optipfair_engine.bias.components import LAYER_TYPES, NEURONS, Site, find_sites
+from optipfair_engine.bias.components import LAYER_TYPES, NEURONS, Site, find_sites, last_output
 from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.drawing import Painter, check_format
 from optipfair_engine.bias.neurons import NeuronConsumer, NeuronStatistics, output_norms, rank_neurons
@@ -93,8 +93,9 @@ def analyze_pairs(
     pairs = encode_pairs(tokenizer, prompt_pairs, templates)
     sites = find_sites(view, (*LAYER_TYPES, NEURONS) if ranking is not None else LAYER_TYPES)
     keys = [site.key for site in sites if site.key.rpartition("_layer_")[0] in LAYER_TYPES]
+    end = last_output(view)
     plan = plan_figures(keys, visualization_types, layers, layer_types)
-    name, profiles = model_name_of(model), ProfileConsumer(keys)
+    name, profiles, ends = model_name_of(model), ProfileConsumer(keys), ProfileConsumer([end.key])
     written: list[str] = []
     with ExitStack() as stack:
         sink = _sink(
@@ -107,14 +108,15 @@ def analyze_pairs(
             report,
             written,
         )
-        looking: list[Consumer] = [profiles]
+        looking: list[Consumer] = [profiles, ends]
         if ranking is not None:
             looking.append(ranking.start(pairs, sites))
         if sink is not None:
             looking.append(PictureConsumer(plan, name, sink))
         ordered = list(pairs_in_template_order(pairs))
-        run_pairs(view, ordered, sites, looking, token_budget=token_budget, report=report)
+        run_pairs(view, ordered, [*sites, end], looking, token_budget=token_budget, report=report)
         profile = profiles.result()
+        profile.last_output = ends.result()
         if sink is not None:
             give_bars(plan, profile, name, sink)
     profile.figures = tuple(written)

@@ -22,7 +22,12 @@ from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.metrics import FROM_FIRST_DIFFERENCE
 from optipfair_engine.bias.neurons import FEWEST_UNITS, NeuronStatistics
 from optipfair_engine.bias.profile import Profile
-from optipfair_engine.bias.significance import Array, bootstrap_means, outcome, percentile_interval
+from optipfair_engine.bias.significance import (
+    FEW_CLUSTERS,
+    Array,
+    outcome,
+    relative_change,
+)
 from optipfair_engine.bias.summary import pair_values
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
@@ -225,15 +230,12 @@ def fair_plan_of(
 
 def flat_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     """A prune job's metrics of a fairness report: no name here means two things."""
-    against = report["against_random"] or {}
-    return {
-        "bias_change": report["bias_change"],
-        "fairness_outcome": report["outcome"],
-        "bias_against_random": against.get("value"),
-        "bias_against_random_low": against.get("low"),
-        "bias_against_random_high": against.get("high"),
-        "fairness": dict(report),
-    }
+    flat: dict[str, Any] = {"fairness_outcome": report["outcome"], "fairness": dict(report)}
+    for name, field in (("bias_change", "against_dense"), ("bias_against_random", "against_random")):
+        interval = report[field] or {}
+        flat |= {name: interval.get("value")}
+        flat |= {f"{name}_{end}": interval.get(end) for end in ("low", "high")}
+    return flat
 
 
 def _plan(
@@ -314,21 +316,17 @@ def _verdict(
     values: Mapping[str, Array], losses: Mapping[str, float | None], templates: Sequence[str]
 ) -> dict[str, Any]:
     drawn = [name for name in values if name.startswith("random")]
-    random = np.mean([values[name] for name in drawn], axis=0)
-    table = np.column_stack([values["fair"], random])
-    resampled = bootstrap_means(table, templates)
-    fair, chance = float(values["fair"].mean()), float(random.mean())
-    change = (
-        percentile_interval(fair / chance - 1, resampled[:, 0] / resampled[:, 1] - 1) if chance > 0 else None
-    )
+    fair, random = values["fair"], np.mean([values[name] for name in drawn], axis=0)
+    change = relative_change(random, fair, templates)
+    against_dense = relative_change(values["dense"], fair, templates)
     word = outcome(change, MARGIN) if change is not None else "inconclusive"
-    dense = float(values["dense"].mean())
     return {
         "difference": {name: float(value.mean()) for name, value in values.items()},
         "held_out_loss": dict(losses),
-        "bias_change": fair / dense - 1 if dense > 0 else None,
+        "bias_change": against_dense.value if against_dense is not None else None,
+        "against_dense": against_dense.as_dict() if against_dense is not None else None,
         "against_random": change.as_dict() if change is not None else None,
-        "random_draws_beaten": sum(fair < float(values[name].mean()) for name in drawn),
+        "random_draws_beaten": sum(float(fair.mean()) < float(values[name].mean()) for name in drawn),
         "outcome": word,
         "warnings": _warnings(word, len(set(templates))),
     }
@@ -341,6 +339,13 @@ def _warnings(word: str, templates: int) -> list[str]:
             "On held-out templates, fairness-aware pruning was not clearly better than random pruning of the "
             "same size."
         )
-    if templates < 10:
-        found.append(f"Only {templates} held-out templates: the interval is too narrow.")
+    if templates == 1:
+        found.append(
+            "One held-out template: nothing says how others would come out, so there is no interval."
+        )
+    elif templates < FEW_CLUSTERS:
+        found.append(
+            f"Only {templates} held-out templates: the intervals are wide, and only hold if no template is "
+            "far from all others."
+        )
     return found

@@ -266,7 +266,7 @@ def _ask_pairs(
 
 
 def _summary(after: _Answers, before: _Answers | None, options: BiasOptions) -> dict[str, Any]:
-    from optipfair_engine.bias.comparison import compare_preferences, compare_profiles
+    from optipfair_engine.bias.comparison import compare_behaviour, compare_profiles
     from optipfair_engine.bias.summary import summarize
 
     margin = {} if options.margin is None else {"margin": options.margin}
@@ -282,10 +282,9 @@ def _summary(after: _Answers, before: _Answers | None, options: BiasOptions) -> 
     if after.behaviour is not None:
         summary["behaviour"] = after.behaviour.report
         if before is not None and before.behaviour is not None:
-            first, second = before.behaviour.preferences, after.behaviour.preferences
             summary["baseline_behaviour"] = before.behaviour.report
-            summary["comparison"] = compare_preferences(
-                first.stereotype, second.stereotype, first.categories, seed=options.seed, **margin
+            summary["comparison"] = compare_behaviour(
+                before.behaviour, after.behaviour, seed=options.seed, **margin
             )
     return summary
 
@@ -299,6 +298,8 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, object]:
         flat["neurons_tested"], flat["neurons_significant"] = neurons["tested"], neurons["significant"]
     if (behaviour := summary.get("behaviour")) is not None:
         flat.update(_flat_behaviour(behaviour))
+        if (baseline := summary.get("baseline_behaviour")) is not None:
+            flat.update({f"{name}_baseline": value for name, value in _scores(baseline).items()})
     if (comparison := summary.get("comparison")) is not None:
         overall = comparison["overall"]
         flat["outcome"] = overall["outcome"]
@@ -331,24 +332,22 @@ def _flat_activations(activations: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _flat_behaviour(behaviour: Mapping[str, Any]) -> dict[str, object]:
+    flat: dict[str, object] = {"items": behaviour["items"], **_scores(behaviour)}
     if behaviour["suite"] == "crows_pairs":
-        score = behaviour["score"]
-        return {
-            "items": behaviour["items"],
-            "crows_pairs_score": score["value"],
-            "crows_pairs_score_low": score["low"],
-            "crows_pairs_score_high": score["high"],
-            "perplexity": behaviour["perplexity"],
+        limits = {f"crows_pairs_score_{end}": behaviour["score"][end] for end in ("low", "high")}
+    else:
+        overall, names = behaviour["overall"], ("ss", "lms", "icat")
+        limits = {
+            f"stereoset_{name}_{end}": overall[f"{name}_{end}"] for name in names for end in ("low", "high")
         }
-    overall = behaviour["overall"]
-    return {
-        "items": behaviour["items"],
-        "stereoset_ss": overall["ss"],
-        "stereoset_lms": overall["lms"],
-        "stereoset_icat": overall["icat"],
-        "stereoset_ss_low": overall["ss_low"],
-        "stereoset_ss_high": overall["ss_high"],
-    }
+    return {**flat, **limits}
+
+
+def _scores(behaviour: Mapping[str, Any]) -> dict[str, object]:
+    """A suite's scores, without limits."""
+    if behaviour["suite"] == "crows_pairs":
+        return {"crows_pairs_score": behaviour["score"]["value"], "perplexity": behaviour["perplexity"]}
+    return {f"stereoset_{name}": behaviour["overall"][name] for name in ("ss", "lms", "icat")}
 
 
 def _write(

@@ -172,6 +172,32 @@ def test_suites(folder, quieter, tmp_path) -> None:
     assert metrics["pairs"] == 1
 
 
+def test_a_stereoset_comparison_names_both_models_scores(folder, quieter, tmp_path) -> None:
+    suite = tmp_path / "stereo.jsonl"
+    rows = [("man", "old", "young"), ("man", "male", "female"), ("baker", "black", "white")]
+    suite.write_text(
+        "".join(
+            f'{{"type": "intrasentence", "target": "{t}", "bias_type": "x", "context": "the BLANK {t}", '
+            f'"stereotype": "the {a} {t}", "anti-stereotype": "the {b} {t}", "unrelated": "the . {t}"}}\n'
+            for t, a, b in rows
+        )
+    )
+    out = tmp_path / "out"
+    metrics = bias_checkpoint(quieter, out, BiasOptions(suite=suite), baseline=folder)
+    summary = strict(out / "bias_summary.json")
+    for name in ("ss", "lms", "icat"):
+        assert metrics[f"stereoset_{name}_baseline"] == summary["baseline_behaviour"]["overall"][name]
+        assert (
+            metrics[f"stereoset_{name}_low"]
+            <= metrics[f"stereoset_{name}"]
+            <= metrics[f"stereoset_{name}_high"]
+        )
+    before = summary["comparison"]["overall"]["before"]
+    assert 100 * before == pytest.approx(metrics["stereoset_ss_baseline"])
+    html = (out / "report.html").read_text()
+    assert "baseline, overall" in html and "moves towards 50 %" in html
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -201,14 +227,14 @@ def test_wrong_prompts_are_refused_before_a_model_is_loaded(tmp_path) -> None:
 def test_the_commands(folder, quieter, tmp_path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(
-        '["the old man sat", "the young man sat"]\n["the male man left", "the female man left"]\n'
+        "".join(f'["the old {s} sat", "the young {s} sat"]\n' for s in ("man", "doctor", "lawyer", "baker"))
     )
     arguments = ["--prompt-pairs", str(pairs), "--device", "cpu", "--quiet", "--json"]
     runner = CliRunner()
     bias = ["bias", "--model-path", str(folder), "--output-path", str(tmp_path / "a"), *arguments]
     result = runner.invoke(app, [*bias, "--visualization-types", "none", "--neuron-ranking"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["pairs"] == 2
+    assert json.loads(result.stdout)["pairs"] == 4
     compare = [
         "compare",
         "--before",
