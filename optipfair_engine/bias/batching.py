@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +22,12 @@ TOKEN_BUDGET = 512
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenised prompt; ``pieces`` are its tokens' texts, with spaces where the tokenizer has them."""
+    """A tokenised prompt; ``pieces`` are its tokens' texts, each alone, and ``decode`` reads several."""
 
     text: str
     ids: tuple[int, ...]
     pieces: tuple[str, ...]
+    decode: Callable[[list[int]], str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -34,11 +35,18 @@ class Prompt:
         return tuple(self.words(i, i + 1) for i in range(len(self.ids)))
 
     def words(self, start: int, stop: int) -> str:
-        """The text of the positions from ``start`` to before ``stop``."""
+        """The text of the positions from ``start`` to before ``stop``, read together.
+
+        Only together do tokens tell where a word ends ("play", "##ing") or which letter their bytes are.
+        """
         if start == stop:
             return ""
         numbers = " ".join(map(str, self.ids[start:stop]))
-        return "".join(self.pieces[start:stop]).strip() or f"⟨{numbers}⟩"
+        if self.decode is None or stop - start == 1:
+            text = " ".join(piece.strip() for piece in self.pieces[start:stop])
+        else:
+            text = self.decode(list(self.ids[start:stop]))
+        return text.strip() or f"⟨{numbers}⟩"
 
 
 def encode(tokenizer: Any, text: str) -> Prompt:
@@ -53,12 +61,9 @@ def encode(tokenizer: Any, text: str) -> Prompt:
     ids = tuple(int(i) for i in torch.as_tensor(encoded).flatten().tolist())
     if not ids:
         raise InvalidOptionError(f"The prompt {text!r} has no tokens")
-    return Prompt(text, ids, tuple(_piece(tokenizer, i) for i in ids))
-
-
-def _piece(tokenizer: Any, token_id: int) -> str:
     decode = getattr(tokenizer, "decode", None)
-    return str(decode([token_id])) if decode is not None else str(token_id)
+    pieces = tuple(str(decode([i])) if decode is not None else str(i) for i in ids)
+    return Prompt(text, ids, pieces, decode)
 
 
 def check_prompts(view: ModelView, prompts: Iterable[Prompt]) -> None:

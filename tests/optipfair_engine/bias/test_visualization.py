@@ -96,7 +96,7 @@ def test_vector_formats(llama, tokenizer, pairs, tmp_path, figure_format, start)
 def test_tokens_are_labels_and_the_changed_one_is_marked(llama, tokenizer, pairs) -> None:
     figure = visualize_heatmap(llama, tokenizer, pairs[1], "mlp_output_layer_1")
     labels = figure.axes[0].get_yticklabels()
-    assert [label.get_text() for label in labels][:3] == ["the", "male → non-binary  ▸", "teacher"]
+    assert [label.get_text() for label in labels][:3] == ["the", "male → non - binary  ▸", "teacher"]
     assert [label.get_fontweight() for label in labels][:2] == ["normal", "bold"]
     plain = visualize_heatmap(llama, tokenizer, pairs[1], "mlp_output_layer_1", highlight_diff=False)
     assert plain.axes[0].get_yticklabels()[1].get_fontweight() == "normal"
