@@ -11,14 +11,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optipfair_engine.bias.alignment import infer_template
 from optipfair_engine.bias.defaults import (
     DEFAULT_CONTROL_PAIRS,
     DEFAULT_PROMPT_PAIRS,
-    PromptPair,
     fill_template,
 )
-from optipfair_engine.bias.suites import PairItem
+from optipfair_engine.bias.suites import PairItem, pair_items, templates_of, texts_of
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -147,7 +145,7 @@ def bias_checkpoint(
 
 
 def _questions(options: BiasOptions) -> _Questions:
-    controls = _pairs(options.control_pairs or (), "Control")
+    controls = pair_items(options.control_pairs or (), "Control")
     if options.suite is not None:
         return _suite_questions(options, options.suite, controls)
     if options.template is not None and options.attributes is not None:
@@ -159,31 +157,11 @@ def _questions(options: BiasOptions) -> _Questions:
         ]
         return _Questions(pairs, controls)
     if options.prompt_pairs is not None:
-        return _Questions(_pairs(options.prompt_pairs, "Prompt"), controls)
+        return _Questions(pair_items(options.prompt_pairs, "Prompt"), controls)
     return _Questions(
-        _pairs(DEFAULT_PROMPT_PAIRS, "Prompt"), controls or _pairs(DEFAULT_CONTROL_PAIRS, "Control")
+        pair_items(DEFAULT_PROMPT_PAIRS, "Prompt"),
+        controls or pair_items(DEFAULT_CONTROL_PAIRS, "Control"),
     )
-
-
-def _pairs(values: Sequence[Sequence[str] | PairItem], kind: str) -> list[PairItem]:
-    found = []
-    for number, value in enumerate(values):
-        if isinstance(value, PairItem):
-            found.append(value)
-            continue
-        if isinstance(value, str) or len(value) != 2 or not all(isinstance(text, str) for text in value):
-            raise InvalidOptionError(f"{kind} pair {number} is not two texts: {value!r}")
-        found.append(PairItem(value[0], value[1]))
-    return found
-
-
-def _texts(pairs: Sequence[PairItem]) -> list[PromptPair]:
-    return [(pair.first, pair.second) for pair in pairs]
-
-
-def _templates(pairs: Sequence[PairItem]) -> list[str]:
-    """Each pair's cluster: its template if it names one, else the words that both prompts share."""
-    return [infer_template(p.first, p.second) if p.template is None else p.template for p in pairs]
 
 
 def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem]) -> _Questions:
@@ -243,13 +221,13 @@ def _ask_pairs(
     answers.profile = analyze_pairs(
         model,
         tokenizer,
-        _texts(questions.pairs),
+        texts_of(questions.pairs),
         visualization_types=options.visualization_types if folder is not None else (),
         layers=options.layers,
         layer_types=options.layer_types,
         folder=folder,
         figure_format=options.figure_format,
-        templates=_templates(questions.pairs),
+        templates=templates_of(questions.pairs),
         ranking=ranking,
         report=report,
     )
@@ -259,8 +237,8 @@ def _ask_pairs(
         answers.controls = analyze_pairs(
             model,
             tokenizer,
-            _texts(questions.controls),
-            templates=_templates(questions.controls),
+            texts_of(questions.controls),
+            templates=templates_of(questions.controls),
             report=report,
         )
 

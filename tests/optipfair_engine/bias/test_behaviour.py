@@ -290,7 +290,8 @@ STEREO_ITEM = '{"target": "a", "bias_type": "x", "context": "c", "sentences": [%
     ("content", "message"),
     [
         ("", "no items"),
-        ("a,b\n1,2\n", "item 0 .line 2.: 'sent_more' is missing"),
+        ("a,b\n1,2\n", "neither CrowS-Pairs .* nor StereoSet .* nor prompt pairs .* first line is 'a,b'"),
+        ("sent_more,b\n1,2\n", "item 0 .line 2.: 'sent_less' is missing"),
         (f"{CSV_HEADER}0,a,b,stereo,age\n1,a\n", "item 1 .line 3.: 'sent_less' is missing"),
         (f"{CSV_HEADER}0,a,,stereo,age\n", "'sent_less' must be a text, got ''"),
         (f'{CSV_HEADER}0,"a,b,stereo,age\n1,a,b,stereo,age\n', "unexpected end of data"),
