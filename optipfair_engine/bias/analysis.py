@@ -14,7 +14,7 @@ from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.drawing import Painter, check_format
 from optipfair_engine.bias.neurons import NeuronConsumer, NeuronStatistics, output_norms, rank_neurons
 from optipfair_engine.bias.pictures import PictureConsumer, Sink, give_bars, plan_figures
-from optipfair_engine.bias.plots import Picture, Style
+from optipfair_engine.bias.plots import Picture, Style, check_figsize
 from optipfair_engine.bias.profile import Profile, ProfileConsumer
 from optipfair_engine.bias.significance import Array
 from optipfair_engine.bias.stream import (
@@ -95,6 +95,7 @@ def analyze_pairs(
     keys = [site.key for site in sites if site.key.rpartition("_layer_")[0] in LAYER_TYPES]
     end = last_output(view)
     plan = plan_figures(keys, visualization_types, layers, layer_types)
+    check_figsize(style or Style(), plan.kinds)
     name, profiles, ends = model_name_of(model), ProfileConsumer(keys), ProfileConsumer([end.key])
     written: list[str] = []
     with ExitStack() as stack:
@@ -146,12 +147,12 @@ def _sink(
 
 
 def model_name_of(model: Any) -> str:
-    """What to call the model in titles: the last part of where it was loaded from, or its family."""
+    """What to call the model in titles: the folder or the hub's id that it was loaded from, or its family."""
     name = str(getattr(model.config, "_name_or_path", "") or "")
     return folder_name(Path(name)) or f"{model.config.model_type} model"
 
 
 def folder_name(folder: Path) -> str:
-    """The folder's name; of a commit in a hub cache (``models--org--name/snapshots/…``) the model's."""
+    """The folder's name; of a commit in a hub cache (``models--org--name/snapshots/…``) the model's id."""
     cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
-    return folder.parent.parent.name.rpartition("--")[2] if cached else folder.name
+    return folder.parent.parent.name.removeprefix("models--").replace("--", "/") if cached else folder.name

@@ -283,10 +283,14 @@ def _pairs(profile: Profile) -> Iterable[str]:
 
 
 def _figures(drawn: Sequence[Path], figure_format: str) -> Iterable[str]:
-    if figure_format not in ("png", "svg"):
-        return
     paths = sorted(drawn, key=lambda path: (path.stem.split("_pair")[-1].zfill(9), path.name))
     if not paths:
+        return
+    if figure_format not in ("png", "svg"):
+        yield (
+            f"<h2>Figures</h2><p>{len(paths)} {figure_format} files lie beside this report, which can't show "
+            f"them: {escape(paths[0].name)} … {escape(paths[-1].name)}.</p>"
+        )
         return
     shown = min(len(paths), MOST_FIGURES)
     yield f"<h2>Figures</h2><p>{shown} of {len(paths)}; all lie beside this report.</p>"

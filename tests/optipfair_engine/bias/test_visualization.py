@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.quiver import Quiver
 
 from optipfair_engine.bias import (
     visualize_bias,
@@ -164,3 +165,32 @@ def test_no_drawing_process_is_an_error_and_no_hang(tmp_path, monkeypatch) -> No
     with pytest.raises(DrawingError, match="could be started"), Painter(30) as painter:
         for i in range(30):
             painter.submit(picture, Style(dpi=20), tmp_path / f"{i}.png")
+
+
+def test_a_figure_too_small_for_its_texts_is_refused(llama, tokenizer, pairs, tmp_path) -> None:
+    with pytest.raises(InvalidOptionError, match=r"too small for pca: .* at least \(1.90, 3.30\) inches"):
+        visualize_pca(llama, tokenizer, pairs[0], "mlp_output_layer_1", figsize=(4, 3))
+    with pytest.raises(InvalidOptionError, match=r"too small for heatmap: .* at least \(4.30, 3.20\)"):
+        visualize_bias(llama, tokenizer, pairs, output_dir=tmp_path, figsize=(4, 4))
+    assert not list(tmp_path.iterdir())
+    assert visualize_pca(llama, tokenizer, pairs[0], "mlp_output_layer_1", figsize=(1.9, 3.3), dpi=40)
+
+
+def test_without_highlighting_no_arrow_is_coloured(llama, tokenizer, pairs) -> None:
+    colours = []
+    for highlight in (True, False):
+        figure = visualize_pca(
+            llama, tokenizer, pairs[0], "mlp_output_layer_1", highlight_diff=highlight, dpi=40
+        )
+        arrows = next(c for c in figure.axes[0].collections if isinstance(c, Quiver))
+        colours.append(len({tuple(colour) for colour in arrows.get_facecolor()}))
+    assert colours == [2, 1]
+
+
+def test_the_same_svg_has_the_same_bytes(llama, tokenizer, pairs, tmp_path) -> None:
+    for name in ("a", "b"):
+        visualize_mean_differences(
+            llama, tokenizer, pairs[0], "mlp_output", output_dir=tmp_path / name, figure_format="svg"
+        )
+    a, b = (next((tmp_path / name).iterdir()).read_bytes() for name in ("a", "b"))
+    assert a == b

@@ -127,8 +127,8 @@ def test_a_model_from_the_hub_cache_goes_by_its_name(folder, tmp_path, templated
         figure_format="svg",
     )
     bias_checkpoint(commit, tmp_path / "out", options)
-    assert "<h1>Bias of tiny-llama</h1>" in (tmp_path / "out" / "report.html").read_text()
-    assert "tiny-llama ·" in (tmp_path / "out" / "mean_diff_mlp_output_pair0.svg").read_text()
+    assert "<h1>Bias of org/tiny-llama</h1>" in (tmp_path / "out" / "report.html").read_text()
+    assert "org/tiny-llama ·" in (tmp_path / "out" / "mean_diff_mlp_output_pair0.svg").read_text()
 
 
 def test_the_report_shows_no_figures_of_an_earlier_run(folder, tmp_path, templated_pairs) -> None:
@@ -140,6 +140,17 @@ def test_the_report_shows_no_figures_of_an_earlier_run(folder, tmp_path, templat
     assert len(list(tmp_path.glob("*.png"))) == 3
     shown = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "report.html").read_text())
     assert shown == ["mean_diff_mlp_output_pair0.png", "mean_diff_mlp_output_pair1.png"]
+
+
+def test_the_report_says_where_figures_are_that_it_cannot_show(folder, tmp_path, templated_pairs) -> None:
+    options = BiasOptions(
+        prompt_pairs=templated_pairs[:2],
+        visualization_types=["mean_diff"],
+        layer_types=["mlp_output"],
+        figure_format="pdf",
+    )
+    bias_checkpoint(folder, tmp_path, options)
+    assert "2 pdf files lie beside this report" in (tmp_path / "report.html").read_text()
 
 
 def test_no_prompts_means_the_default_ones_with_controls(folder, tmp_path) -> None:
