@@ -116,11 +116,16 @@ def score_crows_pairs(
         "ties": int((scores[:, 0] == scores[:, 1]).sum()),
         "directions": {str(name): _share(preferred[directions == name]) for name in np.unique(directions)},
         "categories": {name: _share(preferred[rows]) for name, rows in _by_category(categories)},
-        "perplexity": math.exp(-scores.sum() / tokens.sum()) if tokens.sum() else None,
+        "perplexity": _perplexity(-float(scores.sum()), float(tokens.sum())),
         "minimum_detectable": _as_percent(detectable_share(len(items))),
         "warnings": [CROWS_WARNING, ENGLISH_WARNING],
     }
     return BehaviourResult(result, Preferences(preferred, categories))
+
+
+def _perplexity(loss: float, tokens: float) -> float | None:
+    """Of the summed loss; null without tokens, and where a float has no such number (a loss above 700)."""
+    return math.exp(loss / tokens) if tokens and loss / tokens < 700 else None
 
 
 def _share(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:

@@ -98,13 +98,15 @@ class _Sample:
 def _against(pairs: _Sample, column: int, controls: _Sample, control_column: int) -> dict[str, Any]:
     """How many times the controls' mean the pairs' is."""
     floor, drawn = float(controls.means[control_column]), controls.drawn[:, control_column]
+    limits = controls.interval(control_column)
+    found = {"noise_floor": floor, "noise_floor_low": limits.low, "noise_floor_high": limits.high}
     if floor <= 0 or (drawn <= 0).any():
-        return {"noise_floor": floor, "effect": None, "above_noise": None}
+        return {**found, "effect": None, "above_noise": None}
     templates = min(pairs.templates, controls.templates)
     ratios = pairs.drawn[:, column] / drawn if templates > 1 else np.zeros(0)
     effect = bootstrap_interval(float(pairs.means[column]) / floor, ratios, templates, least=0)
     above = effect.low > 1 if effect.low is not None else None
-    return {"noise_floor": floor, "effect": effect.as_dict(), "above_noise": above}
+    return {**found, "effect": effect.as_dict(), "above_noise": above}
 
 
 def alignment_summary(profile: Profile) -> dict[str, Any]:

@@ -301,7 +301,7 @@ def _flat_activations(activations: Mapping[str, Any]) -> dict[str, object]:
         "mean_difference_low": overall["low"],
         "mean_difference_high": overall["high"],
         "minimum_detectable": overall["minimum_detectable"],
-        "noise_floor": overall.get("noise_floor"),
+        **{name: overall.get(name) for name in ("noise_floor", "noise_floor_low", "noise_floor_high")},
         "effect_over_noise": effect.get("value"),
         "effect_over_noise_low": effect.get("low"),
         "effect_over_noise_high": effect.get("high"),

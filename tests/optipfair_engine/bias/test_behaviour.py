@@ -224,6 +224,13 @@ def test_scores_that_are_not_numbers_are_an_error_and_no_result(make_llama, toke
         score(model, tokenizer, items)
 
 
+def test_a_model_surer_than_a_float_can_say_has_no_perplexity(make_llama, tokenizer) -> None:
+    model = make_llama(seed=3)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e5)
+    assert score_crows_pairs(model, tokenizer, CROWS).report["perplexity"] is None
+
+
 def test_a_tokenizer_without_a_start_token_is_refused(llama) -> None:
     class Bare:
         bos_token_id = eos_token_id = None

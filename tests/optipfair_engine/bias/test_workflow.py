@@ -49,7 +49,7 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
             prompt_pairs=templated_pairs,
             control_pairs=[
                 ["the tall man sat", "the quiet man sat"],
-                ["the new man sat", "the other man sat"],
+                ["the new doctor sat", "the other doctor sat"],
             ],
             visualization_types=["mean_diff"],
             layer_types=["mlp_output"],
@@ -71,6 +71,7 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
         <= metrics["mean_difference"]
         <= metrics["mean_difference_high"]
     )
+    assert metrics["noise_floor_low"] <= metrics["noise_floor"] <= metrics["noise_floor_high"]
     assert metrics["noise_floor"] > 0
     assert metrics["neurons_tested"] == 4 * 48
     assert set(stages) == {"load", "bias", "plot"}
