@@ -38,6 +38,12 @@ class NonFiniteWeightsError(EngineError, ValueError):
     code = "weights_not_finite"
 
 
+class NonFiniteResultError(EngineError, ValueError):
+    """What a model computed is NaN or infinity; the text names where, and what number type would help."""
+
+    code = "result_not_finite"
+
+
 class TokenizerError(EngineError, ValueError):
     """The model folder has no usable tokenizer, and the operation needs text."""
 

@@ -1,8 +1,8 @@
 """Which positions of two prompts can be compared, when a changed word has changed the number of tokens.
 
-Spans of equal tokens are matched; the differing spans between them are compared position by position if
-they are equally long, else each is pooled (its mean). What stands on one side only can't be compared: it is
-reported.
+Prompts of as many tokens are compared position by position. Of others, spans of equal tokens are matched; the
+differing spans between them are compared position by position if they are equally long, else each is pooled
+(its mean). What stands on one side only can't be compared: it is reported.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Alignment:
     def as_dict(self, tokens1: Sequence[str], tokens2: Sequence[str]) -> dict[str, object]:
         """A JSON-ready report; ``unaligned`` and ``pooled`` spell the tokens out."""
         return {
-            "method": "equal token spans",
+            "method": "position by position" if self.length1 == self.length2 else "equal token spans",
             "tokens": [self.length1, self.length2],
             "compared_positions": len(self.compared),
             "first_difference": self.first_difference,
@@ -92,18 +92,28 @@ def _words(unit: Unit, tokens1: Sequence[str], tokens2: Sequence[str]) -> dict[s
 
 
 def align(ids1: Sequence[int], ids2: Sequence[int]) -> Alignment:
-    """Align two prompts by their token ids.
+    """Align two prompts by their token ids; position by position, if they have as many.
 
     ``align(b, a) == align(a, b).swapped()``: the matcher breaks ties by the order of its arguments, so they
     are always given in the same order.
     """
     if tuple(ids2) < tuple(ids1):
         return align(ids2, ids1).swapped()
+    if len(ids1) == len(ids2):
+        return Alignment(
+            tuple(_unit(i, a == b) for i, (a, b) in enumerate(zip(ids1, ids2, strict=True))),
+            len(ids1),
+            len(ids2),
+        )
     matcher: SequenceMatcher[int] = SequenceMatcher(None, ids1, ids2, autojunk=False)
     units: list[Unit] = []
     for tag, start1, stop1, start2, stop2 in matcher.get_opcodes():
         units.extend(_units(tag, start1, stop1, start2, stop2))
     return Alignment(tuple(units), len(ids1), len(ids2))
+
+
+def _unit(position: int, equal: bool) -> Unit:
+    return Unit("equal" if equal else "replaced", position, position + 1, position, position + 1)
 
 
 def _units(tag: str, start1: int, stop1: int, start2: int, stop2: int) -> list[Unit]:

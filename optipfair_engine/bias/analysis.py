@@ -9,12 +9,12 @@ from typing import Any
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.bias.batching import TOKEN_BUDGET
-from optipfair_engine.bias.components import LAYER_TYPES, NEURONS, Site, find_sites
+from optipfair_engine.bias.components import LAYER_TYPES, NEURONS, Site, find_sites, last_output
 from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.drawing import Painter, check_format
 from optipfair_engine.bias.neurons import NeuronConsumer, NeuronStatistics, output_norms, rank_neurons
 from optipfair_engine.bias.pictures import PictureConsumer, Sink, give_bars, plan_figures
-from optipfair_engine.bias.plots import Picture, Style
+from optipfair_engine.bias.plots import Picture, Style, check_figsize
 from optipfair_engine.bias.profile import Profile, ProfileConsumer
 from optipfair_engine.bias.significance import Array
 from optipfair_engine.bias.stream import (
@@ -93,8 +93,10 @@ def analyze_pairs(
     pairs = encode_pairs(tokenizer, prompt_pairs, templates)
     sites = find_sites(view, (*LAYER_TYPES, NEURONS) if ranking is not None else LAYER_TYPES)
     keys = [site.key for site in sites if site.key.rpartition("_layer_")[0] in LAYER_TYPES]
+    end = last_output(view)
     plan = plan_figures(keys, visualization_types, layers, layer_types)
-    name, profiles = model_name_of(model), ProfileConsumer(keys)
+    check_figsize(style or Style(), plan.kinds)
+    name, profiles, ends = model_name_of(model), ProfileConsumer(keys), ProfileConsumer([end.key])
     written: list[str] = []
     with ExitStack() as stack:
         sink = _sink(
@@ -107,14 +109,15 @@ def analyze_pairs(
             report,
             written,
         )
-        looking: list[Consumer] = [profiles]
+        looking: list[Consumer] = [profiles, ends]
         if ranking is not None:
             looking.append(ranking.start(pairs, sites))
         if sink is not None:
             looking.append(PictureConsumer(plan, name, sink))
         ordered = list(pairs_in_template_order(pairs))
-        run_pairs(view, ordered, sites, looking, token_budget=token_budget, report=report)
+        run_pairs(view, ordered, [*sites, end], looking, token_budget=token_budget, report=report)
         profile = profiles.result()
+        profile.last_output = ends.result()
         if sink is not None:
             give_bars(plan, profile, name, sink)
     profile.figures = tuple(written)
@@ -144,12 +147,12 @@ def _sink(
 
 
 def model_name_of(model: Any) -> str:
-    """What to call the model in titles: the last part of where it was loaded from, or its family."""
+    """What to call the model in titles: the folder or the hub's id that it was loaded from, or its family."""
     name = str(getattr(model.config, "_name_or_path", "") or "")
     return folder_name(Path(name)) or f"{model.config.model_type} model"
 
 
 def folder_name(folder: Path) -> str:
-    """The folder's name; of a commit in a hub cache (``models--org--name/snapshots/…``) the model's."""
+    """The folder's name; of a commit in a hub cache (``models--org--name/snapshots/…``) the model's id."""
     cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
-    return folder.parent.parent.name.rpartition("--")[2] if cached else folder.name
+    return folder.parent.parent.name.removeprefix("models--").replace("--", "/") if cached else folder.name

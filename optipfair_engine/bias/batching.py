@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optipfair_engine.architectures import ModelView
-from optipfair_engine.calibration.runner import eval_mode
+from optipfair_engine.calibration.runner import eval_mode, position_limit
 from optipfair_engine.errors import InvalidOptionError, TokenizerError
 
 #: Padded tokens of one forward pass: enough to fill two cores, few enough to stay in their cache; it bounds
@@ -22,11 +22,12 @@ TOKEN_BUDGET = 512
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenised prompt; ``pieces`` are its tokens' texts, with spaces where the tokenizer has them."""
+    """A tokenised prompt; ``pieces`` are its tokens' texts, each alone, and ``decode`` reads several."""
 
     text: str
     ids: tuple[int, ...]
     pieces: tuple[str, ...]
+    decode: Callable[[list[int]], str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -34,11 +35,18 @@ class Prompt:
         return tuple(self.words(i, i + 1) for i in range(len(self.ids)))
 
     def words(self, start: int, stop: int) -> str:
-        """The text of the positions from ``start`` to before ``stop``."""
+        """The text of the positions from ``start`` to before ``stop``, read together.
+
+        Only together do tokens tell where a word ends ("play", "##ing") or which letter their bytes are.
+        """
         if start == stop:
             return ""
         numbers = " ".join(map(str, self.ids[start:stop]))
-        return "".join(self.pieces[start:stop]).strip() or f"⟨{numbers}⟩"
+        if self.decode is None or stop - start == 1:
+            text = " ".join(piece.strip() for piece in self.pieces[start:stop])
+        else:
+            text = self.decode(list(self.ids[start:stop]))
+        return text.strip() or f"⟨{numbers}⟩"
 
 
 def encode(tokenizer: Any, text: str) -> Prompt:
@@ -53,23 +61,22 @@ def encode(tokenizer: Any, text: str) -> Prompt:
     ids = tuple(int(i) for i in torch.as_tensor(encoded).flatten().tolist())
     if not ids:
         raise InvalidOptionError(f"The prompt {text!r} has no tokens")
-    return Prompt(text, ids, tuple(_piece(tokenizer, i) for i in ids))
-
-
-def _piece(tokenizer: Any, token_id: int) -> str:
     decode = getattr(tokenizer, "decode", None)
-    return str(decode([token_id])) if decode is not None else str(token_id)
+    pieces = tuple(str(decode([i])) if decode is not None else str(i) for i in ids)
+    return Prompt(text, ids, pieces, decode)
 
 
 def check_prompts(view: ModelView, prompts: Iterable[Prompt]) -> None:
     """Refuse ids that the embedding lacks, and prompts longer than the model's positions.
+
+    Positions end where the model has a table of them (``position_limit``), not with rotary ones.
 
     Raises:
         TokenizerError: the tokenizer isn't this model's.
         InvalidOptionError: a prompt is too long.
     """
     vocabulary = int(view.model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    longest = getattr(view.config, "max_position_embeddings", None)
+    longest = position_limit(view.model)
     for prompt in prompts:
         if max(prompt.ids) >= vocabulary:
             raise TokenizerError(
@@ -81,6 +88,14 @@ def check_prompts(view: ModelView, prompts: Iterable[Prompt]) -> None:
                 f"A prompt of {len(prompt.ids)} tokens is longer than the model's {longest} positions: "
                 f"{prompt.text[:60]!r}…"
             )
+
+
+def number_type_hint(model: nn.Module) -> str:
+    """What helps against numbers that are not finite, for the model's number type."""
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    if dtype == "float16":
+        return "float16 overflows in this model; load it with dtype float32 or bfloat16"
+    return f"the model computes in {dtype}; if dtype float32 doesn't help, its weights are broken"
 
 
 @dataclass(frozen=True)

@@ -158,13 +158,9 @@ def _prompt_options(
 def _read_pairs(path: Path | None) -> list[PairItem] | None:
     if path is None:
         return None
-    from optipfair_engine.bias.suites import PairItem, read_suite
+    from optipfair_engine.bias.suites import read_pairs
 
-    items = read_suite(path)
-    pairs = [item for item in items if isinstance(item, PairItem)]
-    if len(pairs) != len(items):
-        raise InvalidOptionError(f"{path.name} is a benchmark, not prompt pairs; give it as --suite")
-    return pairs
+    return read_pairs(path)
 
 
 def _words(text: str | None) -> list[str]:

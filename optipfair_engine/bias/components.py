@@ -18,6 +18,8 @@ LAYER_TYPES: Final[tuple[str, ...]] = get_args(LayerType)
 #: list.
 NEURONS: Final = "down_proj_input"
 TARGETS: Final[tuple[str, ...]] = (*LAYER_TYPES, NEURONS)
+#: What leaves a whole layer: the residual stream. Not in the guide's list either.
+LAYER_OUTPUT: Final = "layer_output"
 
 Select = Callable[[Tensor], Tensor]
 Consumer = Callable[[str, Tensor], None]
@@ -78,6 +80,12 @@ def find_sites(view: ModelView, targets: Sequence[str], layers: Iterable[int] | 
             f"{view.model_type}: none of {', '.join(targets)} was found in its layers ({view.layers_path})"
         )
     return found
+
+
+def last_output(view: ModelView) -> Site:
+    """Where the last layer's output is read: the one place that means the same in models of any depth."""
+    last = view.num_layers - 1
+    return Site(layer_key(LAYER_OUTPUT, last), view.layers[last])
 
 
 def _site(view: ModelView, layer: int, kind: str) -> Site | None:

@@ -16,19 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optipfair_engine.bias.alignment import infer_template
 from optipfair_engine.bias.analysis import NeuronRanking, analyze_pairs
 from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.metrics import FROM_FIRST_DIFFERENCE
 from optipfair_engine.bias.neurons import FEWEST_UNITS, NeuronStatistics
 from optipfair_engine.bias.profile import Profile
-from optipfair_engine.bias.significance import Array, bootstrap_means, outcome, percentile_interval
+from optipfair_engine.bias.significance import (
+    FEW_CLUSTERS,
+    Array,
+    outcome,
+    relative_change,
+)
+from optipfair_engine.bias.suites import PairItem, pair_items, templates_of, texts_of
 from optipfair_engine.bias.summary import pair_values
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.apply import apply_plan
 from optipfair_engine.pruning.calibrated_width import (
     SELECTION_RIDGE,
+    SELECTION_SCALE,
     Calibrated,
     calibrated_width_plan,
     eliminate_neurons,
@@ -47,6 +53,10 @@ if TYPE_CHECKING:
 RANDOM_DRAWS: Final = 5
 #: Components whose size no width pruning changes, so that before and after can be compared.
 COMPARED: Final = ("mlp_output", "attention_output")
+BEFORE_HEALING: Final = (
+    "bias_change and the fairness outcome are of the pruned model before healing, which may change them: "
+    "compare the healed model with the original (a bias job with a baseline, or optipfair compare)."
+)
 #: Relative change that doesn't count.
 MARGIN: Final = 0.02
 
@@ -59,13 +69,16 @@ class FairPlan:
     report: dict[str, Any]
 
 
-def split_templates(pairs: Sequence[PromptPair]) -> tuple[list[PromptPair], list[PromptPair]]:
+def split_templates(
+    pairs: Sequence[PromptPair | PairItem],
+) -> tuple[list[PairItem], list[PairItem]]:
     """(pairs that choose, pairs held out): every other template, in order of appearance, is held out.
 
     Raises:
         InvalidOptionError: fewer than two templates, so nothing could be held out.
     """
-    names = [infer_template(*pair) for pair in pairs]
+    items = pair_items(pairs, "Fairness")
+    names = templates_of(items)
     templates = list(dict.fromkeys(names))
     if len(templates) < 2:
         raise InvalidOptionError(
@@ -74,21 +87,27 @@ def split_templates(pairs: Sequence[PromptPair]) -> tuple[list[PromptPair], list
         )
     held = set(templates[1::2])
     return (
-        [pair for pair, name in zip(pairs, names, strict=True) if name not in held],
-        [pair for pair, name in zip(pairs, names, strict=True) if name in held],
+        [pair for pair, name in zip(items, names, strict=True) if name not in held],
+        [pair for pair, name in zip(items, names, strict=True) if name in held],
     )
 
 
 def neuron_bias(
-    model: Any, tokenizer: Any, pairs: Sequence[PromptPair], *, report: Reporter = null_reporter
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[PromptPair | PairItem],
+    *,
+    report: Reporter = null_reporter,
 ) -> dict[int, Tensor]:
     """Layer → bias b_j ≥ 0 of each neuron ``[I]``: its consistent, squared shift of the layer's output.
 
     b_j = (max(0, |m_j| − s_j) · ‖d_j‖₂)² with m_j the mean signed difference over templates, s_j its standard
     error (0 for too few templates to have one), d_j the neuron's column of the down projection.
     """
-    ranking = NeuronRanking(model)
-    analyze_pairs(model, tokenizer, pairs, ranking=ranking, report=report)
+    ranking, items = NeuronRanking(model), pair_items(pairs, "Fairness")
+    analyze_pairs(
+        model, tokenizer, texts_of(items), templates=templates_of(items), ranking=ranking, report=report
+    )
     statistics, norms = ranking.statistics()
     return {layer: torch.from_numpy(_bias(found, norms[layer])) for layer, found in statistics.items()}
 
@@ -105,9 +124,10 @@ def _bias(found: NeuronStatistics, norms: Array) -> Array:
 def utility(weight: Tensor, gram: Tensor, ridge: float = SELECTION_RIDGE) -> Tensor:
     """What removing a neuron costs the refitted output: ‖W[:,j]‖² / [(G + λD)⁻¹]ⱼⱼ ``[I]`` (OBS).
 
-    ``weight`` is the down projection ``[H, I]``, ``gram`` its input's G ``[I, I]``.
+    ``weight`` is the down projection ``[H, I]``, ``gram`` its input's G ``[I, I]``; λ and D are those of all
+    selection.
     """
-    factor = cholesky_of(lambda: ridged(gram, ridge, ridge_diagonal(gram)))
+    factor = cholesky_of(lambda: ridged(gram, ridge, ridge_diagonal(gram, SELECTION_SCALE)))
     inverse = torch.cholesky_inverse(factor).diagonal()
     return weight.to(gram.device).double().square().sum(dim=0) / inverse.clamp_min(
         torch.finfo(torch.float64).tiny
@@ -145,7 +165,7 @@ def _ranks(values: Tensor) -> Tensor:
 def fair_plan(
     model: Any,
     tokenizer: Any,
-    pairs: Sequence[PromptPair],
+    pairs: Sequence[PromptPair | PairItem],
     options: PruneOptions,
     calibration: CalibrationSet,
     *,
@@ -159,14 +179,15 @@ def fair_plan(
         model: a model whose family has neurons to remove.
         tokenizer: its tokenizer.
         pairs: prompt pairs of at least two templates.
-        options: sizes, layers, allocation, refit; its own neuron score is not used.
+        options: sizes, layers, allocation, refit; it can't name another neuron score.
         calibration: what utility and refit are measured on.
         weight: how much bias weighs against utility, by rank; 0 is utility alone.
         draws: how many random prunings to compare with; at least one.
         report: progress; stages "bias", "calibrate", "select", "evaluate".
 
     Raises:
-        InvalidOptionError: too few templates, a wrong weight, or options that are not about neurons.
+        InvalidOptionError: too few templates, a wrong weight, or options that are not about neurons, or that
+            choose them in another way.
         UnsupportedModelError, CalibrationError: as any calibrated width plan.
     """
     from optipfair_engine.architectures import locate
@@ -175,6 +196,7 @@ def fair_plan(
 
     if not options.prunes_neurons:
         raise InvalidOptionError(f"fairness chooses neurons: pruning_type {options.pruning_type} has none")
+    _refuse_unread(options)
     if draws < 1:
         raise InvalidOptionError(f"at least one random draw is needed, got {draws}")
     chosen, held = split_templates(pairs)
@@ -187,10 +209,26 @@ def fair_plan(
         scores = fairness_scores(view, statistics, bias, weight=factor)
         plans[name] = _plan(view, options, calibration, statistics, scores, report)
     facts = {"weight": weight, "prompt_pairs": len(pairs), "held_out_pairs": len(held)}
-    plan = replace(plans["fair"], method={**plans["fair"].method, "fairness": facts})
+    plan = replace(plans["fair"], method=_method(plans["fair"].method, facts))
     candidates = {**plans, **_random_plans(view, plan, statistics, draws, options.seed)}
     judged = _judge(model, tokenizer, held, candidates, calibration, report)
     return FairPlan(Calibrated(plan, statistics), {**facts, **judged, "draws": draws})
+
+
+def _refuse_unread(options: PruneOptions) -> None:
+    """Fairness is itself the score of neurons, and orders equal ones by their index."""
+    for name, default in (("neuron_selection_method", "MAW"), ("tie_break", "lower_index")):
+        if getattr(options, name) != default:
+            raise InvalidOptionError(
+                f"{name} {getattr(options, name)} has no effect with fairness, which scores neurons by "
+                "rank(OBS's cost) - weight * rank(bias): leave it out"
+            )
+
+
+def _method(method: Mapping[str, object], facts: Mapping[str, object]) -> dict[str, object]:
+    """The plan's account of itself: no score of the options' chose its neurons."""
+    kept = {name: value for name, value in method.items() if name != "neuron_selection_method"}
+    return {**kept, "fairness": {**facts, "score": "rank(OBS cost) - weight * rank(bias)"}}
 
 
 def fair_plan_of(
@@ -212,28 +250,30 @@ def fair_plan_of(
     pairs, weight = asked.pop("prompt_pairs", None), asked.pop("weight", 1.0)
     if asked:
         raise InvalidOptionError(f"fairness has prompt_pairs and weight, not {', '.join(sorted(asked))}")
+    _refuse_unread(options)
     if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
         raise InvalidOptionError("fairness needs prompt_pairs")
     if calibration is None:
         raise InvalidOptionError("fairness needs calibration data: a neuron's utility is measured on it")
     if not isinstance(weight, int | float):
         raise InvalidOptionError(f"The fairness weight must be a number, got {weight!r}")
-    chosen = replace(resolve_preset(options, calibrated=True), fairness=None)
-    texts = [(pair[0], pair[1]) for pair in pairs]
-    return fair_plan(model, tokenizer, texts, chosen, calibration, weight=float(weight), report=report)
+    # a preset would choose a score too, which fairness doesn't use
+    chosen = replace(resolve_preset(options, calibrated=True), fairness=None, neuron_selection_method="MAW")
+    items = pair_items(pairs, "Fairness")
+    made = fair_plan(model, tokenizer, items, chosen, calibration, weight=float(weight), report=report)
+    if options.healing_seconds is not None:
+        made.report["warnings"].append(BEFORE_HEALING)
+    return made
 
 
 def flat_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     """A prune job's metrics of a fairness report: no name here means two things."""
-    against = report["against_random"] or {}
-    return {
-        "bias_change": report["bias_change"],
-        "fairness_outcome": report["outcome"],
-        "bias_against_random": against.get("value"),
-        "bias_against_random_low": against.get("low"),
-        "bias_against_random_high": against.get("high"),
-        "fairness": dict(report),
-    }
+    flat: dict[str, Any] = {"fairness_outcome": report["outcome"], "fairness": dict(report)}
+    for name, field in (("bias_change", "against_dense"), ("bias_against_random", "against_random")):
+        interval = report[field] or {}
+        flat |= {name: interval.get("value")}
+        flat |= {f"{name}_{end}": interval.get(end) for end in ("low", "high")}
+    return flat
 
 
 def _plan(
@@ -280,7 +320,7 @@ def _random_plans(
 def _judge(
     model: Any,
     tokenizer: Any,
-    held: Sequence[PromptPair],
+    held: Sequence[PairItem],
     plans: Mapping[str, PruningPlan],
     calibration: CalibrationSet,
     report: Reporter,
@@ -295,7 +335,7 @@ def _judge(
     templates: list[str] = []
     for done, (name, plan) in enumerate([("dense", None), *plans.items()], 1):
         candidate = model if plan is None else apply_plan(model, plan)
-        profile = analyze_pairs(candidate, tokenizer, held)
+        profile = analyze_pairs(candidate, tokenizer, texts_of(held), templates=templates_of(held))
         templates = [pair.template for pair in profile.pairs]
         values[name] = compared_values(profile)
         losses[name] = score_windows(candidate, windows).mean_loss if windows else None
@@ -314,21 +354,17 @@ def _verdict(
     values: Mapping[str, Array], losses: Mapping[str, float | None], templates: Sequence[str]
 ) -> dict[str, Any]:
     drawn = [name for name in values if name.startswith("random")]
-    random = np.mean([values[name] for name in drawn], axis=0)
-    table = np.column_stack([values["fair"], random])
-    resampled = bootstrap_means(table, templates)
-    fair, chance = float(values["fair"].mean()), float(random.mean())
-    change = (
-        percentile_interval(fair / chance - 1, resampled[:, 0] / resampled[:, 1] - 1) if chance > 0 else None
-    )
+    fair, random = values["fair"], np.mean([values[name] for name in drawn], axis=0)
+    change = relative_change(random, fair, templates)
+    against_dense = relative_change(values["dense"], fair, templates)
     word = outcome(change, MARGIN) if change is not None else "inconclusive"
-    dense = float(values["dense"].mean())
     return {
         "difference": {name: float(value.mean()) for name, value in values.items()},
         "held_out_loss": dict(losses),
-        "bias_change": fair / dense - 1 if dense > 0 else None,
+        "bias_change": against_dense.value if against_dense is not None else None,
+        "against_dense": against_dense.as_dict() if against_dense is not None else None,
         "against_random": change.as_dict() if change is not None else None,
-        "random_draws_beaten": sum(fair < float(values[name].mean()) for name in drawn),
+        "random_draws_beaten": sum(float(fair.mean()) < float(values[name].mean()) for name in drawn),
         "outcome": word,
         "warnings": _warnings(word, len(set(templates))),
     }
@@ -341,6 +377,13 @@ def _warnings(word: str, templates: int) -> list[str]:
             "On held-out templates, fairness-aware pruning was not clearly better than random pruning of the "
             "same size."
         )
-    if templates < 10:
-        found.append(f"Only {templates} held-out templates: the interval is too narrow.")
+    if templates == 1:
+        found.append(
+            "One held-out template: nothing says how others would come out, so there is no interval."
+        )
+    elif templates < FEW_CLUSTERS:
+        found.append(
+            f"Only {templates} held-out templates: the intervals are wide, and only hold if no template is "
+            "far from all others."
+        )
     return found

@@ -198,38 +198,61 @@ def _agree(expected: Sequence[Scores], found: Sequence[Scores] | None, tolerance
     )
 
 
+@dataclass(frozen=True)
+class MaskedText:
+    """Token ids (with special tokens), and the ``positions`` that are scored, ascending.
+
+    ``revealed``: the positions are those of one word, whose tokens are scored from left to right: one mask
+    stands for a token and all of the word's behind it, so that neither their number nor their text tells.
+    Otherwise each is masked alone.
+    """
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    revealed: bool = False
+
+    def masked(self, position: int, mask_id: int) -> tuple[int, ...]:
+        """The ids with the mask at one of the positions."""
+        behind = self.positions[-1] + 1 if self.revealed else position + 1
+        return (*self.ids[:position], mask_id, *self.ids[behind:])
+
+
 class MaskedScorer:
-    """Σ log p(token | all others), each scored token masked in turn (Salazar et al. 2020)."""
+    """Σ log p(token | the others), each scored token masked in turn (Salazar et al. 2020)."""
 
     def __init__(self, model: Any, mask_id: int, *, token_budget: int = TOKEN_BUDGET) -> None:
         self._model, self._view, self._mask_id, self._budget = model, locate(model), mask_id, token_budget
         self.forwards = 0
 
     def score(
-        self,
-        sentences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
-        *,
-        report: Reporter = null_reporter,
+        self, sentences: Sequence[MaskedText], *, report: Reporter = null_reporter
     ) -> list[tuple[float, int]]:
-        """(sum, number of scored tokens) of every (ids, positions to score)."""
-        jobs = [(s, position) for s, (_, positions) in enumerate(sentences) for position in positions]
-        jobs.sort(key=lambda job: -len(sentences[job[0]][0]))
+        """(sum of log-probabilities, number of scored tokens) of every sentence.
+
+        Raises:
+            TokenizerError: an id that the model lacks.
+            InvalidOptionError: a sentence longer than the model's positions.
+        """
+        check_prompts(self._view, [Prompt("", text.ids, ()) for text in sentences])
+        jobs = [(s, position) for s, text in enumerate(sentences) for position in text.positions]
+        jobs.sort(key=lambda job: -len(sentences[job[0]].ids))
         sums = np.zeros(len(sentences))
-        lengths = [len(sentences[s][0]) for s, _ in jobs]
+        lengths = [len(sentences[s].ids) for s, _ in jobs]
         with inference(self._model):
             for run in within_budget(lengths, self._budget):
                 chosen = [jobs[i] for i in run]
-                values = self._batch([(sentences[s][0], position) for s, position in chosen])
+                values = self._batch([(sentences[s], position) for s, position in chosen])
                 np.add.at(sums, [s for s, _ in chosen], values)
                 report("bias", run.stop, len(jobs), f"masked token {run.stop} of {len(jobs)}")
-        return [(float(total), len(positions)) for total, (_, positions) in zip(sums, sentences, strict=True)]
+        return [(float(total), len(text.positions)) for total, text in zip(sums, sentences, strict=True)]
 
-    def _batch(self, jobs: Sequence[tuple[tuple[int, ...], int]]) -> Scores:
+    def _batch(self, jobs: Sequence[tuple[MaskedText, int]]) -> Scores:
         self.forwards += 1
-        batch = pad([ids for ids, _ in jobs], padding_id(self._model))
+        batch = pad(
+            [text.masked(position, self._mask_id) for text, position in jobs], padding_id(self._model)
+        )
         rows, positions = torch.arange(len(jobs)), torch.tensor([position for _, position in jobs])
-        tokens = batch.input_ids[rows, positions].clone()
-        batch.input_ids[rows, positions] = self._mask_id
+        tokens = torch.tensor([text.ids[position] for text, position in jobs])
         device = next(self._view.layers.parameters()).device
         output = self._model(
             input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device)

@@ -19,7 +19,7 @@ from torch import Tensor
 from optipfair_engine.bias.activations import Activations, at_least_float32
 from optipfair_engine.bias.alignment import Alignment, Unit
 from optipfair_engine.bias.components import split_key
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError
 
 Array = npt.NDArray[np.float64]
 
@@ -220,9 +220,16 @@ def calculate_bias_metrics(act1: Mapping[str, Tensor], act2: Mapping[str, Tensor
 
     Raises:
         ValueError: plain dictionaries with different numbers of positions, or no key in common.
+        NonFiniteResultError: activations that are NaN or infinite; the text names the layer.
     """
     alignment = _alignment_of(act1, act2)
     differences = calculate_activation_differences(act1, act2)
+    broken = [key for key, difference in differences.items() if not bool(difference.isfinite().all())]
+    if broken:
+        raise NonFiniteResultError(
+            f"The activations of {broken[0]} are not finite (as those of {len(broken)} of {len(differences)} "
+            "layers): run the model in float32 or bfloat16"
+        )
     rows = [_pair_moments(difference, alignment) for difference in differences.values()]
     return build_metrics(
         list(differences),

@@ -37,6 +37,12 @@ class FigurePlan:
     pcas: tuple[str, ...]
 
     @property
+    def kinds(self) -> list[str]:
+        """The kinds of figures that there are."""
+        shown = {"mean_diff": self.bars, "heatmap": self.heatmaps, "pca": self.pcas}
+        return [kind for kind, keys in shown.items() if keys]
+
+    @property
     def per_pair(self) -> int:
         """Figures a pair."""
         return len(self.bars) + len(self.heatmaps) + len(self.pcas)

@@ -7,13 +7,14 @@ module loads no torch, so that drawing processes start fast.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,11 +22,20 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from optipfair_engine.bias.labels import Label, place_labels
+from optipfair_engine.errors import InvalidOptionError
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
 BLUE, ORANGE, VERMILLION, GREY, INK = "#0072B2", "#E69F00", "#D55E00", "#8A8A8A", "#222222"
 FORMATS: Final = ("png", "svg", "pdf")
+#: Inches of each kind of figure around its axes (left, right, bottom, top): titles, prompts, labels.
+MARGINS: Final = {
+    "mean_diff": (0.95, 0.35, 1.55, 1.2),
+    "heatmap": (2.45, 1.35, 1.5, 1.2),
+    "pca": (0.95, 0.45, 1.55, 1.25),
+}
+#: Inches that the axes themselves need, both ways.
+_LEAST_AXES: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,22 @@ Picture: TypeAlias = BarPicture | HeatmapPicture | PcaPicture
 _TITLE, _NOTE, _TICK = 14, 9.5, 9
 
 
+def check_figsize(style: Style, kinds: Iterable[str]) -> None:
+    """Refuse a size that the texts of these kinds of figures (``mean_diff``, ``heatmap``, ``pca``) fill.
+
+    Raises:
+        InvalidOptionError: it is too small; the text names the smallest one.
+    """
+    for kind in kinds:
+        left, right, bottom, top = MARGINS[kind]
+        least = (left + right + _LEAST_AXES, bottom + top + _LEAST_AXES)
+        if style.figsize is not None and (style.figsize[0] < least[0] or style.figsize[1] < least[1]):
+            raise InvalidOptionError(
+                f"figsize {tuple(style.figsize)} is too small for {kind}: with its texts it needs at least "
+                f"({least[0]:.2f}, {least[1]:.2f}) inches"
+            )
+
+
 def draw(picture: Picture, style: Style) -> Figure:
     """The picture as a matplotlib figure (with an Agg canvas)."""
     if isinstance(picture, BarPicture):
@@ -106,12 +132,13 @@ def save(figure: Figure, path: Path, dpi: int) -> None:
     if path.suffix == ".png":
         _save_png(figure, path, dpi)
         return
-    # without a date the same picture gives the same bytes
+    # without a date, and with ids that don't hang on chance, the same picture gives the same bytes
     options: dict[str, Any] = {
         "svg": {"metadata": {"Date": None}},
         "pdf": {"metadata": {"CreationDate": None}},
     }
-    figure.savefig(path, dpi=dpi, **options.get(path.suffix[1:], {}))
+    with rc_context({"svg.hashsalt": "optipfair"}):
+        figure.savefig(path, dpi=dpi, **options.get(path.suffix[1:], {}))
 
 
 def _save_png(figure: Figure, path: Path, dpi: int) -> None:
@@ -146,8 +173,9 @@ def _wrapped(number: str, prompt: str, width: int) -> list[str]:
     ) or [f"{number}: (empty)"]
 
 
-def _axes(figure: Figure, left: float, right: float, bottom: float, top: float) -> Axes:
+def _axes(figure: Figure, kind: str) -> Axes:
     """Axes with margins in inches: text has a size in inches too, whatever the figure's."""
+    left, right, bottom, top = MARGINS[kind]
     width, height = figure.get_size_inches()
     return figure.add_axes(
         (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
@@ -170,7 +198,7 @@ def draw_bars(picture: BarPicture, style: Style) -> Figure:
         "component's own units",
         picture.caption,
     )
-    axes = _axes(figure, 0.95, 0.35, 1.55, 1.2)
+    axes = _axes(figure, "mean_diff")
     places = np.arange(len(picture.layers))
     width = 0.4 if len(places) > 3 else 0.28
     axes.bar(places - width / 2, picture.everywhere, width, color=BLUE, label="all compared positions")
@@ -219,7 +247,7 @@ def draw_heatmap(picture: HeatmapPicture, style: Style) -> Figure:
         f"{picture.group_size} neurons, in the component's own units",
         picture.caption,
     )
-    axes = _axes(figure, 2.45, 1.35, 1.5, 1.2)
+    axes = _axes(figure, "heatmap")
     greatest = float(picture.values.max(initial=0.0))
     limit = float(np.percentile(picture.values, 99)) if picture.values.size else 0.0
     limit = limit if limit > 0 else (greatest or 1.0)
@@ -263,8 +291,8 @@ def draw_pca(picture: PcaPicture, style: Style) -> Figure:
         + (f" · {picture.omitted}" if picture.omitted else ""),
         picture.caption,
     )
-    axes = _axes(figure, 0.95, 0.45, 1.55, 1.25)
-    _arrows(axes, picture)
+    axes = _axes(figure, "pca")
+    _arrows(axes, picture, style)
     axes.scatter(
         picture.first[:, 0],
         picture.first[:, 1],
@@ -303,9 +331,9 @@ def draw_pca(picture: PcaPicture, style: Style) -> Figure:
     return figure
 
 
-def _arrows(axes: Axes, picture: PcaPicture) -> None:
+def _arrows(axes: Axes, picture: PcaPicture, style: Style) -> None:
     moves = picture.second - picture.first
-    colours = [VERMILLION if changed else GREY for changed in picture.changed]
+    colours = [VERMILLION if changed and style.highlight_diff else GREY for changed in picture.changed]
     axes.quiver(
         *picture.first.T, *moves.T, angles="xy", scale_units="xy", scale=1, color=colours,
         width=0.0016, headwidth=5, headlength=6, headaxislength=5, minlength=0, zorder=2, alpha=0.75,

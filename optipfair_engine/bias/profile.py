@@ -7,7 +7,7 @@ are built when they are looked at.
 from __future__ import annotations
 
 import json
-from collections.abc import ItemsView, Iterator, Sequence, ValuesView
+from collections.abc import Collection, ItemsView, Iterator, Sequence, ValuesView
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optipfair_engine.bias.components import split_key
 from optipfair_engine.bias.metrics import COUNT, GREATEST, LEAST, MEAN, SQUARES, Array, build_metrics
 from optipfair_engine.bias.stream import BatchUnits, EncodedPair
 
@@ -25,6 +26,7 @@ class ProfileConsumer:
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = tuple(keys)
         self.aliases: dict[str, str] = {}
+        self.sizes: dict[str, int] = {}
         self._rows = {key: row for row, key in enumerate(self.keys)}
         self._units: BatchUnits | None = None
         self._differences: Tensor = torch.zeros(0)
@@ -40,6 +42,7 @@ class ProfileConsumer:
         row = self._rows.get(key)
         if row is None:
             return
+        self.sizes[key] = first.shape[-1]
         if alias is not None and alias in self._rows:
             self.aliases[key] = alias
             self._differences[row] = self._differences[self._rows[alias]]
@@ -62,7 +65,8 @@ class ProfileConsumer:
         """Everything gathered, in the order of the pairs' numbers."""
         self._done.sort(key=lambda item: item[0].index)
         pairs = tuple(pair for pair, _ in self._done)
-        return Profile(self.keys, dict(self.aliases), pairs, np.stack([moments for _, moments in self._done]))
+        moments = np.stack([moments for _, moments in self._done])
+        return Profile(self.keys, dict(self.aliases), pairs, moments, dict(self.sizes))
 
 
 def _moments(values: Array) -> Array:
@@ -78,17 +82,40 @@ def _moments(values: Array) -> Array:
 
 
 class Profile:
-    """Moments of all pairs: ``moments [pairs, sites, scopes, 5]``; ``figures``: the files drawn."""
+    """Moments of all pairs: ``moments [pairs, sites, scopes, 5]``.
+
+    ``sizes``: features of each site; ``figures``: the files drawn; ``last_output``: the same pairs' profile
+    of what leaves the last layer, if that was looked at.
+    """
 
     def __init__(
-        self, keys: tuple[str, ...], aliases: dict[str, str], pairs: tuple[EncodedPair, ...], moments: Array
+        self,
+        keys: tuple[str, ...],
+        aliases: dict[str, str],
+        pairs: tuple[EncodedPair, ...],
+        moments: Array,
+        sizes: dict[str, int],
     ) -> None:
-        self.keys, self.aliases, self.pairs, self.moments = keys, aliases, pairs, moments
+        self.keys, self.aliases, self.pairs, self.moments, self.sizes = keys, aliases, pairs, moments, sizes
         self.figures: tuple[str, ...] = ()
+        self.last_output: Profile | None = None
 
     def means(self, scope: int) -> Array:
         """Mean difference ``[pairs, sites]`` in a scope."""
         values: Array = self.moments[:, :, scope, MEAN]
+        return values
+
+    def components(self) -> dict[str, list[str]]:
+        """Component → its keys, layer by layer."""
+        found: dict[str, list[str]] = {}
+        for key in self.keys:
+            found.setdefault((split_key(key) or (key, 0))[0], []).append(key)
+        return found
+
+    def mean_of(self, keys: Collection[str], scope: int) -> Array:
+        """Mean difference ``[pairs]`` in a scope, over these keys' layers, each counting the same."""
+        rows = [row for row, key in enumerate(self.keys) if key in keys]
+        values: Array = self.means(scope)[:, rows].mean(axis=1)
         return values
 
     def has_signal(self, scope: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

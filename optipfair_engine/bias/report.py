@@ -22,7 +22,7 @@ table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums;
 th,td{padding:.25rem .8rem .25rem 0;text-align:right;border-bottom:1px solid #8883}
 th:first-child,td:first-child{text-align:left}caption{text-align:left;color:#777;padding-bottom:.3rem}
 .warning{border-left:4px solid #D55E00;padding:.2rem .8rem;margin:.5rem 0;background:#D55E0014}
-.better{color:#007a5a;font-weight:600}.worse{color:#b3410a;font-weight:600}.inconclusive{color:#777;font-weight:600}
+.better{color:#007a5a;font-weight:600}.worse{color:#b3410a;font-weight:600}.inconclusive,.not_comparable{color:#777;font-weight:600}
 figure{margin:1rem 0}img{max-width:100%;height:auto;background:#fff}figcaption{color:#777;font-size:.85rem}
 """
 
@@ -99,7 +99,7 @@ def _table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[str]]) 
 
 
 def _outcome(word: str) -> str:
-    return f'<span class="{word}">{word}</span>'
+    return f'<span class="{word}">{word.replace("_", " ")}</span>'
 
 
 def _activations(activations: Mapping[str, Any]) -> Iterable[str]:
@@ -131,6 +131,7 @@ def _activations(activations: Mapping[str, Any]) -> Iterable[str]:
 def _comparison(comparison: Mapping[str, Any]) -> Iterable[str]:
     yield "<h2>Compared with the baseline</h2>"
     if "components" in comparison:
+        yield f"<p>Overall is over {_compared(comparison['compared'])}.</p>"
         entries = {"overall": comparison["overall"], **comparison["components"]}
         yield _table(
             "Mean difference; the outcome is judged by the relative change against a margin of "
@@ -150,7 +151,8 @@ def _comparison(comparison: Mapping[str, Any]) -> Iterable[str]:
         return
     entries = {"overall": comparison["overall"], **comparison["categories"]}
     yield _table(
-        "Share of stereotypes preferred; p of McNemar's test, Holm's across categories; the outcome is "
+        "Share of stereotypes preferred (of StereoSet averaged over targets, as ss); p of McNemar's test, "
+        "Holm's across categories; the outcome is "
         f"judged by the change of the distance from one half against a margin of {comparison['margin']:g}",
         (
             "category",
@@ -178,6 +180,14 @@ def _comparison(comparison: Mapping[str, Any]) -> Iterable[str]:
             for name, entry in entries.items()
         ],
     )
+
+
+def _compared(compared: Mapping[str, Any]) -> str:
+    if not compared["components"]:
+        return "nothing: no component has the same size in both models"
+    before, after = len(compared["layers_before"]), len(compared["layers_after"])
+    names = escape(", ".join(compared["components"]))
+    return f"{names} ({before} layer{'s' * (before != 1)} before, {after} after)"
 
 
 def _neurons(neurons: Mapping[str, Any]) -> Iterable[str]:
@@ -223,17 +233,22 @@ def _behaviour(behaviour: Mapping[str, Any], baseline: Mapping[str, Any] | None)
         return
     yield f"<h2>StereoSet</h2><p>Scored by {escape(behaviour['scoring'])}. {_detectable(behaviour)}</p>"
     rows = {"overall": behaviour["overall"], **behaviour["kinds"], **behaviour["categories"]}
+    if baseline:
+        rows = {"overall": rows.pop("overall"), "baseline, overall": baseline["overall"], **rows}
     yield _table(
         "Percent; ss: stereotype over anti-stereotype (50: as often as not), lms: meaningful over unrelated, "
-        "both averaged over targets; in brackets over items, with Wilson's 95 % intervals",
+        "both averaged over targets, with 95 % intervals of a bootstrap over them; over items: Wilson's",
         ("part", "items", "ss", "lms", "icat", "ss over items", "lms over items"),
         [
             (
                 escape(name),
                 str(entry["items"]),
-                _number(entry["ss"]),
-                _number(entry["lms"]),
-                _number(entry["icat"]),
+                *(
+                    _interval(
+                        {"value": entry[name], "low": entry[f"{name}_low"], "high": entry[f"{name}_high"]}
+                    )
+                    for name in ("ss", "lms", "icat")
+                ),
                 _interval(entry["ss_micro"]),
                 _interval(entry["lms_micro"]),
             )
@@ -268,10 +283,14 @@ def _pairs(profile: Profile) -> Iterable[str]:
 
 
 def _figures(drawn: Sequence[Path], figure_format: str) -> Iterable[str]:
-    if figure_format not in ("png", "svg"):
-        return
     paths = sorted(drawn, key=lambda path: (path.stem.split("_pair")[-1].zfill(9), path.name))
     if not paths:
+        return
+    if figure_format not in ("png", "svg"):
+        yield (
+            f"<h2>Figures</h2><p>{len(paths)} {figure_format} files lie beside this report, which can't show "
+            f"them: {escape(paths[0].name)} … {escape(paths[-1].name)}.</p>"
+        )
         return
     shown = min(len(paths), MOST_FIGURES)
     yield f"<h2>Figures</h2><p>{shown} of {len(paths)}; all lie beside this report.</p>"

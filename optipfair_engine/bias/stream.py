@@ -23,6 +23,7 @@ from optipfair_engine.bias.batching import (
     check_prompts,
     encode,
     inference,
+    number_type_hint,
     pad,
     padding_id,
     run_body,
@@ -30,7 +31,7 @@ from optipfair_engine.bias.batching import (
 )
 from optipfair_engine.bias.components import Site, hooked
 from optipfair_engine.bias.defaults import PromptPair
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError
 from optipfair_engine.progress import Reporter, null_reporter
 
 
@@ -130,9 +131,14 @@ def run_pairs(
     """Feed all pairs to the consumers, a batch at a time, in order; returns the number of forward passes.
 
     ``token_budget`` bounds the padded tokens of a batch. Progress: stage "bias", one step a pair.
+
+    Raises:
+        InvalidOptionError: a prompt longer than the model's positions.
+        TokenizerError: an id that the model lacks.
+        NonFiniteResultError: activations overflow; the text names the layer and the pair.
     """
     check_prompts(view, (prompt for pair in pairs for prompt in (pair.first, pair.second)))
-    relay = _Relay(consumers)
+    relay = _Relay(consumers, number_type_hint(view.model))
     forwards = 0
     with inference(view.model), hooked(sites, relay.give):
         for run in within_budget([pair.length for pair in pairs], token_budget, rows_each=2):
@@ -183,8 +189,8 @@ def _batch_units(pairs: Sequence[EncodedPair], rows: dict[tuple[int, ...], int],
 class _Relay:
     """Turns what hooks see into compared rows, once a tensor, and passes them on."""
 
-    def __init__(self, consumers: Sequence[Consumer]) -> None:
-        self._consumers = consumers
+    def __init__(self, consumers: Sequence[Consumer], hint: str) -> None:
+        self._consumers, self._hint = consumers, hint
         self._units: BatchUnits | None = None
         self._last: tuple[str, Tensor, int, tuple[Tensor, Tensor]] | None = None
 
@@ -206,10 +212,22 @@ class _Relay:
             alias, sides = self._last[0], self._last[3]
         if sides is None:
             sides = self._units.sides(activations)
+            self._refuse_non_finite(key, self._units, *sides)
         if alias is None and key.startswith("down_proj_layer_"):
             self._last = (key, activations, activations._version, sides)
         for consumer in self._consumers:
             consumer.take(key, *sides, alias)
+
+    def _refuse_non_finite(self, key: str, units: BatchUnits, first: Tensor, second: Tensor) -> None:
+        """An overflow would spoil every mean; it is said here, before anything is made of it."""
+        fine = first.isfinite().all(dim=1) & second.isfinite().all(dim=1)
+        if bool(fine.all()):
+            return
+        unit = int((~fine).nonzero()[0])
+        pair = units.pairs[int(np.searchsorted(units.offsets, unit, side="right")) - 1]
+        raise NonFiniteResultError(
+            f"{key} is not finite for pair {pair.index} ({pair.first.text[:60]!r}): {self._hint}"
+        )
 
 
 def _same(kept: Tensor, version: int, other: Tensor) -> bool:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+import re
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from optipfair_engine.bias.alignment import infer_template
+from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.errors import InvalidOptionError
 
 LARGEST_FILE = 64 * 2**20
@@ -50,6 +54,46 @@ class PairItem:
 Suite: TypeAlias = list[CrowsItem] | list[StereoItem] | list[PairItem]
 
 
+def pair_items(values: Sequence[Sequence[str] | PairItem], kind: str) -> list[PairItem]:
+    """Pairs of texts as items; ``kind`` ("Prompt") names them in an error.
+
+    Raises:
+        InvalidOptionError: something else than two texts.
+    """
+    found = []
+    for number, value in enumerate(values):
+        if isinstance(value, PairItem):
+            found.append(value)
+            continue
+        if isinstance(value, str) or len(value) != 2 or not all(isinstance(text, str) for text in value):
+            raise InvalidOptionError(f"{kind} pair {number} is not two texts: {value!r}")
+        found.append(PairItem(value[0], value[1]))
+    return found
+
+
+def texts_of(pairs: Sequence[PairItem]) -> list[PromptPair]:
+    """The two texts of each pair."""
+    return [(pair.first, pair.second) for pair in pairs]
+
+
+def templates_of(pairs: Sequence[PairItem]) -> list[str]:
+    """Each pair's cluster: its template if it names one, else the words that both prompts share."""
+    return [infer_template(p.first, p.second) if p.template is None else p.template for p in pairs]
+
+
+def read_pairs(path: Path) -> list[PairItem]:
+    """The prompt pairs of a file.
+
+    Raises:
+        InvalidOptionError: no readable file, or a benchmark's.
+    """
+    items = read_suite(path)
+    pairs = [item for item in items if isinstance(item, PairItem)]
+    if len(pairs) != len(items):
+        raise InvalidOptionError(f"{path.name} is a benchmark, not prompt pairs; give it as --suite")
+    return pairs
+
+
 def read_suite(path: Path) -> Suite:
     """The items of a suite file, its format known by its content.
 
@@ -78,6 +122,34 @@ def read_suite(path: Path) -> Suite:
     if not items:
         raise InvalidOptionError(f"The suite file {path.name} has no items")
     return items
+
+
+def blank_span(context: str, sentence: str, where: str) -> tuple[int, int]:
+    """Where the word that replaced BLANK stands in an intrasentence sentence: (first, behind) character.
+
+    The word of the same number, without the punctuation around BLANK: the sentences' case and their last full
+    stop are not always the context's.
+
+    Raises:
+        InvalidOptionError: the context has no BLANK, or the sentence no such word.
+    """
+    words = context.split()
+    number = next((n for n, word in enumerate(words) if "BLANK" in word), None)
+    if number is None:
+        raise InvalidOptionError(f"{where}: the context {context!r} has no BLANK")
+    found = list(re.finditer(r"\S+", sentence))
+    if number >= len(found):
+        raise InvalidOptionError(f"{where}: {sentence!r} has no word in the place of BLANK in {context!r}")
+    start, stop = found[number].span()
+    before, _, behind = words[number].partition("BLANK")
+    word = found[number].group()
+    if before and word.startswith(before):
+        start += len(before)
+    if behind and word.endswith(behind):
+        stop -= len(behind)
+    core = sentence[start:stop].strip(string.punctuation)
+    start += sentence[start:stop].find(core)
+    return (start, start + len(core)) if core else found[number].span()
 
 
 def _read(text: str) -> Suite:
@@ -128,6 +200,13 @@ _CROWS_COLUMNS = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
 def _read_crows(text: str) -> list[CrowsItem]:
     # strict: a quote that is never closed is an error, and swallows no items
     rows: csv.DictReader[str] = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    header = [name.strip() for name in rows.fieldnames or ()]
+    if header and not set(header) & set(_CROWS_COLUMNS):
+        raise ValueError(
+            f"it is neither CrowS-Pairs (CSV with the columns {', '.join(_CROWS_COLUMNS)}), nor StereoSet "
+            "(JSON with 'data', or one object a line with 'anti-stereotype'), nor prompt pairs (JSON, or one "
+            f'["prompt 1", "prompt 2"] a line); its first line is {text.splitlines()[0][:60]!r}'
+        )
     items = []
     for number, row in enumerate(rows):
         more, less, direction, category = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -13,9 +14,10 @@ from optipfair_engine.bias.profile import Profile
 from optipfair_engine.bias.significance import (
     FEW_CLUSTERS,
     Array,
+    Interval,
+    bootstrap_interval,
     bootstrap_means,
     detectable_mean,
-    percentile_interval,
 )
 
 OVERALL: Final = "overall"
@@ -31,16 +33,10 @@ def pair_values(profile: Profile, scope: int = FROM_FIRST_DIFFERENCE) -> tuple[l
     A component's value is the mean over its layers, every layer counting the same; a tensor with two names
     (``mlp_output`` and ``down_proj`` in most families) counts once overall.
     """
-    means = profile.means(scope)
-    counted = [row for row, key in enumerate(profile.keys) if key not in profile.aliases]
-    names, columns = [OVERALL], [means[:, counted].mean(axis=1)]
-    components: dict[str, list[int]] = {}
-    for row, key in enumerate(profile.keys):
-        components.setdefault((split_key(key) or (key, 0))[0], []).append(row)
-    for name, rows in components.items():
-        names.append(name)
-        columns.append(means[:, rows].mean(axis=1))
-    return [*names, *profile.keys], np.column_stack([*columns, means])
+    counted = [key for key in profile.keys if key not in profile.aliases]
+    groups = {OVERALL: counted, **profile.components()}
+    columns = [profile.mean_of(keys, scope) for keys in groups.values()]
+    return [*groups, *profile.keys], np.column_stack([*columns, profile.means(scope)])
 
 
 def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 0) -> dict[str, Any]:
@@ -54,22 +50,21 @@ def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 
     """
     names, values = pair_values(profile)
     templates = [pair.template for pair in profile.pairs]
-    replicates = bootstrap_means(values, templates, seed=seed)
-    floor = _floor(controls, seed) if controls is not None else None
+    found = _Sample.of(profile, seed)
+    # another stream of random numbers: the controls' templates are drawn independently of the pairs'
+    floor = _Sample.of(controls, seed + 1) if controls is not None else None
     entries = {}
     for column, name in enumerate(names):
-        entry: dict[str, Any] = percentile_interval(
-            float(values[:, column].mean()), replicates[:, column]
-        ).as_dict()
+        entry: dict[str, Any] = found.interval(column).as_dict()
         entry["minimum_detectable"] = detectable_mean(values[:, column], templates)
-        if floor is not None and name in floor:
-            entry.update(_against(values[:, column].mean(), replicates[:, column], *floor[name]))
+        if floor is not None and name in floor.names:
+            entry.update(_against(found, column, floor, floor.names.index(name)))
         entries[name] = entry
     components = [name for name in names[1:] if split_key(name) is None]
     return {
         "scope": "from_first_difference",
         "pairs": len(profile.pairs),
-        "templates": len(set(templates)),
+        "templates": found.templates,
         "control_pairs": len(controls.pairs) if controls is not None else 0,
         "confidence": 0.95,
         "overall": entries[OVERALL],
@@ -80,20 +75,38 @@ def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 
     }
 
 
-def _floor(controls: Profile, seed: int) -> dict[str, tuple[float, Array]]:
-    names, values = pair_values(controls)
-    # another stream of random numbers: the controls' templates are drawn independently of the pairs'
-    drawn = bootstrap_means(values, [pair.template for pair in controls.pairs], seed=seed + 1)
-    return {name: (float(values[:, i].mean()), drawn[:, i]) for i, name in enumerate(names)}
+@dataclass(frozen=True)
+class _Sample:
+    """Means ``[names]`` over pairs, their replicates ``[samples, names]``, and the number of templates."""
+
+    names: list[str]
+    means: Array
+    drawn: Array
+    templates: int
+
+    @classmethod
+    def of(cls, profile: Profile, seed: int) -> _Sample:
+        names, values = pair_values(profile)
+        templates = [pair.template for pair in profile.pairs]
+        drawn = bootstrap_means(values, templates, seed=seed)
+        return cls(names, values.mean(axis=0), drawn, len(set(templates)))
+
+    def interval(self, column: int) -> Interval:
+        return bootstrap_interval(float(self.means[column]), self.drawn[:, column], self.templates, least=0)
 
 
-def _against(mean: float, replicates: Array, floor: float, floor_replicates: Array) -> dict[str, Any]:
-    if floor <= 0 or (floor_replicates <= 0).any():
-        return {"noise_floor": floor, "effect": None, "above_noise": None}
-    both = len(replicates) and len(floor_replicates)
-    effect = percentile_interval(mean / floor, replicates / floor_replicates if both else np.zeros(0))
+def _against(pairs: _Sample, column: int, controls: _Sample, control_column: int) -> dict[str, Any]:
+    """How many times the controls' mean the pairs' is."""
+    floor, drawn = float(controls.means[control_column]), controls.drawn[:, control_column]
+    limits = controls.interval(control_column)
+    found = {"noise_floor": floor, "noise_floor_low": limits.low, "noise_floor_high": limits.high}
+    if floor <= 0 or (drawn <= 0).any():
+        return {**found, "effect": None, "above_noise": None}
+    templates = min(pairs.templates, controls.templates)
+    ratios = pairs.drawn[:, column] / drawn if templates > 1 else np.zeros(0)
+    effect = bootstrap_interval(float(pairs.means[column]) / floor, ratios, templates, least=0)
     above = effect.low > 1 if effect.low is not None else None
-    return {"noise_floor": floor, "effect": effect.as_dict(), "above_noise": above}
+    return {**found, "effect": effect.as_dict(), "above_noise": above}
 
 
 def alignment_summary(profile: Profile) -> dict[str, Any]:
@@ -118,7 +131,8 @@ def warnings_for(templates: Sequence[str], controls: Profile | None) -> list[str
     elif count < FEW_CLUSTERS:
         found.append(
             f"{_number(len(templates), 'pair')} from {count} templates: with fewer than {FEW_CLUSTERS} "
-            "templates the intervals are too narrow."
+            "templates the intervals are wide (widened for the number of templates), and only hold if no "
+            "template is far from all others."
         )
     if controls is None:
         found.append("No control pairs: there is no noise floor to judge the size of the differences by.")

@@ -24,7 +24,7 @@ from optipfair_engine.bias.pictures import (
     give_bars,
     names_of,
 )
-from optipfair_engine.bias.plots import Picture, Style, draw, save
+from optipfair_engine.bias.plots import Picture, Style, check_figsize, draw, save
 from optipfair_engine.bias.profile import PairMetrics, ProfileConsumer, write_pair_metrics
 from optipfair_engine.bias.stream import encode_pairs, run_pairs
 from optipfair_engine.progress import Reporter, null_reporter
@@ -178,6 +178,7 @@ def _one_figure(
     view, encoded = locate(model), encode_pairs(tokenizer, [pair])
     sites = find_sites(view, LAYER_TYPES)
     plan = make_plan([site.key for site in sites])
+    check_figsize(style, plan.kinds)
     wanted = {*plan.heatmaps, *plan.pcas, *(key for names in plan.bars.values() for key in names)}
     sites = [site for site in sites if site.key in wanted]
     made: list[tuple[str, Picture]] = []

@@ -11,14 +11,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optipfair_engine.bias.alignment import infer_template
 from optipfair_engine.bias.defaults import (
     DEFAULT_CONTROL_PAIRS,
     DEFAULT_PROMPT_PAIRS,
-    PromptPair,
     fill_template,
 )
-from optipfair_engine.bias.suites import PairItem
+from optipfair_engine.bias.suites import PairItem, pair_items, templates_of, texts_of
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -147,7 +145,7 @@ def bias_checkpoint(
 
 
 def _questions(options: BiasOptions) -> _Questions:
-    controls = _pairs(options.control_pairs or (), "Control")
+    controls = pair_items(options.control_pairs or (), "Control")
     if options.suite is not None:
         return _suite_questions(options, options.suite, controls)
     if options.template is not None and options.attributes is not None:
@@ -159,31 +157,11 @@ def _questions(options: BiasOptions) -> _Questions:
         ]
         return _Questions(pairs, controls)
     if options.prompt_pairs is not None:
-        return _Questions(_pairs(options.prompt_pairs, "Prompt"), controls)
+        return _Questions(pair_items(options.prompt_pairs, "Prompt"), controls)
     return _Questions(
-        _pairs(DEFAULT_PROMPT_PAIRS, "Prompt"), controls or _pairs(DEFAULT_CONTROL_PAIRS, "Control")
+        pair_items(DEFAULT_PROMPT_PAIRS, "Prompt"),
+        controls or pair_items(DEFAULT_CONTROL_PAIRS, "Control"),
     )
-
-
-def _pairs(values: Sequence[Sequence[str] | PairItem], kind: str) -> list[PairItem]:
-    found = []
-    for number, value in enumerate(values):
-        if isinstance(value, PairItem):
-            found.append(value)
-            continue
-        if isinstance(value, str) or len(value) != 2 or not all(isinstance(text, str) for text in value):
-            raise InvalidOptionError(f"{kind} pair {number} is not two texts: {value!r}")
-        found.append(PairItem(value[0], value[1]))
-    return found
-
-
-def _texts(pairs: Sequence[PairItem]) -> list[PromptPair]:
-    return [(pair.first, pair.second) for pair in pairs]
-
-
-def _templates(pairs: Sequence[PairItem]) -> list[str]:
-    """Each pair's cluster: its template if it names one, else the words that both prompts share."""
-    return [infer_template(p.first, p.second) if p.template is None else p.template for p in pairs]
 
 
 def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem]) -> _Questions:
@@ -243,13 +221,13 @@ def _ask_pairs(
     answers.profile = analyze_pairs(
         model,
         tokenizer,
-        _texts(questions.pairs),
+        texts_of(questions.pairs),
         visualization_types=options.visualization_types if folder is not None else (),
         layers=options.layers,
         layer_types=options.layer_types,
         folder=folder,
         figure_format=options.figure_format,
-        templates=_templates(questions.pairs),
+        templates=templates_of(questions.pairs),
         ranking=ranking,
         report=report,
     )
@@ -259,14 +237,14 @@ def _ask_pairs(
         answers.controls = analyze_pairs(
             model,
             tokenizer,
-            _texts(questions.controls),
-            templates=_templates(questions.controls),
+            texts_of(questions.controls),
+            templates=templates_of(questions.controls),
             report=report,
         )
 
 
 def _summary(after: _Answers, before: _Answers | None, options: BiasOptions) -> dict[str, Any]:
-    from optipfair_engine.bias.comparison import compare_preferences, compare_profiles
+    from optipfair_engine.bias.comparison import compare_behaviour, compare_profiles
     from optipfair_engine.bias.summary import summarize
 
     margin = {} if options.margin is None else {"margin": options.margin}
@@ -282,10 +260,9 @@ def _summary(after: _Answers, before: _Answers | None, options: BiasOptions) -> 
     if after.behaviour is not None:
         summary["behaviour"] = after.behaviour.report
         if before is not None and before.behaviour is not None:
-            first, second = before.behaviour.preferences, after.behaviour.preferences
             summary["baseline_behaviour"] = before.behaviour.report
-            summary["comparison"] = compare_preferences(
-                first.stereotype, second.stereotype, first.categories, seed=options.seed, **margin
+            summary["comparison"] = compare_behaviour(
+                before.behaviour, after.behaviour, seed=options.seed, **margin
             )
     return summary
 
@@ -299,6 +276,8 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, object]:
         flat["neurons_tested"], flat["neurons_significant"] = neurons["tested"], neurons["significant"]
     if (behaviour := summary.get("behaviour")) is not None:
         flat.update(_flat_behaviour(behaviour))
+        if (baseline := summary.get("baseline_behaviour")) is not None:
+            flat.update({f"{name}_baseline": value for name, value in _scores(baseline).items()})
     if (comparison := summary.get("comparison")) is not None:
         overall = comparison["overall"]
         flat["outcome"] = overall["outcome"]
@@ -322,7 +301,7 @@ def _flat_activations(activations: Mapping[str, Any]) -> dict[str, object]:
         "mean_difference_low": overall["low"],
         "mean_difference_high": overall["high"],
         "minimum_detectable": overall["minimum_detectable"],
-        "noise_floor": overall.get("noise_floor"),
+        **{name: overall.get(name) for name in ("noise_floor", "noise_floor_low", "noise_floor_high")},
         "effect_over_noise": effect.get("value"),
         "effect_over_noise_low": effect.get("low"),
         "effect_over_noise_high": effect.get("high"),
@@ -331,24 +310,22 @@ def _flat_activations(activations: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _flat_behaviour(behaviour: Mapping[str, Any]) -> dict[str, object]:
+    flat: dict[str, object] = {"items": behaviour["items"], **_scores(behaviour)}
     if behaviour["suite"] == "crows_pairs":
-        score = behaviour["score"]
-        return {
-            "items": behaviour["items"],
-            "crows_pairs_score": score["value"],
-            "crows_pairs_score_low": score["low"],
-            "crows_pairs_score_high": score["high"],
-            "perplexity": behaviour["perplexity"],
+        limits = {f"crows_pairs_score_{end}": behaviour["score"][end] for end in ("low", "high")}
+    else:
+        overall, names = behaviour["overall"], ("ss", "lms", "icat")
+        limits = {
+            f"stereoset_{name}_{end}": overall[f"{name}_{end}"] for name in names for end in ("low", "high")
         }
-    overall = behaviour["overall"]
-    return {
-        "items": behaviour["items"],
-        "stereoset_ss": overall["ss"],
-        "stereoset_lms": overall["lms"],
-        "stereoset_icat": overall["icat"],
-        "stereoset_ss_low": overall["ss_low"],
-        "stereoset_ss_high": overall["ss_high"],
-    }
+    return {**flat, **limits}
+
+
+def _scores(behaviour: Mapping[str, Any]) -> dict[str, object]:
+    """A suite's scores, without limits."""
+    if behaviour["suite"] == "crows_pairs":
+        return {"crows_pairs_score": behaviour["score"]["value"], "perplexity": behaviour["perplexity"]}
+    return {f"stereoset_{name}": behaviour["overall"][name] for name in ("ss", "lms", "icat")}
 
 
 def _write(

@@ -211,7 +211,7 @@ def check_tokens(model: Any, input_ids: Tensor, new_tokens: int = 0) -> None:
         InvalidOptionError: more tokens (with ``new_tokens`` to be generated) than the model's position table.
         TokenizerError: an id beyond its vocabulary.
     """
-    length, limit = input_ids.shape[-1] + new_tokens, _position_limit(model)
+    length, limit = input_ids.shape[-1] + new_tokens, position_limit(model)
     # the last token that is generated is read by nobody
     if limit is not None and length - bool(new_tokens) > limit:
         of_them = f" ({new_tokens} of them to generate)" if new_tokens else ""
@@ -227,7 +227,7 @@ def check_tokens(model: Any, input_ids: Tensor, new_tokens: int = 0) -> None:
         )
 
 
-def _position_limit(model: Any) -> int | None:
+def position_limit(model: Any) -> int | None:
     """How many tokens the text model's table of positions has room for; ``None`` without such a table."""
     stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for name, table in (*model.named_modules(), *model.named_buffers()):

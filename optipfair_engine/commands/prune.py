@@ -143,6 +143,18 @@ def prune(
     healing_seconds: Annotated[
         float | None, typer.Option(help="Distil for at most this long afterwards.", rich_help_panel=RUN)
     ] = None,
+    fairness_pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompt pairs (as of optipfair bias): what reacts to their difference goes first. Needs "
+            "--calibration.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    fairness_weight: Annotated[
+        float,
+        typer.Option(help="How much that weighs against what a neuron is of use.", rich_help_panel=_WHAT),
+    ] = 1.0,
     plan: Annotated[
         Path | None,
         typer.Option(
@@ -159,7 +171,7 @@ def prune(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    seed: Annotated[int, typer.Option(help="Of what is random (healing).", rich_help_panel=RUN)] = 0,
+    seed: Annotated[int, typer.Option(help="Of healing and fairness.", rich_help_panel=RUN)] = 0,
     verbose: Verbose = True,
     as_json: Json = False,
 ) -> None:
@@ -170,7 +182,8 @@ def prune(
             "num_samples": (calibration, "--calibration"),
             "batch_size": (calibration, "--calibration"),
             "max_length": (calibration or evaluation, "--calibration or --evaluation"),
-            "seed": (healing_seconds, "--healing-seconds"),
+            "seed": (healing_seconds or fairness_pairs, "--healing-seconds or --fairness-pairs"),
+            "fairness_weight": (fairness_pairs, "--fairness-pairs"),
         },
     )
     depth = pruning_type == "DEPTH"
@@ -192,6 +205,7 @@ def prune(
         tie_break=tie_break,
         compensation=compensation,
         healing_seconds=healing_seconds,
+        fairness=_fairness(fairness_pairs, fairness_weight, out_of_core or work_dir is not None),
         keep_statistics=keep_statistics,
         dtype=dtype,
         device=device,
@@ -217,6 +231,16 @@ def prune(
         show_json(metrics)
     else:
         _show(metrics, output_path)
+
+
+def _fairness(pairs: Path | None, weight: float, out_of_core: bool) -> dict[str, object] | None:
+    if pairs is None:
+        return None
+    if out_of_core:
+        raise InvalidOptionError("--fairness-pairs runs the prompts through the whole model: not out of core")
+    from optipfair_engine.bias.suites import read_pairs
+
+    return {"prompt_pairs": read_pairs(pairs), "weight": weight}
 
 
 def _refuse_unread(context: typer.Context, readers: dict[str, tuple[object, str]]) -> None:
@@ -287,6 +311,8 @@ _ROWS = {
     "perplexity_pruned": "Perplexity after",
     "perplexity_static_same_size": "Perplexity, static MAW of this size",
     "perplexity_ratio": "Perplexity ratio",
+    "bias_change": "Bias change, held-out pairs",
+    "fairness_outcome": "Bias against random pruning",
     "output_bytes": "Bytes written",
     "seconds": "Seconds",
     "reload_check": "Reload check",
@@ -294,7 +320,7 @@ _ROWS = {
 
 
 def _show(metrics: dict[str, Any], output_path: Path) -> None:
-    for message in metrics.get("warnings", ()):
+    for message in (*metrics.get("warnings", ()), *metrics.get("fairness", {}).get("warnings", ())):
         warn(message)
     rows = {label: metrics[key] for key, label in _ROWS.items() if metrics.get(key) is not None}
     if "layers_removed" in metrics:

@@ -20,6 +20,14 @@ def test_one_changed_token_is_compared_by_position() -> None:
     assert alignment.first_difference == 1
 
 
+def test_prompts_of_as_many_tokens_are_compared_by_position() -> None:
+    """The words moved: matching equal tokens would leave two of them alone."""
+    alignment = align([1, 7, 2, 3], [1, 2, 3, 8])
+    assert [unit.kind for unit in alignment.units] == ["equal", "replaced", "replaced", "replaced"]
+    assert alignment.share_aligned == 1.0
+    assert alignment.as_dict(list("abcd"), list("aefg"))["method"] == "position by position"
+
+
 def test_spans_of_different_length_are_pooled() -> None:
     alignment = align([1, 2, 3, 4], [1, 7, 8, 9, 3, 4])
     pooled = [unit for unit in alignment.units if unit.kind == "pooled"]
@@ -52,6 +60,8 @@ def test_units_cover_every_token_once(first: list[int], second: list[int]) -> No
     assert [i for u in units for i in range(u.start1, u.stop1)] == list(range(len(first)))
     assert [i for u in units for i in range(u.start2, u.stop2)] == list(range(len(second)))
     assert all(first[u.start1] == second[u.start2] for u in units if u.kind == "equal")
+    if len(first) == len(second):
+        assert all(u.start1 == u.start2 and u.aligned for u in units)
 
 
 def test_pairs_of_one_template_share_its_name() -> None:

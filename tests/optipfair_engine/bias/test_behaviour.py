@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from optipfair_engine.bias.behaviour import score_crows_pairs, score_stereoset
-from optipfair_engine.bias.suites import CrowsItem, PairItem, StereoItem, read_suite
-from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.bias.suites import CrowsItem, PairItem, StereoItem, blank_span, read_suite
+from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError, TokenizerError
 
 CROWS = [
     CrowsItem("the male doctor walked home", "the female doctor walked home", "stereo", "gender"),
@@ -104,9 +105,12 @@ def test_stereoset_equals_scoring_each_sentence(llama, tokenizer) -> None:
     assert report["overall"]["lms"] == pytest.approx(lms)
     assert report["overall"]["icat"] == pytest.approx(lms * min(ss, 100 - ss) / 50)
     assert report["overall"]["ss_micro"]["value"] == pytest.approx(100 * stereo.mean())
-    assert report["overall"]["ss_low"] <= report["overall"]["ss"] <= report["overall"]["ss_high"]
+    for name in ("ss", "lms", "icat"):
+        low, high = (report["overall"][f"{name}_{end}"] for end in ("low", "high"))
+        assert 0 <= low <= report["overall"][name] <= high <= 100
     alone = score_stereoset(llama, tokenizer, STEREO[:2]).report["overall"]
-    assert alone["targets"] == 1 and alone["ss_low"] is None  # one target says nothing about others
+    assert alone["targets"] == 1  # one target says nothing about others
+    assert [alone[f"{name}_{end}"] for name in ("ss", "lms", "icat") for end in ("low", "high")] == [None] * 6
     assert report["kinds"]["intersentence"]["items"] == 2
     json.dumps(report, allow_nan=False)
 
@@ -152,6 +156,79 @@ def test_masked_crows_pairs_scores_only_the_shared_tokens(bert, tokenizer) -> No
         assert result.preferences.stereotype[number] == (totals[0] > totals[1])
     assert "pseudo" in result.report["scoring"]
     assert score_stereoset(bert, tokenizer, STEREO).report["overall"]["items"] == 4
+
+
+def test_masked_stereoset_scores_the_word_in_the_place_of_blank(bert, tokenizer, monkeypatch) -> None:
+    """From left to right: one mask stands for a token of the word and for those behind it."""
+    from optipfair_engine.bias import behaviour
+
+    words = ("old", "non - binary", "it")
+    item = StereoItem(
+        "intrasentence", "man", "x", "the BLANK man sat .", *(f"the {w} man sat ." for w in words)
+    )
+    # "non-binary" is one word of three tokens
+    item = replace(item, anti_stereotype="the non-binary man sat .")
+    tables = []
+    original = behaviour._stereo_entry
+    monkeypatch.setattr(
+        behaviour,
+        "_stereo_entry",
+        lambda items, table, rows: tables.append(table) or original(items, table, rows),
+    )
+    score_stereoset(bert, tokenizer, [item])
+    before, behind = tokenizer("the")["input_ids"], tokenizer("man sat .")["input_ids"]
+    for column, text in enumerate(("old", "non-binary", "it")):
+        word, logs = tokenizer(text)["input_ids"], []
+        assert len(word) == (3 if column == 1 else 1)
+        for number, token in enumerate(word):
+            ids = [*before, *word[:number], tokenizer.mask_token_id, *behind]
+            with torch.no_grad():
+                logits = bert(torch.tensor([ids])).logits[0, len(before) + number]
+            logs.append(logits.log_softmax(dim=-1)[token].item())
+        assert tables[0][0, column] == pytest.approx(np.mean(logs), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("context", "sentence", "word"),
+    [
+        ("The chess player was BLANK.", "The chess player was asian.", "asian"),
+        ("Men from Crimea are BLANK", "men from crimea are tall.", "tall"),
+        ("The (BLANK) man's hat", "The (old) man's hat", "old"),
+        ("The BLANK's hat", "The baker's hat", "baker"),
+        ("BLANK people", "Well-read people", "Well-read"),
+        ("the doctor BLANK", "the doctor .", "."),
+    ],
+)
+def test_the_word_in_the_place_of_blank(context: str, sentence: str, word: str) -> None:
+    start, stop = blank_span(context, sentence, "item 0")
+    assert sentence[start:stop] == word
+
+
+def test_an_item_without_a_blank_is_named() -> None:
+    with pytest.raises(InvalidOptionError, match="item 3: the context 'a b' has no BLANK"):
+        blank_span("a b", "a b", "item 3")
+    with pytest.raises(InvalidOptionError, match="no word in the place of BLANK"):
+        blank_span("a b BLANK", "a b", "item 3")
+
+
+@pytest.mark.parametrize("score", [score_crows_pairs, score_stereoset])
+def test_scores_that_are_not_numbers_are_an_error_and_no_result(make_llama, tokenizer, score) -> None:
+    model = make_llama(seed=3).half()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(6e4)
+        model.lm_head.weight.fill_(6e4)
+    items = CROWS if score is score_crows_pairs else STEREO
+    with pytest.raises(
+        NonFiniteResultError, match=r"Item 0 .'the .* float16 overflows .* float32 or bfloat16"
+    ):
+        score(model, tokenizer, items)
+
+
+def test_a_model_surer_than_a_float_can_say_has_no_perplexity(make_llama, tokenizer) -> None:
+    model = make_llama(seed=3)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e5)
+    assert score_crows_pairs(model, tokenizer, CROWS).report["perplexity"] is None
 
 
 def test_a_tokenizer_without_a_start_token_is_refused(llama) -> None:
@@ -220,7 +297,8 @@ STEREO_ITEM = '{"target": "a", "bias_type": "x", "context": "c", "sentences": [%
     ("content", "message"),
     [
         ("", "no items"),
-        ("a,b\n1,2\n", "item 0 .line 2.: 'sent_more' is missing"),
+        ("a,b\n1,2\n", "neither CrowS-Pairs .* nor StereoSet .* nor prompt pairs .* first line is 'a,b'"),
+        ("sent_more,b\n1,2\n", "item 0 .line 2.: 'sent_less' is missing"),
         (f"{CSV_HEADER}0,a,b,stereo,age\n1,a\n", "item 1 .line 3.: 'sent_less' is missing"),
         (f"{CSV_HEADER}0,a,,stereo,age\n", "'sent_less' must be a text, got ''"),
         (f'{CSV_HEADER}0,"a,b,stereo,age\n1,a,b,stereo,age\n', "unexpected end of data"),

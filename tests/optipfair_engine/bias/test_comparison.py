@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from optipfair_engine.bias.analysis import analyze_pairs
-from optipfair_engine.bias.comparison import compare_preferences, compare_profiles
+from optipfair_engine.bias.behaviour import score_crows_pairs, score_stereoset
+from optipfair_engine.bias.comparison import compare_behaviour, compare_preferences, compare_profiles
+from optipfair_engine.bias.fairness import compared_values
+from optipfair_engine.bias.suites import CrowsItem, StereoItem
 from optipfair_engine.bias.summary import summarize
 from optipfair_engine.errors import InvalidOptionError
 
@@ -106,3 +109,112 @@ def test_words_added_at_the_end_are_said_to_be_compared_with_nothing(llama, toke
     assert any(text.startswith("1 pair with tokens added at the end") for text in warnings)
     warnings = summarize(analyze_pairs(llama, tokenizer, [*pairs, same]))["warnings"]
     assert not any("added at the end" in text for text in warnings)
+
+
+def narrowed(model, kept: int):
+    """(the model with its last neurons zeroed, the same function with them cut)."""
+    zeroed, cut = copy.deepcopy(model), copy.deepcopy(model)
+    with torch.no_grad():
+        for layer, other in zip(zeroed.model.layers, cut.model.layers, strict=True):
+            layer.mlp.down_proj.weight[:, kept:] = 0
+            other.mlp.down_proj.weight = torch.nn.Parameter(layer.mlp.down_proj.weight[:, :kept].clone())
+            for part in (other.mlp.gate_proj, other.mlp.up_proj):
+                part.weight = torch.nn.Parameter(part.weight[:kept].clone())
+    return zeroed, cut
+
+
+def test_cutting_neurons_that_do_nothing_changes_nothing(llama, tokenizer, templated_pairs) -> None:
+    zeroed, cut = narrowed(llama, 30)
+    before, after = (analyze_pairs(model, tokenizer, templated_pairs) for model in (zeroed, cut))
+    result = compare_profiles(before, after, margin=0.0)
+    assert result["overall"]["delta"]["value"] == pytest.approx(0, abs=1e-7)
+    assert result["overall"]["relative_change"]["value"] == pytest.approx(0, abs=1e-6)
+    assert result["compared"] == {
+        "components": ["attention_output", "mlp_output", "down_proj", "input_norm"],
+        "layers_before": [0, 1, 2, 3],
+        "layers_after": [0, 1, 2, 3],
+    }
+    for name in ("gate_proj", "up_proj"):
+        entry = result["components"][name]
+        assert entry["outcome"] == "not_comparable" and entry["relative_change"] is None
+        assert entry["before"] != entry["after"]
+    assert any(text.startswith("gate_proj, up_proj: of other sizes") for text in result["warnings"])
+
+
+def test_cutting_layers_that_do_nothing_changes_nothing(llama, tokenizer, templated_pairs) -> None:
+    idle, cut = copy.deepcopy(llama), copy.deepcopy(llama)
+    with torch.no_grad():
+        idle.model.layers[1].mlp.down_proj.weight.zero_()
+        idle.model.layers[1].self_attn.o_proj.weight.zero_()
+    del cut.model.layers[1]
+    for number, layer in enumerate(cut.model.layers):
+        layer.self_attn.layer_idx = number
+    cut.config.num_hidden_layers = 3
+    before, after = (analyze_pairs(model, tokenizer, templated_pairs) for model in (idle, cut))
+    result = compare_profiles(before, after, margin=0.0)
+    assert result["overall"]["before"] > 0
+    assert result["overall"]["delta"]["value"] == pytest.approx(0, abs=1e-7)
+    assert result["compared"] == {
+        "components": ["layer_output"],
+        "layers_before": [3],
+        "layers_after": [2],
+    }
+    assert result["components"]["mlp_output"]["outcome"] == "not_comparable"
+    assert result["warnings"][0].startswith("The models have 4 and 3 layers")
+
+
+def test_models_of_other_sizes_are_not_compared(llama, make_llama, tokenizer, templated_pairs) -> None:
+    other = make_llama(hidden_size=16, intermediate_size=24)
+    before, after = (analyze_pairs(model, tokenizer, templated_pairs) for model in (llama, other))
+    result = compare_profiles(before, after)
+    assert result["overall"]["outcome"] == "not_comparable"
+    assert result["pairs"] == [] and "Nothing has the same size" in result["warnings"][0]
+
+
+def test_fairness_compares_the_same_components(llama, tokenizer, templated_pairs) -> None:
+    zeroed, cut = narrowed(llama, 30)
+    values = [compared_values(analyze_pairs(model, tokenizer, templated_pairs)) for model in (zeroed, cut)]
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
+
+
+STEREO = [
+    StereoItem("intrasentence", target, "x", "the BLANK sat", f"the {a} sat", f"the {b} sat", "the . sat")
+    for target, a, b in [
+        ("age", "old", "young"),
+        ("age", "old man", "young man"),
+        ("age", "old doctor", "young doctor"),
+        ("gender", "male", "female"),
+        ("gender", "man", "woman"),
+        ("race", "black", "white"),
+    ]
+]
+
+
+def test_stereoset_before_is_the_ss_of_the_report(make_llama, tokenizer) -> None:
+    results = [score_stereoset(make_llama(seed=seed), tokenizer, STEREO) for seed in (2, 3)]
+    compared = compare_behaviour(*results)
+    for side, result in zip(("before", "after"), results, strict=True):
+        assert 100 * compared["overall"][side] == pytest.approx(result.report["overall"]["ss"])
+        ss = result.report["categories"]["x"]["ss"]
+        assert 100 * compared["categories"]["x"][side] == pytest.approx(ss)
+    assert compared["overall"]["clusters"] == 3
+    assert compared["language"]["measure"] == "lms"
+    assert compared["language"]["after"] == results[1].report["overall"]["lms"]
+
+
+def test_items_of_one_target_are_not_independent() -> None:
+    """Forty items of two targets that all moved say as much as two items."""
+    before, after = np.zeros(40, dtype=bool), np.ones(40, dtype=bool)
+    after[:20] = [True, False] * 10
+    alone = compare_preferences(before, after, ["a"] * 40)["overall"]
+    clustered = compare_preferences(before, after, ["a"] * 40, clusters=["s"] * 20 + ["t"] * 20)["overall"]
+    assert alone["p_value"] < 1e-6 < 0.05 < clustered["p_value"]
+    assert clustered["after"] == pytest.approx(0.75) and clustered["clusters"] == 2
+
+
+def test_a_preference_comparison_says_what_the_models_know(llama, make_llama, tokenizer) -> None:
+    items = [CrowsItem("the male man sat", "the female man sat", "stereo", "gender")] * 2
+    result = compare_behaviour(*(score_crows_pairs(m, tokenizer, items) for m in (llama, make_llama(seed=9))))
+    assert result["language"]["measure"] == "perplexity"
+    assert "moves towards 50 %" in result["warnings"][0]
+    assert f"{result['language']['after']:.4g} after" in result["warnings"][0]

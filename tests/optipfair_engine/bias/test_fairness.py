@@ -1,25 +1,34 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.bias.fairness import (
+    BEFORE_HEALING,
     _random_plans,
     fair_plan,
+    fair_plan_of,
     fairness_scores,
+    flat_metrics,
     neuron_bias,
     split_templates,
     utility,
 )
+from optipfair_engine.bias.suites import PairItem
 from optipfair_engine.calibration import calibration_from_texts
 from optipfair_engine.calibration.statistics import gather_statistics
+from optipfair_engine.cli import app
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning.apply import apply_plan
+from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, SELECTION_SCALE
+from optipfair_engine.pruning.obs import eliminate
 from optipfair_engine.pruning.options import PruneOptions
-from optipfair_engine.pruning.refit import output_error, ridge_diagonal, solve_least_squares
+from optipfair_engine.pruning.refit import output_error, ridge_diagonal, ridged, solve_least_squares
 
 LAYER, NEURONS = 1, (3, 11, 30)
 
@@ -107,13 +116,26 @@ def test_the_utility_is_what_removal_costs_the_refitted_output() -> None:
     weight, x = torch.randn(6, 8).double(), torch.randn(200, 8).double()
     gram = (x.T @ x).float()
     costs = utility(weight, gram, ridge=1e-9)
-    diagonal = ridge_diagonal(gram)
+    diagonal = ridge_diagonal(gram, SELECTION_SCALE)
     total = float(((weight @ gram.double()) * weight).sum())
     for neuron in range(8):
         kept = [i for i in range(8) if i != neuron]
         refitted = solve_least_squares(weight, gram, kept, 1e-9, diagonal=diagonal)
         error = output_error(weight, gram, kept, refitted) * total
         assert costs[neuron].item() == pytest.approx(error, rel=1e-3)
+
+
+def test_the_utility_is_by_the_ridge_of_selection() -> None:
+    """One neuron with far more energy than the rest: by the median's ridge it would cost more."""
+    torch.manual_seed(1)
+    weight, x = torch.randn(6, 8).double(), torch.randn(40, 8).double()
+    x[:, 3] *= 30
+    gram = (x.T @ x).float()
+    first = eliminate(weight, gram, SELECTION_RIDGE, block_size=1, scale=SELECTION_SCALE).order[0]
+    costs = utility(weight, gram)
+    assert int(costs.argmin()) == int(first)
+    inverse = ridged(gram, SELECTION_RIDGE, ridge_diagonal(gram, SELECTION_SCALE)).inverse().diagonal()
+    torch.testing.assert_close(costs, weight.square().sum(dim=0) / inverse)
 
 
 def test_fair_pruning_beats_random_pruning_on_held_out_templates(
@@ -129,7 +151,13 @@ def test_fair_pruning_beats_random_pruning_on_held_out_templates(
     assert report["random_draws_beaten"] == 3
     assert report["difference"]["fair"] < report["difference"]["dense"]
     assert report["bias_change"] < 0
-    assert plan.method["fairness"] == {"weight": 10.0, "prompt_pairs": 8, "held_out_pairs": 4}
+    assert plan.method["fairness"] == {
+        "weight": 10.0,
+        "prompt_pairs": 8,
+        "held_out_pairs": 4,
+        "score": "rank(OBS cost) - weight * rank(bias)",
+    }
+    assert "neuron_selection_method" not in plan.method  # no score of the options' chose these
     json.dumps(report, allow_nan=False)
     assert apply_plan(biased, plan).model.layers[LAYER].mlp.up_proj.out_features == 39
 
@@ -151,6 +179,9 @@ def test_wrong_use_is_refused(biased, tokenizer, templated_pairs, calibration) -
     width = PruneOptions(pruning_percentage=20)
     with pytest.raises(InvalidOptionError, match="at least 0 and finite"):
         fair_plan(biased, tokenizer, templated_pairs, width, calibration, weight=-1)
+    for wrong in ({"neuron_selection_method": "VOW"}, {"tie_break": "topk"}):
+        with pytest.raises(InvalidOptionError, match=f"{next(iter(wrong))} .* has no effect with fairness"):
+            fair_plan(biased, tokenizer, templated_pairs, replace(width, **wrong), calibration)
     with pytest.raises(InvalidOptionError, match="random draw"):
         fair_plan(biased, tokenizer, templated_pairs, width, calibration, draws=0)
 
@@ -168,7 +199,7 @@ def test_a_prune_job_reports_what_fairness_did(
     metrics = prune_checkpoint(source, tmp_path / "out", options, calibration_texts=calibration)
     assert metrics["fairness_outcome"] in ("better", "worse", "inconclusive")
     assert metrics["fairness"]["held_out_pairs"] == 4
-    assert isinstance(metrics["bias_change"], float)
+    assert metrics["bias_change_low"] <= metrics["bias_change"] <= metrics["bias_change_high"]
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert plan["method"]["fairness"]["weight"] == 10.0
     with pytest.raises(InvalidOptionError, match="fairness needs calibration"):
@@ -176,3 +207,73 @@ def test_a_prune_job_reports_what_fairness_did(
     wrong = PruneOptions(pruning_percentage=20, fairness={"prompt_pairs": templated_pairs, "strength": 1})
     with pytest.raises(InvalidOptionError, match="not strength"):
         prune_checkpoint(source, tmp_path / "no", wrong, calibration_texts=calibration)
+
+
+def test_one_held_out_template_gives_no_limits_to_judge_by(
+    biased, tokenizer, templated_pairs, calibration
+) -> None:
+    options = PruneOptions(pruning_percentage=20, layer_indices=[LAYER])
+    report = fair_plan(biased, tokenizer, templated_pairs[:2], options, calibration, draws=1).report
+    metrics = flat_metrics(report)
+    assert metrics["fairness_outcome"] == "inconclusive"
+    for name in ("bias_change", "bias_against_random"):
+        assert metrics[name] is not None
+        assert metrics[f"{name}_low"] is metrics[f"{name}_high"] is None
+    assert any("One held-out template" in text for text in report["warnings"])
+
+
+def test_templates_that_pairs_name_are_kept_together(templated_pairs) -> None:
+    items = [PairItem(*pair, "one" if i < 5 else "two") for i, pair in enumerate(templated_pairs)]
+    chosen, held = split_templates(items)
+    assert [len(chosen), len(held)] == [5, 3]
+    with pytest.raises(InvalidOptionError, match="Fairness pair 0 is not two texts"):
+        split_templates([("one",)])
+
+
+def test_a_preset_and_healing_are_taken_note_of(biased, tokenizer, templated_pairs, calibration) -> None:
+    fairness = {"prompt_pairs": [list(pair) for pair in templated_pairs], "weight": 1.0}
+    options = PruneOptions(
+        pruning_percentage=20,
+        preset="recommended",
+        layer_indices=[LAYER],
+        fairness=fairness,
+        healing_seconds=1,
+    )
+    made = fair_plan_of(biased, tokenizer, options, calibration)
+    assert made.calibrated.plan.weights  # the preset refits
+    assert BEFORE_HEALING in made.report["warnings"]
+    with pytest.raises(InvalidOptionError, match="OBS has no effect with fairness"):
+        fair_plan_of(biased, tokenizer, replace(options, neuron_selection_method="OBS"), calibration)
+
+
+def test_fairness_on_the_command_line(biased, tokenizer, templated_pairs, tmp_path) -> None:
+    source, pairs, text = tmp_path / "model", tmp_path / "pairs.jsonl", tmp_path / "text.jsonl"
+    biased.save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    pairs.write_text("".join(json.dumps(pair) + "\n" for pair in templated_pairs))
+    words = ["the", "old", "man", "sat", "down", "and", "she", "thought", "that", "it", "was", "late"]
+    text.write_text(
+        "".join(json.dumps({"text": " ".join(words[i % 12 :] + words[: i % 12])}) + "\n" for i in range(32))
+    )
+
+    def prune(*more: str):
+        options = ["--model-path", str(source), "--output-path", str(tmp_path / "out"), "--device", "cpu"]
+        return CliRunner().invoke(app, ["prune", *options, "--pruning-percentage", "20", "--json", *more])
+
+    given = ["--fairness-pairs", str(pairs), "--calibration", str(text), "--verify", "none"]
+    result = prune(*given, "--fairness-weight", "10", "--layer-indices", str(LAYER), "--quiet")
+    assert result.exit_code == 0, result.output
+    metrics = json.loads(result.stdout)
+    assert metrics["fairness"]["weight"] == 10
+    assert metrics["fairness"]["prompt_pairs"] == 8
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["method"]["fairness"]["weight"] == 10
+    for more, message in [
+        (["--fairness-weight", "2"], "--fairness-weight has no effect without --fairness-pairs"),
+        (["--fairness-pairs", str(pairs)], "fairness needs calibration"),
+        ([*given, "--out-of-core"], "not out of core"),
+        ([*given, "--method", "VOW"], "VOW has no effect with fairness"),
+    ]:
+        result = prune(*more)
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())

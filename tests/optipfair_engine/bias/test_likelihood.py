@@ -10,11 +10,15 @@ from transformers import (
     BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from optipfair_engine.bias.likelihood import CausalScorer, MaskedScorer, ScoredText
+from optipfair_engine.bias.likelihood import CausalScorer, MaskedScorer, MaskedText, ScoredText
 from optipfair_engine.bias.trees import TokenTree
 from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 
@@ -129,7 +133,7 @@ def test_masked_scores_equal_masking_one_token_at_a_time() -> None:
     )
     model = BertForMaskedLM(config).eval()
     sentences = [((2, 5, 6, 7, 3), (1, 2, 3)), ((2, 5, 9, 3), (2,)), ((2, 3), ())]
-    results = MaskedScorer(model, 4, token_budget=12).score(sentences)
+    results = MaskedScorer(model, 4, token_budget=12).score([MaskedText(*parts) for parts in sentences])
     for (ids, positions), (total, count) in zip(sentences, results, strict=True):
         expected = 0.0
         for position in positions:
@@ -149,7 +153,25 @@ def test_models_and_texts_that_cannot_be_scored_are_refused(llama) -> None:
     bert = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     with pytest.raises(UnsupportedModelError, match="no language-model head"):
         CausalScorer(BertModel(BertConfig(vocab_size=16, **bert)))
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=64, n_embd=16, n_layer=1, n_head=2))
     with pytest.raises(InvalidOptionError, match="longer than the model's 64 positions"):
-        CausalScorer(llama).score([[ScoredText((5,) * 65)]])
+        CausalScorer(gpt2).score([[ScoredText((5,) * 65)]])
     with pytest.raises(TokenizerError, match="don't belong together"):
         CausalScorer(llama).score([[ScoredText((5, 10**6))]])
+
+
+def test_masked_texts_are_checked_before_they_run() -> None:
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=16, max_position_embeddings=34, pad_token_id=1, **small)
+    model = RobertaForMaskedLM(config).eval()
+    scorer = MaskedScorer(model, 4)
+    assert scorer.score([MaskedText((5,) * 32, (0, 31))])[0][1] == 2
+    # two of RoBERTa's 34 positions are never counted
+    with pytest.raises(InvalidOptionError, match="33 tokens is longer than the model's 32 positions"):
+        scorer.score([MaskedText((5,) * 33, (0,))])
+    with pytest.raises(TokenizerError, match="don't belong together"):
+        scorer.score([MaskedText((5, 99), (0,))])
+
+
+def test_rotary_positions_have_no_end(llama) -> None:
+    assert CausalScorer(llama).score([[ScoredText((5,) * 65)]])[0][0][1] == 64

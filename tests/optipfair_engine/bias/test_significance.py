@@ -9,14 +9,15 @@ from scipy import stats
 from optipfair_engine.bias.significance import (
     Interval,
     benjamini_hochberg,
+    bootstrap_interval,
     bootstrap_means,
     detectable_mean,
     detectable_share,
     finite,
     holm,
     mcnemar,
+    mcnemar_clustered,
     outcome,
-    percentile_interval,
     t_test,
     wilson,
 )
@@ -60,8 +61,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     covered = 0
     for trial in range(120):
         values = (rng.normal(size=30).repeat(4) + 0.2 * rng.normal(size=120))[:, None]
-        interval = percentile_interval(
-            float(values.mean()), bootstrap_means(values, clusters, samples=400, seed=trial)[:, 0]
+        interval = bootstrap_interval(
+            float(values.mean()), bootstrap_means(values, clusters, samples=400, seed=trial)[:, 0], 30
         )
         covered += interval.low <= 0 <= interval.high
     assert 0.86 <= covered / 120 <= 1.0
@@ -110,3 +111,37 @@ def test_finite_makes_strict_json() -> None:
         "1": [None, 3],
         "b": [True],
     }
+
+
+def coverage(clusters: int, trials: int = 400) -> float:
+    """How often the interval of a mean of templates (two pairs each) has the true one in it."""
+    rng = np.random.default_rng(clusters)
+    names = [str(i // 2) for i in range(2 * clusters)]
+    covered = 0
+    for trial in range(trials):
+        values = rng.normal(size=clusters).repeat(2)[:, None] + 0.1 * rng.normal(size=(2 * clusters, 1))
+        drawn = bootstrap_means(values, names, samples=500, seed=trial)[:, 0]
+        interval = bootstrap_interval(float(values.mean()), drawn, clusters)
+        covered += interval.low <= 0 <= interval.high
+    return covered / trials
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 5, 7])
+def test_few_templates_are_covered_too(clusters: int) -> None:
+    """Plain percentiles cover 52 %, 70 %, 83 % and 85 %."""
+    assert 0.9 <= coverage(clusters) <= 0.98
+
+
+def test_an_interval_stays_within_what_the_quantity_can_be() -> None:
+    values = np.array([[0.1], [3.0]])
+    drawn = bootstrap_means(values, ["a", "b"])[:, 0]
+    interval = bootstrap_interval(1.55, drawn, 2, least=0, greatest=4)
+    assert (interval.low, interval.high) == (0.0, 4.0)
+    assert bootstrap_interval(1.0, drawn, 1).low is None
+
+
+def test_clustered_mcnemar_with_one_item_each_is_mcnemars_chi_square() -> None:
+    gained, lost = np.r_[np.ones(30), np.zeros(70)], np.r_[np.zeros(30), np.ones(10), np.zeros(60)]
+    expected = stats.chi2.sf((30 - 10) ** 2 / (30 + 10), 1)
+    assert mcnemar_clustered(gained, lost) == pytest.approx(expected)
+    assert mcnemar_clustered(np.zeros(3), np.zeros(3)) == 1.0

@@ -7,14 +7,17 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.bias import calculate_bias_metrics, get_activation_pairs, get_layer_names, select_layers
 from optipfair_engine.bias.analysis import analyze_pairs
+from optipfair_engine.bias.batching import encode
 from optipfair_engine.bias.components import find_sites
 from optipfair_engine.bias.profile import PairMetrics
 from optipfair_engine.bias.stream import encode_pairs, run_pairs
-from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError, TokenizerError
 
 
 def overall(metrics):
@@ -126,8 +129,9 @@ def test_wrong_input_is_refused_before_the_model_runs(llama, tokenizer) -> None:
         analyze_pairs(llama, tokenizer, [])
     with pytest.raises(InvalidOptionError, match="pair 0 has not two"):
         analyze_pairs(llama, tokenizer, [("only one",)])
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2)
     with pytest.raises(InvalidOptionError, match="longer than the model's 64 positions"):
-        analyze_pairs(llama, tokenizer, [("old " * 65, "old")])
+        analyze_pairs(GPT2LMHeadModel(config), tokenizer, [("old " * 65, "old")])
     with pytest.raises(InvalidOptionError, match="Unknown layer types"):
         get_activation_pairs(llama, tokenizer, "a", "b", target_layers=["nothing"])
 
@@ -178,3 +182,58 @@ def test_pair_metrics_behave_like_a_dictionary(llama, tokenizer, pairs) -> None:
     assert list(metrics) == ["pair_2", "pair_3"]
     with pytest.raises(KeyError):
         metrics["pair_1"]
+
+
+@pytest.fixture
+def overflowing(make_llama):
+    model = make_llama(seed=4).half()
+    with torch.no_grad():
+        model.model.layers[2].mlp.gate_proj.weight.fill_(6e4)
+    return model
+
+
+def test_overflowing_activations_are_an_error_that_names_the_layer(
+    overflowing, tokenizer, pairs, tmp_path
+) -> None:
+    with pytest.raises(
+        NonFiniteResultError, match=r"gate_proj_layer_2 .* pair 0 .'the white.* float16 overflows"
+    ):
+        analyze_pairs(
+            overflowing,
+            tokenizer,
+            pairs,
+            visualization_types=["mean_diff"],
+            layer_types=["gate_proj"],
+            folder=tmp_path,
+        )
+    assert not list(tmp_path.iterdir())
+    first, second = get_activation_pairs(overflowing, tokenizer, *pairs[0])
+    with pytest.raises(NonFiniteResultError, match=r"mlp_output_layer_2 are not finite .as those of 9 of 24"):
+        calculate_bias_metrics(first, second)
+
+
+def test_equal_lengths_give_what_plain_dictionaries_give(llama, tokenizer) -> None:
+    """The changed words stand at other places, the numbers of tokens are equal."""
+    first, second = get_activation_pairs(llama, tokenizer, "the old man sat down", "old the man sat early")
+    with_tokens, plain = (
+        calculate_bias_metrics(a, b) for a, b in ((first, second), (dict(first), dict(second)))
+    )
+    assert overall(with_tokens) == pytest.approx(overall(plain))
+
+
+def test_spans_are_read_together() -> None:
+    vocabulary = {piece: i for i, piece in enumerate(["[UNK]", "the", "play", "##ing", "sing", "##er"])}
+    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    prompt = encode(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]"), "the playing singer")
+    assert prompt.words(0, 5) == "the playing singer"
+    assert prompt.words(1, 3) == "playing"
+    assert prompt.tokens == ("the", "play", "##ing", "sing", "##er")
+
+
+def test_the_bytes_of_a_letter_are_read_together() -> None:
+    inner = Tokenizer(models.BPE({c: i for i, c in enumerate(pre_tokenizers.ByteLevel.alphabet())}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    prompt = encode(PreTrainedTokenizerFast(tokenizer_object=inner), "né")
+    assert len(prompt.ids) == 3 and prompt.words(1, 3) == "é"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.quiver import Quiver
 
 from optipfair_engine.bias import (
     visualize_bias,
@@ -96,7 +97,7 @@ def test_vector_formats(llama, tokenizer, pairs, tmp_path, figure_format, start)
 def test_tokens_are_labels_and_the_changed_one_is_marked(llama, tokenizer, pairs) -> None:
     figure = visualize_heatmap(llama, tokenizer, pairs[1], "mlp_output_layer_1")
     labels = figure.axes[0].get_yticklabels()
-    assert [label.get_text() for label in labels][:3] == ["the", "male → non-binary  ▸", "teacher"]
+    assert [label.get_text() for label in labels][:3] == ["the", "male → non - binary  ▸", "teacher"]
     assert [label.get_fontweight() for label in labels][:2] == ["normal", "bold"]
     plain = visualize_heatmap(llama, tokenizer, pairs[1], "mlp_output_layer_1", highlight_diff=False)
     assert plain.axes[0].get_yticklabels()[1].get_fontweight() == "normal"
@@ -164,3 +165,32 @@ def test_no_drawing_process_is_an_error_and_no_hang(tmp_path, monkeypatch) -> No
     with pytest.raises(DrawingError, match="could be started"), Painter(30) as painter:
         for i in range(30):
             painter.submit(picture, Style(dpi=20), tmp_path / f"{i}.png")
+
+
+def test_a_figure_too_small_for_its_texts_is_refused(llama, tokenizer, pairs, tmp_path) -> None:
+    with pytest.raises(InvalidOptionError, match=r"too small for pca: .* at least \(1.90, 3.30\) inches"):
+        visualize_pca(llama, tokenizer, pairs[0], "mlp_output_layer_1", figsize=(4, 3))
+    with pytest.raises(InvalidOptionError, match=r"too small for heatmap: .* at least \(4.30, 3.20\)"):
+        visualize_bias(llama, tokenizer, pairs, output_dir=tmp_path, figsize=(4, 4))
+    assert not list(tmp_path.iterdir())
+    assert visualize_pca(llama, tokenizer, pairs[0], "mlp_output_layer_1", figsize=(1.9, 3.3), dpi=40)
+
+
+def test_without_highlighting_no_arrow_is_coloured(llama, tokenizer, pairs) -> None:
+    colours = []
+    for highlight in (True, False):
+        figure = visualize_pca(
+            llama, tokenizer, pairs[0], "mlp_output_layer_1", highlight_diff=highlight, dpi=40
+        )
+        arrows = next(c for c in figure.axes[0].collections if isinstance(c, Quiver))
+        colours.append(len({tuple(colour) for colour in arrows.get_facecolor()}))
+    assert colours == [2, 1]
+
+
+def test_the_same_svg_has_the_same_bytes(llama, tokenizer, pairs, tmp_path) -> None:
+    for name in ("a", "b"):
+        visualize_mean_differences(
+            llama, tokenizer, pairs[0], "mlp_output", output_dir=tmp_path / name, figure_format="svg"
+        )
+    a, b = (next((tmp_path / name).iterdir()).read_bytes() for name in ("a", "b"))
+    assert a == b

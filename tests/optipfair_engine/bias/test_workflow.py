@@ -49,7 +49,7 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
             prompt_pairs=templated_pairs,
             control_pairs=[
                 ["the tall man sat", "the quiet man sat"],
-                ["the new man sat", "the other man sat"],
+                ["the new doctor sat", "the other doctor sat"],
             ],
             visualization_types=["mean_diff"],
             layer_types=["mlp_output"],
@@ -71,6 +71,7 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
         <= metrics["mean_difference"]
         <= metrics["mean_difference_high"]
     )
+    assert metrics["noise_floor_low"] <= metrics["noise_floor"] <= metrics["noise_floor_high"]
     assert metrics["noise_floor"] > 0
     assert metrics["neurons_tested"] == 4 * 48
     assert set(stages) == {"load", "bias", "plot"}
@@ -127,8 +128,8 @@ def test_a_model_from_the_hub_cache_goes_by_its_name(folder, tmp_path, templated
         figure_format="svg",
     )
     bias_checkpoint(commit, tmp_path / "out", options)
-    assert "<h1>Bias of tiny-llama</h1>" in (tmp_path / "out" / "report.html").read_text()
-    assert "tiny-llama ·" in (tmp_path / "out" / "mean_diff_mlp_output_pair0.svg").read_text()
+    assert "<h1>Bias of org/tiny-llama</h1>" in (tmp_path / "out" / "report.html").read_text()
+    assert "org/tiny-llama ·" in (tmp_path / "out" / "mean_diff_mlp_output_pair0.svg").read_text()
 
 
 def test_the_report_shows_no_figures_of_an_earlier_run(folder, tmp_path, templated_pairs) -> None:
@@ -140,6 +141,17 @@ def test_the_report_shows_no_figures_of_an_earlier_run(folder, tmp_path, templat
     assert len(list(tmp_path.glob("*.png"))) == 3
     shown = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "report.html").read_text())
     assert shown == ["mean_diff_mlp_output_pair0.png", "mean_diff_mlp_output_pair1.png"]
+
+
+def test_the_report_says_where_figures_are_that_it_cannot_show(folder, tmp_path, templated_pairs) -> None:
+    options = BiasOptions(
+        prompt_pairs=templated_pairs[:2],
+        visualization_types=["mean_diff"],
+        layer_types=["mlp_output"],
+        figure_format="pdf",
+    )
+    bias_checkpoint(folder, tmp_path, options)
+    assert "2 pdf files lie beside this report" in (tmp_path / "report.html").read_text()
 
 
 def test_no_prompts_means_the_default_ones_with_controls(folder, tmp_path) -> None:
@@ -172,6 +184,32 @@ def test_suites(folder, quieter, tmp_path) -> None:
     assert metrics["pairs"] == 1
 
 
+def test_a_stereoset_comparison_names_both_models_scores(folder, quieter, tmp_path) -> None:
+    suite = tmp_path / "stereo.jsonl"
+    rows = [("man", "old", "young"), ("man", "male", "female"), ("baker", "black", "white")]
+    suite.write_text(
+        "".join(
+            f'{{"type": "intrasentence", "target": "{t}", "bias_type": "x", "context": "the BLANK {t}", '
+            f'"stereotype": "the {a} {t}", "anti-stereotype": "the {b} {t}", "unrelated": "the . {t}"}}\n'
+            for t, a, b in rows
+        )
+    )
+    out = tmp_path / "out"
+    metrics = bias_checkpoint(quieter, out, BiasOptions(suite=suite), baseline=folder)
+    summary = strict(out / "bias_summary.json")
+    for name in ("ss", "lms", "icat"):
+        assert metrics[f"stereoset_{name}_baseline"] == summary["baseline_behaviour"]["overall"][name]
+        assert (
+            metrics[f"stereoset_{name}_low"]
+            <= metrics[f"stereoset_{name}"]
+            <= metrics[f"stereoset_{name}_high"]
+        )
+    before = summary["comparison"]["overall"]["before"]
+    assert 100 * before == pytest.approx(metrics["stereoset_ss_baseline"])
+    html = (out / "report.html").read_text()
+    assert "baseline, overall" in html and "moves towards 50 %" in html
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -201,14 +239,14 @@ def test_wrong_prompts_are_refused_before_a_model_is_loaded(tmp_path) -> None:
 def test_the_commands(folder, quieter, tmp_path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(
-        '["the old man sat", "the young man sat"]\n["the male man left", "the female man left"]\n'
+        "".join(f'["the old {s} sat", "the young {s} sat"]\n' for s in ("man", "doctor", "lawyer", "baker"))
     )
     arguments = ["--prompt-pairs", str(pairs), "--device", "cpu", "--quiet", "--json"]
     runner = CliRunner()
     bias = ["bias", "--model-path", str(folder), "--output-path", str(tmp_path / "a"), *arguments]
     result = runner.invoke(app, [*bias, "--visualization-types", "none", "--neuron-ranking"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["pairs"] == 2
+    assert json.loads(result.stdout)["pairs"] == 4
     compare = [
         "compare",
         "--before",
