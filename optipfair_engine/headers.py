@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -132,7 +132,8 @@ def _parse_json(raw: bytes, code: str, name: str) -> dict[str, Any]:
 def _tensor_info(file: str, name: str, entry: object, base: int) -> TensorInfo:
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    if dtype not in _DTYPE_BITS or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+    known = isinstance(dtype, str) and dtype in _DTYPE_BITS
+    if not known or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise HeaderError("model_header_invalid", f"{file}: entry of tensor {name!r} is malformed")
     start, end = offsets
     bits = math.prod(shape) * _DTYPE_BITS[dtype]
@@ -167,7 +168,7 @@ def inspect_model_folder(path: Path) -> ModelFacts:
 
     Raises:
         HeaderError: ``model_not_found``, ``model_pickled``, ``model_remote_code``, ``model_config_invalid``,
-            ``model_header_invalid``, ``model_truncated``.
+            ``model_header_invalid``, ``model_truncated``, ``model_unreadable`` (a file name that is not UTF-8).
     """
     if path.is_file() and path.suffix == ".gguf":
         return _gguf_facts(path, {path.name: path.stat().st_size})
@@ -179,6 +180,7 @@ def inspect_model_folder(path: Path) -> ModelFacts:
     if not path.is_dir():
         raise HeaderError("model_not_found", f"there is no model folder {path.name!r}")
     files = {entry.name: entry.stat().st_size for entry in sorted(path.iterdir()) if entry.is_file()}
+    _check_names(files)
     shards = weight_files(path)
     if shards:
         return _safetensors_facts(path, shards, files)
@@ -188,6 +190,17 @@ def inspect_model_folder(path: Path) -> ModelFacts:
     if ggufs:
         raise HeaderError("model_not_found", "several .gguf files; name one of them")
     raise HeaderError("model_not_found", "the folder holds no model.safetensors, no shard index and no .gguf")
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Names go into the revision and into JSON; one that is not UTF-8 fits into neither."""
+    for name in names:
+        try:
+            name.encode()  # bytes that Python could not decode are lone surrogates in it
+        except UnicodeEncodeError:
+            raise HeaderError(
+                "model_unreadable", f"rename the file {ascii(name)}: its name is not UTF-8"
+            ) from None
 
 
 def weight_files(path: Path) -> list[Path]:
