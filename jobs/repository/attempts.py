@@ -21,7 +21,8 @@ class AttemptVerbs(Verbs):
         """Queued → running with the next attempt number and a fresh lease; None: nothing to do here.
 
         Race: any number of workers may claim at once (a message can come twice); one conditional UPDATE
-        lets exactly one win. A repeat by the same worker gets None, never the same attempt again.
+        lets exactly one win. A repeat by the same worker gets None, never the same attempt again. The queue
+        deadline ends with the first claim: a job that goes back into the queue has been started in time.
         """
         free = (
             t.jobs.c.id == job_id,
@@ -39,6 +40,7 @@ class AttemptVerbs(Verbs):
                 worker_id=worker_id,
                 lease_expires_at=later(self.settings.lease_seconds),
                 started_at=func.coalesce(t.jobs.c.started_at, now_ms()),
+                queue_deadline=None,
             )
             if job is None:
                 return None
