@@ -132,8 +132,9 @@ def _parse_json(raw: bytes, code: str, name: str) -> dict[str, Any]:
 def _tensor_info(file: str, name: str, entry: object, base: int) -> TensorInfo:
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    known = isinstance(dtype, str) and dtype in _DTYPE_BITS
-    if not known or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
+        raise HeaderError("model_header_invalid", f"{file}: tensor {name!r} has no known dtype")
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise HeaderError("model_header_invalid", f"{file}: entry of tensor {name!r} is malformed")
     start, end = offsets
     bits = math.prod(shape) * _DTYPE_BITS[dtype]
@@ -168,7 +169,7 @@ def inspect_model_folder(path: Path) -> ModelFacts:
 
     Raises:
         HeaderError: ``model_not_found``, ``model_pickled``, ``model_remote_code``, ``model_config_invalid``,
-            ``model_header_invalid``, ``model_truncated``, ``model_unreadable`` (a file name that is not UTF-8).
+            ``model_header_invalid``, ``model_truncated``, ``model_unreadable`` (a name that is not UTF-8).
     """
     if path.is_file() and path.suffix == ".gguf":
         return _gguf_facts(path, {path.name: path.stat().st_size})
@@ -199,7 +200,7 @@ def _check_names(names: Iterable[str]) -> None:
             name.encode()  # bytes that Python could not decode are lone surrogates in it
         except UnicodeEncodeError:
             raise HeaderError(
-                "model_unreadable", f"rename the file {ascii(name)}: its name is not UTF-8"
+                "model_unreadable", f"rename the file {name!a}: its name is not UTF-8"
             ) from None
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.artifacts.sealing import full_disk_is_named
-from jobs.errors import InvalidError, JobsError, StorageFullError
+from jobs.errors import ArtifactNameError, InvalidError, JobsError, StorageFullError
 from jobs.routing import is_better_elsewhere
 from jobs.rows import Claim
 from jobs.states import State
@@ -206,7 +206,7 @@ class Supervisor:
         try:
             finished_at = self._repository.now()
             files = workspace.seal(finished_at=finished_at)
-        except StorageFullError as error:
+        except (StorageFullError, ArtifactNameError) as error:
             return self._conclude(Failed(error.code, error.message), workspace)
         except (OSError, JobsError, SQLAlchemyError) as error:
             self._log.warning("artifacts.not_stored", exc_info=True)

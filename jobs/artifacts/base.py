@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jobs.errors import StorageError
+from jobs.errors import ArtifactNameError
 from jobs.rows import Artifact
 
 CHUNK_BYTES = 1024 * 1024
@@ -60,7 +60,7 @@ class ArtifactStore(Protocol):
         """Hash every staged file and the archive, and make them durable (fsync; for S3: upload).
 
         `finished_at` (milliseconds, `Repository.now()`) is the modification time within the archive; give
-        the same to mark_succeeded. Raises StorageFullError, StorageError (a name that is refused).
+        the same to mark_succeeded. Raises StorageFullError, ArtifactNameError, StorageError.
         """
         ...
 
@@ -99,9 +99,9 @@ def storage_of(job_id: str, attempt: int) -> str:
 
 
 def check_name(name: str) -> str:
-    """The name of an artifact, if it is an acceptable one; StorageError otherwise."""
+    """The name of an artifact, if it is an acceptable one; ArtifactNameError otherwise."""
     if _NAME.fullmatch(name) is None:
-        raise StorageError("an artifact's name may hold only letters, digits and . _ -", code="artifact_name")
+        raise ArtifactNameError("an artifact's name may hold only letters, digits and . _ -")
     return name
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jobs.artifacts.archive import ArchivePlan
 from jobs.artifacts.base import CHUNK_BYTES, Sealed, check_name, media_type, storage_of
-from jobs.errors import StorageError, StorageFullError
+from jobs.errors import ArtifactNameError, StorageFullError
 from jobs.rows import Artifact
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -29,12 +29,12 @@ def full_disk_is_named() -> Iterator[None]:
 
 
 def staged_files(stage: Path) -> list[Path]:
-    """The regular files of a stage folder, sorted by name; StorageError for anything else in it."""
+    """The regular files of a stage folder, sorted by name; ArtifactNameError for anything else in it."""
     files = sorted(stage.iterdir(), key=lambda path: path.name)
     for path in files:
         check_name(path.name)
         if path.is_symlink() or not path.is_file():
-            raise StorageError("an artifact is not a regular file", code="artifact_name")
+            raise ArtifactNameError(f"the artifact {path.name} is not a regular file")
     return files
 
 

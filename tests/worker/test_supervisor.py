@@ -76,6 +76,18 @@ def test_a_users_error_fails_the_job_at_the_first_attempt(
     assert stored_folders(services) == []
 
 
+def test_a_file_that_cannot_be_an_artifact_fails_the_job_at_the_first_attempt(
+    services: Services, engine: EngineType, new_job: NewJob
+) -> None:
+    job = new_job()
+    engine.script = [lambda: (services.store.stage(job.id, 1) / "folder").mkdir(), RESULT]
+    run_job(services, job.id)
+    ended = state_of(services, job)
+    assert (ended.state, ended.attempt) == (State.FAILED, 1)
+    assert ended.error is not None and ended.error.code == "artifact_name"
+    assert "folder" in ended.error.message
+
+
 @pytest.mark.parametrize(
     "step", [Ended(-9), Ended(255), {"type": "error", "code": "out_of_memory", "message": "", "retry": True}]
 )
