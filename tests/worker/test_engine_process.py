@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from optipfair_engine.errors import CheckpointError
 from optipfair_engine.headers import HeaderError
-from worker.engine_main import describe
 from worker.engine_process import thread_environment
+from worker.failures import MachineError, describe
 from worker.hub import HubUnavailableError
 from worker.outcomes import of_exit
 
@@ -120,6 +123,41 @@ def test_errors_are_sorted_into_the_users_and_the_machines() -> None:
     assert describe(MemoryError())["retry"] is True
     assert describe(HeaderError("model_truncated", "short"))["code"] == "model_truncated"
     assert describe(HubUnavailableError("away"))["retry"] is True
+
+
+def torchs_out_of_memory() -> RuntimeError:
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (torchs_out_of_memory, "out_of_memory"),
+        (lambda: OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
+        (lambda: OSError(errno.EIO, "Input/output error"), "io_error"),
+        (lambda: MachineError("reload_check_killed", "signal 9"), "reload_check_killed"),
+    ],
+)
+def test_the_machines_failures_are_tried_again_though_the_engine_blames_the_model(
+    make: Callable[[], Exception], code: str
+) -> None:
+    error = make()
+    assert describe(error)["code"] == code
+    blamed = CheckpointError("model.gguf can't be read as a GGUF model: RuntimeError")
+    blamed.__cause__ = error
+    assert (describe(blamed)["code"], describe(blamed)["retry"]) == (code, True)
+
+
+def test_a_model_that_really_cannot_be_read_is_the_users_error() -> None:
+    for cause in (OSError("config.json is missing"), RuntimeError("size mismatch"), KeyError("w")):
+        blamed = CheckpointError("can't be loaded")
+        blamed.__cause__ = cause
+        assert (describe(blamed)["code"], describe(blamed)["retry"]) == ("model_unreadable", False)
+    assert describe(CheckpointError("the prompt 'out of memory' is odd"))["retry"] is False
 
 
 @pytest.mark.parametrize(
