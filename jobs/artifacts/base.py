@@ -8,7 +8,7 @@ without a row, and without an attempt that holds its job, is an orphan.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,6 +49,14 @@ class StoredFolder:
     modified: float
 
 
+#: Called often during long work; it raises to end that work.
+Interrupt = Callable[[], None]
+
+
+def never() -> None:
+    """An `Interrupt` that lets the work go on to its end."""
+
+
 class ArtifactStore(Protocol):
     """What a store can do. `storage` is "{job}/{attempt}", as in the artifacts' rows."""
 
@@ -56,11 +64,12 @@ class ArtifactStore(Protocol):
         """Make (or find) the local folder into which the attempt writes its artifacts, flat."""
         ...
 
-    def seal(self, job_id: str, attempt: int, *, finished_at: int) -> Sealed:
+    def seal(self, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never) -> Sealed:
         """Hash every staged file and the archive, and make them durable (fsync; for S3: upload).
 
         `finished_at` (milliseconds, `Repository.now()`) is the modification time within the archive; give
-        the same to mark_succeeded. Raises StorageFullError, ArtifactNameError, StorageError.
+        the same to mark_succeeded. What `interrupt`, called every few MiB, raises leaves the stage as it was.
+        Raises StorageFullError, ArtifactNameError, StorageError.
         """
         ...
 
