@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from worker import test_hooks
 from worker.engine_process import Reporting, become_group_leader
-from worker.failures import describe
+from worker.failures import describe, outline
 
 #: Exit codes are for the log only; the supervisor goes by the message, and by the signal if there was none.
 EXIT_OK, EXIT_ERROR = 0, 1
@@ -27,8 +26,8 @@ def run(connection: Connection, task_json: str, log: str) -> None:
         test_hooks.in_engine(task.get("hooks", {}))
         reporting.send({"type": "result", "metrics": _perform(task, reporting)})
     except BaseException as error:
-        traceback.print_exc()
-        reporting.send({"type": "error", **describe(error)})
+        print(outline(error), file=sys.stderr)
+        reporting.send({"type": "error", **describe(error), "trace": outline(error)})
         _flush()
         os._exit(EXIT_ERROR)
     _flush()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Iterator
 
 from optipfair_engine.errors import EngineError
 from optipfair_engine.headers import HeaderError
 from worker.hub import HubUnavailableError
 
+#: How many of the innermost frames of an error are logged.
+_FRAMES = 12
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 #: Signs of exhausted memory and of failing disks. torch and safetensors have no types or numbers for them.
 _MEMORY_SIGNS = ("can't allocate memory", "Cannot allocate memory", "os error 12)", "out of memory")
@@ -37,6 +40,17 @@ def describe(error: BaseException) -> dict[str, object]:
         "message": f"the engine failed with {type(error).__name__}; the worker's log has the details",
         "retry": False,
     }
+
+
+def outline(error: BaseException) -> str:
+    """Types and places of an error and its causes, for the log: without messages, which may quote prompts."""
+    return "\n".join(line for part in _causes(error) for line in _outline_of(part))
+
+
+def _outline_of(error: BaseException) -> Iterator[str]:
+    yield type(error).__name__
+    for frame in traceback.extract_tb(error.__traceback__)[-_FRAMES:]:
+        yield f"  {frame.filename}:{frame.lineno} {frame.name}"
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ import pytest
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.headers import HeaderError
 from worker.engine_process import thread_environment
-from worker.failures import MachineError, describe
+from worker.failures import MachineError, describe, outline
 from worker.hub import HubUnavailableError
 from worker.outcomes import of_exit
 
@@ -78,7 +78,9 @@ def test_an_unforeseen_error_is_reported_without_its_text(tmp_path: Path) -> Non
     assert str(tmp_path) not in error["message"]
     assert json.loads(lines[2]) == {"exitcode": 1}
     assert lines[3] == "False"  # the supervisor has not imported torch
-    assert "KeyError" in (tmp_path / "engine.log").read_text()
+    log = (tmp_path / "engine.log").read_text()
+    assert log.startswith("KeyError\n") and "runners.py" in log
+    assert "no such kind" not in log + error["trace"]  # messages may quote prompts
 
 
 def test_death_by_signal_9_is_seen(tmp_path: Path) -> None:
@@ -150,6 +152,19 @@ def test_the_machines_failures_are_tried_again_though_the_engine_blames_the_mode
     blamed = CheckpointError("model.gguf can't be read as a GGUF model: RuntimeError")
     blamed.__cause__ = error
     assert (describe(blamed)["code"], describe(blamed)["retry"]) == (code, True)
+
+
+def test_the_outline_of_an_error_has_types_and_places_and_no_words() -> None:
+    try:
+        try:
+            raise ValueError("the prompt 'my diary'")
+        except ValueError as error:
+            raise CheckpointError("my diary") from error
+    except CheckpointError as error:
+        text = outline(error)
+    assert "diary" not in text
+    assert text.startswith("CheckpointError\n  ") and "\nValueError\n  " in text
+    assert "test_the_outline_of_an_error" in text
 
 
 def test_a_model_that_really_cannot_be_read_is_the_users_error() -> None:
