@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.artifacts import Sealed, remove_if_dead
+from jobs.artifacts import Interrupt, Sealed, remove_if_dead
 from jobs.errors import JobsError, StorageFullError
 from worker.log import logger
 from worker.services import Services
@@ -33,8 +33,16 @@ class Workspace:
 
     def __exit__(self, *_: object) -> None:
         """Remove the scratch folder and everything of this job that no one has published or holds."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self.discard()
         self._remove_dead(self._attempt)
+
+    def discard(self) -> None:
+        """Remove what this attempt alone writes to and will not publish; what is published stays."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        try:
+            self._services.store.discard(self._job, self._attempt)
+        except (JobsError, OSError) as error:
+            logger.warning("attempt.not_tidied", job_id=self._job, error=type(error).__name__)
 
     def prepare(self, *, needed_bytes: int) -> None:
         """Check the space and make the folders.
@@ -59,9 +67,10 @@ class Workspace:
                 f"{self._services.settings.min_free_bytes:,} of them are kept free"
             )
 
-    def seal(self, *, finished_at: int) -> Sealed:
-        """Hash the staged files and make them durable."""
-        return self._services.store.seal(self._job, self._attempt, finished_at=finished_at)
+    def seal(self, *, finished_at: int, interrupt: Interrupt) -> Sealed:
+        """Hash the staged files and make them durable; `interrupt` may end that by raising."""
+        store = self._services.store
+        return store.seal(self._job, self._attempt, finished_at=finished_at, interrupt=interrupt)
 
     def publish(self) -> None:
         """Make the sealed files visible; called inside the completing transaction."""

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jobs.artifacts import Interrupt
 from jobs.errors import InvalidError, NotFoundError, StorageError
 from jobs.rows import Artifact, Claim
 from worker.cache import folder_bytes
@@ -18,15 +19,21 @@ from worker.services import Services
 
 
 def build_task(
-    services: Services, claim: Claim, workspace: Workspace, hooks: Mapping[str, str], stack: ExitStack
+    services: Services,
+    claim: Claim,
+    workspace: Workspace,
+    hooks: Mapping[str, str],
+    stack: ExitStack,
+    interrupt: Interrupt,
 ) -> dict[str, Any]:
     """Everything that the engine's process needs; checkpoints of earlier jobs are fetched here.
 
     They are fetched here and not there because the artifact store's credentials stay out of that process.
+    `interrupt` is called all the while, and ends the fetching by raising.
     """
     settings, job = services.settings, claim.job
     fetched = {
-        job_id: str(stack.enter_context(job_folder(services, job.tenant, job_id)))
+        job_id: str(stack.enter_context(job_folder(services, job.tenant, job_id, interrupt)))
         for job_id in sorted(set(job_ids(job.spec)))
     }
     places = Places(
@@ -83,7 +90,7 @@ def _model_bytes(services: Services, model: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def job_folder(services: Services, tenant: str, job_id: str) -> Iterator[Path]:
+def job_folder(services: Services, tenant: str, job_id: str, interrupt: Interrupt) -> Iterator[Path]:
     """The artifacts of an earlier job of the same tenant, in the cache.
 
     Raises:
@@ -93,7 +100,7 @@ def job_folder(services: Services, tenant: str, job_id: str) -> Iterator[Path]:
 
     def fill(folder: Path) -> None:
         for artifact in artifacts:
-            _fetch(services, artifact, folder / artifact.name)
+            _fetch(services, artifact, folder / artifact.name, interrupt)
 
     key = artifacts[0].storage.replace("/", "-")
     with services.job_cache.folder(key, fill) as folder:
@@ -111,11 +118,12 @@ def _artifacts_of(services: Services, tenant: str, job_id: str) -> list[Artifact
     return artifacts
 
 
-def _fetch(services: Services, artifact: Artifact, target: Path) -> None:
+def _fetch(services: Services, artifact: Artifact, target: Path, interrupt: Interrupt) -> None:
     """Copy one artifact and check it: a result that rotted in the store must not be pruned further."""
     digest = hashlib.sha256()
     with target.open("wb") as file:
         for chunk in services.store.open_range(artifact.storage, artifact.name, 0, artifact.size):
+            interrupt()
             digest.update(chunk)
             file.write(chunk)
     if digest.hexdigest() != artifact.sha256:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from jobs.rows import Job
 from jobs.states import Outcome, State
 from worker.engine_process import Ended
 from worker.services import Services
-from worker.supervisor import run_job
+from worker.supervisor import release_running, run_job
 
 from .conftest import RESULT, ScriptedEngine
 
@@ -143,6 +145,97 @@ def test_a_shutdown_releases_the_job_without_counting_the_attempt(
     ended = state_of(services, job)
     assert (ended.state, ended.lost_attempts) == (State.QUEUED, 0)
     assert services.repository.list_attempts(job.id)[0].outcome is Outcome.PREEMPTED
+
+
+def assert_preempted(services: Services, job: Job) -> None:
+    ended = state_of(services, job)
+    assert (ended.state, ended.lost_attempts) == (State.QUEUED, 0)
+    assert services.repository.list_attempts(job.id)[-1].outcome is Outcome.PREEMPTED
+    assert f"{job.id}/1" not in stored_folders(services) and scratch_folders(services) == []
+
+
+def impatient(services: Services) -> Services:
+    return replace(services, settings=services.settings.model_copy(update={"grace_seconds": 0.0}))
+
+
+def test_a_shutdown_ends_the_storing_of_a_result(
+    services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = type(services.store).seal
+
+    def seal(*args: Any, **options: Any) -> Any:
+        services.stopping.set()
+        return genuine(*args, **options)
+
+    monkeypatch.setattr(type(services.store), "seal", seal)
+    job = new_job()
+    run_job(impatient(services), job.id)
+    assert_preempted(services, job)
+
+
+def test_a_shutdown_ends_the_fetching_of_an_earlier_checkpoint(
+    services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = new_job()
+    run_job(services, first.id)
+
+    def endless(*_: object) -> Iterator[bytes]:
+        services.stopping.set()
+        while True:
+            yield b"x"
+
+    monkeypatch.setattr(type(services.store), "open_range", endless)
+    second = new_job(spec={"model": {"source": "job", "job_id": first.id}})
+    run_job(impatient(services), second.id)
+    assert_preempted(services, second)
+    assert not [path for path in (services.settings.work_dir / "jobs").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("end", [Ended(-signal.SIGTERM), Ended(255)])
+def test_a_signal_that_reaches_the_engine_before_its_worker_is_a_shutdown(
+    services: Services, engine: EngineType, new_job: NewJob, end: Ended
+) -> None:
+    engine.script = [lambda: threading.Timer(0.2, services.stopping.set).start(), end]
+    job = new_job()
+    run_job(services, job.id)
+    assert_preempted(services, job)
+
+
+def test_a_part_of_the_engine_that_the_shutdown_ended_is_no_loss(
+    services: Services, engine: EngineType, new_job: NewJob
+) -> None:
+    killed = {"type": "error", "code": "reload_check_killed", "message": "signal 15", "retry": True}
+    engine.script = [services.stopping.set, killed]
+    job = new_job()
+    patient = services.settings.model_copy(update={"grace_seconds": 60.0})
+    run_job(replace(services, settings=patient), job.id)
+    assert_preempted(services, job)
+
+
+def test_an_attempt_that_does_not_stop_in_time_is_put_back(
+    services: Services, engine: EngineType, new_job: NewJob
+) -> None:
+    job = new_job()
+    engine.script = [lambda: release_running(services), RESULT]
+    run_job(services, job.id)
+    assert_preempted(services, job)
+    assert services.running == []
+
+
+def test_the_stage_is_empty_before_a_failure_is_written(
+    services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = services.repository.mark_failed
+
+    def mark_failed(*args: Any) -> State | None:
+        assert stored_folders(services) == [] and scratch_folders(services) == []  # the disk has room again
+        return genuine(*args)
+
+    monkeypatch.setattr(services.repository, "mark_failed", mark_failed)
+    engine.script = [{"type": "error", "code": "storage_full", "message": "no space", "retry": False}]
+    job = new_job()
+    run_job(services, job.id)
+    assert state_of(services, job).state is State.FAILED
 
 
 def lose_the_lease(services: Services, job: Job) -> None:
