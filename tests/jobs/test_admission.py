@@ -253,6 +253,15 @@ class TestRouting:
         assert not is_better_elsewhere(repository, job.id, "w2")  # it is not queued any more
         assert not is_better_elsewhere(repository, new_id(), "w2")
 
+    def test_a_worker_leaves_a_job_to_one_that_has_the_memory(self, repository: Repository) -> None:
+        small, large = replace(WORKER, memory_bytes=1_000_000), replace(WORKER, id="w2", memory_bytes=10**12)
+        beat(repository, small, large)
+        job = self.queued(repository)
+        assert is_better_elsewhere(repository, job.id, "w1")
+        assert not is_better_elsewhere(repository, job.id, "w2")
+        beat(repository, replace(large, memory_bytes=1_000_000))
+        assert not is_better_elsewhere(repository, job.id, "w1")  # no one is better
+
     def test_if_nobody_has_it_the_job_is_not_passed_round_for_ever(self, repository: Repository) -> None:
         beat(repository, WORKER)
         job = self.queued(repository)
