@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections.abc import Iterator
 
 from optipfair_engine.errors import EngineError
 from optipfair_engine.headers import HeaderError
+from worker.cache import FULL
 from worker.hub import HubUnavailableError
 
 #: How many of the innermost frames of an error are logged.
 _FRAMES = 12
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 #: Signs of exhausted memory and of failing disks. torch and safetensors have no types or numbers for them.
 _MEMORY_SIGNS = ("can't allocate memory", "Cannot allocate memory", "os error 12)", "out of memory")
 _DISK_SIGNS = ("Input/output error", "os error 5)", "Stale file handle")
@@ -56,7 +55,7 @@ def _outline_of(error: BaseException) -> Iterator[str]:
 def is_full_disk(error: BaseException) -> bool:
     """Whether an error, or what caused it, is a full disk; safetensors reports one by its text only."""
     return any(
-        (isinstance(part, OSError) and part.errno in _FULL) or "No space left on device" in str(part)
+        (isinstance(part, OSError) and part.errno in FULL) or "No space left on device" in str(part)
         for part in _causes(error)
     )
 

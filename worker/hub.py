@@ -14,7 +14,7 @@ from typing import Any
 
 from optipfair_engine.errors import CalibrationError, CheckpointError
 from optipfair_engine.progress import Reporter
-from worker.cache import FolderCache
+from worker.cache import FULL, FolderCache
 
 #: Weights without code, configuration, tokenizers and chat templates; never pickles or Python.
 ALLOWED_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.gguf")
@@ -69,7 +69,7 @@ def download_model(model_id: str, revision: str, folder: Path, *, limit_bytes: i
             f"the hub has no model {model_id} at {revision[:12]}", "model_not_found"
         ) from error
     except _transfer_errors() as error:
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        if isinstance(error, OSError) and (error.errno in FULL or (error.errno and error.filename)):
             raise  # our disk, not the hub
         raise HubUnavailableError(f"{model_id} can't be downloaded now: {type(error).__name__}") from error
 

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from jobs.artifacts import remove_orphans
-from worker.cache import FolderCache
 from worker.log import logger
 from worker.services import Services
 
@@ -36,7 +35,7 @@ def clean_up(services: Services) -> None:
     except Exception:
         logger.warning("orphans.not_removed", exc_info=True)
         return
-    for cache in (services.job_cache, FolderCache(services.settings.work_dir / "hub", 0)):
+    for cache in services.caches:
         cache.remove_stale()
     if removed or stored:
         logger.info("orphans.removed", scratch=removed, stored=stored)

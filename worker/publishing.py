@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,11 +61,14 @@ class Workspace:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _check_space(self, needed_bytes: int) -> None:
-        free = self._services.store.free_bytes()
-        if free < needed_bytes + self._services.settings.min_free_bytes:
+        store, kept = self._services.store, self._services.settings.min_free_bytes
+        for cache in self._services.caches:
+            cache.make_room(_enough_or_in_vain(store.free_bytes, needed_bytes + kept))
+        free = store.free_bytes()
+        if free < needed_bytes + kept:
             raise StorageFullError(
-                f"the job may write {needed_bytes:,} bytes, {free:,} are free, and "
-                f"{self._services.settings.min_free_bytes:,} of them are kept free"
+                f"the job may write {needed_bytes:,} bytes, {free:,} are free, "
+                f"and {kept:,} of them are kept free"
             )
 
     def seal(self, *, finished_at: int, interrupt: Interrupt) -> Sealed:
@@ -90,3 +94,16 @@ class Workspace:
             # The purge of the API finds it later.
             reason = type(error).__name__
             logger.warning("attempt.not_tidied", job_id=self._job, attempt=attempt, error=reason)
+
+
+def _enough_or_in_vain(free_bytes: Callable[[], int], wanted: int) -> Callable[[], bool]:
+    """Whether so much is free, or the last removal freed nothing: then the cache lies on another disk."""
+    before = -1
+
+    def decided() -> bool:
+        nonlocal before
+        free = free_bytes()
+        helped, before = free > before, free
+        return free >= wanted or not helped
+
+    return decided

@@ -35,6 +35,16 @@ class Services:
     running: list[Claim] = field(default_factory=list)
 
     @property
+    def hub_cache(self) -> FolderCache:
+        """Hub snapshots. Engine processes fill it."""
+        return FolderCache(self.settings.work_dir / "hub", self.settings.model_cache_bytes)
+
+    @property
+    def caches(self) -> tuple[FolderCache, ...]:
+        """All that can be fetched again."""
+        return self.job_cache, self.hub_cache
+
+    @property
     def attempts_dir(self) -> Path:
         """Scratch folders of running attempts."""
         return self.settings.work_dir / "attempts"

@@ -316,6 +316,18 @@ def test_a_job_that_does_not_fit_on_the_disk_is_refused_clearly(
     assert state_of(services, small).state is State.SUCCEEDED
 
 
+def test_unused_checkpoints_in_the_cache_make_room_for_a_job(
+    services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = services.settings.work_dir / "hub" / "acme--tiny@1"
+    cached.mkdir(parents=True)
+    monkeypatch.setattr(type(services.store), "free_bytes", lambda _self: 0 if cached.exists() else 1000)
+    job = new_job("prune", {"model": {"source": "local", "name": "tiny"}, "pruning_percentage": 10})
+    run_job(services, job.id)
+    assert state_of(services, job).state is State.SUCCEEDED
+    assert not cached.exists()
+
+
 def test_a_disk_that_fills_while_an_earlier_checkpoint_is_fetched_is_named(
     services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
