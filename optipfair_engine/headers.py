@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from optipfair_engine.estimates import Estimate, estimate_prune
+from optipfair_engine.estimates import Estimate, estimate_prune, loaded_bytes
 from optipfair_engine.gguf_header import read_gguf_header
 from optipfair_engine.header_errors import HeaderError
 
@@ -27,6 +27,7 @@ __all__ = [
     "TensorInfo",
     "estimate_prune",
     "inspect_model_folder",
+    "loaded_bytes",
     "model_revision",
     "pickled_message",
     "read_config",

@@ -12,6 +12,7 @@ from typing import Any
 from jobs.artifacts import Interrupt
 from jobs.errors import InvalidError, NotFoundError, StorageError
 from jobs.rows import Artifact, Claim
+from optipfair_engine.headers import HeaderError, inspect_model_folder, loaded_bytes
 from worker.cache import folder_bytes
 from worker.inputs import Places
 from worker.publishing import Workspace
@@ -68,25 +69,45 @@ def job_ids(value: Any) -> Iterator[str]:
 
 
 def expected_bytes(services: Services, claim: Claim) -> int:
-    """What the job writes at most: a pruned model is no larger than its source (a hub's is not known)."""
-    return sum(_model_bytes(services, model) for model in _pruned_models(claim.job.kind, claim.job.spec))
+    """What the job writes at most: a pruned model is no larger than its source once that is loaded.
+
+    A model of the hub counts nothing: its size is not known yet.
+    """
+    return sum(_written_bytes(services, spec) for spec in _prune_specs(claim.job.kind, claim.job.spec))
 
 
-def _pruned_models(kind: str, spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _prune_specs(kind: str, spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if kind == "pipeline":
         for step in spec["steps"]:
-            yield from _pruned_models(step["kind"], step["spec"])
+            yield from _prune_specs(step["kind"], step["spec"])
     elif kind == "prune":
-        yield spec["model"]
+        yield spec
 
 
-def _model_bytes(services: Services, model: Mapping[str, Any]) -> int:
+def _written_bytes(services: Services, spec: Mapping[str, Any]) -> int:
+    model, dtype = spec["model"], spec.get("dtype")
     if model["source"] == "job":
-        return sum(artifact.size for artifact in services.repository.list_artifacts(model["job_id"]))
+        return _job_bytes(services, model["job_id"], dtype)
     if model["source"] == "local":
-        folder = services.settings.models_dir / str(model["name"])
-        return folder_bytes(folder) if folder.is_dir() else 0
+        return _local_bytes(services.settings.models_dir / str(model["name"]), dtype)
     return 0
+
+
+def _job_bytes(services: Services, job_id: str, dtype: str | None) -> int:
+    stored = sum(artifact.size for artifact in services.repository.list_artifacts(job_id))
+    parameters = (services.repository.get_metrics(job_id) or {}).get("pruned_parameters") or 0
+    return max(stored, 4 * int(parameters)) if dtype == "float32" else stored
+
+
+def _local_bytes(folder: Path, dtype: str | None) -> int:
+    if not folder.is_dir():
+        return 0
+    stored = folder_bytes(folder)
+    try:
+        facts = inspect_model_folder(folder)
+    except HeaderError:
+        return stored  # the engine says what is wrong with it
+    return stored - facts.bytes + loaded_bytes(facts, dtype)
 
 
 @contextmanager

@@ -236,6 +236,13 @@ def test_a_job_can_follow_a_job(repository: Repository, create: Callable[..., Jo
         admit(repository, "other", following)
 
 
+def test_analysing_a_model_needs_the_memory_to_load_it(repository: Repository) -> None:
+    large = replace(TINY, facts={**FACTS, "bytes": 16 * 10**9, "parameters": 8 * 10**9})
+    beat(repository, replace(WORKER, models=[large], memory_bytes=8 * 10**9))
+    request = parse_request({"kind": "analyze", "spec": {"model": {"source": "local", "name": "tiny"}}})
+    assert refusal(repository, request).code == "model_too_large"
+
+
 class TestRouting:
     """Two workers serve one queue, and only one of them has the model."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import signal
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -314,6 +316,25 @@ def test_a_job_that_does_not_fit_on_the_disk_is_refused_clearly(
     small = new_job()  # analyze writes next to nothing: the service goes on
     run_job(services, small.id)
     assert state_of(services, small).state is State.SUCCEEDED
+
+
+def test_a_job_that_widens_its_weights_needs_the_room_for_that(
+    services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = services.settings.models_dir / "half"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [500], "data_offsets": [0, 1000]}}).encode()
+    whole = struct.pack("<Q", len(header)) + header + bytes(1000)
+    (folder / "model.safetensors").write_bytes(whole)
+    monkeypatch.setattr(type(services.store), "free_bytes", lambda _self: 1900)
+    ends = []
+    for dtype in ("auto", "float32"):
+        model = {"source": "local", "name": "half"}
+        job = new_job("prune", {"model": model, "pruning_percentage": 10, "dtype": dtype})
+        run_job(services, job.id)
+        ends.append(state_of(services, job).state)
+    assert ends == [State.SUCCEEDED, State.FAILED]
 
 
 def test_unused_checkpoints_in_the_cache_make_room_for_a_job(
