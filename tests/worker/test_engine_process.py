@@ -98,6 +98,36 @@ def test_an_engine_does_not_outlive_a_supervisor_that_is_killed(tmp_path: Path) 
     assert gone(pid, 5.0)
 
 
+RESTARTED = """
+import multiprocessing, os, signal, sys
+from multiprocessing import forkserver
+from pathlib import Path
+from worker.engine_process import EngineProcess, start_server
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["worker.engine_main"])
+    start_server()
+    first = forkserver._forkserver._forkserver_pid
+    os.kill(first, signal.SIGKILL)
+    engine = EngineProcess(context, {"kind": "none"}, Path(sys.argv[1]))
+    second = forkserver._forkserver._forkserver_pid
+    told = [Path(f"/proc/{pid}/environ").read_bytes() for pid in (second, engine.pid)]
+    engine.stop()
+    print(first != second, b"s3cret" in b"".join(told), os.environ["OPTIPFAIR_DATABASE_URL"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_fork_server_that_is_started_again_has_no_secrets_either(tmp_path: Path) -> None:
+    script = tmp_path / "restarted.py"
+    script.write_text(RESTARTED)
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OPTIPFAIR_DATABASE_URL": "s3cret"}
+    command = [sys.executable, str(script), str(tmp_path / "engine.log")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "False", "s3cret"]
+
+
 def wait_for_own_group(pid: int) -> None:
     deadline = time.monotonic() + 30
     while os.getpgid(pid) != pid:
