@@ -59,6 +59,11 @@ class Inventory:
             self._save()
         return [model for _signature, model in found.values()]
 
+    def revision_of(self, name: str, signature: Signature | None) -> str | None:
+        """The revision of a model whose files look like that; None if the last scan saw others."""
+        known = self._known.get(name)
+        return known[1].revision if known is not None and known[0] == signature else None
+
     def files(self) -> dict[str, list[str]]:
         """The names of calibration files and suites."""
         return {

@@ -27,6 +27,7 @@ from worker.log import logger
 from worker.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
 from worker.progress import ProgressTracker, stages_of
 from worker.publishing import Workspace
+from worker.sameness import is_as_admitted, model_signatures
 from worker.services import Services
 from worker.tasks import build_task, expected_bytes
 from worker.tracing import traced_attempt
@@ -129,6 +130,7 @@ class Supervisor:
 
     def _prepare(self, workspace: Workspace, stack: ExitStack) -> dict[str, Any]:
         services, claim = self._services, self._claim
+        self._models_before = model_signatures(services, claim.job)
         with full_disk_is_named():
             workspace.prepare(needed_bytes=expected_bytes(services, claim))
             return build_task(services, claim, workspace, self._hooks, stack, self._keep_going)
@@ -242,6 +244,7 @@ class Supervisor:
         """Hash and store the files, then publish them in the transaction that ends the job."""
         try:
             finished_at = self._repository.now()
+            reusable = is_as_admitted(self._services, self._job, self._models_before)
             files = workspace.seal(finished_at=finished_at, interrupt=self._keep_going)
         except _InterruptedError as error:
             return self._conclude(error.outcome, workspace)
@@ -260,6 +263,7 @@ class Supervisor:
                 metrics=metrics,
                 publish=workspace.publish,
                 finished_at=finished_at,
+                reusable=reusable,
             )
         )
         if state is None:

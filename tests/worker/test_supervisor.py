@@ -17,13 +17,17 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from jobs.admission import admit
 from jobs.rows import Job
+from jobs.specs import parse_request
 from jobs.states import Outcome, State
+from worker.beats import Beats
 from worker.engine_process import Ended
 from worker.services import Services
 from worker.supervisor import release_running, run_job
 
 from .conftest import RESULT, ScriptedEngine
+from .test_inventory import write_model
 
 NewJob = Callable[..., Job]
 EngineType = type[ScriptedEngine]
@@ -400,3 +404,40 @@ def test_a_job_of_another_tenant_is_no_model(services: Services, engine: EngineT
     run_job(services, second.id)
     ended = state_of(services, second)
     assert ended.error is not None and ended.error.code == "model_not_found"
+
+
+class TestReuse:
+    """A result is offered for reuse only if it was made of the models that were there at admission."""
+
+    def admitted(self, services: Services) -> Job:
+        write_model(services.settings.models_dir / "half")
+        services.inventory.scan()
+        Beats(services, ["cpu"], "1")._beat()
+        model = {"source": "local", "name": "half"}
+        request = parse_request({"kind": "analyze", "spec": {"model": model}})
+        key = admit(services.repository, "acme", request).reuse_key
+        assert key is not None
+        return services.repository.create_job("acme", request, queue="cpu", reuse_key=key)
+
+    def test_an_unchanged_model_can_be_reused(self, services: Services, engine: EngineType) -> None:
+        job = self.admitted(services)
+        run_job(services, job.id)
+        assert state_of(services, job).reuse_key == job.reuse_key
+
+    @pytest.mark.parametrize("when", ["before", "meanwhile"])
+    def test_another_model_under_the_same_name_cannot(
+        self, services: Services, engine: EngineType, when: str
+    ) -> None:
+        job = self.admitted(services)
+
+        def change() -> None:
+            write_model(services.settings.models_dir / "half", b"\1" * 8)
+            services.inventory.scan()
+
+        if when == "before":
+            change()
+        else:
+            engine.script = [change, RESULT]
+        run_job(services, job.id)
+        ended = state_of(services, job)
+        assert (ended.state, ended.reuse_key) == (State.SUCCEEDED, None)
