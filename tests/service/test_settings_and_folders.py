@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -120,3 +121,9 @@ def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:
     (tmp_path / "secret").chmod(0o644)
     with pytest.raises(PermissionError, match="chmod 600"):
         check_secret(tmp_path / "secret")
+
+
+def test_every_setting_stands_on_the_page_of_operations() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    told = set(re.findall(r"`(?:OPTIPFAIR_)?([A-Z0-9_]+)`", page))
+    assert {name.upper() for name in Settings.model_fields} - told == set()
