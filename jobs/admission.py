@@ -262,3 +262,18 @@ def _check_memory(cost: Cost | None, able: Sequence[Worker]) -> None:
     if cost.peak_memory_bytes > largest:
         message = f"the job needs about {cost.peak_memory_bytes} bytes of memory; a worker has {largest}"
         raise InvalidError(message, code="model_too_large", location=("spec", "model"))
+
+
+def cost_of_job(books: Books, job: Job, spec: Spec, workers: Sequence[Worker]) -> Cost | None:
+    """The estimate of a job that was admitted before; None if a model or an earlier job is gone by now."""
+    wanted = list(needs(spec, ("spec",), workers))
+    able = [worker for worker in workers if all(need.met_by(worker) for need in wanted)]
+    if not able:
+        return None
+    try:
+        sources = {
+            job_id: _source_job(books, job.tenant, job_id, where) for job_id, where in _jobs_named(spec)
+        }
+    except InvalidError:
+        return None
+    return cost_of(job.kind, spec, _facts(spec, able, sources))

@@ -106,6 +106,12 @@ class StorageFullError(StorageError):
     code = "storage_full"
 
 
+class ArtifactNameError(StorageError):
+    """The job made a file that can't be an artifact: it would make it again."""
+
+    code = "artifact_name"
+
+
 class ArtifactMissingError(StorageError):
     """The database names an artifact whose bytes are not in the store."""
 

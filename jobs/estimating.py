@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.rows import Artifact, Job, JsonObject, Worker
 from jobs.specs import PipelineSpec, Spec
-from optipfair_engine.headers import Estimate, ModelFacts, estimate_prune
+from optipfair_engine.headers import Estimate, ModelFacts, estimate_prune, loaded_bytes
 
 REPORT_BYTES = 4_000_000
 """Figures and tables of a job that writes no checkpoint."""
@@ -52,13 +52,15 @@ def _cost(kind: str, spec: Any, known: JsonObject | None) -> Cost | None:
     if not known:
         return None
     facts = model_facts(known)
-    if kind == "analyze":
-        return Cost(peak_memory_bytes=200_000_000, output_bytes=100_000, seconds=2.0)
     whole: Estimate = estimate_prune(facts, spec.model_dump(mode="json"))
     if kind == "prune":
         return Cost(whole.peak_memory_bytes, whole.output_bytes, whole.seconds)
     models = 2 if getattr(spec, "baseline", None) is not None else 1
-    memory = whole.peak_memory_bytes - whole.output_bytes + (models - 1) * facts.bytes
+    memory = (
+        whole.peak_memory_bytes
+        - whole.output_bytes
+        + (models - 1) * loaded_bytes(facts, getattr(spec, "dtype", None))
+    )
     return Cost(memory, REPORT_BYTES, round(whole.seconds * models, 1))
 
 

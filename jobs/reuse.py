@@ -9,7 +9,15 @@ from typing import Any
 
 from jobs.estimating import JobFacts
 from jobs.rows import Worker
-from jobs.specs import AnyRequest, HubModelRef, JobModelRef, LocalModelRef, model_references, spec_to_json
+from jobs.specs import (
+    AnyRequest,
+    HubModelRef,
+    JobModelRef,
+    LocalModelRef,
+    Spec,
+    model_references,
+    spec_to_json,
+)
 
 
 def reuse_key(request: AnyRequest, workers: Sequence[Worker], sources: Mapping[str, JobFacts]) -> str | None:
@@ -18,13 +26,18 @@ def reuse_key(request: AnyRequest, workers: Sequence[Worker], sources: Mapping[s
     It can't where the workers differ in the model's revision or in their code, and where the spec names
     a text file or a data set of the hub, whose content may have changed under its name.
     """
+    return key_of(request.kind, request.spec, workers, sources)
+
+
+def key_of(kind: str, spec: Spec, workers: Sequence[Worker], sources: Mapping[str, JobFacts]) -> str | None:
+    """The same, of a kind and its spec; `workers` are those that may do the work, or the one that did."""
     versions = {worker.code_version for worker in workers}
-    spec = spec_to_json(request.spec)
-    models = [_revision(ref, workers, sources) for _, ref in model_references(request.spec)]
-    if len(versions) != 1 or None in models or _names_a_file(spec):
+    plain = spec_to_json(spec)
+    models = [_revision(ref, workers, sources) for _, ref in model_references(spec)]
+    if len(versions) != 1 or None in models or _names_a_file(plain):
         return None
     plans = sorted(f"{key}:{facts.job.attempt}" for key, facts in sources.items())
-    work = {"kind": request.kind, "spec": spec, "models": models, "jobs": plans, "code": versions.pop()}
+    work = {"kind": kind, "spec": plain, "models": models, "jobs": plans, "code": versions.pop()}
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     idempotency_seconds: int = Field(default=24 * 3600, ge=1)
     max_link_seconds: int = Field(default=24 * 3600, ge=1)
     memory_bytes: int | None = Field(default=None, ge=1)
-    """What one job may use of a worker's memory; by default all that the machine, or its container, has."""
+    """What one job may use of a worker's memory; by default all of it, divided among `serve`'s workers."""
     model_cache_bytes: int = Field(default=50 * 1024**3, ge=0)
     min_free_bytes: int = Field(default=256 * 1024**2, ge=0)
     """A job starts only while this much stays free beside its estimated output."""

@@ -14,6 +14,7 @@ _BYTES_PER_SECOND = 4e8
 _FLOPS = 2e10
 #: Of each parameter in healing: the original in float32; the pruned one, its gradient and Adam's two moments.
 _TEACHER_BYTES, _TRAINED_BYTES = 4, 16
+_BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
 
     ``spec`` is the job's spec as plain JSON (or the command's options under the same names).
     """
-    weights = facts.bytes * (4 if facts.format == "gguf" else 1)
+    weights = loaded_bytes(facts, spec.get("dtype"))
     output = _output_bytes(facts, spec, weights)
     calibration = spec.get("calibration") or {}
     tokens = _calibration_tokens(calibration) if isinstance(calibration, Mapping) else 0
@@ -47,6 +48,15 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
         memory += facts.parameters * (_TEACHER_BYTES + _TRAINED_BYTES * output / max(weights, 1))
     seconds = 3.0 + (2 * weights + 2 * output) / _BYTES_PER_SECOND + flops / _FLOPS + extra
     return Estimate(int(memory), int(output), round(seconds, 1))
+
+
+def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:
+    """Bytes of a model's weights once they are loaded as ``dtype``: by default as stored, a GGUF in bfloat16.
+
+    A pruned checkpoint is never larger.
+    """
+    size = _BYTES_OF.get(dtype or "auto", 2 if facts.format == "gguf" else None)
+    return facts.bytes if size is None else facts.parameters * size
 
 
 def _calibration_tokens(calibration: Mapping[str, Any]) -> int:

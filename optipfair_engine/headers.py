@@ -11,12 +11,12 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from optipfair_engine.estimates import Estimate, estimate_prune
+from optipfair_engine.estimates import Estimate, estimate_prune, loaded_bytes
 from optipfair_engine.gguf_header import read_gguf_header
 from optipfair_engine.header_errors import HeaderError
 
@@ -27,6 +27,7 @@ __all__ = [
     "TensorInfo",
     "estimate_prune",
     "inspect_model_folder",
+    "loaded_bytes",
     "model_revision",
     "pickled_message",
     "read_config",
@@ -132,7 +133,9 @@ def _parse_json(raw: bytes, code: str, name: str) -> dict[str, Any]:
 def _tensor_info(file: str, name: str, entry: object, base: int) -> TensorInfo:
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    if dtype not in _DTYPE_BITS or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
+        raise HeaderError("model_header_invalid", f"{file}: tensor {name!r} has no known dtype")
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise HeaderError("model_header_invalid", f"{file}: entry of tensor {name!r} is malformed")
     start, end = offsets
     bits = math.prod(shape) * _DTYPE_BITS[dtype]
@@ -167,7 +170,7 @@ def inspect_model_folder(path: Path) -> ModelFacts:
 
     Raises:
         HeaderError: ``model_not_found``, ``model_pickled``, ``model_remote_code``, ``model_config_invalid``,
-            ``model_header_invalid``, ``model_truncated``.
+            ``model_header_invalid``, ``model_truncated``, ``model_unreadable`` (a name that is not UTF-8).
     """
     if path.is_file() and path.suffix == ".gguf":
         return _gguf_facts(path, {path.name: path.stat().st_size})
@@ -179,6 +182,7 @@ def inspect_model_folder(path: Path) -> ModelFacts:
     if not path.is_dir():
         raise HeaderError("model_not_found", f"there is no model folder {path.name!r}")
     files = {entry.name: entry.stat().st_size for entry in sorted(path.iterdir()) if entry.is_file()}
+    _check_names(files)
     shards = weight_files(path)
     if shards:
         return _safetensors_facts(path, shards, files)
@@ -188,6 +192,17 @@ def inspect_model_folder(path: Path) -> ModelFacts:
     if ggufs:
         raise HeaderError("model_not_found", "several .gguf files; name one of them")
     raise HeaderError("model_not_found", "the folder holds no model.safetensors, no shard index and no .gguf")
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Names go into the revision and into JSON; one that is not UTF-8 fits into neither."""
+    for name in names:
+        try:
+            name.encode()  # bytes that Python could not decode are lone surrogates in it
+        except UnicodeEncodeError:
+            raise HeaderError(
+                "model_unreadable", f"rename the file {name!a}: its name is not UTF-8"
+            ) from None
 
 
 def weight_files(path: Path) -> list[Path]:

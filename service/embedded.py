@@ -23,6 +23,7 @@ from service.children import ChildSpec, Supervisor
 from service.environment import api_environment, worker_environment
 from service.lock import DataFolderLock
 from service.schema import upgrade
+from worker.memory import machine_memory
 
 #: Longest wait for the broker to load its append-only file.
 BROKER_SECONDS = 60.0
@@ -142,13 +143,15 @@ def _start_broker(settings: Settings, supervisor: Supervisor, stop: Stop) -> Non
 
 
 def _worker(settings: Settings, number: int, workers: int) -> ChildSpec:
-    """One of several workers; they share the cores, because busy threads that outnumber them crawl."""
+    """One of several workers; they share the memory, and the cores: threads that outnumber them crawl."""
     name = "worker" if number == 0 else f"worker-{number + 1}"
     threads = settings.threads or max(1, (os.cpu_count() or 1) // workers)
+    memory = settings.memory_bytes or machine_memory() // workers
+    share = settings.model_copy(update={"threads": threads, "memory_bytes": memory})
     return ChildSpec(
         name=name,
         argv=[sys.executable, "-m", "worker"],
-        env=worker_environment(settings.model_copy(update={"threads": threads})),
+        env=worker_environment(share),
         log=settings.data_dir / "logs" / f"{name}.log",
         stop_seconds=settings.grace_seconds + 10.0,
     )

@@ -12,10 +12,12 @@ from celery.exceptions import Reject
 from jobs.queue import TASK_NAME, make_celery
 from worker.log import logger
 from worker.services import Services
-from worker.supervisor import run_job
+from worker.supervisor import release_running, run_job
 
 #: After the grace period, for releasing the attempt and for Celery's own ending.
 STOP_SECONDS = 8.0
+#: Then this process ends itself, after at most so long an attempt to put its job back.
+RELEASE_SECONDS = 1.5
 
 
 def make_app(services: Services) -> Celery:
@@ -48,15 +50,22 @@ def make_app(services: Services) -> Celery:
     return app
 
 
+def _end_at_once(services: Services) -> None:
+    release = threading.Thread(target=release_running, args=(services,), daemon=True)
+    release.start()
+    release.join(RELEASE_SECONDS)  # the database may be away too
+    os._exit(0)
+
+
 def run_worker(services: Services) -> int:
     """Consume until SIGTERM; then no new claim, and the running attempt gets its grace period."""
     app = make_app(services)
 
     def note_shutdown(**_: Any) -> None:
         services.stopping.set()
-        # Celery does not stop while it waits for a broker that is away.
+        # Celery does not stop while it waits for a broker that is away, nor an attempt during a long upload.
         patience = services.settings.grace_seconds + STOP_SECONDS
-        watchdog = threading.Timer(patience, os._exit, args=(0,))
+        watchdog = threading.Timer(patience, _end_at_once, args=(services,))
         watchdog.daemon = True
         watchdog.start()
 

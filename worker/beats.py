@@ -58,7 +58,7 @@ class Beats:
         while not self._stop.wait(SCAN_SECONDS):
             try:
                 models, files = self._services.inventory.scan(), self._services.inventory.files()
-            except OSError:
+            except Exception:  # this thread must not end: no new model would ever be seen
                 logger.warning("inventory.scan_failed", exc_info=True)
                 continue
             if (models, files) != (self._models, self._files):

@@ -7,6 +7,7 @@ drops the locks of a process that dies.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -14,6 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+#: The numbers of "no space left on device" and of a quota that is used up.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 #: Called with an empty folder to fill; whatever it raises leaves the cache unchanged.
 Fill = Callable[[Path], None]
@@ -57,21 +61,45 @@ class FolderCache:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             try:
-                fill(temporary)
+                self._fill_or_make_room(fill, temporary)
                 temporary.rename(self._path(key))
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
 
+    def _fill_or_make_room(self, fill: Fill, temporary: Path) -> None:
+        try:
+            fill(temporary)
+        except OSError as error:
+            # How much is missing nobody knows: all that is unused goes, and the second try decides.
+            if error.errno not in FULL or self.make_room(lambda: False) == 0:
+                raise
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            fill(temporary)
+
     def evict(self) -> None:
         """Remove the least recently used entries that nobody holds, until the limit is kept."""
-        entries = [entry for entry in map(_measured, self._entries()) if entry is not None]
-        total = sum(size for _used, size, _path in entries)
-        for _used, size, path in sorted(entries):
+        entries = self._oldest_first()
+        total = sum(size for size, _path in entries)
+        for size, path in entries:
             if total <= self._limit:
                 return
             if self._remove_unused(path):
                 total -= size
+
+    def make_room(self, enough: Callable[[], bool]) -> int:
+        """Remove the least recently used entries that nobody holds, until it is enough; returns how many."""
+        removed = 0
+        for _size, path in self._oldest_first():
+            if enough():
+                break
+            removed += self._remove_unused(path)
+        return removed
+
+    def _oldest_first(self) -> list[tuple[int, Path]]:
+        entries = [entry for entry in map(_measured, self._entries()) if entry is not None]
+        return [(size, path) for _used, size, path in sorted(entries)]
 
     def _entries(self) -> list[Path]:
         if not self._root.is_dir():

@@ -24,6 +24,7 @@ from pathlib import Path
 Message = dict[str, object]
 SECRET_PREFIXES = ("OPTIPFAIR_", "AWS_", "PG", "REDIS", "CELERY_", "OTEL_")
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+_starting = threading.Lock()
 
 
 def make_context() -> multiprocessing.context.BaseContext:
@@ -41,18 +42,19 @@ def secret_names(environ: Iterable[str]) -> list[str]:
 
 
 def start_server() -> None:
-    """Start the fork server now, with an environment without secrets.
+    """Start the fork server if it does not run, with an environment without secrets.
 
-    They are left out at its start, not deleted in it: /proc shows what a process was started with.
-    Call it while this process has one thread.
+    They are left out at its start, not deleted in it: /proc shows what a process was started with. Other
+    threads miss them for that moment; what they need they have read before, or try again.
     """
     if sys.platform == "darwin":
         return
-    kept = {name: os.environ.pop(name) for name in secret_names(list(os.environ))}
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ.update(kept)
+    with _starting:
+        kept = {name: os.environ.pop(name) for name in secret_names(list(os.environ))}
+        try:
+            forkserver.ensure_running()
+        finally:
+            os.environ.update(kept)
 
 
 def thread_environment(cores: int | None, processes: int, threads: int | None) -> dict[str, str]:
@@ -90,6 +92,7 @@ class EngineProcess:
             target=engine_main.run, args=(sender, json.dumps(task), str(log)), name="optipfair-engine"
         )
         try:
+            start_server()  # one that died would be started anew by the next line, with all the secrets
             self._process.start()
         finally:
             sender.close()

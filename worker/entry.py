@@ -47,7 +47,7 @@ def main() -> int:
     engines = make_context()
     start_server()
     services = make_services(settings, engines)
-    threading.Thread(target=orphans.clean_up, args=(services,), name="orphans", daemon=True).start()
+    threading.Thread(target=orphans.keep_clean, args=(services,), name="orphans", daemon=True).start()
     # Consume only when the fork server is warm: until then another worker is the better place for a job.
     devices = probe_devices(services.engines, settings)
     beats = Beats(services, devices, settings.code_version or metadata.version("optipfair-service"))

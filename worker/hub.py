@@ -14,7 +14,7 @@ from typing import Any
 
 from optipfair_engine.errors import CalibrationError, CheckpointError
 from optipfair_engine.progress import Reporter
-from worker.cache import FolderCache
+from worker.cache import FULL, FolderCache
 
 #: Weights without code, configuration, tokenizers and chat templates; never pickles or Python.
 ALLOWED_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.gguf")
@@ -45,9 +45,14 @@ def hub_model(
 
 
 def download_model(model_id: str, revision: str, folder: Path, *, limit_bytes: int) -> None:
-    """Download the allowed files of one commit into a folder."""
+    """Download the allowed files of one commit into a folder.
+
+    Raises:
+        CheckpointError: the hub does not have it, or not in a form that may be loaded.
+        HubUnavailableError: the hub did not answer.
+    """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = HfApi().model_info(model_id, revision=revision, files_metadata=True)
@@ -63,10 +68,27 @@ def download_model(model_id: str, revision: str, folder: Path, *, limit_bytes: i
         raise CheckpointError(
             f"the hub has no model {model_id} at {revision[:12]}", "model_not_found"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+    except _transfer_errors() as error:
+        if isinstance(error, OSError) and (error.errno in FULL or (error.errno and error.filename)):
             raise  # our disk, not the hub
         raise HubUnavailableError(f"{model_id} can't be downloaded now: {type(error).__name__}") from error
+
+
+def _transfer_errors() -> tuple[type[Exception], ...]:
+    """What the hub's library lets through when a transfer fails; its HTTP client's errors are no OSErrors."""
+    from huggingface_hub.errors import HTTPError, XetDownloadError  # type: ignore[attr-defined]
+
+    return OSError, HTTPError, XetDownloadError
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the hub, and not what was asked of it, is at fault: no answer, or one that says "later"."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return bool(response.status_code >= 500 or response.status_code == 429)
+    if isinstance(error, OSError):
+        return isinstance(error, ConnectionError | TimeoutError)
+    return not isinstance(error, ValueError)
 
 
 class HubUnavailableError(Exception):
@@ -100,15 +122,21 @@ def hub_texts(dataset: str, cache: Path, num_samples: int) -> list[str]:
     try:
         rows = load_dataset(dataset, split="train", streaming=True, cache_dir=str(cache))
         texts = _first_texts(rows, dataset, num_samples)
-    except (ConnectionError, TimeoutError) as error:
-        raise HubUnavailableError(f"{dataset} can't be read now: {type(error).__name__}") from error
     except CalibrationError:
         raise
-    except (OSError, ValueError) as error:
-        raise CalibrationError(f"the hub data set {dataset} can't be read: {type(error).__name__}") from error
+    except ValueError as error:
+        raise _unreadable(dataset, error) from error
+    except _transfer_errors() as error:
+        raise _unreadable(dataset, error) from error
     if not texts:
         raise CalibrationError(f"the hub data set {dataset} holds no text")
     return texts
+
+
+def _unreadable(dataset: str, error: Exception) -> Exception:
+    if _is_outage(error):
+        return HubUnavailableError(f"{dataset} can't be read now: {type(error).__name__}")
+    return CalibrationError(f"the hub data set {dataset} can't be read: {type(error).__name__}")
 
 
 def _first_texts(rows: Iterable[dict[str, Any]], dataset: str, num_samples: int) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from jobs.rows import JobError, JsonObject, LocalModel
 from optipfair_engine import headers
 from worker.local_files import OutsideRootError, files_under, names_in, resolve_named
+from worker.log import logger
 
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -58,6 +59,11 @@ class Inventory:
             self._save()
         return [model for _signature, model in found.values()]
 
+    def revision_of(self, name: str, signature: Signature | None) -> str | None:
+        """The revision of a model whose files look like that; None if the last scan saw others."""
+        known = self._known.get(name)
+        return known[1].revision if known is not None and known[0] == signature else None
+
     def files(self) -> dict[str, list[str]]:
         """The names of calibration files and suites."""
         return {
@@ -69,8 +75,11 @@ class Inventory:
         try:
             folder = resolve_named(self.models_dir, name)
             signature = signature_of(folder)
-        except (OSError, OutsideRootError):
-            return None  # vanished while looking, or links out of the root: as good as absent
+        except OutsideRootError:
+            return None  # as good as absent
+        except OSError:
+            # Without a signature it is looked at again each time; one that vanished meanwhile is just absent.
+            return ((), unreadable(name)) if (self.models_dir / name).is_dir() else None
         known = self._known.get(name)
         if known is not None and known[0] == signature:
             return known
@@ -96,8 +105,16 @@ def describe_model(
     except headers.HeaderError as error:
         return LocalModel(name=name, revision=None, problem=JobError(code=error.code, message=str(error)))
     except OSError:
-        problem = JobError(code="model_unreadable", message=f"the files of model {name!r} can't be read")
-        return LocalModel(name=name, revision=None, problem=problem)
+        return unreadable(name)
+    except Exception:  # others supplied the files: whatever they do to a parser, the other models go on
+        logger.warning("inventory.model_unreadable", model=name, exc_info=True)
+        return unreadable(name)
+
+
+def unreadable(name: str) -> LocalModel:
+    """A model whose files can't be read, for a reason that its header does not tell."""
+    problem = JobError(code="model_unreadable", message=f"the files of model {name!r} can't be read")
+    return LocalModel(name=name, revision=None, problem=problem)
 
 
 def _plain(facts: Mapping[str, object]) -> JsonObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -19,17 +20,26 @@ def resolve_named(root: Path, name: str) -> Path:
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: a link in the folder leads in a circle.
         OutsideRootError: the name is not a plain name, or a link in the folder leaves the root.
     """
     if NAME.fullmatch(name) is None:
         raise OutsideRootError(f"{name!r} is not a plain name")
     top = root.resolve()
-    path = (top / name).resolve(strict=True)
+    path = resolved(top / name, strict=True)
     check_inside(top, path)
     if path.is_dir():
         for entry in files_under(path):
-            check_inside(top, entry.resolve())
+            check_inside(top, resolved(entry))
     return path
+
+
+def resolved(path: Path, *, strict: bool = False) -> Path:
+    """`Path.resolve`, whose RuntimeError for a circle of links (before Python 3.13) is an OSError here."""
+    try:
+        return path.resolve(strict=strict)
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path.name) from error
 
 
 def check_inside(top: Path, path: Path) -> None:
@@ -56,4 +66,7 @@ def names_in(root: Path, *, folders: bool) -> list[str]:
 
 
 def _inside(root: Path, entry: Path) -> bool:
-    return entry.resolve().is_relative_to(root.resolve())
+    try:
+        return resolved(entry).is_relative_to(root.resolve())
+    except OSError:
+        return False

@@ -7,15 +7,27 @@ import shutil
 from pathlib import Path
 
 from jobs.artifacts import remove_orphans
-from worker.cache import FolderCache
 from worker.log import logger
 from worker.services import Services
 
+#: A round lists the artifact store, which may be a large bucket.
+SHORTEST_PAUSE_SECONDS = 60.0
 _SCRATCH = re.compile(r"([0-9a-f-]{36})-(\d+)")
 
 
+def keep_clean(services: Services) -> None:
+    """Clean up now, and again whenever the grace of orphans has passed, until this worker stops.
+
+    Not at the start alone: the stage folder of a worker that was just killed is too young then.
+    """
+    pause = max(SHORTEST_PAUSE_SECONDS, services.settings.orphan_grace_seconds)
+    while not services.stopping.is_set():
+        clean_up(services)
+        services.stopping.wait(pause)
+
+
 def clean_up(services: Services) -> None:
-    """Called when a worker starts; if the database is away, the next start does it."""
+    """One round; if the database is away, the next one does it."""
     try:
         removed = remove_scratch(services)
         grace = services.settings.orphan_grace_seconds
@@ -23,7 +35,7 @@ def clean_up(services: Services) -> None:
     except Exception:
         logger.warning("orphans.not_removed", exc_info=True)
         return
-    for cache in (services.job_cache, FolderCache(services.settings.work_dir / "hub", 0)):
+    for cache in services.caches:
         cache.remove_stale()
     if removed or stored:
         logger.info("orphans.removed", scratch=removed, stored=stored)

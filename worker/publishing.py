@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.artifacts import Sealed, remove_if_dead
+from jobs.artifacts import Interrupt, Sealed, remove_if_dead
 from jobs.errors import JobsError, StorageFullError
 from worker.log import logger
 from worker.services import Services
@@ -33,8 +34,16 @@ class Workspace:
 
     def __exit__(self, *_: object) -> None:
         """Remove the scratch folder and everything of this job that no one has published or holds."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self.discard()
         self._remove_dead(self._attempt)
+
+    def discard(self) -> None:
+        """Remove what this attempt alone writes to and will not publish; what is published stays."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        try:
+            self._services.store.discard(self._job, self._attempt)
+        except (JobsError, OSError) as error:
+            logger.warning("attempt.not_tidied", job_id=self._job, error=type(error).__name__)
 
     def prepare(self, *, needed_bytes: int) -> None:
         """Check the space and make the folders.
@@ -52,16 +61,20 @@ class Workspace:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _check_space(self, needed_bytes: int) -> None:
-        free = self._services.store.free_bytes()
-        if free < needed_bytes + self._services.settings.min_free_bytes:
+        store, kept = self._services.store, self._services.settings.min_free_bytes
+        for cache in self._services.caches:
+            cache.make_room(_enough_or_in_vain(store.free_bytes, needed_bytes + kept))
+        free = store.free_bytes()
+        if free < needed_bytes + kept:
             raise StorageFullError(
-                f"the job may write {needed_bytes:,} bytes, {free:,} are free, and "
-                f"{self._services.settings.min_free_bytes:,} of them are kept free"
+                f"the job may write {needed_bytes:,} bytes, {free:,} are free, "
+                f"and {kept:,} of them are kept free"
             )
 
-    def seal(self, *, finished_at: int) -> Sealed:
-        """Hash the staged files and make them durable."""
-        return self._services.store.seal(self._job, self._attempt, finished_at=finished_at)
+    def seal(self, *, finished_at: int, interrupt: Interrupt) -> Sealed:
+        """Hash the staged files and make them durable; `interrupt` may end that by raising."""
+        store = self._services.store
+        return store.seal(self._job, self._attempt, finished_at=finished_at, interrupt=interrupt)
 
     def publish(self) -> None:
         """Make the sealed files visible; called inside the completing transaction."""
@@ -81,3 +94,16 @@ class Workspace:
             # The purge of the API finds it later.
             reason = type(error).__name__
             logger.warning("attempt.not_tidied", job_id=self._job, attempt=attempt, error=reason)
+
+
+def _enough_or_in_vain(free_bytes: Callable[[], int], wanted: int) -> Callable[[], bool]:
+    """Whether so much is free, or the last removal freed nothing: then the cache lies on another disk."""
+    before = -1
+
+    def decided() -> bool:
+        nonlocal before
+        free = free_bytes()
+        helped, before = free > before, free
+        return free >= wanted or not helped
+
+    return decided

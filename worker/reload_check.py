@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import wait
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import ReloadCheckError
 from worker.engine_process import make_context
+from worker.failures import MachineError, describe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,8 @@ def forked_runner(
     """Logits of a saved model from a process of its own (a `ReloadRunner` of the engine).
 
     Raises:
-        ReloadCheckError: it did not load, or the process died.
+        MachineError: the process was killed, or ran out of memory.
+        ReloadCheckError: it did not load.
     """
     import torch
     from safetensors.torch import load_file
@@ -46,9 +48,21 @@ def forked_runner(
         asked.write_text(json.dumps(request), encoding="utf-8")
         exitcode = _run(asked, answer, failure)
         if exitcode != 0:
-            reason = failure.read_text() if failure.exists() else f"exit code {exitcode}"
-            raise ReloadCheckError(f"the saved checkpoint did not reload in a new process: {reason}")
+            raise _failure(exitcode, json.loads(failure.read_text()) if failure.exists() else None)
         return load_file(answer)["0"]
+
+
+def _failure(exitcode: int | None, told: Mapping[str, Any] | None) -> Exception:
+    """What a failed process means: one that told nothing was killed, which is no fault of the model."""
+    if told is None:
+        how = f"signal {-exitcode}" if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
+        return MachineError(
+            "reload_check_killed",
+            f"the process of the reload check ended by {how}; by signal 9 most often because memory ran out",
+        )
+    if told["retry"]:
+        return MachineError(told["code"], told["message"])
+    return ReloadCheckError(f"the saved checkpoint did not reload in a new process: {told['reason']}")
 
 
 def _run(asked: Path, answer: Path, failure: Path) -> int | None:
@@ -84,7 +98,8 @@ def _reload(group: int, asked: str, answer: str, failure: str) -> None:
     try:
         reload.main(asked, answer)
     except Exception as error:
-        Path(failure).write_text(f"{type(error).__name__}: {error}")
+        told = {**describe(error), "reason": f"{type(error).__name__}: {error}"}
+        Path(failure).write_text(json.dumps(told))
         os._exit(1)
     os._exit(0)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs.artifacts import ArtifactStore
 from jobs.repository import Repository
+from jobs.rows import Claim
 from jobs.settings import Settings
 from worker.cache import FolderCache
 from worker.inventory import Inventory
@@ -30,6 +31,18 @@ class Services:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     #: Set on SIGTERM: claim nothing more, give the running attempt its grace period.
     stopping: threading.Event = field(default_factory=threading.Event)
+    #: The attempt under way, if there is one.
+    running: list[Claim] = field(default_factory=list)
+
+    @property
+    def hub_cache(self) -> FolderCache:
+        """Hub snapshots. Engine processes fill it."""
+        return FolderCache(self.settings.work_dir / "hub", self.settings.model_cache_bytes)
+
+    @property
+    def caches(self) -> tuple[FolderCache, ...]:
+        """All that can be fetched again."""
+        return self.job_cache, self.hub_cache
 
     @property
     def attempts_dir(self) -> Path:

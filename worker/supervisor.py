@@ -6,6 +6,7 @@ number; when the database refuses one, another attempt has the job, and this one
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.artifacts.sealing import full_disk_is_named
-from jobs.errors import InvalidError, JobsError, StorageFullError
+from jobs.errors import ArtifactNameError, InvalidError, JobsError, StorageFullError
 from jobs.routing import is_better_elsewhere
 from jobs.rows import Claim
 from jobs.states import State
@@ -26,6 +27,7 @@ from worker.log import logger
 from worker.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
 from worker.progress import ProgressTracker, stages_of
 from worker.publishing import Workspace
+from worker.sameness import is_as_admitted, model_signatures
 from worker.services import Services
 from worker.tasks import build_task, expected_bytes
 from worker.tracing import traced_attempt
@@ -34,6 +36,10 @@ T = TypeVar("T")
 
 #: How often the loop looks at cancel, time-out and shutdown while the engine is silent.
 _POLL_SECONDS = 0.2
+#: How an engine ends when a whole control group gets SIGTERM: by the signal, or because its fork server did.
+_SHUTDOWN_EXITS = frozenset({-signal.SIGTERM, 255})
+#: How much later than its engine this process may hear of such a signal.
+_SHUTDOWN_SECONDS = 1.0
 
 
 def run_job(services: Services, job_id: str) -> None:
@@ -46,7 +52,17 @@ def run_job(services: Services, job_id: str) -> None:
     if claim is None:
         logger.info("job.not_claimed", job_id=job_id)
         return
-    Supervisor(services, claim).run()
+    services.running.append(claim)
+    try:
+        Supervisor(services, claim).run()
+    finally:
+        services.running.remove(claim)
+
+
+def release_running(services: Services) -> None:
+    """Put back the job of an attempt that does not stop in time: else its lease would run out, as a loss."""
+    for claim in list(services.running):
+        services.repository.release_preempted(claim.job.id, claim.attempt)
 
 
 class Supervisor:
@@ -97,10 +113,10 @@ class Supervisor:
     def _attempt_it(self, workspace: Workspace, stack: ExitStack) -> Outcome:
         """Prepare, run the engine, and say how it went; foreseen failures are outcomes, not exceptions."""
         try:
-            with full_disk_is_named():
-                workspace.prepare(needed_bytes=expected_bytes(self._services, self._claim))
-                task = build_task(self._services, self._claim, workspace, self._hooks, stack)
+            task = self._prepare(workspace, stack)
             engine = EngineProcess(self._services.engines, task, workspace.engine_log)
+        except _InterruptedError as error:
+            return error.outcome
         except (InvalidError, StorageFullError) as error:
             return Failed(error.code, error.message)
         except (OSError, JobsError, SQLAlchemyError) as error:
@@ -108,21 +124,43 @@ class Supervisor:
             return Lost("preparation_failed", f"the attempt could not be prepared: {type(error).__name__}")
         self._log.debug("engine.started", pid=engine.pid)
         try:
-            return self._listen(engine)
+            return self._listen(engine, workspace)
         finally:
             engine.stop()
 
-    def _listen(self, engine: EngineProcess) -> Outcome:
+    def _prepare(self, workspace: Workspace, stack: ExitStack) -> dict[str, Any]:
+        services, claim = self._services, self._claim
+        self._models_before = model_signatures(services, claim.job)
+        with full_disk_is_named():
+            workspace.prepare(needed_bytes=expected_bytes(services, claim))
+            return build_task(services, claim, workspace, self._hooks, stack, self._keep_going)
+
+    def _keep_going(self) -> None:
+        """Called all through the work that this thread does itself, which a signal must end too."""
+        interruption = self._interruption()
+        if interruption is not None:
+            raise _InterruptedError(interruption)
+
+    def _listen(self, engine: EngineProcess, workspace: Workspace) -> Outcome:
         while True:
             interruption = self._interruption()
             if interruption is not None:
                 return interruption
             message = engine.receive(_POLL_SECONDS)
             if isinstance(message, Ended):
-                return outcomes.of_exit(message.exitcode)
+                return self._gone(message.exitcode, workspace)
             outcome = self._take(message) if message is not None else None
+            if isinstance(outcome, Lost) and self._services.stopping.is_set():
+                return Preempted()  # a part of the engine that the shutdown's signal reached first
             if outcome is not None:
                 return outcome
+
+    def _gone(self, exitcode: int, workspace: Workspace) -> Outcome:
+        """The engine ended without a word; by the signal that stops the whole service, it is no loss."""
+        if exitcode in _SHUTDOWN_EXITS and self._services.stopping.wait(_SHUTDOWN_SECONDS):
+            return Preempted()
+        self._log.warning("engine.output", tail=workspace.log_tail())
+        return outcomes.of_exit(exitcode)
 
     def _interruption(self) -> Outcome | None:
         """Why the engine should be stopped now, if it should."""
@@ -146,6 +184,7 @@ class Supervisor:
             case "result":
                 return Finished(dict(message["metrics"]))  # type: ignore[call-overload]
             case "error":
+                self._log.warning("engine.error", code=message.get("code"), trace=message.get("trace"))
                 kind = Lost if message.get("retry") else Failed
                 return kind(str(message.get("code")), self._public(str(message.get("message"))))
             case other:
@@ -182,8 +221,8 @@ class Supervisor:
             return self._complete(outcome.metrics, workspace)
         if isinstance(outcome, Replaced):
             return None
-        if isinstance(outcome, Failed | Lost):
-            self._log.warning("engine.output", tail=workspace.log_tail())
+        # Before the write: on a full disk that holds the database too, it is what makes room for it.
+        workspace.discard()
         return self._persist(partial(self._write_end, outcome))
 
     def _write_end(self, outcome: Outcome) -> State | None:
@@ -205,8 +244,11 @@ class Supervisor:
         """Hash and store the files, then publish them in the transaction that ends the job."""
         try:
             finished_at = self._repository.now()
-            files = workspace.seal(finished_at=finished_at)
-        except StorageFullError as error:
+            reusable = is_as_admitted(self._services, self._job, self._models_before)
+            files = workspace.seal(finished_at=finished_at, interrupt=self._keep_going)
+        except _InterruptedError as error:
+            return self._conclude(error.outcome, workspace)
+        except (StorageFullError, ArtifactNameError) as error:
             return self._conclude(Failed(error.code, error.message), workspace)
         except (OSError, JobsError, SQLAlchemyError) as error:
             self._log.warning("artifacts.not_stored", exc_info=True)
@@ -221,6 +263,7 @@ class Supervisor:
                 metrics=metrics,
                 publish=workspace.publish,
                 finished_at=finished_at,
+                reusable=reusable,
             )
         )
         if state is None:
@@ -251,6 +294,14 @@ class Supervisor:
                 self._log.warning("database.retry", exc_info=True)
                 time.sleep(delay)
                 delay = min(2.0, delay * 2)
+
+
+class _InterruptedError(Exception):
+    """The attempt is to end now, with this outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(type(outcome).__name__)
+        self.outcome = outcome
 
 
 _HELD = frozenset({State.RUNNING, State.CANCELLING})

@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jobs.artifacts import Interrupt
 from jobs.errors import InvalidError, NotFoundError, StorageError
 from jobs.rows import Artifact, Claim
+from optipfair_engine.headers import HeaderError, inspect_model_folder, loaded_bytes
 from worker.cache import folder_bytes
 from worker.inputs import Places
 from worker.publishing import Workspace
@@ -18,15 +20,21 @@ from worker.services import Services
 
 
 def build_task(
-    services: Services, claim: Claim, workspace: Workspace, hooks: Mapping[str, str], stack: ExitStack
+    services: Services,
+    claim: Claim,
+    workspace: Workspace,
+    hooks: Mapping[str, str],
+    stack: ExitStack,
+    interrupt: Interrupt,
 ) -> dict[str, Any]:
     """Everything that the engine's process needs; checkpoints of earlier jobs are fetched here.
 
     They are fetched here and not there because the artifact store's credentials stay out of that process.
+    `interrupt` is called all the while, and ends the fetching by raising.
     """
     settings, job = services.settings, claim.job
     fetched = {
-        job_id: str(stack.enter_context(job_folder(services, job.tenant, job_id)))
+        job_id: str(stack.enter_context(job_folder(services, job.tenant, job_id, interrupt)))
         for job_id in sorted(set(job_ids(job.spec)))
     }
     places = Places(
@@ -61,29 +69,49 @@ def job_ids(value: Any) -> Iterator[str]:
 
 
 def expected_bytes(services: Services, claim: Claim) -> int:
-    """What the job writes at most: a pruned model is no larger than its source (a hub's is not known)."""
-    return sum(_model_bytes(services, model) for model in _pruned_models(claim.job.kind, claim.job.spec))
+    """What the job writes at most: a pruned model is no larger than its source once that is loaded.
+
+    A model of the hub counts nothing: its size is not known yet.
+    """
+    return sum(_written_bytes(services, spec) for spec in _prune_specs(claim.job.kind, claim.job.spec))
 
 
-def _pruned_models(kind: str, spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _prune_specs(kind: str, spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if kind == "pipeline":
         for step in spec["steps"]:
-            yield from _pruned_models(step["kind"], step["spec"])
+            yield from _prune_specs(step["kind"], step["spec"])
     elif kind == "prune":
-        yield spec["model"]
+        yield spec
 
 
-def _model_bytes(services: Services, model: Mapping[str, Any]) -> int:
+def _written_bytes(services: Services, spec: Mapping[str, Any]) -> int:
+    model, dtype = spec["model"], spec.get("dtype")
     if model["source"] == "job":
-        return sum(artifact.size for artifact in services.repository.list_artifacts(model["job_id"]))
+        return _job_bytes(services, model["job_id"], dtype)
     if model["source"] == "local":
-        folder = services.settings.models_dir / str(model["name"])
-        return folder_bytes(folder) if folder.is_dir() else 0
+        return _local_bytes(services.settings.models_dir / str(model["name"]), dtype)
     return 0
 
 
+def _job_bytes(services: Services, job_id: str, dtype: str | None) -> int:
+    stored = sum(artifact.size for artifact in services.repository.list_artifacts(job_id))
+    parameters = (services.repository.get_metrics(job_id) or {}).get("pruned_parameters") or 0
+    return max(stored, 4 * int(parameters)) if dtype == "float32" else stored
+
+
+def _local_bytes(folder: Path, dtype: str | None) -> int:
+    if not folder.is_dir():
+        return 0
+    stored = folder_bytes(folder)
+    try:
+        facts = inspect_model_folder(folder)
+    except HeaderError:
+        return stored  # the engine says what is wrong with it
+    return stored - facts.bytes + loaded_bytes(facts, dtype)
+
+
 @contextmanager
-def job_folder(services: Services, tenant: str, job_id: str) -> Iterator[Path]:
+def job_folder(services: Services, tenant: str, job_id: str, interrupt: Interrupt) -> Iterator[Path]:
     """The artifacts of an earlier job of the same tenant, in the cache.
 
     Raises:
@@ -93,7 +121,7 @@ def job_folder(services: Services, tenant: str, job_id: str) -> Iterator[Path]:
 
     def fill(folder: Path) -> None:
         for artifact in artifacts:
-            _fetch(services, artifact, folder / artifact.name)
+            _fetch(services, artifact, folder / artifact.name, interrupt)
 
     key = artifacts[0].storage.replace("/", "-")
     with services.job_cache.folder(key, fill) as folder:
@@ -111,11 +139,12 @@ def _artifacts_of(services: Services, tenant: str, job_id: str) -> list[Artifact
     return artifacts
 
 
-def _fetch(services: Services, artifact: Artifact, target: Path) -> None:
+def _fetch(services: Services, artifact: Artifact, target: Path, interrupt: Interrupt) -> None:
     """Copy one artifact and check it: a result that rotted in the store must not be pruned further."""
     digest = hashlib.sha256()
     with target.open("wb") as file:
         for chunk in services.store.open_range(artifact.storage, artifact.name, 0, artifact.size):
+            interrupt()
             digest.update(chunk)
             file.write(chunk)
     if digest.hexdigest() != artifact.sha256:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from jobs.artifacts.archive import ArchivePlan
-from jobs.artifacts.base import ArtifactStore, Sealed, StoredFolder, check_name, storage_of
+from jobs.artifacts.base import ArtifactStore, Interrupt, Sealed, StoredFolder, check_name, storage_of
 from jobs.artifacts.factory import make_store
 from jobs.artifacts.orphans import remove_if_dead, remove_orphans
 
 __all__ = [
     "ArchivePlan",
     "ArtifactStore",
+    "Interrupt",
     "Sealed",
     "StoredFolder",
     "check_name",

@@ -8,12 +8,12 @@ without a row, and without an attempt that holds its job, is an orphan.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jobs.errors import StorageError
+from jobs.errors import ArtifactNameError
 from jobs.rows import Artifact
 
 CHUNK_BYTES = 1024 * 1024
@@ -49,6 +49,14 @@ class StoredFolder:
     modified: float
 
 
+#: Called often during long work; it raises to end that work.
+Interrupt = Callable[[], None]
+
+
+def never() -> None:
+    """An `Interrupt` that lets the work go on to its end."""
+
+
 class ArtifactStore(Protocol):
     """What a store can do. `storage` is "{job}/{attempt}", as in the artifacts' rows."""
 
@@ -56,11 +64,12 @@ class ArtifactStore(Protocol):
         """Make (or find) the local folder into which the attempt writes its artifacts, flat."""
         ...
 
-    def seal(self, job_id: str, attempt: int, *, finished_at: int) -> Sealed:
+    def seal(self, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never) -> Sealed:
         """Hash every staged file and the archive, and make them durable (fsync; for S3: upload).
 
         `finished_at` (milliseconds, `Repository.now()`) is the modification time within the archive; give
-        the same to mark_succeeded. Raises StorageFullError, StorageError (a name that is refused).
+        the same to mark_succeeded. What `interrupt`, called every few MiB, raises leaves the stage as it was.
+        Raises StorageFullError, ArtifactNameError, StorageError.
         """
         ...
 
@@ -99,9 +108,9 @@ def storage_of(job_id: str, attempt: int) -> str:
 
 
 def check_name(name: str) -> str:
-    """The name of an artifact, if it is an acceptable one; StorageError otherwise."""
+    """The name of an artifact, if it is an acceptable one; ArtifactNameError otherwise."""
     if _NAME.fullmatch(name) is None:
-        raise StorageError("an artifact's name may hold only letters, digits and . _ -", code="artifact_name")
+        raise ArtifactNameError("an artifact's name may hold only letters, digits and . _ -")
     return name
 
 

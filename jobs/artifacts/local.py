@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from jobs.artifacts.base import CHUNK_BYTES, Sealed, StoredFolder, check_name
+from jobs.artifacts.base import CHUNK_BYTES, Interrupt, Sealed, StoredFolder, check_name, never
 from jobs.artifacts.sealing import fsync_folder, full_disk_is_named, seal_folder
 from jobs.errors import ArtifactMissingError, StorageError
 from jobs.ids import is_id
@@ -37,10 +37,10 @@ class LocalStore:
                         raise
         return folder
 
-    def seal(self, job_id: str, attempt: int, *, finished_at: int) -> Sealed:
+    def seal(self, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never) -> Sealed:
         """Hash and fsync the staged files."""
         stage = self._folder(f"{job_id}/{attempt}", staged=True)
-        return seal_folder(stage, job_id, attempt, finished_at=finished_at)
+        return seal_folder(stage, job_id, attempt, finished_at=finished_at, interrupt=interrupt)
 
     def publish(self, job_id: str, attempt: int) -> None:
         """Rename the stage folder to its final name; done already: nothing."""

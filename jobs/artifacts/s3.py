@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from jobs.artifacts.base import CHUNK_BYTES, Sealed, StoredFolder, check_name
+from jobs.artifacts.base import CHUNK_BYTES, Interrupt, Sealed, StoredFolder, check_name, never
 from jobs.artifacts.local import LocalStore
 from jobs.artifacts.sealing import staged_files
 from jobs.errors import ArtifactMissingError, StorageError
@@ -37,12 +38,12 @@ class S3RangeStore:
         """A local folder; its files are uploaded by `seal`."""
         return self._stages.stage(job_id, attempt)
 
-    def seal(self, job_id: str, attempt: int, *, finished_at: int) -> Sealed:
+    def seal(self, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never) -> Sealed:
         """Hash the staged files and upload them (multipart above 16 MiB)."""
-        sealed = self._stages.seal(job_id, attempt, finished_at=finished_at)
+        sealed = self._stages.seal(job_id, attempt, finished_at=finished_at, interrupt=interrupt)
         stage = self._stages.stage(job_id, attempt)
         for path, artifact in zip(staged_files(stage), sealed.artifacts, strict=True):
-            self._upload(path, f"{artifact.storage}/{artifact.name}", artifact.size)
+            self._upload(path, f"{artifact.storage}/{artifact.name}", artifact.size, interrupt)
         return sealed
 
     def publish(self, job_id: str, attempt: int) -> None:
@@ -70,22 +71,26 @@ class S3RangeStore:
         """Remove all objects of a folder, and its stage folder here."""
         prefix = _checked(storage)
         self._stages.delete(storage)
-        keys = [item["path"] for batch in obstore.list(self._store, f"{prefix}/") for item in batch]
-        if keys:
-            obstore.delete(self._store, keys)
+        with _named("the artifact store did not remove a folder"):
+            keys = [item["path"] for batch in obstore.list(self._store, f"{prefix}/") for item in batch]
+            if keys:
+                obstore.delete(self._store, keys)
 
     def folders(self) -> Iterator[StoredFolder]:
         """Every folder in the bucket, then the stage folders on this machine."""
-        newest: dict[tuple[str, int], float] = {}
-        for batch in obstore.list(self._store):
-            for item in batch:
-                match = _KEY.fullmatch(item["path"])
-                if match is not None and is_id(match[1]):
-                    key = (match[1], int(match[2]))
-                    newest[key] = max(newest.get(key, 0.0), item["last_modified"].timestamp())
-        for (job_id, attempt), modified in sorted(newest.items()):
-            yield StoredFolder(job_id, attempt, modified)
+        yield from self._uploaded()
         yield from self._stages.folders()
+
+    def _uploaded(self) -> list[StoredFolder]:
+        newest: dict[tuple[str, int], float] = {}
+        with _named("the artifact store does not list its folders"):
+            for batch in obstore.list(self._store):
+                for item in batch:
+                    match = _KEY.fullmatch(item["path"])
+                    if match is not None and is_id(match[1]):
+                        key = (match[1], int(match[2]))
+                        newest[key] = max(newest.get(key, 0.0), item["last_modified"].timestamp())
+        return [StoredFolder(*key, modified) for key, modified in sorted(newest.items())]
 
     def free_bytes(self) -> int:
         """Free space for staging."""
@@ -103,12 +108,13 @@ class S3RangeStore:
         if not same:
             raise StorageError("the artifact store does not give back what was written")
 
-    def _upload(self, path: Path, key: str, size: int) -> None:
-        multipart = size > PART_BYTES
-        try:
-            obstore.put(self._store, key, path, use_multipart=multipart, chunk_size=PART_BYTES)
-        except BaseError as error:
-            raise StorageError("the artifact store did not take a file") from error
+    def _upload(self, path: Path, key: str, size: int, interrupt: Interrupt) -> None:
+        # An error in its source makes obstore abort a multipart upload, whose parts would stay for ever.
+        with _named("the artifact store did not take a file"):
+            multipart = size > PART_BYTES
+            obstore.put(
+                self._store, key, _parts(path, interrupt), use_multipart=multipart, chunk_size=PART_BYTES
+            )
 
     def _stream(self, key: str, start: int, length: int) -> Iterator[bytes]:
         end = start + length
@@ -123,6 +129,23 @@ class S3RangeStore:
                 raise ArtifactMissingError("the artifact's object became shorter while it was read")
             for offset in range(0, wanted, CHUNK_BYTES):
                 yield bytes(view[offset : offset + CHUNK_BYTES])
+
+
+def _parts(path: Path, interrupt: Interrupt) -> Iterator[bytes]:
+    interrupt()
+    with path.open("rb") as file:
+        while part := file.read(PART_BYTES):
+            yield part
+            interrupt()
+
+
+@contextmanager
+def _named(message: str) -> Iterator[None]:
+    """Turn what obstore raises into StorageError."""
+    try:
+        yield
+    except BaseError as error:
+        raise StorageError(message) from error
 
 
 def _checked(storage: str) -> str:

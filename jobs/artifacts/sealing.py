@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.artifacts.archive import ArchivePlan
-from jobs.artifacts.base import CHUNK_BYTES, Sealed, check_name, media_type, storage_of
-from jobs.errors import StorageError, StorageFullError
+from jobs.artifacts.base import CHUNK_BYTES, Interrupt, Sealed, check_name, media_type, never, storage_of
+from jobs.errors import ArtifactNameError, StorageFullError
 from jobs.rows import Artifact
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -29,16 +29,18 @@ def full_disk_is_named() -> Iterator[None]:
 
 
 def staged_files(stage: Path) -> list[Path]:
-    """The regular files of a stage folder, sorted by name; StorageError for anything else in it."""
+    """The regular files of a stage folder, sorted by name; ArtifactNameError for anything else in it."""
     files = sorted(stage.iterdir(), key=lambda path: path.name)
     for path in files:
         check_name(path.name)
         if path.is_symlink() or not path.is_file():
-            raise StorageError("an artifact is not a regular file", code="artifact_name")
+            raise ArtifactNameError(f"the artifact {path.name} is not a regular file")
     return files
 
 
-def seal_folder(stage: Path, job_id: str, attempt: int, *, finished_at: int) -> Sealed:
+def seal_folder(
+    stage: Path, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never
+) -> Sealed:
     """Hash the staged files and their archive, and fsync files and folder."""
     files = staged_files(stage)
     sizes = [(path.name, path.stat().st_size) for path in files]
@@ -53,6 +55,7 @@ def seal_folder(stage: Path, job_id: str, attempt: int, *, finished_at: int) -> 
     archive = hashlib.sha256()
     with full_disk_is_named():
         for chunk in plan.read(0, plan.size, read_whole):
+            interrupt()
             archive.update(chunk)
         fsync_folder(stage)
     for name, size in sizes:

@@ -21,7 +21,8 @@ class AttemptVerbs(Verbs):
         """Queued → running with the next attempt number and a fresh lease; None: nothing to do here.
 
         Race: any number of workers may claim at once (a message can come twice); one conditional UPDATE
-        lets exactly one win. A repeat by the same worker gets None, never the same attempt again.
+        lets exactly one win. A repeat by the same worker gets None, never the same attempt again. The queue
+        deadline ends with the first claim: a job that goes back into the queue has been started in time.
         """
         free = (
             t.jobs.c.id == job_id,
@@ -39,6 +40,7 @@ class AttemptVerbs(Verbs):
                 worker_id=worker_id,
                 lease_expires_at=later(self.settings.lease_seconds),
                 started_at=func.coalesce(t.jobs.c.started_at, now_ms()),
+                queue_deadline=None,
             )
             if job is None:
                 return None
@@ -97,6 +99,7 @@ class AttemptVerbs(Verbs):
         metrics: JsonObject,
         publish: Callable[[], None],
         finished_at: int | None = None,
+        reusable: bool = True,
     ) -> State | None:
         """Complete: SUCCEEDED; CANCELLED if it was cancelling (the result is discarded); None if replaced.
 
@@ -104,7 +107,8 @@ class AttemptVerbs(Verbs):
         stale attempt never gets there, and the rows commit only if it worked. If the process dies between
         the two, the job is tried again and the files without rows are orphans. A repeat after a commit
         whose answer was lost returns SUCCEEDED again and changes nothing. `finished_at` (from `now()`) is
-        given when the archive's hash, which covers that time, was computed before.
+        given when the archive's hash, which covers that time, was computed before. Not `reusable`: the work
+        was not quite that of the job's `reuse_key` (a model has changed), which goes.
         """
         with self._write() as connection:
             job = finish(
@@ -117,6 +121,7 @@ class AttemptVerbs(Verbs):
                 progress_fraction=1.0,
                 progress_message=None,
                 eta_seconds=0.0,
+                **({} if reusable else {"reuse_key": None}),
             )
             if job is None:
                 return self._cancelled(connection, job_id, attempt) or _already(connection, job_id, attempt)

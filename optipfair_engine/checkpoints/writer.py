@@ -61,7 +61,7 @@ def save_pruned(
     with quiet_progress():
         _save_model(model, folder, max_shard_size)
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            _save_tokenizer(tokenizer, folder)
     make_readable(folder)
     return finish(
         folder,
@@ -93,6 +93,12 @@ def _save_model(model: PreTrainedModel, folder: Path, max_shard_size: str) -> No
         (folder / "generation_config.json").write_text(stated.to_json_string(), encoding="utf-8")
     else:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """``save_pretrained`` without sub-folders: several chat templates go into tokenizer_config.json."""
+    one_template = not isinstance(getattr(tokenizer, "chat_template", None), dict)
+    tokenizer.save_pretrained(folder, save_jinja_files=one_template)
 
 
 def make_readable(folder: Path) -> None:

@@ -236,6 +236,13 @@ def test_a_job_can_follow_a_job(repository: Repository, create: Callable[..., Jo
         admit(repository, "other", following)
 
 
+def test_analysing_a_model_needs_the_memory_to_load_it(repository: Repository) -> None:
+    large = replace(TINY, facts={**FACTS, "bytes": 16 * 10**9, "parameters": 8 * 10**9})
+    beat(repository, replace(WORKER, models=[large], memory_bytes=8 * 10**9))
+    request = parse_request({"kind": "analyze", "spec": {"model": {"source": "local", "name": "tiny"}}})
+    assert refusal(repository, request).code == "model_too_large"
+
+
 class TestRouting:
     """Two workers serve one queue, and only one of them has the model."""
 
@@ -252,6 +259,15 @@ class TestRouting:
         repository.claim(job.id, "w1")
         assert not is_better_elsewhere(repository, job.id, "w2")  # it is not queued any more
         assert not is_better_elsewhere(repository, new_id(), "w2")
+
+    def test_a_worker_leaves_a_job_to_one_that_has_the_memory(self, repository: Repository) -> None:
+        small, large = replace(WORKER, memory_bytes=1_000_000), replace(WORKER, id="w2", memory_bytes=10**12)
+        beat(repository, small, large)
+        job = self.queued(repository)
+        assert is_better_elsewhere(repository, job.id, "w1")
+        assert not is_better_elsewhere(repository, job.id, "w2")
+        beat(repository, replace(large, memory_bytes=1_000_000))
+        assert not is_better_elsewhere(repository, job.id, "w1")  # no one is better
 
     def test_if_nobody_has_it_the_job_is_not_passed_round_for_ever(self, repository: Repository) -> None:
         beat(repository, WORKER)

@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from jobs.artifacts import (
     remove_if_dead,
     remove_orphans,
 )
+from jobs.artifacts.s3 import PART_BYTES
 from jobs.errors import ArtifactMissingError, StorageError
 from jobs.ids import new_id
 from jobs.repository import Repository
@@ -49,6 +51,18 @@ def s3_settings(server: S3, tmp_path: Path) -> Settings:
         artifacts_s3_endpoint=server.endpoint,
         artifacts_s3_access_key=server.access_key,
         artifacts_s3_secret_key=server.secret_key,
+    )
+
+
+def s3_client(server: S3) -> Any:
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name=server.region,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
     )
 
 
@@ -224,16 +238,7 @@ def test_large_files_are_uploaded_in_parts_and_read_by_ranges(s3: S3, tmp_path: 
     store.discard(job_id, 1)
     assert read(store, item, 0, item.size) == data
     assert read(store, item, 16 * (1 << 20) - 3, 7) == data[16 * (1 << 20) - 3 :][:7]
-    import boto3
-
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3.endpoint,
-        region_name=s3.region,
-        aws_access_key_id=s3.access_key,
-        aws_secret_access_key=s3.secret_key,
-    )
-    head = client.head_object(Bucket=s3.bucket, Key=f"{tmp_path.name}/{job_id}/1/model.safetensors")
+    head = s3_client(s3).head_object(Bucket=s3.bucket, Key=f"{tmp_path.name}/{job_id}/1/model.safetensors")
     assert head["ETag"].strip('"').endswith("-2")  # S3's mark of an upload in two parts
 
 
@@ -292,3 +297,31 @@ class TestOrphans:
         repository.sweep_expired()
         assert remove_if_dead(repository, store, job.id, 1)
         assert list(store.folders()) == []
+
+
+@pytest.mark.server
+def test_an_upload_that_is_interrupted_leaves_no_parts_behind(s3: S3, tmp_path: Path) -> None:
+    store = make_store(s3_settings(s3, tmp_path))
+    job_id = new_id()
+    (store.stage(job_id, 1) / "model.safetensors").write_bytes(b"x" * (PART_BYTES * 3))
+    client, begun = s3_client(s3), []
+
+    def interrupt() -> None:
+        begun.extend(client.list_multipart_uploads(Bucket=s3.bucket).get("Uploads", []))
+        if begun:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        store.seal(job_id, 1, finished_at=FINISHED_AT, interrupt=interrupt)
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=s3.bucket)
+    assert "Contents" not in client.list_objects_v2(Bucket=s3.bucket, Prefix=tmp_path.name)
+
+
+@pytest.mark.server
+def test_a_store_that_does_not_answer_is_a_storage_error(s3: S3, tmp_path: Path) -> None:
+    gone = {"artifacts_url": f"s3://no-such-bucket/{tmp_path.name}"}
+    store = make_store(s3_settings(s3, tmp_path).model_copy(update=gone))
+    with pytest.raises(StorageError):
+        store.delete(f"{new_id()}/1")
+    with pytest.raises(StorageError):
+        list(store.folders())

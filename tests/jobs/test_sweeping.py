@@ -112,6 +112,21 @@ def test_a_job_that_waited_too_long_expires(
     assert repository.list_attempts(hasty.id) == []
 
 
+@pytest.mark.parametrize("how", ["lost", "preempted"])
+def test_a_job_that_was_started_in_time_does_not_expire_when_it_waits_again(
+    repository: Repository, create: Create, turn_back: TurnBack, how: str
+) -> None:
+    job = create(queue_timeout_seconds=60)
+    repository.claim(job.id, "w")
+    if how == "lost":
+        repository.mark_lost(job.id, 1, "engine_killed", "signal 9")
+    else:
+        repository.release_preempted(job.id, 1)
+    turn_back(job, "queue_deadline", 61)
+    assert repository.sweep_expired() == []
+    assert repository.claim(job.id, "w") is not None
+
+
 def test_retention_removes_files_but_not_the_job(
     repository: Repository, turn_back: TurnBack, create: Create
 ) -> None:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from optipfair_engine.headers import (
     HeaderError,
     estimate_prune,
     inspect_model_folder,
+    loaded_bytes,
     model_revision,
     read_headers,
     read_safetensors_header,
@@ -236,3 +238,14 @@ def test_estimates_follow_the_spec(folder: Path) -> None:
     # trained in float32 with Adam: sixteen bytes a parameter that is left, and the original in float32
     assert healed.peak_memory_bytes - half.peak_memory_bytes > 12 * facts.parameters
     assert healed.seconds >= half.seconds + 60
+
+
+def test_a_model_is_as_large_as_the_dtype_that_it_is_loaded_in(folder: Path) -> None:
+    facts = replace(inspect_model_folder(folder), parameters=1_000, bytes=2_000)
+    gguf = replace(facts, format="gguf", bytes=600)  # quantised: about five bits a weight
+    assert loaded_bytes(facts) == loaded_bytes(facts, "auto") == loaded_bytes(facts, "bfloat16") == 2_000
+    assert loaded_bytes(gguf) == loaded_bytes(replace(gguf, bytes=2_000)) == 2_000
+    assert loaded_bytes(facts, "float32") == loaded_bytes(gguf, "float32") == 4_000
+    plain, wide = (estimate_prune(facts, {"dtype": dtype}) for dtype in ("auto", "float32"))
+    assert wide.output_bytes == 2 * plain.output_bytes == 4_000
+    assert wide.peak_memory_bytes - plain.peak_memory_bytes == 2 * 2_000

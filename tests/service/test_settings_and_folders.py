@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from jobs.settings import Settings
 from service import broker
 from service.bootstrap import check_secret, write_private
 from service.doctor import check_disk
-from service.embedded import bind, settle, uses_embedded_broker
+from service.embedded import _worker, bind, settle, uses_embedded_broker
 from service.environment import api_environment, worker_environment
 from service.lock import AlreadyRunningError, DataFolderLock
+from worker.memory import machine_memory
 
 
 def test_a_worker_gets_the_settings_but_nothing_secret_of_the_api(tmp_path: Path) -> None:
@@ -33,6 +35,15 @@ def test_a_worker_gets_the_settings_but_nothing_secret_of_the_api(tmp_path: Path
     assert environment["HOME"] == "/h"
     assert environment["OPTIPFAIR_LEASE_SECONDS"] == "17.0"
     assert environment["OPTIPFAIR_ALLOW_HUB"] == "true"
+
+
+def test_the_workers_of_one_machine_share_its_cores_and_memory(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    share = _worker(settings, 0, 2).env
+    assert int(share["OPTIPFAIR_MEMORY_BYTES"]) == machine_memory() // 2
+    assert int(share["OPTIPFAIR_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
+    stated = settings.model_copy(update={"memory_bytes": 123})
+    assert _worker(stated, 0, 2).env["OPTIPFAIR_MEMORY_BYTES"] == "123"
 
 
 def test_settings_survive_the_way_through_the_environment(
@@ -110,3 +121,9 @@ def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:
     (tmp_path / "secret").chmod(0o644)
     with pytest.raises(PermissionError, match="chmod 600"):
         check_secret(tmp_path / "secret")
+
+
+def test_every_setting_stands_on_the_page_of_operations() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    told = set(re.findall(r"`(?:OPTIPFAIR_)?([A-Z0-9_]+)`", page))
+    assert {name.upper() for name in Settings.model_fields} - told == set()

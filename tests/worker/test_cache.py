@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -89,3 +90,30 @@ def test_a_worker_that_is_killed_while_it_evicts_leaves_no_half_entry(
         assert (folder / "weights").read_bytes() == b"x"
     cache.remove_stale(older_than_seconds=-1)
     assert not [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "model"]
+
+
+def test_what_is_least_recently_used_makes_room_and_no_more(tmp_path: Path) -> None:
+    cache = FolderCache(tmp_path, 1000)
+    for age, name in enumerate(("old", "middle", "new")):
+        with cache.folder(name, fill_with(10)):
+            pass
+        os.utime(tmp_path / name, (age, age))
+    assert cache.make_room(lambda: not (tmp_path / "old").exists()) == 1
+    with cache.folder("middle", fill_with(10)):  # held
+        assert cache.make_room(lambda: False) == 1
+    assert (tmp_path / "middle").is_dir() and not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_fills_during_a_fetch_is_freed_of_what_is_unused(tmp_path: Path) -> None:
+    cache = FolderCache(tmp_path, 1000)
+    with cache.folder("unused", fill_with(10)):
+        pass
+
+    def fill(folder: Path) -> None:
+        if (tmp_path / "unused").exists():
+            (folder / "half").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fill_with(10)(folder)
+
+    with cache.folder("new", fill) as folder:
+        assert [path.name for path in folder.iterdir()] == ["weights"]

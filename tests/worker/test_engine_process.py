@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from optipfair_engine.errors import CheckpointError
 from optipfair_engine.headers import HeaderError
-from worker.engine_main import describe
 from worker.engine_process import thread_environment
+from worker.failures import MachineError, describe, outline
 from worker.hub import HubUnavailableError
 from worker.outcomes import of_exit
 
@@ -75,7 +78,9 @@ def test_an_unforeseen_error_is_reported_without_its_text(tmp_path: Path) -> Non
     assert str(tmp_path) not in error["message"]
     assert json.loads(lines[2]) == {"exitcode": 1}
     assert lines[3] == "False"  # the supervisor has not imported torch
-    assert "KeyError" in (tmp_path / "engine.log").read_text()
+    log = (tmp_path / "engine.log").read_text()
+    assert log.startswith("KeyError\n") and "runners.py" in log
+    assert "no such kind" not in log + error["trace"]  # messages may quote prompts
 
 
 def test_death_by_signal_9_is_seen(tmp_path: Path) -> None:
@@ -91,6 +96,36 @@ def test_an_engine_does_not_outlive_a_supervisor_that_is_killed(tmp_path: Path) 
     process.kill()
     process.wait()
     assert gone(pid, 5.0)
+
+
+RESTARTED = """
+import multiprocessing, os, signal, sys
+from multiprocessing import forkserver
+from pathlib import Path
+from worker.engine_process import EngineProcess, start_server
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["worker.engine_main"])
+    start_server()
+    first = forkserver._forkserver._forkserver_pid
+    os.kill(first, signal.SIGKILL)
+    engine = EngineProcess(context, {"kind": "none"}, Path(sys.argv[1]))
+    second = forkserver._forkserver._forkserver_pid
+    told = [Path(f"/proc/{pid}/environ").read_bytes() for pid in (second, engine.pid)]
+    engine.stop()
+    print(first != second, b"s3cret" in b"".join(told), os.environ["OPTIPFAIR_DATABASE_URL"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_fork_server_that_is_started_again_has_no_secrets_either(tmp_path: Path) -> None:
+    script = tmp_path / "restarted.py"
+    script.write_text(RESTARTED)
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OPTIPFAIR_DATABASE_URL": "s3cret"}
+    command = [sys.executable, str(script), str(tmp_path / "engine.log")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "False", "s3cret"]
 
 
 def wait_for_own_group(pid: int) -> None:
@@ -120,6 +155,54 @@ def test_errors_are_sorted_into_the_users_and_the_machines() -> None:
     assert describe(MemoryError())["retry"] is True
     assert describe(HeaderError("model_truncated", "short"))["code"] == "model_truncated"
     assert describe(HubUnavailableError("away"))["retry"] is True
+
+
+def torchs_out_of_memory() -> RuntimeError:
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (torchs_out_of_memory, "out_of_memory"),
+        (lambda: OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
+        (lambda: OSError(errno.EIO, "Input/output error"), "io_error"),
+        (lambda: MachineError("reload_check_killed", "signal 9"), "reload_check_killed"),
+    ],
+)
+def test_the_machines_failures_are_tried_again_though_the_engine_blames_the_model(
+    make: Callable[[], Exception], code: str
+) -> None:
+    error = make()
+    assert describe(error)["code"] == code
+    blamed = CheckpointError("model.gguf can't be read as a GGUF model: RuntimeError")
+    blamed.__cause__ = error
+    assert (describe(blamed)["code"], describe(blamed)["retry"]) == (code, True)
+
+
+def test_the_outline_of_an_error_has_types_and_places_and_no_words() -> None:
+    try:
+        try:
+            raise ValueError("the prompt 'my diary'")
+        except ValueError as error:
+            raise CheckpointError("my diary") from error
+    except CheckpointError as error:
+        text = outline(error)
+    assert "diary" not in text
+    assert text.startswith("CheckpointError\n  ") and "\nValueError\n  " in text
+    assert "test_the_outline_of_an_error" in text
+
+
+def test_a_model_that_really_cannot_be_read_is_the_users_error() -> None:
+    for cause in (OSError("config.json is missing"), RuntimeError("size mismatch"), KeyError("w")):
+        blamed = CheckpointError("can't be loaded")
+        blamed.__cause__ = cause
+        assert (describe(blamed)["code"], describe(blamed)["retry"]) == ("model_unreadable", False)
+    assert describe(CheckpointError("the prompt 'out of memory' is odd"))["retry"] is False
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from optipfair_engine.errors import CalibrationError
 from worker.hub import HubUnavailableError, hub_texts
@@ -25,7 +27,8 @@ from pathlib import Path
 from optipfair_engine.errors import EngineError
 from optipfair_engine.progress import null_reporter
 from worker.cache import FolderCache
-from worker.hub import hub_model
+from worker.failures import describe
+from worker.hub import HubUnavailableError, hub_model
 
 cache, model_id, revision, limit = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 try:
@@ -33,8 +36,8 @@ try:
     with hub_model(store, model_id, revision, limit_bytes=limit, report=null_reporter) as folder:
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         print(json.dumps({"files": [n for n in names if not n.startswith(".")]}))
-except EngineError as error:
-    print(json.dumps({"code": error.code, "message": str(error)}))
+except (EngineError, HubUnavailableError) as error:
+    print(json.dumps(describe(error)))
 """
 FILES = {
     "config.json": b'{"model_type": "llama"}',
@@ -89,6 +92,12 @@ def test_an_unknown_model_is_the_users_error(tmp_path: Path) -> None:
         assert use(endpoint, tmp_path / "cache", model_id="acme/other")["code"] == "model_not_found"
 
 
+def test_a_hub_that_does_not_answer_is_tried_again(tmp_path: Path) -> None:
+    answer = use("http://127.0.0.1:9", tmp_path / "cache")
+    assert (answer["code"], answer["retry"]) == ("hub_unavailable", True)
+    assert "acme/tiny" in answer["message"]
+
+
 def test_a_data_set_that_cannot_be_reached_is_tried_again_and_one_that_is_not_there_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,10 +116,16 @@ def test_a_data_set_that_cannot_be_reached_is_tried_again_and_one_that_is_not_th
 
     hub(rows(None))
     assert hub_texts("acme/texts", tmp_path, 2) == ["one", "two"]
-    for away in (ConnectionError("no route"), rows(TimeoutError("slow"))):
+    slow = httpx2.ReadTimeout("slow")
+    busy = HfHubHTTPError("busy", response=httpx2.Response(503, request=httpx2.Request("GET", "http://hub")))
+    for away in (ConnectionError("no route"), rows(TimeoutError("slow")), rows(slow), busy):
         hub(away)
         with pytest.raises(HubUnavailableError):
             hub_texts("acme/texts", tmp_path, 9)
-    hub(FileNotFoundError("no such data set"))
-    with pytest.raises(CalibrationError):
-        hub_texts("acme/texts", tmp_path, 9)
+    absent = HfHubHTTPError(
+        "none", response=httpx2.Response(404, request=httpx2.Request("GET", "http://hub"))
+    )
+    for error in (FileNotFoundError("no such data set"), absent):
+        hub(error)
+        with pytest.raises(CalibrationError):
+            hub_texts("acme/texts", tmp_path, 9)

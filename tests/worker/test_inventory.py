@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,55 @@ def test_a_truncated_model_is_reported_with_its_problem(inventory: Inventory, da
     (model,) = inventory.scan()
     assert model.problem is not None and model.problem.code == code
     assert str(inventory.models_dir) not in model.problem.message
+
+
+def bad_dtype(folder: Path) -> None:
+    write_model(folder)
+    text = json.dumps({"w": {"dtype": [], "shape": [2], "data_offsets": [0, 8]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 8)
+
+
+def bad_name(folder: Path) -> None:
+    write_model(folder)
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).write_text("")
+
+
+def link_in_a_circle(folder: Path) -> None:
+    write_model(folder)
+    (folder / "loop").symlink_to("loop")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (bad_dtype, "model_header_invalid"),
+        (bad_name, "model_unreadable"),
+        (link_in_a_circle, "model_unreadable"),
+    ],
+)
+def test_a_bad_file_is_the_problem_of_its_model_alone(
+    inventory: Inventory, spoil: Callable[[Path], None], code: str
+) -> None:
+    write_model(inventory.models_dir / "good")
+    spoil(inventory.models_dir / "bad")
+    (inventory.models_dir / "loop").symlink_to("loop")
+    for _ in range(2):  # the second time from what was kept
+        bad, good = inventory.scan()
+        assert bad.problem is not None and bad.problem.code == code
+        bad.problem.message.encode()
+        assert good.name == "good" and good.problem is None
+
+
+def test_whatever_a_file_does_to_a_parser_the_other_models_go_on(
+    inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_folder: Path) -> None:
+        raise TypeError("unforeseen")
+
+    write_model(inventory.models_dir / "odd")
+    monkeypatch.setattr(headers, "inspect_model_folder", fails)
+    (model,) = inventory.scan()
+    assert model.problem is not None and model.problem.code == "model_unreadable"
 
 
 def test_a_damaged_cache_file_is_ignored(inventory: Inventory) -> None:

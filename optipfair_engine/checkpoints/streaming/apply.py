@@ -49,6 +49,8 @@ _COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
     "generation_config.json", "chat_template.*", "*processor_config.json", "LICENSE*", "NOTICE*",
 )  # fmt: skip
+#: The sub-folder for all chat templates but the default one.
+_TEMPLATES = "additional_chat_templates"
 
 
 @dataclass(frozen=True)
@@ -230,3 +232,20 @@ def _copy_companions(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir()):
         if file.is_file() and any(fnmatch.fnmatch(file.name, pattern) for pattern in _COMPANIONS):
             shutil.copyfile(file, target / file.name)
+    _fold_templates(source, target)
+
+
+def _fold_templates(source: Path, target: Path) -> None:
+    """Put several chat templates into tokenizer_config.json, from which they load too: no sub-folders."""
+    templates = {file.stem: file for file in sorted((source / _TEMPLATES).glob("*.jinja"))}
+    if not templates:
+        return
+    default, config = target / "chat_template.jinja", target / "tokenizer_config.json"
+    if default.is_file():
+        templates["default"] = default
+    stated = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    stated["chat_template"] = [
+        {"name": name, "template": file.read_text(encoding="utf-8")} for name, file in templates.items()
+    ]
+    config.write_text(json.dumps(stated, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    default.unlink(missing_ok=True)

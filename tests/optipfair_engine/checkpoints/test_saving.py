@@ -82,6 +82,14 @@ def test_everything_that_belongs_to_a_model_is_there(tmp_path: Path, model: PreT
     assert torch.equal(model_logits(loaded, TOKENS), model_logits(model, TOKENS))
 
 
+def test_several_chat_templates_are_kept_without_a_sub_folder(tmp_path: Path, model: PreTrainedModel) -> None:
+    several = tokenizer()
+    several.chat_template = {"default": "{{ messages[0].content }}", "tool_use": "{{ tools }}"}
+    save_pruned(model, tmp_path, tokenizer=several, verify="none")
+    assert all(path.is_file() for path in tmp_path.iterdir())
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == several.chat_template
+
+
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_pruned(tiny_llama(), tmp_path / name, verify="structure")

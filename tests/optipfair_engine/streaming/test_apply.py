@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.checkpoints import load_model, load_pruned
@@ -97,6 +100,18 @@ def test_refitted_weights_take_the_place_of_old_ones(checkpoint: Any, tmp_path: 
     plan = PruningPlan("llama", 3, 32, kept_neurons={1: tuple(range(0, 80, 2))}, weights={name: weight})
     apply_plan_to_checkpoint(source, tmp_path / "streamed", plan)
     assert torch.equal(tensors(tmp_path / "streamed")[name], weight.bfloat16())
+
+
+def test_several_chat_templates_are_kept_without_a_sub_folder(checkpoint: Any, tmp_path: Path) -> None:
+    source, templates = checkpoint("llama"), {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=RawTokenizer(WordLevel({"a": 0}, unk_token="a")))
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(source)
+    assert (source / "additional_chat_templates").is_dir()
+    plan = static_plan_from_checkpoint(source, PruneOptions(**WIDTH))
+    apply_plan_to_checkpoint(source, tmp_path / "out", plan)
+    assert all(path.is_file() for path in (tmp_path / "out").iterdir())
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == templates
 
 
 def test_shards_are_cut_indexed_and_hashed(checkpoint: Any, tmp_path: Path) -> None:

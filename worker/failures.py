@@ -1,0 +1,88 @@
+"""Errors of an engine process, sorted into the user's, which would come again, and the machine's."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+
+from optipfair_engine.errors import EngineError
+from optipfair_engine.headers import HeaderError
+from worker.cache import FULL
+from worker.hub import HubUnavailableError
+
+#: How many of the innermost frames of an error are logged.
+_FRAMES = 12
+#: Signs of exhausted memory and of failing disks. torch and safetensors have no types or numbers for them.
+_MEMORY_SIGNS = ("can't allocate memory", "Cannot allocate memory", "os error 12)", "out of memory")
+_DISK_SIGNS = ("Input/output error", "os error 5)", "Stale file handle")
+
+
+class MachineError(Exception):
+    """The machine failed, not the job: another attempt may succeed. `code` is stable."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+def describe(error: BaseException) -> dict[str, object]:
+    """Code, message and whether another attempt could help. Messages of unforeseen errors stay in the log."""
+    if is_full_disk(error):
+        return {"code": "storage_full", "message": "no space is left for the job's files", "retry": False}
+    machine = _machine_error(error)
+    if machine is not None:
+        return {"code": machine.code, "message": machine.message, "retry": True}
+    if isinstance(error, EngineError | HeaderError):
+        return {"code": error.code, "message": str(error), "retry": False}
+    return {
+        "code": "engine_failed",
+        "message": f"the engine failed with {type(error).__name__}; the worker's log has the details",
+        "retry": False,
+    }
+
+
+def outline(error: BaseException) -> str:
+    """Types and places of an error and its causes, for the log: without messages, which may quote prompts."""
+    return "\n".join(line for part in _causes(error) for line in _outline_of(part))
+
+
+def _outline_of(error: BaseException) -> Iterator[str]:
+    yield type(error).__name__
+    for frame in traceback.extract_tb(error.__traceback__)[-_FRAMES:]:
+        yield f"  {frame.filename}:{frame.lineno} {frame.name}"
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is a full disk; safetensors reports one by its text only."""
+    return any(
+        (isinstance(part, OSError) and part.errno in FULL) or "No space left on device" in str(part)
+        for part in _causes(error)
+    )
+
+
+def _machine_error(error: BaseException) -> MachineError | None:
+    """The machine's failure that an error is, or that the engine took for a fault of the model."""
+    for part in _causes(error):
+        if isinstance(part, MachineError):
+            return part
+        if isinstance(part, HubUnavailableError):
+            return MachineError("hub_unavailable", str(part))
+        if isinstance(part, MemoryError) or type(part).__name__ == "OutOfMemoryError":
+            return _out_of_memory()
+        # By their text only errors of the system and of native code: ours may quote what users wrote.
+        if isinstance(part, OSError | RuntimeError) or type(part).__name__ == "SafetensorError":
+            if any(sign in str(part) for sign in _MEMORY_SIGNS):
+                return _out_of_memory()
+            if any(sign in str(part) for sign in _DISK_SIGNS):
+                return MachineError("io_error", "the worker's disk failed while it was read or written")
+    return None
+
+
+def _out_of_memory() -> MachineError:
+    return MachineError("out_of_memory", "the engine ran out of memory")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
