@@ -10,14 +10,15 @@ from torch import Tensor
 from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics, held_out_windows
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.pruning.attention import kept_units, locate_attentions
+from optipfair_engine.pruning.attention import locate_attentions
 from optipfair_engine.pruning.attention_refit import head_columns, select_heads
+from optipfair_engine.pruning.attention_sizes import kept_units, whole_units
 from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, Calibrated
 from optipfair_engine.pruning.depth import count_to_remove, least_important, select_layers
 from optipfair_engine.pruning.depth_refit import greedy_perplexity_layers, neighbour_refits, neighbours
 from optipfair_engine.pruning.plan import HeadPlan, PruningPlan
 from optipfair_engine.pruning.refit import refit
-from optipfair_engine.pruning.sizes import warn_if_nothing_changes
+from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width import target_layers
 
 if TYPE_CHECKING:
@@ -45,9 +46,8 @@ def calibrated_attention_plan(
     unit = options.attention_unit
     if options.preset == "recommended" and all(b.num_heads == b.num_key_value_heads for b in blocks.values()):
         unit = "kv_group"  # without grouped queries a group is one head, and could lose none of its own
-    counts = {layer: kept_units(block, unit, options.percentage) for layer, block in blocks.items()}
-    whole = {layer: kept_units(block, unit, 0) for layer, block in blocks.items()}
-    warn_if_nothing_changes([(counts[i], whole[i]) for i in layers], asked=options.percentage > 0)
+    counts = kept_units(view, blocks, options, unit)
+    whole = {layer: whole_units(block, unit) for layer, block in blocks.items()}
     if statistics is None:
         if calibration is None:
             raise InvalidOptionError(
@@ -77,7 +77,7 @@ def calibrated_attention_plan(
         "pruning_type": "ATTENTION",
         "attention_unit": unit,
         "head_selection": "least_squares_error",
-        "pruning_percentage": options.percentage,
+        **size_facts(options),
         "compensation": "least_squares",
         "calibration": dict(statistics.facts),
     }

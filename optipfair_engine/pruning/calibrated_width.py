@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from optipfair_engine.calibration.statistics import GramStatistics, gather_stati
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import budget_total, curve_widths, importance_widths, uniform_widths
-from optipfair_engine.pruning.importance import DATA_DRIVEN_METHODS, neuron_scores
+from optipfair_engine.pruning.importance import DATA_DRIVEN_METHODS, neuron_scores, removal_order
 from optipfair_engine.pruning.obs import Elimination, eliminate
 from optipfair_engine.pruning.plan import PruningPlan
 from optipfair_engine.pruning.refit import RidgeScale, refit
+from optipfair_engine.pruning.targets import Target, size_facts, target_of
 from optipfair_engine.pruning.width import WidthSize, WidthType, kept_counts, locate_mlps, target_layers
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def calibrated_width_plan(
         "neuron_selection_method": options.neuron_selection_method,
         "data_driven": True,
         "compensation": options.compensation,
-        **_size_facts(options),
+        **size_facts(options),
         **facts,
         "curve_ridge": SELECTION_RIDGE,
         "curve_ridge_scale": SELECTION_SCALE,
@@ -111,22 +112,16 @@ def uniform_counts(
     view: ModelView, options: PruneOptions, layers: Sequence[int], kind: WidthType
 ) -> dict[int, int]:
     """How many neurons each layer keeps when all lose the same share: by percentage, rate or target."""
-    target, unit = options.target_parameters, 1
-    if options.target_bytes is not None:
-        unit = view.mlp(layers[0]).down_weight.element_size()
-        target = options.target_bytes
+    target = target_of(view, options)
     if target is None:
         percentage = options.percentage if options.expansion_rate is None else None
         size = WidthSize(percentage, options.expansion_rate, options.expansion_divisor)
         return kept_counts(view, layers, size, kind)
     mlps = locate_mlps(view, layers, kind)
     sizes = {layer: mlp.intermediate_size for layer, mlp in mlps.items()}
-    costs = {layer: unit * _parameters_per_neuron(mlp) for layer, mlp in mlps.items()}
-    model_size = sum(p.numel() * (p.element_size() if unit > 1 else 1) for p in view.model.parameters())
-    total = budget_total(
-        sizes, parameters_per_neuron=costs, model_parameters=model_size, target_parameters=target
-    )
-    return uniform_widths(sizes, total, options.expansion_divisor or 1)
+    costs = {layer: _cost_per_neuron(mlp, target) for layer, mlp in mlps.items()}
+    divisor = options.expansion_divisor or 1
+    return uniform_widths(sizes, budget_total(sizes, costs, target, divisor), divisor)
 
 
 def eliminations_of(plan: PruningPlan) -> dict[int, Elimination] | None:
@@ -144,11 +139,12 @@ def eliminations_of(plan: PruningPlan) -> dict[int, Elimination] | None:
     }
 
 
-def _parameters_per_neuron(mlp: MlpView) -> int:
-    """Parameters that go with one neuron: its rows of gate and up, its column of down, its biases."""
+def _cost_per_neuron(mlp: MlpView, target: Target) -> int:
+    """What goes with one neuron: its rows of gate and up, its column of down, its biases."""
     matrices = 2 if mlp.kind == "plain" else 3
     biases = sum(name in mlp.names for name in ("up_bias", "gate_bias"))
-    return matrices * int(mlp.down_weight.shape[0]) + biases
+    parameters = matrices * int(mlp.down_weight.shape[0]) + biases
+    return target.weigh(mlp.down_weight[0, :1]) * parameters
 
 
 def eliminate_neurons(mlp: MlpView, gram: Tensor, order: Tensor | None = None) -> Elimination:
@@ -171,11 +167,10 @@ def _eliminate(
 
 
 def _score_order(mlp: MlpView, gram: Tensor, options: PruneOptions) -> Tensor:
-    """Neurons by ascending score; among equals the higher index goes first, as ``top_indices`` has it."""
+    """Neurons in the order in which a score lets them go."""
     method = options.neuron_selection_method
     x_norm = gram.diagonal().double().clamp_min(0).sqrt() if method in DATA_DRIVEN_METHODS else None
-    scores = neuron_scores(mlp, method, x_norm)
-    return torch.sort(scores, descending=True, stable=True).indices.flip(0).cpu()
+    return removal_order(neuron_scores(mlp, method, x_norm))
 
 
 def _choose_widths(
@@ -273,18 +268,3 @@ def _plan(
 def _short(values: Sequence[float]) -> tuple[float, ...]:
     """Six digits: more than the prediction is good for, and a third of the file."""
     return tuple(float(f"{value:.6g}") for value in values)
-
-
-def target_facts(options: PruneOptions) -> dict[str, Any]:
-    """The target size that was asked for, as plain JSON."""
-    asked = ("target_parameters", "target_bytes")
-    return {name: getattr(options, name) for name in asked if getattr(options, name) is not None}
-
-
-def _size_facts(options: PruneOptions) -> dict[str, Any]:
-    asked = ("expansion_rate", "expansion_divisor")
-    facts = {name: getattr(options, name) for name in asked if getattr(options, name) is not None}
-    facts |= target_facts(options)
-    if not any(name in facts for name in ("expansion_rate", "target_parameters", "target_bytes")):
-        facts["pruning_percentage"] = options.percentage
-    return facts

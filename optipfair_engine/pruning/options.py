@@ -151,6 +151,7 @@ def _check_type(options: PruneOptions) -> None:
         }
         foreign["neuron_selection_method"] = options.neuron_selection_method != "MAW"
         foreign["tie_break"] = options.tie_break != "lower_index"
+        foreign['allocation "allocated"'] = options.allocation == "allocated"
     if options.pruning_type == "DEPTH":
         foreign |= {name: getattr(options, name) is not None for name in _SIZES}
     if options.pruning_type != "ATTENTION":

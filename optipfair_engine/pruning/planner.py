@@ -12,11 +12,11 @@ from optipfair_engine.pruning.calibrated_other import calibrated_attention_plan,
 from optipfair_engine.pruning.calibrated_width import (
     Calibrated,
     calibrated_width_plan,
-    target_facts,
     uniform_counts,
 )
 from optipfair_engine.pruning.depth import depth_plan, select_layers
 from optipfair_engine.pruning.recommended import resolve_preset
+from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width import WidthSize, check_method, target_layers, width_plan
 
 if TYPE_CHECKING:
@@ -99,13 +99,7 @@ def _plan_by_score(
         )
     if options.pruning_type == "DEPTH":
         return _plan_depth(view, options)
-    return attention_plan(
-        view,
-        unit=options.attention_unit,
-        pruning_percentage=options.percentage,
-        layer_indices=options.layer_indices,
-        report=report,
-    )
+    return attention_plan(view, options, report=report)
 
 
 def plan_by_neuron_scores(
@@ -138,7 +132,7 @@ def plan_by_neuron_scores(
         tie_break=options.tie_break,
         report=report,
     )
-    return replace(plan, method={**plan.method, **target_facts(options)})
+    return replace(plan, method={**plan.method, **size_facts(options)})
 
 
 def _target_counts(view: ModelView, options: PruneOptions) -> dict[int, int] | None:

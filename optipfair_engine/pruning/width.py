@@ -12,6 +12,7 @@ from optipfair_engine.pruning.importance import (
     DATA_DRIVEN_METHODS,
     STATIC_METHODS,
     neuron_scores,
+    removal_order,
     top_indices,
 )
 from optipfair_engine.pruning.plan import PruningPlan
@@ -121,6 +122,20 @@ def kept_counts(
     return counts
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What a score chose.
+
+    Attributes:
+        kept: layer → sorted kept neurons, of the layers that shrink.
+        order: layer → neurons in the order in which they go, of all layers; empty for a static score, which
+            is computed again as easily as it is read.
+    """
+
+    kept: dict[int, tuple[int, ...]]
+    order: dict[int, tuple[int, ...]]
+
+
 def select_neurons(
     view: ModelView,
     counts: Mapping[int, int],
@@ -129,7 +144,7 @@ def select_neurons(
     *,
     tie_break: str = "lower_index",
     report: Reporter = null_reporter,
-) -> dict[int, tuple[int, ...]]:
+) -> Selection:
     """The kept neurons of each layer that shrinks, by score.
 
     Args:
@@ -140,14 +155,19 @@ def select_neurons(
         tie_break: see ``importance.top_indices``.
         report: progress, stage "select", one step a layer.
     """
-    kept: dict[int, tuple[int, ...]] = {}
+    found = Selection({}, {})
+    # what torch.topk keeps of equal scores differs by size, so there is no one order
+    ordered = x_norms is not None and tie_break == "lower_index"
     for done, (layer, count) in enumerate(counts.items(), 1):
         mlp = view.mlp(layer)
-        if count < mlp.intermediate_size:
+        if ordered or count < mlp.intermediate_size:
             scores = neuron_scores(mlp, method, None if x_norms is None else x_norms[layer])
-            kept[layer] = top_indices(scores, count, tie_break)
+            if ordered:
+                found.order[layer] = tuple(removal_order(scores).tolist())
+            if count < mlp.intermediate_size:
+                found.kept[layer] = top_indices(scores, count, tie_break)
         report("select", done, len(counts), f"layer {layer}: {count} of {mlp.intermediate_size} neurons stay")
-    return kept
+    return found
 
 
 def activation_norms(
@@ -187,7 +207,7 @@ def width_plan(
     counts = kept_counts(view, layers, size, pruning_type) if counts is None else counts
     if batches is not None:
         x_norms = activation_norms(view, batches, layers, report=report)
-    kept = select_neurons(view, counts, method, x_norms, tie_break=tie_break, report=report)
+    found = select_neurons(view, counts, method, x_norms, tie_break=tie_break, report=report)
     facts: dict[str, object] = {
         "pruning_type": pruning_type,
         "neuron_selection_method": method,
@@ -205,5 +225,6 @@ def width_plan(
         num_layers=view.num_layers,
         hidden_size=view.hidden_size,
         method=facts,
-        kept_neurons=kept,
+        kept_neurons=found.kept,
+        removal_order=found.order or None,
     )

@@ -11,7 +11,7 @@ from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.calibration.statistics import STATISTICS_FILE
 from optipfair_engine.checkpoints import ReloadRunner, SourceInfo, save_pruned
-from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.apply import apply_plan
@@ -98,8 +98,6 @@ def _make_plan(
     if options.fairness is None:
         made = Calibrated(plan) if plan else make_calibrated_plan(view, options, calibration, report=report)
         return made, {}
-    if plan is not None:
-        raise InvalidOptionError("fairness chooses neurons anew: it can't be combined with an earlier plan")
     from optipfair_engine.bias.fairness import fair_plan_of, flat_metrics
 
     fair = fair_plan_of(view.model, tokenizer, options, calibration, report=report)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.errors import CheckpointError, InvalidOptionError, UnsupportedModelError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.options import PruneOptions
@@ -16,6 +16,7 @@ from optipfair_engine.pruning.sizes import NOTHING_PRUNED
 from optipfair_engine.workflow.streamed import can_stream, prune_streamed
 
 if TYPE_CHECKING:
+    from optipfair_engine.architectures import ModelView
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.checkpoints import ReloadRunner
 
@@ -47,8 +48,9 @@ def prune_checkpoint(
         calibration_texts: what calibrated methods see.
         evaluation_texts: what perplexity before and after is measured on.
         plan: a plan (or the folder of one) to apply instead of making one. If ``options`` name another size,
-            it is made anew at that size without any forward pass: with a refit from its folder's statistics
-            (``keep_statistics``), without one from the plan alone.
+            divisor or allocation, it is made anew without any forward pass: with a refit from its folder's
+            statistics (``keep_statistics``), without one from the plan alone. Other options must be at their
+            defaults or say what the plan says (``plan_options.check_beside_plan``).
         reload_runner: how the reload check computes logits in another process (``verify_reload``).
         out_of_core: calibrate layer by layer from disk, never with the model in memory.
         work: the folder of that run's state; see ``out_of_core.prune_out_of_core``.
@@ -63,6 +65,11 @@ def prune_checkpoint(
     given = PruningPlan.load(plan) if isinstance(plan, Path) else plan
     if given is not None:
         given = _at_the_size_asked_for(source, options, given, plan, report)
+        if calibration_texts is not None and options.healing_seconds is None:
+            raise InvalidOptionError(
+                "calibration text beside a plan is only for healing: leave it out to apply the plan, or "
+                "leave out the plan to prune anew"
+            )
     if work is not None and calibration_texts is None:
         raise InvalidOptionError("a work folder is for calibration: give calibration texts")
     without_text = calibration_texts is None and evaluation_texts is None
@@ -114,15 +121,27 @@ def _at_the_size_asked_for(
     report: Reporter,
 ) -> PruningPlan:
     """The plan at the size that the options ask for (if any), from weights alone or from kept statistics."""
-    from optipfair_engine.architectures import locate
     from optipfair_engine.calibration.statistics import STATISTICS_FILE, GramStatistics
-    from optipfair_engine.checkpoints import load_model
-    from optipfair_engine.pruning.curves import asks_for_another_size, replan
+    from optipfair_engine.pruning.curves import replan
+    from optipfair_engine.pruning.plan_options import asks_for_another_size, check_beside_plan
 
+    check_beside_plan(options, plan)
     if not asks_for_another_size(options, plan):
         return plan
     kept = None
     if isinstance(folder, Path):
         beside = (folder if folder.is_dir() else folder.parent) / STATISTICS_FILE
         kept = GramStatistics.load(beside) if beside.exists() else None
-    return replan(locate(load_model(source, dtype=options.dtype)), options, plan, kept, report=report)
+    return replan(_weights_of(source, options), options, plan, kept, report=report)
+
+
+def _weights_of(source: Path, options: PruneOptions) -> ModelView:
+    """The model to plan on: mapped from its files where that can be done, in memory otherwise."""
+    from optipfair_engine.architectures import locate
+    from optipfair_engine.calibration.layerwise import open_checkpoint
+    from optipfair_engine.checkpoints import load_model
+
+    if options.dtype == "auto":
+        with suppress(UnsupportedModelError, CheckpointError):  # loading says what is wrong, if anything is
+            return open_checkpoint(source)
+    return locate(load_model(source, dtype=options.dtype))

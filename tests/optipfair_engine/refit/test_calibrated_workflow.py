@@ -128,6 +128,30 @@ def test_another_ratio_from_a_run_that_kept_its_statistics(source: Path, tmp_pat
     load_pruned(tmp_path / "second")
 
 
+def test_another_ratio_is_planned_on_mapped_weights(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune_checkpoint(source, tmp_path / "first", _options(preset="guide"), calibration_texts=[TEXT])
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("optipfair_engine.checkpoints.load_model", fail)
+    asked = PruneOptions(pruning_percentage=50, verify="structure")
+    prune_checkpoint(source, tmp_path / "second", asked, plan=tmp_path / "first")
+    plan = PruningPlan.load(tmp_path / "second")
+    assert {len(kept) for kept in plan.kept_neurons.values()} == {24}
+    assert plan.method["data_driven"] is True
+
+
+def test_calibration_beside_a_plan_is_refused(source: Path, tmp_path: Path) -> None:
+    prune_checkpoint(source, tmp_path / "first", PruneOptions(pruning_percentage=25, verify="structure"))
+    with pytest.raises(InvalidOptionError, match="only for healing"):
+        prune_checkpoint(
+            source, tmp_path / "second", PruneOptions(), plan=tmp_path / "first", calibration_texts=[TEXT]
+        )
+
+
 def test_another_ratio_without_statistics_says_what_is_missing(source: Path, tmp_path: Path) -> None:
     prune_checkpoint(source, tmp_path / "first", _options(), calibration_texts=[TEXT])
     with pytest.raises(PlanError, match="keep_statistics"):
