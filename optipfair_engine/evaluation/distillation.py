@@ -80,11 +80,11 @@ def heal(
     """
     _check_limits(max_seconds, max_steps)
     samples = _samples(batches)
+    if not any(p.requires_grad for p in student.parameters()):
+        raise InvalidOptionError("healing needs a model with trainable parameters; all are frozen")
     dtypes = {name: p.dtype for name, p in student.named_parameters()}
     student.float()
     trained = [p for p in student.parameters() if p.requires_grad]
-    if not trained:
-        raise InvalidOptionError("healing needs a model with trainable parameters; all are frozen")
     highest = default_learning_rate(student) if learning_rate is None else learning_rate
     teacher = _in_the_fastest_dtype(teacher)
     optimizer = torch.optim.AdamW(trained, lr=highest, weight_decay=0.0, fused=True)
