@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics, held_out_windows
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.calibration.runner import HOLDOUT_EVERY
+from optipfair_engine.calibration.statistics import GramStatistics, held_out_windows
+from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import budget_total, curve_widths, importance_widths, uniform_widths
+from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 from optipfair_engine.pruning.importance import DATA_DRIVEN_METHODS, neuron_scores, removal_order
 from optipfair_engine.pruning.obs import Elimination, eliminate
 from optipfair_engine.pruning.plan import PruningPlan
@@ -49,6 +51,7 @@ class _Layers:
     statistics: GramStatistics
     eliminations: Mapping[int, Elimination]
     refitted: bool
+    gatherer: Gatherer
     sizes: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ def calibrated_width_plan(
     statistics: GramStatistics | None = None,
     *,
     eliminations: Mapping[int, Elimination] | None = None,
+    gatherer: Gatherer = IN_MEMORY,
     rule: str | None = None,
     report: Reporter = null_reporter,
 ) -> Calibrated:
@@ -85,10 +89,10 @@ def calibrated_width_plan(
             raise InvalidOptionError(
                 "a refit, OBS and allocated widths need calibration data, or kept statistics"
             )
-        statistics = gather_statistics(view, calibration, layers, "down_proj", report=report)
+        statistics = gatherer.grams(view, calibration, layers, "down_proj", report)
     if eliminations is None:
         eliminations = _eliminate(mlps, statistics, options, report)
-    work = _Layers(mlps, statistics, eliminations, options.compensation != "none")
+    work = _Layers(mlps, statistics, eliminations, options.compensation != "none", gatherer)
     widths, facts = _choose_widths(view, options, work, uniform, calibration, rule, report)
     kept, weights, ridges = _solve(work, widths, report)
     method: dict[str, object] = {
@@ -192,37 +196,55 @@ def _choose_widths(
         "importance": importance_widths(work.sizes, work.statistics.importance, total, divisor),
         "curves": curve_widths(work.sizes, curves, total, divisor),
     }
+    if rule in candidates:
+        return candidates[rule], {"allocation": rule, "allocation_compared": False}
     windows = [] if calibration is None else held_out_windows(calibration)
-    if rule in candidates or not windows:
+    if reason := _why_uncompared(view, calibration, windows):
         # without a text to compare with, the rule that won the measurements is taken
-        chosen = rule if rule in candidates else "importance"
-        return candidates[chosen], {"allocation": chosen, "allocation_compared": False}
-    losses = _compare(view, options, work, candidates, windows, report)
+        facts = {"allocation": "importance", "allocation_compared": False, "warnings": [reason]}
+        return candidates["importance"], facts
+    losses = {}
+    for done, (name, widths) in enumerate(candidates.items(), 1):
+        losses[name] = _held_out_loss(view, options, work, widths, windows)
+        report("select", done, len(candidates), f"{name} widths: held-out loss {losses[name]:.4f}")
     best = min(losses, key=lambda name: losses[name])
     return candidates[best], {"allocation": best, "allocation_held_out_losses": losses}
 
 
-def _compare(
+def _why_uncompared(
+    view: ModelView, calibration: CalibrationSet | None, windows: Sequence[Sequence[int]]
+) -> str | None:
+    """What a result says if allocated widths can't be compared with uniform ones; ``None`` if they can."""
+    from optipfair_engine.evaluation.perplexity import check_predicts_next_token
+
+    said = "unequal widths, by layer importance, were not compared with equal ones: "
+    if calibration is None:
+        return f"{said}that takes calibration text, and there are only kept statistics"
+    if not windows:
+        return f"{said}that takes at least {HOLDOUT_EVERY} calibration samples, one of which is held out"
+    try:
+        check_predicts_next_token(view.model)
+    except UnsupportedModelError as error:
+        return f"{said}{error}"
+    return None
+
+
+def _held_out_loss(
     view: ModelView,
     options: PruneOptions,
     work: _Layers,
-    candidates: Mapping[str, dict[int, int]],
+    widths: Mapping[int, int],
     windows: Sequence[Sequence[int]],
-    report: Reporter,
-) -> dict[str, float]:
-    """Mean loss of each candidate on held-out text, refitted without having seen it."""
+) -> float:
+    """Mean loss on held-out text with these widths, refitted without having seen it."""
     from optipfair_engine.evaluation.perplexity import score_windows
     from optipfair_engine.pruning.apply import narrowed_in_passing
 
-    blind = GramStatistics(work.statistics.site, work.statistics.fit)
-    losses: dict[str, float] = {}
-    for name, widths in candidates.items():
-        kept, weights, _ = _solve(_Layers(work.mlps, blind, work.eliminations, work.refitted), widths)
-        plan = _plan(view, work, {"pruning_type": options.pruning_type}, kept, weights)
-        with narrowed_in_passing(view, plan):
-            losses[name] = round(score_windows(view.model, windows).mean_loss, 6)
-        report("select", len(losses), len(candidates), f"{name} widths: held-out loss {losses[name]:.4f}")
-    return losses
+    blind = replace(work, statistics=GramStatistics(work.statistics.site, work.statistics.fit))
+    kept, weights, _ = _solve(blind, widths)
+    plan = _plan(view, work, {"pruning_type": options.pruning_type}, kept, weights)
+    with narrowed_in_passing(view, plan):
+        return round(score_windows(view.model, windows).mean_loss, 6)
 
 
 def _solve(
@@ -241,7 +263,8 @@ def _solve(
         if work.refitted:
             found = refit(mlp.down_weight.detach(), *work.statistics.pair(layer), indices)
             solved = found.weight.to(mlp.down_weight.dtype).cpu()
-            weights[mlp.names["down"]] = solved.T.contiguous() if mlp.down_transposed else solved
+            solved = solved.T.contiguous() if mlp.down_transposed else solved
+            weights[mlp.names["down"]] = work.gatherer.hold(solved)
             ridges[layer] = found.ridge
     return kept, weights, ridges
 

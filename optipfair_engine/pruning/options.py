@@ -154,6 +154,7 @@ def _check_type(options: PruneOptions) -> None:
         foreign['allocation "allocated"'] = options.allocation == "allocated"
     if options.pruning_type == "DEPTH":
         foreign |= {name: getattr(options, name) is not None for name in _SIZES}
+        foreign["keep_statistics"] = options.keep_statistics
     if options.pruning_type != "ATTENTION":
         foreign["attention_unit"] = options.attention_unit != "kv_group"
     if options.layer_indices is not None and options.layer_selection_method not in ("last", "custom"):

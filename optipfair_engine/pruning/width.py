@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
@@ -170,16 +170,6 @@ def select_neurons(
     return found
 
 
-def activation_norms(
-    view: ModelView, batches: Iterable[Any], layers: Sequence[int], *, report: Reporter = null_reporter
-) -> dict[int, Tensor]:
-    """Layer → root of the total squared ``down_proj`` input ``[I]`` over the batches' unmasked tokens."""
-    from optipfair_engine.calibration import SquaredNorm, capture
-
-    captured = capture(view, batches, layers, SquaredNorm, "down_proj", report=report)
-    return {layer: accumulator.result() for layer, accumulator in captured.items()}
-
-
 def width_plan(
     view: ModelView,
     *,
@@ -188,25 +178,25 @@ def width_plan(
     size: WidthSize,
     counts: Mapping[int, int] | None = None,
     layer_indices: Iterable[object] | None = None,
-    batches: Iterable[Any] | None = None,
-    x_norms: Mapping[int, Tensor] | None = None,
+    gather_norms: Callable[[Sequence[int]], Mapping[int, Tensor]] | None = None,
     calibration_facts: Mapping[str, object] | None = None,
     tie_break: str = "lower_index",
     report: Reporter = null_reporter,
 ) -> PruningPlan:
-    """Plan width pruning by a score, static or with activations (``batches``, or ``x_norms`` known already).
+    """Plan width pruning by a score: static, or with the activation norms that ``gather_norms`` gives.
+
+    They are gathered, for the layers that it is called with, when every option was found to be right.
 
     Raises:
         InvalidOptionError, TypeError: an option out of range; see ``check_method`` and ``sizes``.
         UnsupportedModelError: the family has no such MLP.
         NonFiniteWeightsError: NaN or infinite weights.
     """
-    calibrated = batches is not None or x_norms is not None
+    calibrated = gather_norms is not None
     check_method(method, calibrated=calibrated, compensated=False)
     layers = target_layers(view, layer_indices)
     counts = kept_counts(view, layers, size, pruning_type) if counts is None else counts
-    if batches is not None:
-        x_norms = activation_norms(view, batches, layers, report=report)
+    x_norms = None if gather_norms is None else gather_norms(layers)
     found = select_neurons(view, counts, method, x_norms, tie_break=tie_break, report=report)
     facts: dict[str, object] = {
         "pruning_type": pruning_type,

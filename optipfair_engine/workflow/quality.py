@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from optipfair_engine.architectures import ModelView, locate
-from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning.allocation import uniform_widths
 from optipfair_engine.pruning.apply import apply_plan
 from optipfair_engine.pruning.attention import heads_by_norm, locate_attentions
@@ -63,18 +62,12 @@ def heal_pruned(
     pruned: PreTrainedModel,
     dense: PreTrainedModel,
     options: PruneOptions,
-    calibration: CalibrationSet | None,
+    calibration: CalibrationSet,
     report: Reporter,
 ) -> dict[str, Any]:
-    """Distil the pruned model in place, for at most ``healing_seconds``; what the metrics say of it.
-
-    Raises:
-        InvalidOptionError: no calibration text.
-    """
+    """Distil the pruned model in place, for at most ``healing_seconds``; what the metrics say of it."""
     from optipfair_engine.evaluation.distillation import heal
 
-    if calibration is None:
-        raise InvalidOptionError("healing needs calibration text to distil on")
     found = heal(
         pruned,
         dense,
