@@ -110,13 +110,15 @@ def _hooks(
             raise UnsupportedModelError(
                 "the layers were not run in their order; no neighbour refit is possible"
             )
-        change = main_output(output).detach().float() - state.output.float()
+        after = main_output(output).detach()
+        # the layers, and what they saw, may be on several devices
+        change = after.float() - state.output.to(after.device).float()
         for rows, cross, gram in (
             (selection.fit, state.cross, state.gram),
             (selection.held, state.held_cross, state.held_gram),
         ):
             x = selection.take(state.inputs, rows)
-            cross.update(selection.take(change, rows), x)
+            cross.update(selection.take(change, rows).to(x.device), x)
             gram.update(x)
         state.inputs = state.output = None
 
