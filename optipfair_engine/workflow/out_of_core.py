@@ -21,7 +21,7 @@ from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.gathering import Gatherer
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.workflow.common import METRICS_FILE, calibration_set
-from optipfair_engine.workflow.streamed import prune_streamed
+from optipfair_engine.workflow.streamed import holds_safetensors, prune_streamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ def prune_out_of_core(
         EngineError: as ``prune_checkpoint``.
     """
     start = time.perf_counter()
-    _refuse(options, work)
+    check_out_of_core(source, options, work)
     calibration = _samples(source, options, calibration_texts)
     with _work_folder(work, output) as folder:
         plan = plan_out_of_core(source, options, calibration, folder, report=report)
@@ -155,8 +155,12 @@ def _note_rule(work: Path, plan: PruningPlan) -> None:
         draft.replace(work / ALLOCATION_FILE)
 
 
-def _refuse(options: PruneOptions, work: Path | None) -> None:
-    """What can't be had without the whole model, or has no state to keep."""
+def check_out_of_core(source: Path, options: PruneOptions, work: Path | None = None) -> None:
+    """Refuse what can't be had without the whole model, or has no state to keep.
+
+    Raises:
+        InvalidOptionError: names every such option, or says that the weights aren't safetensors.
+    """
     refused = {
         'verify="logits" (use "structure")': options.verify == "logits",
         f"dtype {options.dtype}": options.dtype != "auto",
@@ -169,6 +173,11 @@ def _refuse(options: PruneOptions, work: Path | None) -> None:
     given = [name for name, asked in refused.items() if asked]
     if given:
         raise InvalidOptionError(f"out of core, this can't be done: {', '.join(given)}")
+    if source.exists() and not holds_safetensors(source):
+        raise InvalidOptionError(
+            "out of core, weights are read tensor by tensor from a folder with safetensors, and "
+            f"{source.name} is none (a GGUF file is converted as it is loaded: prune it in memory)"
+        )
 
 
 def _samples(source: Path, options: PruneOptions, texts: Sequence[str] | CalibrationSet) -> CalibrationSet:

@@ -52,7 +52,7 @@ def prune_checkpoint(
             statistics (``keep_statistics``), without one from the plan alone. Other options must be at their
             defaults or say what the plan says (``plan_options.check_beside_plan``).
         reload_runner: how the reload check computes logits in another process (``verify_reload``).
-        out_of_core: calibrate layer by layer from disk, never with the model in memory.
+        out_of_core: never with the model in memory: calibrate layer by layer from disk, and stream.
         work: the folder of that run's state; see ``out_of_core.prune_out_of_core``.
 
     Returns:
@@ -72,24 +72,16 @@ def prune_checkpoint(
             )
     if work is not None and calibration_texts is None:
         raise InvalidOptionError("a work folder is for calibration: give calibration texts")
+    if out_of_core:
+        metrics = _out_of_core(
+            source, output, options, calibration_texts, evaluation_texts, given, work=work, report=report
+        )
+        return _honest(output, metrics)
     without_text = calibration_texts is None and evaluation_texts is None
     if without_text and can_stream(source, options):
         with suppress(UnsupportedModelError):  # then in memory; there it is found out whether it can be done
             metrics = prune_streamed(source, output, options, plan=given, report=report)
             return _honest(output, metrics)
-    if out_of_core and calibration_texts is not None and given is None:
-        if evaluation_texts is not None:
-            raise InvalidOptionError(
-                "out of core, perplexity is not measured: evaluate the result on its own"
-            )
-        from optipfair_engine.workflow.out_of_core import prune_out_of_core
-
-        metrics = prune_out_of_core(source, output, options, calibration_texts, work=work, report=report)
-        return _honest(output, metrics)
-    if out_of_core:
-        raise InvalidOptionError(
-            "out of core needs calibration texts and no plan (without calibration, pruning streams anyway)"
-        )
     from optipfair_engine.workflow.in_memory import prune_in_memory
 
     metrics = prune_in_memory(
@@ -103,6 +95,28 @@ def prune_checkpoint(
         reload_runner=reload_runner,
     )
     return _honest(output, metrics)
+
+
+def _out_of_core(
+    source: Path,
+    output: Path,
+    options: PruneOptions,
+    calibration_texts: Sequence[str] | CalibrationSet | None,
+    evaluation_texts: Sequence[str] | None,
+    plan: PruningPlan | None,
+    *,
+    work: Path | None,
+    report: Reporter,
+) -> dict[str, Any]:
+    """Layer by layer with calibration, tensor by tensor without; never with the model in memory."""
+    from optipfair_engine.workflow.out_of_core import check_out_of_core, prune_out_of_core
+
+    if evaluation_texts is not None:
+        raise InvalidOptionError("out of core, perplexity is not measured: evaluate the result on its own")
+    if calibration_texts is not None:
+        return prune_out_of_core(source, output, options, calibration_texts, work=work, report=report)
+    check_out_of_core(source, options)
+    return prune_streamed(source, output, options, plan=plan, report=report)
 
 
 def _honest(output: Path, metrics: dict[str, Any]) -> dict[str, Any]:

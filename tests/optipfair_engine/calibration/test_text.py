@@ -152,3 +152,9 @@ def test_small_calibration_is_warned_of_by_tokens_per_feature() -> None:
     found = T.calibration_from_windows([[1] * 50], source="x")
     assert not found.warnings(5)
     assert "50 tokens are 8.3 per feature" in found.warnings(6)[0]
+
+
+def test_labels_are_not_taken_for_a_mask() -> None:
+    ids = torch.arange(12).reshape(2, 6)
+    with pytest.raises(CalibrationError, match="isn't all zeros and ones"):
+        list(T.iter_batches(DataLoader(TensorDataset(ids, ids), batch_size=2)))
