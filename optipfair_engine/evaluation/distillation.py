@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,10 +40,6 @@ class HealingResult:
     first_loss: float
     last_loss: float
     stopped_by: str
-
-    def to_dict(self) -> dict[str, object]:
-        """The fields as plain JSON."""
-        return asdict(self)
 
 
 def heal(

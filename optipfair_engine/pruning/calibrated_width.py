@@ -136,7 +136,6 @@ def eliminations_of(plan: PruningPlan) -> dict[int, Elimination] | None:
         layer: Elimination(
             torch.tensor(order),
             torch.tensor(plan.curves[layer], dtype=torch.float64),
-            SELECTION_RIDGE,
             len(order),
         )
         for layer, order in plan.removal_order.items()

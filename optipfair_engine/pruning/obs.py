@@ -35,12 +35,11 @@ class Elimination:
     Attributes:
         order: input indices, first removed first ``[I − smallest]``.
         errors: relative squared output error after 0, 1, … removals ``[I − smallest + 1]``, refitted.
-        ridge: λ of the refits that ``errors`` speak of.
+        size: I.
     """
 
     order: Tensor
     errors: Tensor
-    ridge: float
     size: int
 
     def kept(self, width: int) -> Tensor:
@@ -108,7 +107,7 @@ def eliminate(
         removed.append(chosen)
         state.remove(chosen)
     sequence = torch.cat(removed).cpu() if removed else torch.zeros(0, dtype=torch.int64)
-    return Elimination(sequence, torch.tensor(state.errors, dtype=torch.float64), ridge, size)
+    return Elimination(sequence, torch.tensor(state.errors, dtype=torch.float64), size)
 
 
 class _State:
