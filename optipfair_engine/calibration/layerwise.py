@@ -12,7 +12,7 @@ pass of the model's own ``forward`` over layers that only write down their argum
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,26 +171,32 @@ def _selections(batches: Sequence[Batch], holdout_every: int | None) -> list[Tok
 
 def _record(view: ModelView, batch: Batch) -> _Call:
     """Run the model's body over layers that pass their input on and write down their other arguments."""
-    recorders = [_Recorder(layer) for layer in view.layers]
-    with _layers_replaced(view, recorders):
+    unseen = set(range(view.num_layers))
+    recorders = [_Recorder(layer, index, unseen) for index, layer in enumerate(view.layers)]
+    with _layers_replaced(view, recorders), suppress(_AllSeen):
         try:
             view.model.base_model(**with_positions(view.model.base_model, batch), use_cache=False)
         except (TypeError, IndexError, AttributeError, ValueError) as error:
             raise UnsupportedModelError(
                 f"{view.model_type}: its layers can't be run one by one: {type(error).__name__}: {error}"
             ) from error
-    if any(recorder.hidden is None for recorder in recorders):
+    if unseen:
         raise UnsupportedModelError(f"{view.model_type}: its forward doesn't run every layer once")
     hidden = first_tensor((recorders[0].hidden,), {})
     return _Call(hidden, tuple((recorder.args, recorder.kwargs) for recorder in recorders))
 
 
+class _AllSeen(Exception):  # noqa: N818  # it ends a recording, and is no error
+    """Every layer was called: what the model does behind them is of no interest."""
+
+
 class _Recorder(nn.Module):
     """Stands for a layer: returns its input, and remembers with what else it was called."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, index: int, unseen: set[int]) -> None:
         super().__init__()
         self.__dict__["_layer"] = layer
+        self._index, self._unseen = index, unseen
         self.hidden: Tensor | None = None
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
@@ -202,6 +208,9 @@ class _Recorder(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Note the call."""
         self.hidden, self.args, self.kwargs = hidden_states, args, kwargs
+        self._unseen.discard(self._index)
+        if not self._unseen:
+            raise _AllSeen
         return hidden_states
 
 

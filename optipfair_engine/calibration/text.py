@@ -91,7 +91,9 @@ def iter_batches(dataloader: Iterable[Any]) -> Iterator[Batch]:
     empty = True
     for index, raw in enumerate(dataloader):
         empty = False
-        yield _normalise(raw, index)
+        batch = _normalise(raw, index)
+        if batch["input_ids"].numel():  # blank texts alone give a batch without tokens
+            yield batch
     if empty:
         raise CalibrationError("The calibration dataloader is empty: it gave no batch.")
 

@@ -158,3 +158,10 @@ def test_labels_are_not_taken_for_a_mask() -> None:
     ids = torch.arange(12).reshape(2, 6)
     with pytest.raises(CalibrationError, match="isn't all zeros and ones"):
         list(T.iter_batches(DataLoader(TensorDataset(ids, ids), batch_size=2)))
+
+
+def test_batches_of_blank_texts_alone_are_skipped() -> None:
+    blank = torch.zeros(2, 0, dtype=torch.int64)
+    assert [batch["input_ids"].shape for batch in T.iter_batches([blank, IDS])] == [(3, 4)]
+    with pytest.raises(CalibrationError, match="no unmasked token"):
+        T.as_calibration_set([blank])

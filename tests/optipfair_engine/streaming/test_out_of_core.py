@@ -26,6 +26,7 @@ CASES = [
     ("llama", {"target_parameters": 30_000, "verify": "structure"}),
     ("llama", {"pruning_percentage": 30, "layer_indices": [0, 2], **REFIT}),
     ("llama", {"pruning_type": "ATTENTION", "pruning_percentage": 50, **REFIT}),
+    ("llama", {"pruning_type": "ATTENTION", "target_parameters": 33_000, **REFIT}),
     (
         "llama",
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1, "layer_selection_method": "importance", **REFIT},

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from optipfair_engine.checkpoints import load_pruned, verify_reload
 from optipfair_engine.cli import app
-from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
+from optipfair_engine.errors import InvalidOptionError, ReloadCheckError, UnsupportedModelError
+from optipfair_engine.pruning.options import VerifyLevel
 from optipfair_engine.workflow import PruneOptions, prune_checkpoint
 from optipfair_engine.workflow.in_memory import prune_in_memory
 from optipfair_engine.workflow.streamed import can_stream
@@ -183,3 +184,17 @@ def test_unchecked_streaming_needs_no_transformers_and_writes_the_same(
         config.pop("_name_or_path", None)
     assert configs[0] == configs[1]
     verify_reload(tmp_path / "plain", level="structure")
+
+
+@pytest.mark.parametrize("verify", ["none", "structure"])
+def test_numbers_of_heads_that_a_config_refuses_are_not_written(
+    checkpoint: Any, tmp_path: Path, verify: VerifyLevel
+) -> None:
+    source = checkpoint("llama", num_attention_heads=8, num_key_value_heads=4, head_dim=4)
+    six = PruneOptions(pruning_type="ATTENTION", pruning_percentage=25, verify=verify)
+    with pytest.raises(UnsupportedModelError, match="not a multiple of the number of attention heads"):
+        prune_checkpoint(source, tmp_path / "six", six)
+    size = sum(p.numel() for p in load_pruned(source).parameters())
+    four = PruneOptions(pruning_type="ATTENTION", target_parameters=size - 1, verify=verify)
+    prune_checkpoint(source, tmp_path / "four", four)
+    assert load_pruned(tmp_path / "four").config.num_attention_heads == 4
