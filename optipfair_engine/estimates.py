@@ -41,7 +41,7 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     memory: float = _PROCESS_BYTES + weights + output
     if refit and tokens:
         flops += 2.0 * tokens * layers * wide**2
-        memory += layers * wide**2 * 4
+        memory += layers * wide**2 * 4 * 2  # a Gram matrix of what is fitted, and one of what is held out
     healing = spec.get("healing") or {}
     extra = float(healing.get("max_seconds", 0)) if isinstance(healing, Mapping) else 0.0
     if extra:

@@ -16,7 +16,6 @@ from optipfair_engine.architectures.tensors import (
     keep_inputs,
     keep_outputs,
     matrix,
-    replace_weight,
 )
 from optipfair_engine.errors import UnsupportedModelError
 
@@ -134,12 +133,6 @@ class AttentionView:
                 keep_outputs(self._linear(path or ""), rows)
         keep_inputs(self.o_module, query_rows)
         self._note_heads(query.numel(), kv.numel())
-
-    def set_o(self, weight: Tensor) -> None:
-        """Replace the output projection by [H, num_heads·head_dim] (a refit)."""
-        if weight.shape != self.o_weight.shape:
-            raise ValueError(f"output weight must be {tuple(self.o_weight.shape)}, not {tuple(weight.shape)}")
-        replace_weight(self.o_module, weight)
 
     def _note_heads(self, heads: int, kv_heads: int) -> None:
         self.num_heads, self.num_key_value_heads = heads, kv_heads

@@ -115,7 +115,7 @@ class CrossGram:
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
-        self.target_square = 0.0
+        self.target_total: Tensor | None = None
         self.tokens = 0
 
     def update(self, y: Tensor, x: Tensor) -> None:
@@ -124,8 +124,14 @@ class CrossGram:
             return
         product = y.float().T @ x.float()
         self.total = product if self.total is None else self.total.add_(product)
-        self.target_square += float(torch.linalg.vector_norm(y, dtype=torch.float64)) ** 2
+        # added up where it is: reading it would wait for a GPU at every batch
+        self.target_total = _plus(self.target_total, _square(y))
         self.tokens += len(x)
+
+    @property
+    def target_square(self) -> float:
+        """The sum of the targets' squares."""
+        return 0.0 if self.target_total is None else float(self.target_total)
 
     def merge(self, other: CrossGram) -> None:
         """Add what another accumulator has seen; the sum is formed in float64."""
@@ -134,7 +140,7 @@ class CrossGram:
                 self.total = other.total.clone()
             else:
                 self.total = (self.total.double() + other.total.double()).float()
-        self.target_square += other.target_square
+        self.target_total = _plus(self.target_total, other.target_total)
         self.tokens += other.tokens
 
     def result(self) -> Tensor:
@@ -148,28 +154,40 @@ class CosineImportance:
     """1 − mean over tokens of cos(before, after): how much a layer turns the stream (ShortGPT's BI)."""
 
     def __init__(self) -> None:
-        self.total = 0.0
+        self.total: Tensor | None = None
         self.tokens = 0
 
     def update(self, before: Tensor, after: Tensor) -> None:
         """Add tokens: both ``[tokens, features]``. Cosines are formed in float32 and added in float64."""
-        a, b = before.float(), after.float()
+        a, b = before.float(), after.to(before.device).float()
         norms = torch.linalg.vector_norm(a, dim=-1).double() * torch.linalg.vector_norm(b, dim=-1).double()
         dots = torch.linalg.vecdot(a, b).double()
         # a zero vector has no direction: 0/0 is NaN here, and stays NaN in the result
-        self.total += float((dots / norms).sum())
+        self.total = _plus(self.total, (dots / norms).sum())
         self.tokens += len(a)
 
     def merge(self, other: CosineImportance) -> None:
         """Add what another accumulator has seen."""
-        self.total += other.total
+        self.total = _plus(self.total, other.total)
         self.tokens += other.tokens
 
     def result(self) -> float:
         """The importance: 0 for a layer that changes no direction; NaN where a cosine was undefined."""
-        if self.tokens == 0:
+        if self.total is None or self.tokens == 0:
             raise CalibrationError("No calibration token reached the layer.")
-        return 1.0 - self.total / self.tokens
+        return 1.0 - float(self.total) / self.tokens
+
+
+def _plus(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """The sum of two numbers on a device, either of which may be missing."""
+    if total is None or more is None:
+        return more if total is None else total
+    return total + more.to(total.device)
+
+
+def _square(values: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
+    return norm.square()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ pass of the model's own ``forward`` over layers that only write down their argum
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +47,10 @@ Wanted = Mapping[Site, tuple[Sequence[int], Callable[[], Any]]]
 
 @dataclass(frozen=True)
 class _Call:
-    """How the model calls its layers for one batch: what they are given besides the hidden states."""
+    """How the model calls its layers for one batch: the first hidden states, and what else each is given."""
 
     hidden: Tensor
     arguments: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
-    selection: TokenSelection
 
 
 def open_checkpoint(source: Path | str) -> ModelView:
@@ -104,8 +103,10 @@ def capture_layerwise(
     store = LayerStore(work, run)
     last = max((max(layers) for layers, _ in wanted.values() if len(layers)), default=-1)
     if store.layers_done <= last:
+        for batch in plain:
+            check_tokens(view.model, batch["input_ids"])
         with torch.no_grad():
-            _run_layers(view, _record_all(view, plain, holdout_every), wanted, store, last, report)
+            _run_layers(view, plain, _selections(plain, holdout_every), wanted, store, last, report)
     return {
         site: Captured(
             StoredAccumulators(store, f"{site}.fit", layers, factory),  # type: ignore[arg-type]
@@ -116,9 +117,15 @@ def capture_layerwise(
 
 
 def _run_layers(
-    view: ModelView, calls: list[_Call], wanted: Wanted, store: LayerStore, last: int, report: Reporter
+    view: ModelView,
+    batches: Sequence[Batch],
+    selections: Sequence[TokenSelection],
+    wanted: Wanted,
+    store: LayerStore,
+    last: int,
+    report: Reporter,
 ) -> None:
-    hidden = store.hidden() if store.layers_done else [call.hidden for call in calls]
+    hidden = store.hidden() if store.layers_done else []
     for index in range(store.layers_done, last + 1):
         gathered = {
             f"{site}.{part}": factory()
@@ -132,8 +139,12 @@ def _run_layers(
                 if index in layers:
                     fit, held = gathered[f"{site}.fit"], gathered[f"{site}.held"]
                     stack.callback(register_site(view, index, site, fit, held, current).remove)
-            for number, call in enumerate(calls):
-                vars(current).update(vars(call.selection))
+            for number, batch in enumerate(batches):
+                vars(current).update(vars(selections[number]))
+                # masks grow with the square of the tokens: they are made again, which is quick, and not kept
+                call = _record(view, batch)
+                if index == 0:
+                    hidden.append(call.hidden)
                 hidden[number] = _forward(view, index, hidden[number], call)
         store.save(index, gathered, hidden if index < last else None)
         report("calibrate", index + 1, last + 1, f"layer {index}")
@@ -148,39 +159,44 @@ def _forward(view: ModelView, index: int, hidden: Tensor, call: _Call) -> Tensor
     return result
 
 
-def _record_all(view: ModelView, batches: Sequence[Batch], holdout_every: int | None) -> list[_Call]:
-    calls, seen = [], 0
+def _selections(batches: Sequence[Batch], holdout_every: int | None) -> list[TokenSelection]:
+    found, seen = [], 0
     for batch in batches:
         selection = TokenSelection()
         selection.load(batch["attention_mask"], seen, holdout_every)
         seen += len(batch["input_ids"])
-        calls.append(_record(view, batch, selection))
-    return calls
+        found.append(selection)
+    return found
 
 
-def _record(view: ModelView, batch: Batch, selection: TokenSelection) -> _Call:
+def _record(view: ModelView, batch: Batch) -> _Call:
     """Run the model's body over layers that pass their input on and write down their other arguments."""
-    check_tokens(view.model, batch["input_ids"])
-    recorders = [_Recorder(layer) for layer in view.layers]
-    with _layers_replaced(view, recorders):
+    unseen = set(range(view.num_layers))
+    recorders = [_Recorder(layer, index, unseen) for index, layer in enumerate(view.layers)]
+    with _layers_replaced(view, recorders), suppress(_AllSeen):
         try:
             view.model.base_model(**with_positions(view.model.base_model, batch), use_cache=False)
         except (TypeError, IndexError, AttributeError, ValueError) as error:
             raise UnsupportedModelError(
                 f"{view.model_type}: its layers can't be run one by one: {type(error).__name__}: {error}"
             ) from error
-    if any(recorder.hidden is None for recorder in recorders):
+    if unseen:
         raise UnsupportedModelError(f"{view.model_type}: its forward doesn't run every layer once")
     hidden = first_tensor((recorders[0].hidden,), {})
-    return _Call(hidden, tuple((recorder.args, recorder.kwargs) for recorder in recorders), selection)
+    return _Call(hidden, tuple((recorder.args, recorder.kwargs) for recorder in recorders))
+
+
+class _AllSeen(Exception):  # noqa: N818  # it ends a recording, and is no error
+    """Every layer was called: what the model does behind them is of no interest."""
 
 
 class _Recorder(nn.Module):
     """Stands for a layer: returns its input, and remembers with what else it was called."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, index: int, unseen: set[int]) -> None:
         super().__init__()
         self.__dict__["_layer"] = layer
+        self._index, self._unseen = index, unseen
         self.hidden: Tensor | None = None
         self.args: tuple[Any, ...] = ()
         self.kwargs: dict[str, Any] = {}
@@ -192,6 +208,9 @@ class _Recorder(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Note the call."""
         self.hidden, self.args, self.kwargs = hidden_states, args, kwargs
+        self._unseen.discard(self._index)
+        if not self._unseen:
+            raise _AllSeen
         return hidden_states
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from optipfair_engine.checkpoints.streaming.source import CheckpointSource
 
 PROGRESS_FILE = "progress.json"
+#: Of the accumulators' state: a folder of another format is another run's.
+_FORMAT = 2
 A = TypeVar("A")
 
 
@@ -35,7 +37,7 @@ def signature(source: CheckpointSource, batches: Sequence[Batch], asked: Mapping
         name: [file.name, info.dtype, info.shape, info.start] for name, (file, info) in source.tensors.items()
     }
     files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file, _ in source.tensors.values()}
-    facts = [source.config, tensors, files, dict(asked), torch.__version__]
+    facts = [_FORMAT, source.config, tensors, files, dict(asked), torch.__version__]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for batch in batches:
         for key in sorted(batch):

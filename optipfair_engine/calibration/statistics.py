@@ -148,6 +148,8 @@ def gather_statistics(
     captured: Mapping[Site, Any] = capture_sites(
         view, calibration.batches, wanted, holdout_every=every, report=report
     )
+    for accumulator in (*captured[site].fit.values(), *captured[site].held.values()):
+        accumulator.settle()  # the sums themselves become the results: copies would double the memory
     return GramStatistics(
         site,
         {i: a.result() for i, a in captured[site].fit.items()},
@@ -168,11 +170,30 @@ def _features(accumulators: Mapping[int, Accumulator]) -> int:
 
 def held_out_windows(calibration: CalibrationSet, limit: int = 8) -> list[list[int]]:
     """Token ids of the held-out samples, unpadded, at most ``limit`` of them, spread evenly."""
-    samples = [
+    return _some(_unpadded(calibration)[HOLDOUT_EVERY - 1 :: HOLDOUT_EVERY], limit)
+
+
+def scored_windows(calibration: CalibrationSet, limit: int = 8) -> list[list[int]]:
+    """Token ids of at most ``limit`` samples to score, the held-out ones where there are any.
+
+    Raises:
+        CalibrationError: no sample has two tokens, so there is nothing to predict.
+    """
+    found = held_out_windows(calibration, limit) or _some(_unpadded(calibration), limit)
+    if not found:
+        raise CalibrationError("The calibration data has no sample of at least two tokens to predict.")
+    return found
+
+
+def _unpadded(calibration: CalibrationSet) -> list[list[int]]:
+    return [
         ids[mask.bool()].tolist()
         for batch in calibration.batches
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
-    held = [ids for ids in samples[HOLDOUT_EVERY - 1 :: HOLDOUT_EVERY] if len(ids) > 1]
-    step = max(1, len(held) // limit)
-    return held[::step][:limit]
+
+
+def _some(samples: Sequence[list[int]], limit: int) -> list[list[int]]:
+    """At most ``limit`` of the samples that have a token to predict, spread evenly."""
+    usable = [ids for ids in samples if len(ids) > 1]
+    return usable[:: max(1, len(usable) // limit)][:limit]

@@ -91,7 +91,9 @@ def iter_batches(dataloader: Iterable[Any]) -> Iterator[Batch]:
     empty = True
     for index, raw in enumerate(dataloader):
         empty = False
-        yield _normalise(raw, index)
+        batch = _normalise(raw, index)
+        if batch["input_ids"].numel():  # blank texts alone give a batch without tokens
+            yield batch
     if empty:
         raise CalibrationError("The calibration dataloader is empty: it gave no batch.")
 
@@ -130,6 +132,12 @@ def _fields(raw: Any, index: int) -> Mapping[str, Any]:
         return {"input_ids": raw}
     if isinstance(raw, tuple | list) and raw:
         if isinstance(raw[0], Tensor):
+            if len(raw) > 1 and not _is_mask(raw[1]):
+                raise CalibrationError(
+                    f"Calibration batch {index}: the second tensor of a tuple is the attention mask, and "
+                    "this one isn't all zeros and ones; of (ids, labels) give the ids alone, or name the "
+                    "parts in a dict."
+                )
             return dict(zip(("input_ids", "attention_mask"), raw, strict=False))
         if all(isinstance(sample, Mapping) for sample in raw):
             return {key: [sample[key] for sample in raw] for key in raw[0] if key in FORWARD_KEYS}
@@ -138,6 +146,10 @@ def _fields(raw: Any, index: int) -> Mapping[str, Any]:
         f"Calibration batch {index} is a {type(raw).__name__}; "
         "expected a dict, a tuple or list of tensors, or a tensor."
     )
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, Tensor) and bool(((value == 0) | (value == 1)).all())
 
 
 def _matrix(value: Any, key: str, index: int) -> Tensor:

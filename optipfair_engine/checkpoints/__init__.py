@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optipfair_engine.checkpoints.loading import check_finite, load_model, load_pruned
-    from optipfair_engine.checkpoints.manifest import MANIFEST_NAME, Manifest, SourceInfo, VerifyLevel
+    from optipfair_engine.checkpoints.manifest import (
+        MANIFEST_NAME,
+        Manifest,
+        SourceInfo,
+        VerifyLevel,
+        model_name,
+    )
     from optipfair_engine.checkpoints.tokenizer import load_tokenizer
     from optipfair_engine.checkpoints.verify import ReloadCheck, ReloadRunner, verify_reload
     from optipfair_engine.checkpoints.writer import save_pruned
@@ -26,6 +32,7 @@ _EXPORTS = {
     "load_model": "loading",
     "load_pruned": "loading",
     "load_tokenizer": "tokenizer",
+    "model_name": "manifest",
     "save_pruned": "writer",
     "verify_reload": "verify",
 }
@@ -41,6 +48,7 @@ __all__ = [
     "load_model",
     "load_pruned",
     "load_tokenizer",
+    "model_name",
     "save_pruned",
     "verify_reload",
 ]

@@ -22,16 +22,40 @@ _PACKAGES = ("optipfair-service", "torch", "transformers", "safetensors")
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """The model that was pruned: its name and the hash of its files."""
+    """The model that was pruned: its name, and its commit on the hub or the hash of its files."""
 
     name: str
     revision: str | None = None
 
     @classmethod
     def of(cls, path: Path | str) -> SourceInfo:
-        """Name and revision of a local model; reads every byte of it (about a second a gigabyte)."""
-        folder = Path(path)
-        return cls(folder.name, model_revision(folder))
+        """Name and revision of a local model; without a commit every byte is read (a second a gigabyte)."""
+        stated = cls.stated(path)
+        return stated if stated.revision else cls(stated.name, model_revision(Path(path)))
+
+    @classmethod
+    def stated(cls, path: Path | str) -> SourceInfo:
+        """What the path alone says: the name, and the commit if it is one of a hub cache."""
+        folder = _real(path)
+        return cls(model_name(folder), folder.name if _in_hub_cache(folder) else None)
+
+
+def model_name(path: Path | str) -> str:
+    """A local model's name: that of its folder or file; of a commit in a hub cache, ``owner/name``."""
+    folder = _real(path)
+    if not _in_hub_cache(folder):
+        return folder.name
+    return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+
+
+def _real(path: Path | str) -> Path:
+    """The folder that a link leads to; a file keeps its name, which in a hub cache links to a hash."""
+    return Path(path).resolve() if Path(path).is_dir() else Path(path).absolute()
+
+
+def _in_hub_cache(folder: Path) -> bool:
+    """Whether it is ``models--owner--name/snapshots/<commit>``."""
+    return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,10 +40,6 @@ class HealingResult:
     first_loss: float
     last_loss: float
     stopped_by: str
-
-    def to_dict(self) -> dict[str, object]:
-        """The fields as plain JSON."""
-        return asdict(self)
 
 
 def heal(
@@ -80,11 +76,11 @@ def heal(
     """
     _check_limits(max_seconds, max_steps)
     samples = _samples(batches)
+    if not any(p.requires_grad for p in student.parameters()):
+        raise InvalidOptionError("healing needs a model with trainable parameters; all are frozen")
     dtypes = {name: p.dtype for name, p in student.named_parameters()}
     student.float()
     trained = [p for p in student.parameters() if p.requires_grad]
-    if not trained:
-        raise InvalidOptionError("healing needs a model with trainable parameters; all are frozen")
     highest = default_learning_rate(student) if learning_rate is None else learning_rate
     teacher = _in_the_fastest_dtype(teacher)
     optimizer = torch.optim.AdamW(trained, lr=highest, weight_decay=0.0, fused=True)

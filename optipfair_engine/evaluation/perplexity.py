@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,10 +34,6 @@ class PerplexityResult:
     tokens: int
     windows: int
     max_length: int
-
-    def to_dict(self) -> dict[str, float | int]:
-        """The fields as plain JSON."""
-        return asdict(self)
 
 
 def perplexity(

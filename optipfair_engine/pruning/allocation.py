@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from optipfair_engine.errors import CalibrationError, InvalidOptionError
+from optipfair_engine.pruning.targets import Target
 
 #: How strongly importance modulates the ratio of a layer; from the trials on SmolLM2-135M.
 STRENGTH = 0.25
@@ -22,33 +23,25 @@ LARGEST_RATIO = 0.95
 SPREAD = 0.4
 
 
-def budget_total(
-    sizes: Mapping[int, int],
-    *,
-    parameters_per_neuron: Mapping[int, int],
-    model_parameters: int,
-    target_parameters: int,
-) -> int:
-    """How many neurons may stay in all, for a model of at most ``target_parameters``.
+def budget_total(sizes: Mapping[int, int], costs: Mapping[int, int], target: Target, divisor: int = 1) -> int:
+    """How many neurons may stay in all, for a model of the target's size at most.
+
+    Args:
+        sizes: layer → intermediate size.
+        costs: layer → what goes with one neuron, in the target's unit.
+        target: the size that the model may have.
+        divisor: widths are multiples of it, so that this many neurons stay in each layer at least.
 
     Raises:
-        InvalidOptionError: the target isn't below the model's size, or no width could reach it.
+        InvalidOptionError: no width could reach the target.
     """
-    excess = model_parameters - target_parameters
-    removable = sum((size - 1) * parameters_per_neuron[layer] for layer, size in sizes.items())
-    if excess <= 0:
-        raise InvalidOptionError(
-            f"the target of {target_parameters} parameters is not below the model's {model_parameters}"
-        )
-    if excess > removable * LARGEST_RATIO:
-        least = model_parameters - int(removable * LARGEST_RATIO)
-        raise InvalidOptionError(
-            f"a target of {target_parameters} parameters can't be reached by removing neurons: "
-            f"at least {least} stay"
-        )
+    removable = sum((size - 1) * costs[layer] for layer, size in sizes.items()) * LARGEST_RATIO
+    removable = min(removable, sum((size - divisor) * costs[layer] for layer, size in sizes.items()))
+    if target.excess > removable:
+        raise target.unreachable(target.size - int(removable), "neurons")
     # with layers of unequal cost the uniform ratio decides how many neurons that is
-    ratio = excess / sum(size * parameters_per_neuron[layer] for layer, size in sizes.items())
-    return sum(math.floor(size * (1 - ratio)) for size in sizes.values())
+    whole = sum(size * costs[layer] for layer, size in sizes.items())
+    return sum(size - -(-size * target.excess // whole) for size in sizes.values())
 
 
 def uniform_widths(sizes: Mapping[int, int], total: int, divisor: int = 1) -> dict[int, int]:
@@ -178,6 +171,9 @@ def _round(wanted: Mapping[int, float], sizes: Mapping[int, int], total: int, di
     while sum(units.values()) > total:
         able = [layer for layer in units if units[layer] > divisor]
         if not able:
-            break
+            raise InvalidOptionError(
+                f"{total} neurons for {len(sizes)} layers can't be met: with the divisor {divisor} at least "
+                f"{sum(units.values())} stay"
+            )
         units[max(able, key=lambda layer: (units[layer] - wanted[layer], layer))] -= divisor
     return units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any, Final, Literal, TypeVar, cast, get_args, overload
@@ -27,7 +28,7 @@ from optipfair_engine.pruning.options import (
     TieBreak,
 )
 from optipfair_engine.pruning.planner import make_plan
-from optipfair_engine.pruning.recommended import calibration_metrics
+from optipfair_engine.pruning.recommended import STATIC_WARNING, calibration_metrics
 from optipfair_engine.pruning.statistics import count_parameters, pruning_statistics
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -99,7 +100,8 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
             ``uniform``, or with the preset ``allocated``.
         target_parameters: parameters that the whole model may have, instead of a percentage.
         target_bytes: the same in bytes.
-        preset: ``recommended`` chooses method, refit and allocation that measured best (given a dataloader).
+        preset: ``recommended`` chooses method, refit and allocation that measured best; without a dataloader
+            it can't, and warns.
         attention_unit: for ATTENTION: ``kv_group`` or ``query_head``.
         tie_break: which of equally scored neurons stay: ``lower_index``, or ``topk`` for what published
             optipfair 0.4.2 keeps; not with a refit or unequal widths.
@@ -137,6 +139,8 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     view = locate(model, layers_path)
     check_finite(model)
     calibration = None if dataloader is None else as_calibration_set(dataloader)
+    if preset == "recommended" and calibration is None:
+        warnings.warn(STATIC_WARNING, stacklevel=2)
     with progress_bars(show_progress) if report is None else nullcontext(report) as tell:
         plan = make_plan(view, options, calibration, report=tell)
         original = count_parameters(model)

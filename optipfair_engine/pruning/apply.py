@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -123,18 +123,39 @@ def _set_parameter(model: nn.Module, name: str, weight: torch.Tensor) -> None:
     owner_name, _, attribute = name.rpartition(".")
     owner = model.get_submodule(owner_name)
     old = owner.get_parameter(attribute)
-    if old.shape != weight.shape:
-        raise PlanError(f"the plan's {name} has shape {list(weight.shape)}, needed is {list(old.shape)}")
+    _check_shape(name, weight, old.shape)
     new = weight.to(device=old.device, dtype=old.dtype, copy=True)
     setattr(owner, attribute, nn.Parameter(new, requires_grad=old.requires_grad))
 
 
 def _check_weights(view: ModelView, plan: PruningPlan) -> None:
-    """Refuse refitted weights of names that the model doesn't have, before anything is touched."""
-    names = {name for name, _ in view.model.named_parameters(remove_duplicate=False)}
-    unknown = sorted(set(plan.weights) - names)
+    """Refuse refitted weights of names or shapes that the pruned model doesn't have, before it is touched."""
+    shapes = {name: tuple(p.shape) for name, p in view.model.named_parameters(remove_duplicate=False)}
+    unknown = sorted(set(plan.weights) - set(shapes))
     if unknown:
         raise PlanError(f"the plan holds weights that the model doesn't have: {', '.join(unknown)}")
+    shapes |= _narrowed_shapes(view, plan)
+    for name, weight in plan.weights.items():
+        _check_shape(name, weight, shapes[name])
+
+
+def _narrowed_shapes(view: ModelView, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
+    """The shapes that the matrices behind what goes will have, in the module's storage orientation."""
+    found: dict[str, tuple[int, ...]] = {}
+    for layer, kept in plan.kept_neurons.items():
+        mlp = view.mlp(layer)
+        shape = (mlp.down_weight.shape[0], len(kept))
+        found[mlp.names["down"]] = shape[::-1] if mlp.down_transposed else shape
+    for layer, heads in plan.kept_heads.items():
+        block = view.attention(layer)
+        shape = (block.o_weight.shape[0], len(heads.query) * block.head_dim)
+        found[block.names["output"]] = shape[::-1] if block.o_transposed else shape
+    return found
+
+
+def _check_shape(name: str, weight: torch.Tensor, needed: Sequence[int]) -> None:
+    if tuple(weight.shape) != tuple(needed):
+        raise PlanError(f"the plan's {name} has shape {list(weight.shape)}, needed is {list(needed)}")
 
 
 def _copy_of_the_rest(model: M, view: ModelView, plan: PruningPlan) -> M:

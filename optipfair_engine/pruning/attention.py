@@ -7,29 +7,23 @@ its query heads), or the same number of query heads from each group.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
-from optipfair_engine.errors import InvalidOptionError, NonFiniteWeightsError, UnsupportedModelError
+from optipfair_engine.errors import NonFiniteWeightsError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.attention_sizes import kept_units, whole_units
 from optipfair_engine.pruning.importance import top_indices
 from optipfair_engine.pruning.plan import HeadPlan, PruningPlan
-from optipfair_engine.pruning.sizes import kept_by_percentage, warn_if_nothing_changes
+from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width import target_layers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from optipfair_engine.architectures import AttentionView, ModelView
-
-AttentionUnit = Literal["kv_group", "query_head"]
-
-
-def kept_units(attention: AttentionView, unit: AttentionUnit, percentage: float) -> int:
-    """How many KV groups, or how many query heads of each group, stay."""
-    groups = attention.num_key_value_heads
-    return kept_by_percentage(groups if unit == "kv_group" else attention.num_heads // groups, percentage)
+    from optipfair_engine.pruning.options import AttentionUnit, PruneOptions
 
 
 def head_plan(scores: Tensor, groups: int, unit: AttentionUnit, kept: int) -> HeadPlan:
@@ -97,12 +91,7 @@ def locate_attentions(view: ModelView, layers: Iterable[int]) -> dict[int, Atten
 
 
 def attention_plan(
-    view: ModelView,
-    *,
-    unit: AttentionUnit,
-    pruning_percentage: float,
-    layer_indices: Iterable[object] | None = None,
-    report: Reporter = null_reporter,
+    view: ModelView, options: PruneOptions, *, report: Reporter = null_reporter
 ) -> PruningPlan:
     """Plan attention pruning by weight norm.
 
@@ -113,43 +102,44 @@ def attention_plan(
         UnsupportedModelError: heads that the family's code can't lose.
         NonFiniteWeightsError: NaN or infinite weights.
     """
-    if unit not in ("kv_group", "query_head"):
-        raise InvalidOptionError(f"attention_unit must be kv_group or query_head; got {unit!r}")
-    layers = target_layers(view, layer_indices)
+    layers, unit = target_layers(view, options.layer_indices), options.attention_unit
     blocks = locate_attentions(view, layers)
-    counts = {layer: kept_units(block, unit, pruning_percentage) for layer, block in blocks.items()}
-    whole = {layer: kept_units(block, unit, 0) for layer, block in blocks.items()}
-    warn_if_nothing_changes([(counts[i], whole[i]) for i in layers], asked=pruning_percentage > 0)
-    heads = _select_heads(view, blocks, counts, whole, unit, report)
-    facts: Mapping[str, object] = {
+    counts = kept_units(view, blocks, options, unit)
+    facts: dict[str, object] = {
         "pruning_type": "ATTENTION",
         "attention_unit": unit,
         "head_selection": "weight_norm",
-        "pruning_percentage": pruning_percentage,
+        **size_facts(options),
     }
     return PruningPlan(
         model_type=view.architecture.model_type,
         num_layers=view.num_layers,
         hidden_size=view.hidden_size,
-        method={**facts, **({} if layer_indices is None else {"layer_indices": list(layers)})},
-        kept_heads=heads,
+        method={**facts, **({} if options.layer_indices is None else {"layer_indices": list(layers)})},
+        kept_heads=heads_by_norm(view, blocks, counts, unit, report=report),
     )
 
 
-def _select_heads(
+def heads_by_norm(
     view: ModelView,
     blocks: Mapping[int, AttentionView],
     counts: Mapping[int, int],
-    whole: Mapping[int, int],
     unit: AttentionUnit,
-    report: Reporter,
+    *,
+    report: Reporter = null_reporter,
 ) -> dict[int, HeadPlan]:
+    """The heads that stay by weight norm, of each layer that keeps fewer units (``counts``) than it has.
+
+    Raises:
+        NonFiniteWeightsError: NaN or infinite weights.
+    """
     heads: dict[int, HeadPlan] = {}
     for done, (layer, block) in enumerate(blocks.items(), 1):
-        if counts[layer] < whole[layer]:
+        whole = whole_units(block, unit)
+        if counts[layer] < whole:
             scores = weight_energy(view.model, block)
             if not bool(torch.isfinite(scores).all()):
                 raise NonFiniteWeightsError(f"the attention of layer {layer} holds NaN or infinite weights")
             heads[layer] = head_plan(scores, block.num_key_value_heads, unit, counts[layer])
-        report("select", done, len(blocks), f"layer {layer}: {counts[layer]} of {whole[layer]} {unit}s stay")
+        report("select", done, len(blocks), f"layer {layer}: {counts[layer]} of {whole} {unit}s stay")
     return heads

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -141,8 +141,3 @@ def _columns(heads: Iterable[int], head_dim: int) -> list[int]:
 def head_columns(heads: HeadPlan, head_dim: int) -> Tensor:
     """The columns of the output projection that the kept query heads feed (int64, ascending)."""
     return torch.tensor(_columns(heads.query, head_dim))
-
-
-def kept_columns(plans: Mapping[int, HeadPlan], head_dims: Mapping[int, int]) -> dict[int, Tensor]:
-    """Layer → kept columns of its output projection."""
-    return {layer: head_columns(plan, head_dims[layer]) for layer, plan in plans.items()}

@@ -7,23 +7,31 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics, held_out_windows
+from optipfair_engine.calibration.statistics import GramStatistics, scored_windows
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.pruning.attention import kept_units, locate_attentions
+from optipfair_engine.pruning.attention import locate_attentions
 from optipfair_engine.pruning.attention_refit import head_columns, select_heads
+from optipfair_engine.pruning.attention_sizes import kept_units, whole_units
 from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, Calibrated
 from optipfair_engine.pruning.depth import count_to_remove, least_important, select_layers
 from optipfair_engine.pruning.depth_refit import greedy_perplexity_layers, neighbour_refits, neighbours
+from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 from optipfair_engine.pruning.plan import HeadPlan, PruningPlan
 from optipfair_engine.pruning.refit import refit
-from optipfair_engine.pruning.sizes import warn_if_nothing_changes
+from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width import target_layers
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.pruning.options import PruneOptions
+
+#: What a result says of a gap that no refit bridges.
+FIRST_LAYER_GOES = (
+    "the layers that go from layer 0 on have no layer before them that could be refitted in their place: "
+    "nothing compensates for them"
+)
 
 
 def calibrated_attention_plan(
@@ -32,6 +40,7 @@ def calibrated_attention_plan(
     calibration: CalibrationSet | None,
     statistics: GramStatistics | None = None,
     *,
+    gatherer: Gatherer = IN_MEMORY,
     report: Reporter = null_reporter,
 ) -> Calibrated:
     """Plan attention pruning by least-squares error, with the output projection refitted.
@@ -45,15 +54,14 @@ def calibrated_attention_plan(
     unit = options.attention_unit
     if options.preset == "recommended" and all(b.num_heads == b.num_key_value_heads for b in blocks.values()):
         unit = "kv_group"  # without grouped queries a group is one head, and could lose none of its own
-    counts = {layer: kept_units(block, unit, options.percentage) for layer, block in blocks.items()}
-    whole = {layer: kept_units(block, unit, 0) for layer, block in blocks.items()}
-    warn_if_nothing_changes([(counts[i], whole[i]) for i in layers], asked=options.percentage > 0)
+    counts = kept_units(view, blocks, options, unit)
+    whole = {layer: whole_units(block, unit) for layer, block in blocks.items()}
     if statistics is None:
         if calibration is None:
             raise InvalidOptionError(
                 "compensation needs calibration data (a dataloader, or calibration texts)"
             )
-        statistics = gather_statistics(view, calibration, layers, "o_proj", report=report)
+        statistics = gatherer.grams(view, calibration, layers, "o_proj", report)
     heads: dict[int, HeadPlan] = {}
     weights: dict[str, Tensor] = {}
     for done, (layer, block) in enumerate(blocks.items(), 1):
@@ -72,12 +80,13 @@ def calibrated_attention_plan(
         )
         columns = head_columns(heads[layer], block.head_dim)
         solved = refit(weight, *statistics.pair(layer), columns).weight.to(weight.dtype).cpu()
-        weights[block.names["output"]] = solved.T.contiguous() if block.o_transposed else solved
+        solved = solved.T.contiguous() if block.o_transposed else solved
+        weights[block.names["output"]] = gatherer.hold(solved)
     method: dict[str, object] = {
         "pruning_type": "ATTENTION",
         "attention_unit": unit,
         "head_selection": "least_squares_error",
-        "pruning_percentage": options.percentage,
+        **size_facts(options),
         "compensation": "least_squares",
         "calibration": dict(statistics.facts),
     }
@@ -112,6 +121,7 @@ def calibrated_depth_plan(
             "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
             "(a dataloader, or calibration texts)"
         )
+    view.check_depth(())
     removed = _select(view, options, calibration, report)
     view.check_depth(removed)
     facts = calibration.facts(view.mlp(0).intermediate_size if options.compensation != "none" else 1)
@@ -129,6 +139,8 @@ def calibrated_depth_plan(
             solved = found.weight.to(mlp.down_weight.dtype)
             weights[mlp.names["down"]] = solved.T.contiguous() if mlp.down_transposed else solved
         method["refitted_layers"] = list(neighbours(removed))
+        if 0 in removed:
+            method["warnings"] = [FIRST_LAYER_GOES]
     plan = PruningPlan(
         model_type=view.architecture.model_type,
         num_layers=view.num_layers,
@@ -169,13 +181,7 @@ def _loss(view: ModelView, calibration: CalibrationSet):  # type: ignore[no-unty
     """Mean loss over up to eight samples, the held-out ones where there are any."""
     from optipfair_engine.evaluation.perplexity import score_windows
 
-    windows = held_out_windows(calibration, 8)
-    if not windows:
-        batch = calibration.batches[0]
-        windows = [
-            ids[mask.bool()].tolist()
-            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        ]
+    windows = scored_windows(calibration)
 
     def loss() -> float:
         with torch.no_grad():

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics, held_out_windows
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.calibration.runner import HOLDOUT_EVERY
+from optipfair_engine.calibration.statistics import GramStatistics, held_out_windows
+from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import budget_total, curve_widths, importance_widths, uniform_widths
-from optipfair_engine.pruning.importance import DATA_DRIVEN_METHODS, neuron_scores
+from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
+from optipfair_engine.pruning.importance import DATA_DRIVEN_METHODS, neuron_scores, removal_order
 from optipfair_engine.pruning.obs import Elimination, eliminate
 from optipfair_engine.pruning.plan import PruningPlan
 from optipfair_engine.pruning.refit import RidgeScale, refit
+from optipfair_engine.pruning.targets import Target, size_facts, target_of
 from optipfair_engine.pruning.width import WidthSize, WidthType, kept_counts, locate_mlps, target_layers
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class _Layers:
     statistics: GramStatistics
     eliminations: Mapping[int, Elimination]
     refitted: bool
+    gatherer: Gatherer
     sizes: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +66,7 @@ def calibrated_width_plan(
     statistics: GramStatistics | None = None,
     *,
     eliminations: Mapping[int, Elimination] | None = None,
+    gatherer: Gatherer = IN_MEMORY,
     rule: str | None = None,
     report: Reporter = null_reporter,
 ) -> Calibrated:
@@ -84,10 +89,10 @@ def calibrated_width_plan(
             raise InvalidOptionError(
                 "a refit, OBS and allocated widths need calibration data, or kept statistics"
             )
-        statistics = gather_statistics(view, calibration, layers, "down_proj", report=report)
+        statistics = gatherer.grams(view, calibration, layers, "down_proj", report)
     if eliminations is None:
         eliminations = _eliminate(mlps, statistics, options, report)
-    work = _Layers(mlps, statistics, eliminations, options.compensation != "none")
+    work = _Layers(mlps, statistics, eliminations, options.compensation != "none", gatherer)
     widths, facts = _choose_widths(view, options, work, uniform, calibration, rule, report)
     kept, weights, ridges = _solve(work, widths, report)
     method: dict[str, object] = {
@@ -95,7 +100,7 @@ def calibrated_width_plan(
         "neuron_selection_method": options.neuron_selection_method,
         "data_driven": True,
         "compensation": options.compensation,
-        **_size_facts(options),
+        **size_facts(options),
         **facts,
         "curve_ridge": SELECTION_RIDGE,
         "curve_ridge_scale": SELECTION_SCALE,
@@ -111,22 +116,16 @@ def uniform_counts(
     view: ModelView, options: PruneOptions, layers: Sequence[int], kind: WidthType
 ) -> dict[int, int]:
     """How many neurons each layer keeps when all lose the same share: by percentage, rate or target."""
-    target, unit = options.target_parameters, 1
-    if options.target_bytes is not None:
-        unit = view.mlp(layers[0]).down_weight.element_size()
-        target = options.target_bytes
+    target = target_of(view, options)
     if target is None:
         percentage = options.percentage if options.expansion_rate is None else None
         size = WidthSize(percentage, options.expansion_rate, options.expansion_divisor)
         return kept_counts(view, layers, size, kind)
     mlps = locate_mlps(view, layers, kind)
     sizes = {layer: mlp.intermediate_size for layer, mlp in mlps.items()}
-    costs = {layer: unit * _parameters_per_neuron(mlp) for layer, mlp in mlps.items()}
-    model_size = sum(p.numel() * (p.element_size() if unit > 1 else 1) for p in view.model.parameters())
-    total = budget_total(
-        sizes, parameters_per_neuron=costs, model_parameters=model_size, target_parameters=target
-    )
-    return uniform_widths(sizes, total, options.expansion_divisor or 1)
+    costs = {layer: _cost_per_neuron(mlp, target) for layer, mlp in mlps.items()}
+    divisor = options.expansion_divisor or 1
+    return uniform_widths(sizes, budget_total(sizes, costs, target, divisor), divisor)
 
 
 def eliminations_of(plan: PruningPlan) -> dict[int, Elimination] | None:
@@ -137,18 +136,18 @@ def eliminations_of(plan: PruningPlan) -> dict[int, Elimination] | None:
         layer: Elimination(
             torch.tensor(order),
             torch.tensor(plan.curves[layer], dtype=torch.float64),
-            SELECTION_RIDGE,
             len(order),
         )
         for layer, order in plan.removal_order.items()
     }
 
 
-def _parameters_per_neuron(mlp: MlpView) -> int:
-    """Parameters that go with one neuron: its rows of gate and up, its column of down, its biases."""
+def _cost_per_neuron(mlp: MlpView, target: Target) -> int:
+    """What goes with one neuron: its rows of gate and up, its column of down, its biases."""
     matrices = 2 if mlp.kind == "plain" else 3
     biases = sum(name in mlp.names for name in ("up_bias", "gate_bias"))
-    return matrices * int(mlp.down_weight.shape[0]) + biases
+    parameters = matrices * int(mlp.down_weight.shape[0]) + biases
+    return target.weigh(mlp.down_weight[0, :1]) * parameters
 
 
 def eliminate_neurons(mlp: MlpView, gram: Tensor, order: Tensor | None = None) -> Elimination:
@@ -171,11 +170,10 @@ def _eliminate(
 
 
 def _score_order(mlp: MlpView, gram: Tensor, options: PruneOptions) -> Tensor:
-    """Neurons by ascending score; among equals the higher index goes first, as ``top_indices`` has it."""
+    """Neurons in the order in which a score lets them go."""
     method = options.neuron_selection_method
     x_norm = gram.diagonal().double().clamp_min(0).sqrt() if method in DATA_DRIVEN_METHODS else None
-    scores = neuron_scores(mlp, method, x_norm)
-    return torch.sort(scores, descending=True, stable=True).indices.flip(0).cpu()
+    return removal_order(neuron_scores(mlp, method, x_norm))
 
 
 def _choose_widths(
@@ -197,37 +195,55 @@ def _choose_widths(
         "importance": importance_widths(work.sizes, work.statistics.importance, total, divisor),
         "curves": curve_widths(work.sizes, curves, total, divisor),
     }
+    if rule in candidates:
+        return candidates[rule], {"allocation": rule, "allocation_compared": False}
     windows = [] if calibration is None else held_out_windows(calibration)
-    if rule in candidates or not windows:
+    if reason := _why_uncompared(view, calibration, windows):
         # without a text to compare with, the rule that won the measurements is taken
-        chosen = rule if rule in candidates else "importance"
-        return candidates[chosen], {"allocation": chosen, "allocation_compared": False}
-    losses = _compare(view, options, work, candidates, windows, report)
+        facts = {"allocation": "importance", "allocation_compared": False, "warnings": [reason]}
+        return candidates["importance"], facts
+    losses = {}
+    for done, (name, widths) in enumerate(candidates.items(), 1):
+        losses[name] = _held_out_loss(view, options, work, widths, windows)
+        report("select", done, len(candidates), f"{name} widths: held-out loss {losses[name]:.4f}")
     best = min(losses, key=lambda name: losses[name])
     return candidates[best], {"allocation": best, "allocation_held_out_losses": losses}
 
 
-def _compare(
+def _why_uncompared(
+    view: ModelView, calibration: CalibrationSet | None, windows: Sequence[Sequence[int]]
+) -> str | None:
+    """What a result says if allocated widths can't be compared with uniform ones; ``None`` if they can."""
+    from optipfair_engine.evaluation.perplexity import check_predicts_next_token
+
+    said = "unequal widths, by layer importance, were not compared with equal ones: "
+    if calibration is None:
+        return f"{said}that takes calibration text, and there are only kept statistics"
+    if not windows:
+        return f"{said}that takes at least {HOLDOUT_EVERY} calibration samples, one of which is held out"
+    try:
+        check_predicts_next_token(view.model)
+    except UnsupportedModelError as error:
+        return f"{said}{error}"
+    return None
+
+
+def _held_out_loss(
     view: ModelView,
     options: PruneOptions,
     work: _Layers,
-    candidates: Mapping[str, dict[int, int]],
+    widths: Mapping[int, int],
     windows: Sequence[Sequence[int]],
-    report: Reporter,
-) -> dict[str, float]:
-    """Mean loss of each candidate on held-out text, refitted without having seen it."""
+) -> float:
+    """Mean loss on held-out text with these widths, refitted without having seen it."""
     from optipfair_engine.evaluation.perplexity import score_windows
     from optipfair_engine.pruning.apply import narrowed_in_passing
 
-    blind = GramStatistics(work.statistics.site, work.statistics.fit)
-    losses: dict[str, float] = {}
-    for name, widths in candidates.items():
-        kept, weights, _ = _solve(_Layers(work.mlps, blind, work.eliminations, work.refitted), widths)
-        plan = _plan(view, work, {"pruning_type": options.pruning_type}, kept, weights)
-        with narrowed_in_passing(view, plan):
-            losses[name] = round(score_windows(view.model, windows).mean_loss, 6)
-        report("select", len(losses), len(candidates), f"{name} widths: held-out loss {losses[name]:.4f}")
-    return losses
+    blind = replace(work, statistics=GramStatistics(work.statistics.site, work.statistics.fit))
+    kept, weights, _ = _solve(blind, widths)
+    plan = _plan(view, work, {"pruning_type": options.pruning_type}, kept, weights)
+    with narrowed_in_passing(view, plan):
+        return round(score_windows(view.model, windows).mean_loss, 6)
 
 
 def _solve(
@@ -246,7 +262,8 @@ def _solve(
         if work.refitted:
             found = refit(mlp.down_weight.detach(), *work.statistics.pair(layer), indices)
             solved = found.weight.to(mlp.down_weight.dtype).cpu()
-            weights[mlp.names["down"]] = solved.T.contiguous() if mlp.down_transposed else solved
+            solved = solved.T.contiguous() if mlp.down_transposed else solved
+            weights[mlp.names["down"]] = work.gatherer.hold(solved)
             ridges[layer] = found.ridge
     return kept, weights, ridges
 
@@ -273,18 +290,3 @@ def _plan(
 def _short(values: Sequence[float]) -> tuple[float, ...]:
     """Six digits: more than the prediction is good for, and a third of the file."""
     return tuple(float(f"{value:.6g}") for value in values)
-
-
-def target_facts(options: PruneOptions) -> dict[str, Any]:
-    """The target size that was asked for, as plain JSON."""
-    asked = ("target_parameters", "target_bytes")
-    return {name: getattr(options, name) for name in asked if getattr(options, name) is not None}
-
-
-def _size_facts(options: PruneOptions) -> dict[str, Any]:
-    asked = ("expansion_rate", "expansion_divisor")
-    facts = {name: getattr(options, name) for name in asked if getattr(options, name) is not None}
-    facts |= target_facts(options)
-    if not any(name in facts for name in ("expansion_rate", "target_parameters", "target_bytes")):
-        facts["pruning_percentage"] = options.percentage
-    return facts

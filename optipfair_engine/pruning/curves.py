@@ -12,13 +12,14 @@ from optipfair_engine.pruning.allocation import curve_widths
 from optipfair_engine.pruning.calibrated_width import (
     calibrated_width_plan,
     eliminations_of,
-    target_facts,
     uniform_counts,
 )
-from optipfair_engine.pruning.options import Allocation, PruneOptions
+from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.plan import PruningPlan
+from optipfair_engine.pruning.plan_options import SIZES, allocation_of, plan_type, size_of
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.sizes import kept_by_percentage
+from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width import WidthType
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from optipfair_engine.calibration.statistics import GramStatistics
 
 PERCENTAGES = (10, 20, 30, 40, 50)
-
-_SIZES = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
 
 
 def error_table(
@@ -39,19 +38,16 @@ def error_table(
         PlanError: the plan holds no curves (it wasn't made with a refit).
     """
     if not plan.curves:
-        raise PlanError('the plan holds no error curves; they come with compensation="least_squares"')
+        kind = plan_type(plan)
+        raise PlanError(
+            'the plan holds no error curves; they come with compensation="least_squares" or allocated widths'
+            if kind in ("MLP_GLU", "MLP")
+            else f"the plan holds no error curves: they are of neurons, and this is a {kind} plan"
+        )
     return {
         layer: tuple(curve[len(curve) - 1 - kept_by_percentage(len(curve) - 1, p)] for p in percentages)
         for layer, curve in sorted(plan.curves.items())
     }
-
-
-def asks_for_another_size(options: PruneOptions, plan: PruningPlan) -> bool:
-    """Whether options name a size that isn't the plan's own, so that the plan is to be made anew."""
-    if not options.prunes_neurons and options.pruning_type != "ATTENTION":
-        return False
-    asked = {name: getattr(options, name) for name in _SIZES if getattr(options, name) is not None}
-    return any(plan.method.get(name) != value for name, value in asked.items())
 
 
 def replan(
@@ -64,10 +60,12 @@ def replan(
 ) -> PruningPlan:
     """The same plan at another size, without any forward pass.
 
-    Selection method and refit are the plan's; size, divisor and allocation are the options'. With a refit the
-    kept statistics are needed; without one the plan's own order of removal is enough.
+    Selection method and refit are the plan's; size, divisor and allocation are the options' (where they name
+    no size: the plan's). With a refit the kept statistics are needed; without one the plan's own order of
+    removal is enough.
 
     Raises:
+        InvalidOptionError: a size that the plan's kind doesn't have, or that can't be reached.
         PlanError: a refit without statistics, or a plan that has no order of removal.
     """
     plan.validate(view)
@@ -81,7 +79,8 @@ def replan(
         attention_unit=method.get("attention_unit", "kv_group"),
         tie_break=method.get("tie_break", "lower_index"),
         layer_indices=method.get("layer_indices"),
-        allocation=options.allocation or _allocation_of(plan),
+        allocation=options.allocation or allocation_of(plan),
+        **size_of(options, plan),
     )
     if changed.compensation != "none":
         if statistics is None:
@@ -91,7 +90,7 @@ def replan(
             )
         if changed.prunes_neurons:
             # a uniform plan says nothing of how unequal widths, if they are asked for now, are to be divided
-            rule = None if _allocation_of(plan) == "uniform" else method["allocation"]
+            rule = None if allocation_of(plan) == "uniform" else method["allocation"]
             return calibrated_width_plan(
                 view,
                 changed,
@@ -107,15 +106,10 @@ def replan(
     return _by_order(view, changed, plan)
 
 
-def _allocation_of(plan: PruningPlan) -> Allocation:
-    """How the plan divided its neurons among the layers."""
-    return "uniform" if plan.method.get("allocation", "uniform") == "uniform" else "allocated"
-
-
 def _by_order(view: ModelView, options: PruneOptions, plan: PruningPlan) -> PruningPlan:
     """Other widths along the plan's order of removal."""
-    if not plan.removal_order or not options.prunes_neurons:
-        raise PlanError("the plan holds no order of removal make a new one with calibration")
+    if not plan.removal_order:
+        raise PlanError("the plan holds no order of removal; make a new one with calibration")
     kind: WidthType = "MLP" if options.pruning_type == "MLP" else "MLP_GLU"
     widths = uniform_counts(view, options, sorted(plan.removal_order), kind)
     sizes = {layer: len(order) for layer, order in plan.removal_order.items()}
@@ -129,11 +123,8 @@ def _by_order(view: ModelView, options: PruneOptions, plan: PruningPlan) -> Prun
         for layer, order in plan.removal_order.items()
         if widths[layer] < sizes[layer]
     }
-    old = {k: v for k, v in plan.method.items() if k not in (*_SIZES, "expansion_divisor")}
-    asked = ("pruning_percentage", "expansion_rate", "expansion_divisor")
-    facts = {name: getattr(options, name) for name in asked if getattr(options, name) is not None}
-    return replace(
-        plan,
-        method={**old, **facts, **target_facts(options), "allocation": options.allocation},
-        kept_neurons=kept,
-    )
+    changed = (*SIZES, "expansion_divisor", "allocation")
+    facts: dict[str, object] = {k: v for k, v in plan.method.items() if k not in changed}
+    if options.allocation == "allocated" or "allocation" in plan.method:
+        facts["allocation"] = options.allocation
+    return replace(plan, method={**facts, **size_facts(options)}, kept_neurons=kept)

@@ -7,7 +7,7 @@ least-squares W′ of Δ + W x from x. All its inputs stay, no parameter is adde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from optipfair_engine.calibration.accumulators import CrossGram, Gram
 from optipfair_engine.calibration.runner import HOLDOUT_EVERY, TokenSelection, eval_mode, forward_batches
-from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.errors import CalibrationError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.refit import RIDGES, Refit, ridge_diagonal, solve_least_squares
 
@@ -82,7 +82,7 @@ def refits_of_sets(
 ) -> list[dict[int, Refit]]:
     """:func:`neighbour_refits` for several alternative sets of removed layers, from one forward pass."""
     pairs = sorted({pair for removed in sets for pair in neighbours(removed).items()})
-    scale = {p: residual_scale(view, p, batches[0]) for p, _ in pairs}
+    scale = {p: residual_scale(view, p, batches) for p, _ in pairs}
     state = {pair: _Neighbour() for pair in pairs}
     selection = TokenSelection()
     with ExitStack() as stack:
@@ -110,13 +110,15 @@ def _hooks(
             raise UnsupportedModelError(
                 "the layers were not run in their order; no neighbour refit is possible"
             )
-        change = main_output(output).detach().float() - state.output.float()
+        after = main_output(output).detach()
+        # the layers, and what they saw, may be on several devices
+        change = after.float() - state.output.to(after.device).float()
         for rows, cross, gram in (
             (selection.fit, state.cross, state.gram),
             (selection.held, state.held_cross, state.held_gram),
         ):
             x = selection.take(state.inputs, rows)
-            cross.update(selection.take(change, rows), x)
+            cross.update(selection.take(change, rows).to(x.device), x)
             gram.update(x)
         state.inputs = state.output = None
 
@@ -165,16 +167,16 @@ def _delta_error(change: Tensor, gram: Tensor, cross: Tensor, square: float) -> 
     return max(0.0, 1.0 - float(explained) / max(square, torch.finfo(torch.float64).tiny))
 
 
-def residual_scale(view: ModelView, layer: int, batch: Mapping[str, Tensor]) -> float:
+def residual_scale(view: ModelView, layer: int, batches: Sequence[Batch]) -> float:
     """By what factor a layer adds its MLP's output to the residual stream, by experiment.
 
     Raises:
+        CalibrationError: no sample has a token.
         UnsupportedModelError: the output isn't simply added (a norm follows, as in Gemma 2): no down
             projection could stand for other layers.
     """
     generator = torch.Generator().manual_seed(0)
-    ids, mask = batch["input_ids"][0], batch["attention_mask"][0].bool()
-    sample = {"input_ids": ids[mask][None, :8]}  # without padding, on whichever side it is
+    sample = {"input_ids": _first_tokens(batches)[None]}
     noise: list[Tensor] = []
 
     def disturb(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -198,6 +200,16 @@ def residual_scale(view: ModelView, layer: int, batch: Mapping[str, Tensor]) -> 
             "residual stream, so the neighbour refit isn't possible; use compensation none"
         )
     return 1.0 if abs(scale - 1) < _LINEARITY else scale
+
+
+def _first_tokens(batches: Sequence[Batch], count: int = 8) -> Tensor:
+    """Up to ``count`` tokens of the first sample that has any, without padding, on whichever side it is."""
+    for batch in batches:
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+            if bool(mask.any()):
+                tokens: Tensor = ids[mask.bool()][:count]
+                return tokens
+    raise CalibrationError("The calibration data has no unmasked token.")
 
 
 def _layer_output(view: ModelView, layer: int, sample: dict[str, Tensor]) -> Tensor:

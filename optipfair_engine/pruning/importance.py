@@ -148,6 +148,11 @@ def _blame(mlp: MlpView) -> str:
     )
 
 
+def removal_order(scores: Tensor) -> Tensor:
+    """Neurons by ascending score; among equals the higher index goes first, as ``top_indices`` has it."""
+    return torch.sort(scores, descending=True, stable=True).indices.flip(0).cpu()
+
+
 def top_indices(scores: Tensor, count: int, tie_break: str = "lower_index") -> tuple[int, ...]:
     """The sorted indices of the ``count`` largest scores.
 

@@ -38,12 +38,11 @@ class Elimination:
     Attributes:
         order: input indices, first removed first ``[I − smallest]``.
         errors: relative squared output error after 0, 1, … removals ``[I − smallest + 1]``, refitted.
-        ridge: λ of the refits that ``errors`` speak of.
+        size: I.
     """
 
     order: Tensor
     errors: Tensor
-    ridge: float
     size: int
 
     def kept(self, width: int) -> Tensor:
@@ -112,7 +111,7 @@ def eliminate(
         state.remove(chosen)
     state.measure()
     sequence = torch.cat(removed).cpu() if removed else torch.zeros(0, dtype=torch.int64)
-    return Elimination(sequence, torch.tensor(state.costs.errors, dtype=torch.float64), ridge, size)
+    return Elimination(sequence, torch.tensor(state.costs.errors, dtype=torch.float64), size)
 
 
 class _State:

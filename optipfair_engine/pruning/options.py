@@ -151,8 +151,10 @@ def _check_type(options: PruneOptions) -> None:
         }
         foreign["neuron_selection_method"] = options.neuron_selection_method != "MAW"
         foreign["tie_break"] = options.tie_break != "lower_index"
+        foreign['allocation "allocated"'] = options.allocation == "allocated"
     if options.pruning_type == "DEPTH":
         foreign |= {name: getattr(options, name) is not None for name in _SIZES}
+        foreign["keep_statistics"] = options.keep_statistics
     if options.pruning_type != "ATTENTION":
         foreign["attention_unit"] = options.attention_unit != "kv_group"
     if options.layer_indices is not None and options.layer_selection_method not in ("last", "custom"):

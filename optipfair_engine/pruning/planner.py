@@ -12,18 +12,16 @@ from optipfair_engine.pruning.calibrated_other import calibrated_attention_plan,
 from optipfair_engine.pruning.calibrated_width import (
     Calibrated,
     calibrated_width_plan,
-    target_facts,
     uniform_counts,
 )
 from optipfair_engine.pruning.depth import depth_plan, select_layers
+from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
+from optipfair_engine.pruning.importance import DATA_DRIVEN_METHODS
 from optipfair_engine.pruning.recommended import resolve_preset
+from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width import WidthSize, check_method, target_layers, width_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.calibration.statistics import GramStatistics
@@ -56,31 +54,48 @@ def make_calibrated_plan(
     calibration: CalibrationSet | None = None,
     statistics: GramStatistics | None = None,
     *,
+    gatherer: Gatherer = IN_MEMORY,
     rule: str | None = None,
     report: Reporter = null_reporter,
 ) -> Calibrated:
     """:func:`make_plan` with the statistics that the plan came from, or from statistics that were kept.
 
-    ``rule``: how ``allocated`` widths are divided, if that was compared before.
+    ``gatherer``: where statistics come from, if none are given. ``rule``: how ``allocated`` widths are
+    divided, if that was compared before.
     """
     calibrated = calibration is not None or statistics is not None
     options = resolve_preset(options, calibrated=calibrated)
     if options.fairness is not None:
-        raise InvalidOptionError("not supported yet: fairness")
+        raise InvalidOptionError(
+            "fairness needs the model and its tokenizer: use optipfair_engine.bias.fairness.fair_plan_of, or "
+            "prune_checkpoint in memory"
+        )
     if options.prunes_neurons:
         check_method(
             options.neuron_selection_method, calibrated=calibrated, compensated=options.compensation != "none"
         )
     refitted, allocated = options.compensation != "none", options.allocation == "allocated"
     if options.prunes_neurons and (refitted or allocated):
-        return calibrated_width_plan(view, options, calibration, statistics, rule=rule, report=report)
+        return calibrated_width_plan(
+            view, options, calibration, statistics, gatherer=gatherer, rule=rule, report=report
+        )
     if options.pruning_type == "DEPTH" and (refitted or _selects_by_text(options)):
         return calibrated_depth_plan(view, options, calibration, report=report)
     if options.pruning_type == "ATTENTION" and refitted:
-        return calibrated_attention_plan(view, options, calibration, statistics, report=report)
+        return calibrated_attention_plan(
+            view, options, calibration, statistics, gatherer=gatherer, report=report
+        )
     if options.keep_statistics:
         raise InvalidOptionError('keep_statistics needs compensation="least_squares" or allocated widths')
-    return Calibrated(_plan_by_score(view, options, calibration, report))
+    return Calibrated(_plan_by_score(view, options, calibration, gatherer, report))
+
+
+def uses_calibration(options: PruneOptions) -> bool:
+    """Whether calibration, if there is any, has a say in what stays (rather than in healing alone)."""
+    options = resolve_preset(options, calibrated=True)
+    by_score = options.prunes_neurons and options.neuron_selection_method in DATA_DRIVEN_METHODS
+    solved = options.compensation != "none" or options.allocation == "allocated"
+    return by_score or solved or _selects_by_text(options) or options.fairness is not None
 
 
 def _selects_by_text(options: PruneOptions) -> bool:
@@ -88,10 +103,14 @@ def _selects_by_text(options: PruneOptions) -> bool:
 
 
 def _plan_by_score(
-    view: ModelView, options: PruneOptions, calibration: CalibrationSet | None, report: Reporter
+    view: ModelView,
+    options: PruneOptions,
+    calibration: CalibrationSet | None,
+    gatherer: Gatherer,
+    report: Reporter,
 ) -> PruningPlan:
     if options.prunes_neurons:
-        return plan_by_neuron_scores(view, options, calibration, report=report)
+        return _plan_by_neuron_scores(view, options, calibration, gatherer, report)
     if calibration is not None:
         raise InvalidOptionError(
             f"pruning_type {options.pruning_type} chooses by weights: calibration is not used without "
@@ -99,27 +118,16 @@ def _plan_by_score(
         )
     if options.pruning_type == "DEPTH":
         return _plan_depth(view, options)
-    return attention_plan(
-        view,
-        unit=options.attention_unit,
-        pruning_percentage=options.percentage,
-        layer_indices=options.layer_indices,
-        report=report,
-    )
+    return attention_plan(view, options, report=report)
 
 
-def plan_by_neuron_scores(
+def _plan_by_neuron_scores(
     view: ModelView,
     options: PruneOptions,
     calibration: CalibrationSet | None,
-    *,
-    x_norms: Mapping[int, Tensor] | None = None,
-    report: Reporter = null_reporter,
+    gatherer: Gatherer,
+    report: Reporter,
 ) -> PruningPlan:
-    """Plan width pruning by a score alone.
-
-    ``x_norms``: layer → activation norms ``[I]`` of the calibration, if they were gathered before.
-    """
     counts = _target_counts(view, options)
     by_percentage = options.expansion_rate is None and counts is None
     features = view.mlp(0).intermediate_size if calibration is not None else 1
@@ -132,13 +140,14 @@ def plan_by_neuron_scores(
         ),
         counts=counts,
         layer_indices=options.layer_indices,
-        batches=None if calibration is None or x_norms is not None else calibration.batches,
-        x_norms=x_norms,
+        gather_norms=(
+            None if calibration is None else lambda layers: gatherer.norms(view, calibration, layers, report)
+        ),
         calibration_facts=None if calibration is None else calibration.facts(features),
         tie_break=options.tie_break,
         report=report,
     )
-    return replace(plan, method={**plan.method, **target_facts(options)})
+    return replace(plan, method={**plan.method, **size_facts(options)})
 
 
 def _target_counts(view: ModelView, options: PruneOptions) -> dict[int, int] | None:

@@ -47,6 +47,8 @@ def calibration_metrics(plan: PruningPlan, options: PruneOptions, *, calibrated:
         names = ("source", "tokens", "tokens_per_feature")
         found = {f"calibration_{name}": facts[name] for name in names if name in facts}
         warnings += facts.get("warnings", [])
+    made = plan.method.get("warnings")
+    warnings += made if isinstance(made, list) else []
     if options.preset == "recommended" and not calibrated and not facts:
         warnings.append(STATIC_WARNING)
     if warnings:

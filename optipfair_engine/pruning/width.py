@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
@@ -12,6 +12,7 @@ from optipfair_engine.pruning.importance import (
     DATA_DRIVEN_METHODS,
     STATIC_METHODS,
     neuron_scores,
+    removal_order,
     top_indices,
 )
 from optipfair_engine.pruning.plan import PruningPlan
@@ -121,6 +122,20 @@ def kept_counts(
     return counts
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What a score chose.
+
+    Attributes:
+        kept: layer → sorted kept neurons, of the layers that shrink.
+        order: layer → neurons in the order in which they go, of all layers; empty for a static score, which
+            is computed again as easily as it is read.
+    """
+
+    kept: dict[int, tuple[int, ...]]
+    order: dict[int, tuple[int, ...]]
+
+
 def select_neurons(
     view: ModelView,
     counts: Mapping[int, int],
@@ -129,7 +144,7 @@ def select_neurons(
     *,
     tie_break: str = "lower_index",
     report: Reporter = null_reporter,
-) -> dict[int, tuple[int, ...]]:
+) -> Selection:
     """The kept neurons of each layer that shrinks, by score.
 
     Args:
@@ -140,24 +155,19 @@ def select_neurons(
         tie_break: see ``importance.top_indices``.
         report: progress, stage "select", one step a layer.
     """
-    kept: dict[int, tuple[int, ...]] = {}
+    found = Selection({}, {})
+    # what torch.topk keeps of equal scores differs by size, so there is no one order
+    ordered = x_norms is not None and tie_break == "lower_index"
     for done, (layer, count) in enumerate(counts.items(), 1):
         mlp = view.mlp(layer)
-        if count < mlp.intermediate_size:
+        if ordered or count < mlp.intermediate_size:
             scores = neuron_scores(mlp, method, None if x_norms is None else x_norms[layer])
-            kept[layer] = top_indices(scores, count, tie_break)
+            if ordered:
+                found.order[layer] = tuple(removal_order(scores).tolist())
+            if count < mlp.intermediate_size:
+                found.kept[layer] = top_indices(scores, count, tie_break)
         report("select", done, len(counts), f"layer {layer}: {count} of {mlp.intermediate_size} neurons stay")
-    return kept
-
-
-def activation_norms(
-    view: ModelView, batches: Iterable[Any], layers: Sequence[int], *, report: Reporter = null_reporter
-) -> dict[int, Tensor]:
-    """Layer → root of the total squared ``down_proj`` input ``[I]`` over the batches' unmasked tokens."""
-    from optipfair_engine.calibration import SquaredNorm, capture
-
-    captured = capture(view, batches, layers, SquaredNorm, "down_proj", report=report)
-    return {layer: accumulator.result() for layer, accumulator in captured.items()}
+    return found
 
 
 def width_plan(
@@ -168,26 +178,26 @@ def width_plan(
     size: WidthSize,
     counts: Mapping[int, int] | None = None,
     layer_indices: Iterable[object] | None = None,
-    batches: Iterable[Any] | None = None,
-    x_norms: Mapping[int, Tensor] | None = None,
+    gather_norms: Callable[[Sequence[int]], Mapping[int, Tensor]] | None = None,
     calibration_facts: Mapping[str, object] | None = None,
     tie_break: str = "lower_index",
     report: Reporter = null_reporter,
 ) -> PruningPlan:
-    """Plan width pruning by a score, static or with activations (``batches``, or ``x_norms`` known already).
+    """Plan width pruning by a score: static, or with the activation norms that ``gather_norms`` gives.
+
+    They are gathered, for the layers that it is called with, when every option was found to be right.
 
     Raises:
         InvalidOptionError, TypeError: an option out of range; see ``check_method`` and ``sizes``.
         UnsupportedModelError: the family has no such MLP.
         NonFiniteWeightsError: NaN or infinite weights.
     """
-    calibrated = batches is not None or x_norms is not None
+    calibrated = gather_norms is not None
     check_method(method, calibrated=calibrated, compensated=False)
     layers = target_layers(view, layer_indices)
     counts = kept_counts(view, layers, size, pruning_type) if counts is None else counts
-    if batches is not None:
-        x_norms = activation_norms(view, batches, layers, report=report)
-    kept = select_neurons(view, counts, method, x_norms, tie_break=tie_break, report=report)
+    x_norms = None if gather_norms is None else gather_norms(layers)
+    found = select_neurons(view, counts, method, x_norms, tie_break=tie_break, report=report)
     facts: dict[str, object] = {
         "pruning_type": pruning_type,
         "neuron_selection_method": method,
@@ -205,5 +215,6 @@ def width_plan(
         num_layers=view.num_layers,
         hidden_size=view.hidden_size,
         method=facts,
-        kept_neurons=kept,
+        kept_neurons=found.kept,
+        removal_order=found.order or None,
     )

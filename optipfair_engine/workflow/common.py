@@ -30,14 +30,14 @@ class LoadedModel:
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` becomes the accelerator if there is one, else the CPU.
+    """``auto`` becomes the accelerator if there is one (that has float64, as MPS has not), else the CPU.
 
     Raises:
         InvalidOptionError: a device that this machine doesn't have.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if device == "auto":
-        return "cpu" if accelerator is None else str(accelerator)
+        return "cpu" if accelerator is None or accelerator.type == "mps" else str(accelerator)
     kind = device.split(":", maxsplit=1)[0]
     if kind != "cpu" and (accelerator is None or accelerator.type != kind):
         raise InvalidOptionError(f"device {device!r} is not available on this machine")

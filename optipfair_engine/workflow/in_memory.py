@@ -18,7 +18,7 @@ from optipfair_engine.pruning.apply import apply_plan
 from optipfair_engine.pruning.calibrated_width import Calibrated
 from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.plan import PruningPlan
-from optipfair_engine.pruning.planner import make_calibrated_plan
+from optipfair_engine.pruning.planner import make_calibrated_plan, uses_calibration
 from optipfair_engine.pruning.recommended import calibration_metrics
 from optipfair_engine.pruning.statistics import count_parameters, pruning_statistics
 from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, folder_bytes, load
@@ -41,6 +41,8 @@ def prune_in_memory(
 ) -> dict[str, Any]:
     """:func:`prune_checkpoint` by way of a model in memory: where text or another number type is needed."""
     start = time.perf_counter()
+    if options.healing_seconds is not None and calibration_texts is None:
+        raise InvalidOptionError("healing needs calibration text to distil on")
     needs_text = any(x is not None for x in (calibration_texts, evaluation_texts, options.fairness))
     loaded = load(
         source, dtype=options.dtype, device=options.device, needs_tokenizer=needs_text, report=report
@@ -53,11 +55,12 @@ def prune_in_memory(
         num_samples=options.num_samples,
         batch_size=options.batch_size,
     )
-    view = locate(model)
-    made, fairness = _make_plan(view, tokenizer, options, calibration, plan, report)
+    view, windows = locate(model), _evaluation_windows(model, tokenizer, evaluation_texts, options.max_length)
+    # healing alone may be what the text is for
+    selecting = calibration if uses_calibration(options) or options.healing_seconds is None else None
+    made, fairness = _make_plan(view, tokenizer, options, selecting, plan, report)
     chosen = made.plan
     units, parameters = units_per_layer(view, chosen), count_parameters(model)
-    windows = _evaluation_windows(tokenizer, evaluation_texts, options.max_length)
     pruned, quality = _prune_and_measure(model, chosen, options, calibration, windows, report)
     metrics = pruning_statistics(parameters, locate(pruned), chosen) | quality
     metrics |= calibration_metrics(chosen, options, calibrated=calibration is not None)
@@ -98,8 +101,6 @@ def _make_plan(
     if options.fairness is None:
         made = Calibrated(plan) if plan else make_calibrated_plan(view, options, calibration, report=report)
         return made, {}
-    if plan is not None:
-        raise InvalidOptionError("fairness chooses neurons anew: it can't be combined with an earlier plan")
     from optipfair_engine.bias.fairness import fair_plan_of, flat_metrics
 
     fair = fair_plan_of(view.model, tokenizer, options, calibration, report=report)
@@ -121,7 +122,7 @@ def _prune_and_measure(
         metrics["perplexity_static_same_size"] = static_perplexity(model, plan, windows, report)
     # healing distils from the dense model, so that one has to stay
     pruned = apply_plan(model, plan, inplace=options.healing_seconds is None, report=report)
-    if options.healing_seconds is not None:
+    if options.healing_seconds is not None and calibration is not None:
         metrics["perplexity_before_healing"] = _perplexity(pruned, windows, report)
         metrics |= heal_pruned(pruned, model, options, calibration, report)
     metrics |= _compared(dense, _perplexity(pruned, windows, report))
@@ -129,11 +130,18 @@ def _prune_and_measure(
 
 
 def _evaluation_windows(
-    tokenizer: Any, texts: Sequence[str] | None, max_length: int
+    model: PreTrainedModel, tokenizer: Any, texts: Sequence[str] | None, max_length: int
 ) -> list[list[int]] | None:
-    from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, text_windows
+    from optipfair_engine.evaluation.perplexity import (
+        DEFAULT_WINDOWS,
+        check_predicts_next_token,
+        text_windows,
+    )
 
-    return None if texts is None else text_windows(tokenizer, list(texts), max_length, DEFAULT_WINDOWS)
+    if texts is None:
+        return None
+    check_predicts_next_token(model)
+    return text_windows(tokenizer, list(texts), max_length, DEFAULT_WINDOWS)
 
 
 def _perplexity(model: PreTrainedModel, windows: list[list[int]] | None, report: Reporter) -> float | None:

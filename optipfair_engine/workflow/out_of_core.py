@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from optipfair_engine.calibration.accumulators import SquaredNorm
 from optipfair_engine.calibration.layerwise import capture_layerwise, open_checkpoint
@@ -16,15 +18,18 @@ from optipfair_engine.calibration.layerwise_statistics import gather_statistics_
 from optipfair_engine.errors import CalibrationError, InvalidOptionError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.pruning.planner import make_calibrated_plan, plan_by_neuron_scores
-from optipfair_engine.pruning.recommended import resolve_preset
-from optipfair_engine.pruning.width import target_layers
+from optipfair_engine.pruning.gathering import Gatherer
+from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.workflow.common import METRICS_FILE, calibration_set
-from optipfair_engine.workflow.streamed import prune_streamed
+from optipfair_engine.workflow.streamed import holds_safetensors, prune_streamed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.calibration import CalibrationSet
+    from optipfair_engine.calibration.runner import Site
+    from optipfair_engine.calibration.statistics import GramStatistics
     from optipfair_engine.pruning.options import PruneOptions
     from optipfair_engine.pruning.plan import PruningPlan
 
@@ -49,7 +54,7 @@ def prune_out_of_core(
         calibration_texts: what is calibrated on.
         work: a folder that keeps the state. After a kill the same call goes on behind the last finished
             layer, and another size on the same calibration needs no forward pass. Unless it is given, a
-            temporary folder beside ``output`` is used and removed.
+            temporary folder beside ``output`` is used and removed. Not for DEPTH, which keeps no state.
         report: progress, at least one step a layer.
 
     Returns:
@@ -61,15 +66,14 @@ def prune_out_of_core(
         EngineError: as ``prune_checkpoint``.
     """
     start = time.perf_counter()
-    _refuse(options)
+    check_out_of_core(source, options, work)
     calibration = _samples(source, options, calibration_texts)
     with _work_folder(work, output) as folder:
         plan = plan_out_of_core(source, options, calibration, folder, report=report)
         metrics = prune_streamed(source, output, options, plan=plan, report=report)
-    facts: Any = plan.method.get("calibration", {})
     metrics |= {
         "calibration_tokens": calibration.tokens,
-        "warnings": list(facts.get("warnings", ())),
+        "warnings": metrics.get("warnings", []),
         "seconds": round(time.perf_counter() - start, 3),
     }
     return write_json(output / METRICS_FILE, metrics)
@@ -84,25 +88,51 @@ def plan_out_of_core(
     report: Reporter = null_reporter,
 ) -> PruningPlan:
     """The plan that ``planner.make_plan`` makes in memory, from a checkpoint run layer by layer."""
-    options = resolve_preset(options, calibrated=True)
-    view = open_checkpoint(source)
-    layers = target_layers(view, options.layer_indices)
-    refitted = options.compensation != "none"
-    if options.prunes_neurons and (refitted or options.allocation == "allocated"):
-        gathered = gather_statistics_layerwise(source, view, calibration, layers, work, report=report)
-        rule = _known_rule(work)
-        plan = make_calibrated_plan(view, options, calibration, gathered, rule=rule, report=report).plan
-        _note_rule(work, plan)
-        return plan
-    if options.pruning_type == "ATTENTION" and refitted:
-        gathered = gather_statistics_layerwise(
-            source, view, calibration, layers, work, "o_proj", report=report
-        )
-        return make_calibrated_plan(view, options, None, gathered, report=report).plan
-    if options.prunes_neurons:
-        return _plan_by_norms(source, view, options, calibration, work, report)
     # depth looks at runs of layers: batch by batch over the mapped weights, without a state
-    return make_calibrated_plan(view, options, calibration, report=report).plan
+    gatherer = _Layerwise(source, work)
+    view, rule = open_checkpoint(source), _known_rule(work)
+    made = make_calibrated_plan(view, options, calibration, gatherer=gatherer, rule=rule, report=report)
+    _note_rule(work, made.plan)
+    return made.plan
+
+
+class _Layerwise(Gatherer):
+    """Statistics by forward passes of one layer at a time, kept in a work folder."""
+
+    def __init__(self, source: Path, work: Path) -> None:
+        self._source, self._work = source, work
+
+    def grams(
+        self,
+        view: ModelView,
+        calibration: CalibrationSet,
+        layers: Sequence[int],
+        site: Site,
+        report: Reporter,
+    ) -> GramStatistics:
+        return gather_statistics_layerwise(
+            self._source, view, calibration, layers, self._work, site, report=report
+        )
+
+    def norms(
+        self, view: ModelView, calibration: CalibrationSet, layers: Sequence[int], report: Reporter
+    ) -> Mapping[int, Tensor]:
+        captured = capture_layerwise(
+            self._source,
+            calibration.batches,
+            {"down_proj": (layers, SquaredNorm)},
+            self._work,
+            view=view,
+            holdout_every=None,
+            report=report,
+        )["down_proj"]
+        return {layer: captured.fit[layer].result() for layer in layers}
+
+    def hold(self, weight: Tensor) -> Tensor:
+        # a file without a name: its pages can be taken from memory, and it goes with the tensor
+        with tempfile.NamedTemporaryFile(dir=self._work) as file:
+            flat = torch.from_file(file.name, shared=True, size=weight.numel(), dtype=weight.dtype)
+        return flat.view(weight.shape).copy_(weight)
 
 
 def _known_rule(work: Path) -> str | None:
@@ -125,41 +155,29 @@ def _note_rule(work: Path, plan: PruningPlan) -> None:
         draft.replace(work / ALLOCATION_FILE)
 
 
-def _plan_by_norms(
-    source: Path,
-    view: ModelView,
-    options: PruneOptions,
-    calibration: CalibrationSet,
-    work: Path,
-    report: Reporter,
-) -> PruningPlan:
-    """Data-driven scores without a refit: only the norm of each input is needed."""
-    layers = target_layers(view, options.layer_indices)
-    captured = capture_layerwise(
-        source,
-        calibration.batches,
-        {"down_proj": (layers, SquaredNorm)},
-        work,
-        view=view,
-        holdout_every=None,
-        report=report,
-    )["down_proj"]
-    norms = {layer: captured.fit[layer].result() for layer in layers}
-    return plan_by_neuron_scores(view, options, calibration, x_norms=norms, report=report)
+def check_out_of_core(source: Path, options: PruneOptions, work: Path | None = None) -> None:
+    """Refuse what can't be had without the whole model, or has no state to keep.
 
-
-def _refuse(options: PruneOptions) -> None:
-    """What can't be had without the whole model."""
+    Raises:
+        InvalidOptionError: names every such option, or says that the weights aren't safetensors.
+    """
     refused = {
         'verify="logits" (use "structure")': options.verify == "logits",
         f"dtype {options.dtype}": options.dtype != "auto",
         f"device {options.device}": options.device not in ("auto", "cpu"),
         "healing": options.healing_seconds is not None,
+        "fairness": options.fairness is not None,
+        "a work folder (depth pruning keeps no state)": work is not None and options.pruning_type == "DEPTH",
         "keep_statistics (the work folder keeps them)": options.keep_statistics,
     }
     given = [name for name, asked in refused.items() if asked]
     if given:
         raise InvalidOptionError(f"out of core, this can't be done: {', '.join(given)}")
+    if source.exists() and not holds_safetensors(source):
+        raise InvalidOptionError(
+            "out of core, weights are read tensor by tensor from a folder with safetensors, and "
+            f"{source.name} is none (a GGUF file is converted as it is loaded: prune it in memory)"
+        )
 
 
 def _samples(source: Path, options: PruneOptions, texts: Sequence[str] | CalibrationSet) -> CalibrationSet:

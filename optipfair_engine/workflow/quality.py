@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from optipfair_engine.architectures import ModelView, locate
-from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning.allocation import uniform_widths
 from optipfair_engine.pruning.apply import apply_plan
-from optipfair_engine.pruning.attention import AttentionUnit, attention_plan
+from optipfair_engine.pruning.attention import heads_by_norm, locate_attentions
 from optipfair_engine.pruning.depth import depth_plan, select_layers
 from optipfair_engine.pruning.plan import PruningPlan
 from optipfair_engine.pruning.width import select_neurons
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.progress import Reporter
-    from optipfair_engine.pruning.options import PruneOptions
+    from optipfair_engine.pruning.options import AttentionUnit, PruneOptions
 
 
 def static_plan_of_same_size(view: ModelView, plan: PruningPlan) -> PruningPlan | None:
@@ -34,15 +33,18 @@ def static_plan_of_same_size(view: ModelView, plan: PruningPlan) -> PruningPlan 
         return depth_plan(view, select_layers(view.num_layers, num_layers_to_remove=count), {})
     if plan.kept_heads:
         unit = cast("AttentionUnit", plan.method["attention_unit"])
-        percentage = cast("float", plan.method["pruning_percentage"])
-        layers = list(plan.kept_heads)
-        return attention_plan(view, unit=unit, pruning_percentage=percentage, layer_indices=layers)
+        blocks = locate_attentions(view, list(plan.kept_heads))
+        counts = {
+            layer: len(heads.kv) if unit == "kv_group" else len(heads.query) // len(heads.kv)
+            for layer, heads in plan.kept_heads.items()
+        }
+        return replace(plan, method=method, kept_heads=heads_by_norm(view, blocks, counts, unit), weights={})
     if not plan.kept_neurons:
         return None
     pruned = cast("Sequence[int]", plan.method.get("layer_indices") or range(view.num_layers))
     sizes = {layer: view.mlp(layer).intermediate_size for layer in pruned}
     total = sum(len(plan.kept_neurons.get(layer, range(size))) for layer, size in sizes.items())
-    kept = select_neurons(view, uniform_widths(sizes, total), "MAW")
+    kept = select_neurons(view, uniform_widths(sizes, total), "MAW").kept
     return replace(plan, method=method, kept_neurons=kept, weights={}, curves=None, removal_order=None)
 
 
@@ -60,18 +62,12 @@ def heal_pruned(
     pruned: PreTrainedModel,
     dense: PreTrainedModel,
     options: PruneOptions,
-    calibration: CalibrationSet | None,
+    calibration: CalibrationSet,
     report: Reporter,
 ) -> dict[str, Any]:
-    """Distil the pruned model in place, for at most ``healing_seconds``; what the metrics say of it.
-
-    Raises:
-        InvalidOptionError: no calibration text.
-    """
+    """Distil the pruned model in place, for at most ``healing_seconds``; what the metrics say of it."""
     from optipfair_engine.evaluation.distillation import heal
 
-    if calibration is None:
-        raise InvalidOptionError("healing needs calibration text to distil on")
     found = heal(
         pruned,
         dense,

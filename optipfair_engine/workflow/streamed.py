@@ -10,7 +10,6 @@ from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
-    from optipfair_engine.checkpoints import SourceInfo
     from optipfair_engine.checkpoints.streaming import StreamedCheckpoint
     from optipfair_engine.pruning.options import PruneOptions
     from optipfair_engine.pruning.plan import PruningPlan
@@ -22,22 +21,25 @@ def can_stream(source: Path, options: PruneOptions) -> bool:
     """Whether options and files allow :func:`prune_streamed`; whether the family does is found out by trying.
 
     Streaming chooses by weights alone, converts nothing, and checks structure and hashes but no logits. The
-    caller knows whether there are texts for calibration or evaluation: then it is not for streaming either.
+    caller knows whether there are texts for calibration or evaluation: then it is not for streaming either
+    (and without them a preset changes nothing).
     """
     static = (
-        options.preset == "guide"
-        and options.neuron_selection_method not in ("CFSP", "OBS")
+        options.neuron_selection_method not in ("CFSP", "OBS")
         and options.compensation == "none"
         and options.allocation != "allocated"
-        and options.target_parameters is None
-        and options.target_bytes is None
         and options.layer_selection_method in ("last", "first", "custom")
         and options.healing_seconds is None
         and options.fairness is None
         and not options.keep_statistics
     )
     as_it_is = options.dtype == "auto" and options.device in ("auto", "cpu") and options.verify != "logits"
-    return static and as_it_is and source.is_dir() and any(source.glob("model*.safetensors"))
+    return static and as_it_is and holds_safetensors(source)
+
+
+def holds_safetensors(source: Path) -> bool:
+    """Whether a model's weights can be read tensor by tensor."""
+    return source.is_dir() and any(source.glob("model*.safetensors"))
 
 
 def prune_streamed(
@@ -88,14 +90,21 @@ def _finish(
     source: Path, output: Path, options: PruneOptions, result: StreamedCheckpoint, report: Reporter
 ) -> dict[str, Any]:
     """Plan, model card, the check of the structure, manifest; the metrics so far."""
-    from optipfair_engine.checkpoints.manifest import FileEntry, Manifest, hash_file, package_versions
+    from optipfair_engine.checkpoints.manifest import (
+        FileEntry,
+        Manifest,
+        SourceInfo,
+        hash_file,
+        package_versions,
+    )
     from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
     from optipfair_engine.checkpoints.streaming import CheckpointLayout, CheckpointSource
     from optipfair_engine.pruning.recommended import calibration_metrics
     from optipfair_engine.pruning.statistics import pruning_statistics
 
     report("save", 0, 1, "writing plan, model card and manifest")
-    origin, summary = _origin(source), plan_summary(result.plan)
+    # hashing the source, as the in-memory path does, would take as long as all the rest
+    origin, summary = SourceInfo.stated(source), plan_summary(result.plan)
     result.plan.save(output)
     write_model_card(output, result.plan.model_type, summary, origin)
     # before the manifest is there: its hashes of the weights were computed as they were written
@@ -120,16 +129,3 @@ def _finish(
             "output_bytes": sum(file.stat().st_size for file in output.iterdir()),
         }
     )
-
-
-def _origin(source: Path) -> SourceInfo:
-    """The model's name, and its revision where the folder says so (``snapshots/<commit>`` of a hub cache).
-
-    Hashing the source, as the in-memory path does, would take as long as all the rest.
-    """
-    from optipfair_engine.checkpoints.manifest import SourceInfo
-
-    folder = source.resolve()
-    if folder.parent.name == "snapshots":
-        return SourceInfo(folder.parent.parent.name.removeprefix("models--").replace("--", "/"), folder.name)
-    return SourceInfo(folder.name)

@@ -233,6 +233,16 @@ def test_estimates_follow_the_spec(folder: Path) -> None:
     assert none.output_bytes == facts.bytes
     assert half.output_bytes <= none.output_bytes
     assert calibrated.seconds >= half.seconds
+    refitted = estimate_prune(
+        facts,
+        {
+            "pruning_percentage": 50,
+            "calibration": {"texts": ["x"] * 64},
+            "compensation": "least_squares",
+        },
+    )
+    # two layers of sixteen neurons, a float32 Gram matrix each of fitted and of held-out tokens
+    assert refitted.peak_memory_bytes - calibrated.peak_memory_bytes == 2 * 2 * 16**2 * 4
     assert estimate_prune(facts, {"target_bytes": 5}).output_bytes == 5
     healed = estimate_prune(facts, {"pruning_percentage": 50, "healing": {"max_seconds": 60}})
     # trained in float32 with Adam: sixteen bytes a parameter that is left, and the original in float32

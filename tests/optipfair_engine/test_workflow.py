@@ -40,6 +40,7 @@ from optipfair_engine.workflow import (
     prune_checkpoint,
 )
 from optipfair_engine.workflow.analyze import describe
+from optipfair_engine.workflow.common import resolve_device
 
 TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 12
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -337,3 +338,10 @@ def test_a_pruned_checkpoint_of_unequal_layers_can_be_pruned_again(
         for name in "abc"
     ]
     assert widths == [[96, 48, 96, 96], [72, 36, 72, 72], [48, 96, 96]]
+
+
+def test_auto_is_an_accelerator_with_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, expected in (("mps", "cpu"), ("cuda", "cuda")):
+        found = torch.device(kind)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda found=found, **_: found)
+        assert resolve_device("auto") == expected

@@ -25,7 +25,10 @@ def plain_config(layout: CheckpointLayout, plan: PruningPlan) -> dict[str, Any] 
     if plan.kept_heads:
         if len(plan.kept_heads) < layout.num_layers or not isinstance(text.get("head_dim"), int):
             return None  # without head_dim, models divide the hidden size by the number of heads
-        changes["num_attention_heads"] = {len(heads.query) for heads in plan.kept_heads.values()}
+        counts = {len(heads.query) for heads in plan.kept_heads.values()}
+        if any(layout.hidden_size % count for count in counts):
+            return None  # some families' configs refuse such a number
+        changes["num_attention_heads"] = counts
         changes["num_key_value_heads"] = {len(heads.kv) for heads in plan.kept_heads.values()}
     known = all(isinstance(text.get(name), int) and len(sizes) == 1 for name, sizes in changes.items())
     if plan.removed_layers or text.get("per_layer_config") or not known:

@@ -14,9 +14,6 @@ from optipfair_engine.checkpoints.streaming.source import DTYPES, CheckpointSour
 from optipfair_engine.errors import PlanError, UnsupportedModelError
 from optipfair_engine.pruning.plan import HeadPlan, PruningPlan
 
-#: Heads that share their tensor with the token embedding where the config ties them.
-_TIED_HEADS = ("lm_head.weight", "embed_out.weight")
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -78,11 +75,11 @@ def plan_edits(layout: CheckpointLayout, plan: PruningPlan) -> list[TensorEdit]:
         raise PlanError(f"the plan holds weights that the checkpoint doesn't have: {', '.join(unknown)}")
     selections = _selections(layout, plan)
     new_numbers = {old: new for new, old in enumerate(_remaining(layout, plan))}
-    dropped = _tied_duplicates(layout.source)
+    written = set(layout.source.untied)
     edits = []
     for name in _in_file_order(layout.source):
         layer = _layer_of(name, layout.layers_path)
-        if name in dropped or (layer is not None and layer not in new_numbers):
+        if name not in written or (layer is not None and layer not in new_numbers):
             continue
         new_name = name if layer is None else _renumbered(name, layout.layers_path, layer, new_numbers[layer])
         edits.append(
@@ -112,20 +109,9 @@ def _renumbered(name: str, layers_path: str, old: int, new: int) -> str:
     return f"{layers_path}.{new}{name[len(f'{layers_path}.{old}') :]}"
 
 
-def _tied_duplicates(source: CheckpointSource) -> set[str]:
-    """Heads that the config ties to the embedding: loading ignores a stored copy, and saving writes none."""
-    nested = source.config.get("text_config")
-    tied = any(
-        isinstance(config, dict) and config.get("tie_word_embeddings") is True
-        for config in (source.config, nested)
-    )
-    return {name for name in _TIED_HEADS if name in source} if tied else set()
-
-
 def count_stored(source: CheckpointSource) -> int:
     """Parameters in a checkpoint; tied ones count once."""
-    dropped = _tied_duplicates(source)
-    return sum(info.numel for name, (_, info) in source.tensors.items() if name not in dropped)
+    return sum(source.info(name).numel for name in source.untied)
 
 
 def _edit(

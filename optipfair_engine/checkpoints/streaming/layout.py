@@ -137,8 +137,8 @@ class _Weights:
         return self._source.tensor(name)
 
     def parameters(self) -> Iterator[Tensor]:
-        """Every stored tensor."""
-        return map(self._source.tensor, self._source.tensors)
+        """Every stored tensor; tied ones once."""
+        return map(self._source.tensor, self._source.untied)
 
 
 class CheckpointLayout:

@@ -26,6 +26,9 @@ DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
 }
 
+#: Heads that share their tensor with the token embedding where the config ties them.
+_TIED_HEADS = ("lm_head.weight", "embed_out.weight")
+
 
 class CheckpointSource:
     """A checkpoint folder, its shards mapped privately: what reads touch is page cache, not private memory.
@@ -56,6 +59,16 @@ class CheckpointSource:
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors
+
+    @property
+    def untied(self) -> list[str]:
+        """Names of the tensors that loading reads: it ignores a stored copy of a head that is tied."""
+        nested = self.config.get("text_config")
+        tied = any(
+            isinstance(config, dict) and config.get("tie_word_embeddings") is True
+            for config in (self.config, nested)
+        )
+        return [name for name in self.tensors if not (tied and name in _TIED_HEADS)]
 
     def info(self, name: str) -> TensorInfo:
         """Type, shape and place of a tensor."""

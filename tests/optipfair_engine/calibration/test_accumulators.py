@@ -91,3 +91,14 @@ def test_a_wide_gram_is_whole_symmetric_and_can_go_on_after_it_settled(features:
     assert torch.equal(first, kept)
     assert torch.equal(gram.result(), gram.result().T)
     assert torch.allclose(gram.result(), x.T @ x, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_of_single_numbers_stay_on_the_device_until_the_result() -> None:
+    x = torch.empty(4, 8, device="meta")  # whose numbers can't be read
+    importance, cross = CosineImportance(), CrossGram()
+    for _ in range(2):
+        importance.update(x, x)
+        cross.update(x, x)
+    importance.merge(importance)
+    cross.merge(cross)
+    assert (importance.tokens, cross.tokens) == (16, 16)

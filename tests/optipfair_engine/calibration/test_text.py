@@ -152,3 +152,16 @@ def test_small_calibration_is_warned_of_by_tokens_per_feature() -> None:
     found = T.calibration_from_windows([[1] * 50], source="x")
     assert not found.warnings(5)
     assert "50 tokens are 8.3 per feature" in found.warnings(6)[0]
+
+
+def test_labels_are_not_taken_for_a_mask() -> None:
+    ids = torch.arange(12).reshape(2, 6)
+    with pytest.raises(CalibrationError, match="isn't all zeros and ones"):
+        list(T.iter_batches(DataLoader(TensorDataset(ids, ids), batch_size=2)))
+
+
+def test_batches_of_blank_texts_alone_are_skipped() -> None:
+    blank = torch.zeros(2, 0, dtype=torch.int64)
+    assert [batch["input_ids"].shape for batch in T.iter_batches([blank, IDS])] == [(3, 4)]
+    with pytest.raises(CalibrationError, match="no unmasked token"):
+        T.as_calibration_set([blank])

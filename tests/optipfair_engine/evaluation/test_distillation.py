@@ -109,3 +109,10 @@ def test_progress_reaches_a_hundred(student: LlamaForCausalLM, model: LlamaForCa
     said: list[int] = []
     heal(student, model, SAMPLES, max_steps=4, report=lambda s, d, t, m: said.append(d))
     assert said == [25, 50, 75, 100]
+
+
+def test_a_frozen_student_is_refused_as_it_is(student: LlamaForCausalLM, model: LlamaForCausalLM) -> None:
+    student.bfloat16().requires_grad_(False)
+    with pytest.raises(InvalidOptionError, match="all are frozen"):
+        heal(student, model, SAMPLES, max_steps=1)
+    assert {p.dtype for p in student.parameters()} == {torch.bfloat16}

@@ -128,7 +128,13 @@ def test_the_global_random_state_is_untouched(llama, batches) -> None:
 
 def test_a_plan_that_does_not_fit_changes_nothing(llama) -> None:
     names = {"model.layers.9.mlp.down_proj.weight": torch.zeros(1)}
-    for plan in (make_plan(kept_neurons={0: (1, 200)}), make_plan(weights=names)):
+    wrong_shape = {"model.layers.3.mlp.down_proj.weight": torch.zeros(32, 4)}
+    for plan in (
+        make_plan(kept_neurons={0: (1, 200)}),
+        make_plan(weights=names),
+        make_plan(kept_neurons={0: (1, 2), 3: (1, 2, 3)}, weights=wrong_shape),
+        make_plan(kept_neurons={0: (1, 2)}, weights=wrong_shape),
+    ):
         with pytest.raises(PlanError):
             apply_plan(llama, plan, inplace=True)
     assert len(llama.model.layers) == 6

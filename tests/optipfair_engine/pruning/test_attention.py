@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from optipfair_engine.architectures import locate
-from optipfair_engine.errors import UnsupportedModelError
-from optipfair_engine.pruning import prune_model
+from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.pruning import PruneOptions, prune_model
 from optipfair_engine.pruning.attention import head_plan, weight_energy
 
 
@@ -51,3 +53,53 @@ def test_too_few_units_for_the_percentage_are_told(llama) -> None:
 def test_families_that_cannot_lose_heads_are_refused_by_name(gpt2) -> None:
     with pytest.raises(UnsupportedModelError, match="gpt2"):
         prune_model(gpt2, "ATTENTION", pruning_percentage=50, show_progress=False)
+
+
+def _size(model: torch.nn.Module, unit: str) -> int:
+    weigh = {"target_parameters": 1, "target_bytes": 4}[unit]
+    return weigh * sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("compensation", ["none", "least_squares"])
+@pytest.mark.parametrize("size", ["target_parameters", "target_bytes"])
+@pytest.mark.parametrize("unit", ["kv_group", "query_head"])
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_a_target_size_takes_the_fewest_units(
+    request: pytest.FixtureRequest, batches: Any, family: str, unit: str, size: str, compensation: str
+) -> None:
+    model = request.getfixturevalue(family)
+    dataloader = batches if compensation != "none" else None
+    asked = {"attention_unit": unit, "compensation": compensation, "show_progress": False}
+
+    def pruned_to(target: int) -> tuple[torch.nn.Module, int]:
+        found = prune_model(model, "ATTENTION", dataloader=dataloader, **asked, **{size: target})
+        return found, _size(found, size)
+
+    heads, groups = model.config.num_attention_heads, model.config.num_key_value_heads
+    whole = groups if unit == "kv_group" else heads // groups
+    # Llama takes only numbers of heads that divide the hidden size
+    accepted = [n for n in range(1, whole) if family == "phi3" or 32 % (heads - n * heads // whole) == 0]
+    removed_at, sizes = accepted[0], {}
+    for removed in accepted:
+        target = _size(model, size) - 1 if removed == accepted[0] else sizes[removed_at] - 1
+        found, sizes[removed] = pruned_to(target)
+        assert found.config.num_attention_heads == heads - removed * heads // whole
+        assert pruned_to(sizes[removed])[1] == sizes[removed]
+        removed_at = removed
+    least = min(sizes.values())
+    with pytest.raises(InvalidOptionError, match=f"at least {least} {size.removeprefix('target_')} stay"):
+        pruned_to(least - 1)
+
+
+def test_a_target_of_the_models_own_size_is_refused(llama) -> None:
+    with pytest.raises(InvalidOptionError, match="not below the model's"):
+        prune_model(llama, "ATTENTION", target_parameters=_size(llama, "target_parameters"))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"pruning_type": "DEPTH", "num_layers_to_remove": 1}, {"pruning_type": "ATTENTION"}]
+)
+def test_allocated_widths_are_of_neurons(asked: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError, match='allocation "allocated" can\'t be used with pruning_type'):
+        PruneOptions(**asked, allocation="allocated")
+    PruneOptions(**asked, allocation="uniform")

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections import UserDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import BatchEncoding
 
-from optipfair_engine.architectures import locate
+from optipfair_engine.architectures import ModelView, locate
+from optipfair_engine.calibration import as_calibration_set
 from optipfair_engine.errors import (
     CalibrationError,
     InvalidOptionError,
     NonFiniteWeightsError,
     UnsupportedModelError,
 )
+from optipfair_engine.progress import null_reporter
 from optipfair_engine.pruning import PruneOptions, make_plan, prune_model
 from optipfair_engine.pruning.curves import replan
+from optipfair_engine.pruning.gathering import IN_MEMORY
 from optipfair_engine.pruning.importance import hybrid_maw, maw, top_indices
-from optipfair_engine.pruning.width import activation_norms
 
 
 def kept(model, dataloader=None, **options):
-    from optipfair_engine.calibration import as_calibration_set
-
     calibration = None if dataloader is None else as_calibration_set(dataloader)
     return make_plan(locate(model), PruneOptions(**options), calibration).kept_neurons
 
@@ -80,16 +82,20 @@ def down_input(model, batch) -> torch.Tensor:
     return seen[0]
 
 
+def _norms(view: ModelView, batches: Any, layers: Sequence[int]) -> Mapping[int, torch.Tensor]:
+    return IN_MEMORY.norms(view, as_calibration_set(batches), layers, null_reporter)
+
+
 def test_activation_norms_are_over_unmasked_tokens_of_the_down_projections_input(llama, batches) -> None:
     total = torch.zeros(100)
     for batch in batches:
         total += (down_input(llama, batch).square() * batch["attention_mask"][..., None]).sum(dim=(0, 1))
-    found = activation_norms(locate(llama), batches, [2])[2]
+    found = _norms(locate(llama), batches, [2])[2]
     torch.testing.assert_close(found.float(), total.sqrt(), rtol=1e-5, atol=1e-6)
 
 
 def test_data_driven_maw_uses_the_hybrid_score(llama, batches) -> None:
-    norms = activation_norms(locate(llama), batches, range(6))
+    norms = _norms(locate(llama), batches, range(6))
     plan = kept(llama, batches, pruning_percentage=20)
     for index, layer in enumerate(llama.model.layers):
         mlp = layer.mlp
@@ -119,8 +125,8 @@ def _variants(batch_list):
     "name", list(_variants([{"input_ids": torch.ones(1, 1), "attention_mask": torch.ones(1, 1)}]))
 )
 def test_statistics_depend_neither_on_padding_nor_on_batching(llama, batches, name: str) -> None:
-    expected = activation_norms(locate(llama), batches, range(6))
-    found = activation_norms(locate(llama), _variants(batches)[name], range(6))
+    expected = _norms(locate(llama), batches, range(6))
+    found = _norms(locate(llama), _variants(batches)[name], range(6))
     for layer, norms in expected.items():
         torch.testing.assert_close(found[layer], norms, rtol=1e-5, atol=1e-7)
 
@@ -248,8 +254,6 @@ def test_layer_indices_may_be_any_iterable_of_integers(llama) -> None:
 
 
 def test_the_same_options_give_the_same_plan_bytes(llama, batches, tmp_path) -> None:
-    from optipfair_engine.calibration import as_calibration_set
-
     for name in ("a", "b"):
         make_plan(locate(llama), PruneOptions(), as_calibration_set(batches)).save(tmp_path / name)
     assert (tmp_path / "a/plan.json").read_bytes() == (tmp_path / "b/plan.json").read_bytes()

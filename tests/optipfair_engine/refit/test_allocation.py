@@ -15,6 +15,7 @@ from optipfair_engine.pruning.allocation import (
     importance_widths,
     uniform_widths,
 )
+from optipfair_engine.pruning.targets import Target
 
 SIZES = {0: 96, 1: 96, 2: 96, 3: 96}
 IMPORTANCE = {0: 0.9, 1: 0.05, 2: 0.02, 3: 0.2}
@@ -66,19 +67,26 @@ def test_undefined_importance_is_an_error() -> None:
 
 def test_target_parameters_are_not_exceeded_and_nearly_met() -> None:
     costs = dict.fromkeys(SIZES, 48)
-    total = budget_total(
-        SIZES, parameters_per_neuron=costs, model_parameters=100_000, target_parameters=90_000
-    )
+    total = budget_total(SIZES, costs, Target(90_000, 100_000, "parameters"))
     found = 100_000 - (384 - total) * 48
     assert 90_000 - 48 * 4 < found <= 90_000
 
 
-@pytest.mark.parametrize(("target", "message"), [(100_000, "not below"), (10, "can't be reached")])
-def test_impossible_targets_are_refused(target: int, message: str) -> None:
-    with pytest.raises(InvalidOptionError, match=message):
-        budget_total(
-            SIZES,
-            parameters_per_neuron=dict.fromkeys(SIZES, 48),
-            model_parameters=100_000,
-            target_parameters=target,
-        )
+def test_a_target_below_what_the_divisor_leaves_is_refused_with_what_would_stay() -> None:
+    sizes, costs = {0: 256, 1: 256}, {0: 10, 1: 10}
+    with pytest.raises(InvalidOptionError, match="at least 1280 bytes stay"):
+        budget_total(sizes, costs, Target(1279, 5120, "bytes"), 64)
+    assert uniform_widths(sizes, budget_total(sizes, costs, Target(1280, 5120, "bytes"), 64), 64) == {
+        0: 64,
+        1: 64,
+    }
+
+
+def test_widths_that_a_divisor_makes_too_many_are_refused() -> None:
+    with pytest.raises(InvalidOptionError, match="with the divisor 64 at least 128 stay"):
+        uniform_widths({0: 256, 1: 256}, 80, 64)
+
+
+def test_impossible_targets_are_refused() -> None:
+    with pytest.raises(InvalidOptionError, match="10 parameters can't be reached"):
+        budget_total(SIZES, dict.fromkeys(SIZES, 48), Target(10, 100_000, "parameters"))

@@ -11,14 +11,15 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from optipfair_engine import prune_model
 from optipfair_engine.architectures import ModelView, locate
-from optipfair_engine.calibration import CalibrationSet, Gram, capture
-from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.calibration import CalibrationSet, Gram, as_calibration_set, capture
+from optipfair_engine.errors import CalibrationError, InvalidOptionError, UnsupportedModelError
 from optipfair_engine.pruning import attention_refit
 from optipfair_engine.pruning.apply import apply_plan
 from optipfair_engine.pruning.attention_refit import RemovalCost, head_columns, select_heads
 from optipfair_engine.pruning.depth_refit import greedy_perplexity_layers, neighbour_refits, neighbours
-from optipfair_engine.pruning.options import PruneOptions
+from optipfair_engine.pruning.options import LayerSelectionMethod, PruneOptions
 from optipfair_engine.pruning.planner import make_calibrated_plan
+from optipfair_engine.pruning.recommended import calibration_metrics
 from optipfair_engine.pruning.refit import output_error, quadratic, solve_least_squares
 
 
@@ -206,3 +207,41 @@ def test_recommended_attention_without_grouped_queries_removes_whole_heads(
     common = {"pruning_type": "ATTENTION", "pruning_percentage": 50, "show_progress": False}
     pruned = prune_model(model, preset="recommended", dataloader=calibration, **common)
     assert (pruned.config.num_attention_heads, pruned.config.num_key_value_heads) == (2, 2)
+
+
+@pytest.mark.parametrize("method", ["importance", "greedy_perplexity"])
+def test_depth_pruning_skips_samples_without_tokens(
+    view: ModelView, calibration: CalibrationSet, method: LayerSelectionMethod
+) -> None:
+    blank = {name: torch.zeros_like(part[:2]) for name, part in calibration.batches[0].items()}
+    single = {"input_ids": torch.ones(1, 1, dtype=torch.int64)}
+    options = PruneOptions(
+        pruning_type="DEPTH",
+        num_layers_to_remove=1,
+        layer_selection_method=method,
+        compensation="least_squares",
+    )
+    few = as_calibration_set([blank, single, *calibration.batches[:1]])
+    assert len(make_calibrated_plan(view, options, few).plan.removed_layers) == 1
+    if method == "greedy_perplexity":
+        with pytest.raises(CalibrationError, match="at least two tokens"):
+            make_calibrated_plan(view, options, as_calibration_set([blank, single]))
+
+
+def test_layers_that_go_from_the_start_on_are_said_to_have_no_refit(
+    view: ModelView, calibration: CalibrationSet
+) -> None:
+    options = PruneOptions(pruning_type="DEPTH", layer_indices=[0], compensation="least_squares")
+    plan = make_calibrated_plan(view, options, calibration).plan
+    assert not plan.weights
+    assert any(
+        "no layer before them" in text
+        for text in calibration_metrics(plan, options, calibrated=True)["warnings"]
+    )
+
+
+def test_depth_pruning_has_no_statistics_to_keep() -> None:
+    with pytest.raises(InvalidOptionError, match="keep_statistics can't be used with pruning_type DEPTH"):
+        PruneOptions(
+            pruning_type="DEPTH", num_layers_to_remove=1, compensation="least_squares", keep_statistics=True
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from optipfair_engine import prune_model
 from optipfair_engine.architectures import ModelView, locate
-from optipfair_engine.calibration import CalibrationSet
-from optipfair_engine.calibration.statistics import GramStatistics
-from optipfair_engine.errors import CalibrationError, InvalidOptionError
+from optipfair_engine.calibration import CalibrationSet, as_calibration_set
+from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics
+from optipfair_engine.errors import CalibrationError, InvalidOptionError, UnsupportedModelError
 from optipfair_engine.pruning.apply import apply_plan
 from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, SELECTION_SCALE
+from optipfair_engine.pruning.gathering import Gatherer
 from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.refit import ridge_diagonal, solve_least_squares
@@ -205,7 +207,8 @@ def test_contradictions_are_refused(model: LlamaForCausalLM, options: dict[str, 
 
 
 def test_recommended_without_calibration_warns_in_the_result(model: LlamaForCausalLM) -> None:
-    _, stats = prune_model(model, preset="recommended", show_progress=False, return_stats=True)
+    with pytest.warns(UserWarning, match="no calibration was given"):
+        _, stats = prune_model(model, preset="recommended", show_progress=False, return_stats=True)
     assert any("selection by weights alone damages models" in warning for warning in stats["warnings"])
 
 
@@ -218,3 +221,56 @@ def test_small_calibration_warns_in_the_result(model: LlamaForCausalLM) -> None:
         return_stats=True,
     )
     assert any("calibration is small: 20 tokens are 0.5 per feature" in w for w in stats["warnings"])
+
+
+def _few(calibration: CalibrationSet) -> CalibrationSet:
+    return as_calibration_set([{name: part[:5] for name, part in calibration.batches[0].items()}])
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [("headless", "no causal language model"), ("few samples", "at least 8 calibration samples")],
+)
+def test_widths_that_can_not_be_compared_are_taken_by_importance_and_said_so(
+    model: LlamaForCausalLM, calibration: CalibrationSet, case: str, said: str
+) -> None:
+    given = model.model if case == "headless" else model
+    _, stats = prune_model(
+        given,
+        preset="recommended",
+        pruning_percentage=30,
+        dataloader=_few(calibration) if case == "few samples" else calibration,
+        show_progress=False,
+        return_stats=True,
+    )
+    assert any("not compared with equal ones" in text and said in text for text in stats["warnings"])
+
+
+def test_an_impossible_option_is_refused_before_anything_is_gathered(
+    view: ModelView, calibration: CalibrationSet
+) -> None:
+    class Never(Gatherer):
+        def grams(self, *_: object) -> NoReturn:  # type: ignore[override]
+            raise AssertionError("statistics were gathered")
+
+        norms = grams  # type: ignore[assignment]
+
+    for asked in (
+        {"neuron_selection_method": "VOW"},
+        {"target_parameters": 10},
+        {"expansion_divisor": 64},
+        {"pruning_type": "MLP"},
+        {"target_parameters": 10, "compensation": "least_squares"},
+        {"expansion_divisor": 64, "preset": "recommended"},
+        {"pruning_type": "ATTENTION", "target_bytes": 10, "compensation": "least_squares"},
+    ):
+        with pytest.raises((InvalidOptionError, UnsupportedModelError)):
+            make_calibrated_plan(view, PruneOptions(**asked), calibration, gatherer=Never())  # type: ignore[arg-type]
+
+
+def test_statistics_of_a_model_in_memory_are_the_sums_themselves(
+    view: ModelView, calibration: CalibrationSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optipfair_engine.calibration.accumulators.Tensor.clone", None)
+    found = gather_statistics(view, calibration, [0, 1])
+    assert found.fit[0].shape == found.held[1].shape == (40, 40)

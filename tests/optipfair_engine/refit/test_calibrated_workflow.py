@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from optipfair_engine import PruningPlan, load_pruned
 from optipfair_engine.calibration.statistics import GramStatistics
-from optipfair_engine.errors import InvalidOptionError, PlanError
+from optipfair_engine.errors import InvalidOptionError, PlanError, UnsupportedModelError
 from optipfair_engine.workflow import PruneOptions, prune_checkpoint
 
 TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 12
@@ -85,9 +85,47 @@ def test_healing_reports_before_and_after(source: Path, tmp_path: Path) -> None:
     assert "heal" in said
 
 
-def test_healing_without_calibration_is_refused(source: Path, tmp_path: Path) -> None:
+def test_healing_without_calibration_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptionError, match="healing needs calibration"):
-        prune_checkpoint(source, tmp_path / "out", _options(preset="guide", healing_seconds=1.0))
+        prune_checkpoint(
+            tmp_path / "none",
+            tmp_path / "out",
+            _options(preset="guide", healing_seconds=1.0, verify="logits"),
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pruning_type": "ATTENTION", "pruning_percentage": 50},
+        {"pruning_type": "DEPTH", "pruning_percentage": None, "num_layers_to_remove": 1},
+        {"neuron_selection_method": "L2"},
+    ],
+)
+def test_calibration_may_be_for_healing_alone(
+    source: Path, tmp_path: Path, options: dict[str, object]
+) -> None:
+    asked = _options(preset="guide", healing_seconds=0.5, **options)
+    metrics = prune_checkpoint(source, tmp_path / "out", asked, calibration_texts=[TEXT])
+    assert metrics["healing_steps"] > 0
+    assert "calibration" not in PruningPlan.load(tmp_path / "out").method
+
+
+def test_a_model_without_perplexity_is_refused_before_it_is_calibrated(source: Path, tmp_path: Path) -> None:
+    headless = tmp_path / "headless"
+    LlamaForCausalLM.from_pretrained(source).model.save_pretrained(headless)
+    PreTrainedTokenizerFast.from_pretrained(source).save_pretrained(headless)
+    stages: list[str] = []
+    with pytest.raises(UnsupportedModelError, match="no perplexity"):
+        prune_checkpoint(
+            headless,
+            tmp_path / "out",
+            _options(),
+            calibration_texts=[TEXT],
+            evaluation_texts=[TEXT],
+            report=lambda stage, *_: stages.append(stage),
+        )
+    assert set(stages) == {"load"}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +164,30 @@ def test_another_ratio_from_a_run_that_kept_its_statistics(source: Path, tmp_pat
     assert plan.method["compensation"] == "least_squares"
     assert metrics["calibration_tokens"] > 0
     load_pruned(tmp_path / "second")
+
+
+def test_another_ratio_is_planned_on_mapped_weights(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune_checkpoint(source, tmp_path / "first", _options(preset="guide"), calibration_texts=[TEXT])
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("optipfair_engine.checkpoints.load_model", fail)
+    asked = PruneOptions(pruning_percentage=50, verify="structure")
+    prune_checkpoint(source, tmp_path / "second", asked, plan=tmp_path / "first")
+    plan = PruningPlan.load(tmp_path / "second")
+    assert {len(kept) for kept in plan.kept_neurons.values()} == {24}
+    assert plan.method["data_driven"] is True
+
+
+def test_calibration_beside_a_plan_is_refused(source: Path, tmp_path: Path) -> None:
+    prune_checkpoint(source, tmp_path / "first", PruneOptions(pruning_percentage=25, verify="structure"))
+    with pytest.raises(InvalidOptionError, match="only for healing"):
+        prune_checkpoint(
+            source, tmp_path / "second", PruneOptions(), plan=tmp_path / "first", calibration_texts=[TEXT]
+        )
 
 
 def test_another_ratio_without_statistics_says_what_is_missing(source: Path, tmp_path: Path) -> None:

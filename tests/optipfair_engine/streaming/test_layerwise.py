@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from optipfair_engine.architectures import locate
+from optipfair_engine.calibration import layerwise
 from optipfair_engine.calibration.accumulators import CosineImportance, Gram, SquaredNorm
 from optipfair_engine.calibration.layerwise import capture_layerwise, open_checkpoint
 from optipfair_engine.calibration.runner import capture_sites
@@ -180,3 +182,19 @@ def test_encoder_decoders_are_refused(tmp_path: Path) -> None:
     T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
     with pytest.raises(UnsupportedModelError, match="t5"):
         open_checkpoint(tmp_path / "t5")
+
+
+def test_the_masks_of_one_batch_at_a_time_are_in_memory(
+    checkpoint: Any, batches: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = layerwise._record, list[weakref.ref[Any]]()
+
+    def record(*arguments: Any) -> Any:
+        assert sum(call() is not None for call in calls) <= 1
+        call = original(*arguments)
+        calls.append(weakref.ref(call))
+        return call
+
+    monkeypatch.setattr(layerwise, "_record", record)
+    capture_layerwise(checkpoint("llama"), batches, WANTED, tmp_path / "work")
+    assert len(calls) == 3 * len(batches)

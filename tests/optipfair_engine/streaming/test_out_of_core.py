@@ -13,7 +13,7 @@ from torch import Tensor
 from optipfair_engine.architectures import locate
 from optipfair_engine.calibration import CalibrationSet, as_calibration_set
 from optipfair_engine.checkpoints import load_model, load_pruned
-from optipfair_engine.errors import CalibrationError, InvalidOptionError
+from optipfair_engine.errors import CalibrationError, EngineError, InvalidOptionError
 from optipfair_engine.pruning import PruneOptions, make_plan
 from optipfair_engine.workflow.out_of_core import plan_out_of_core, prune_out_of_core
 
@@ -26,6 +26,7 @@ CASES = [
     ("llama", {"target_parameters": 30_000, "verify": "structure"}),
     ("llama", {"pruning_percentage": 30, "layer_indices": [0, 2], **REFIT}),
     ("llama", {"pruning_type": "ATTENTION", "pruning_percentage": 50, **REFIT}),
+    ("llama", {"pruning_type": "ATTENTION", "target_parameters": 33_000, **REFIT}),
     (
         "llama",
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1, "layer_selection_method": "importance", **REFIT},
@@ -126,7 +127,14 @@ def test_widths_are_compared_once_for_a_work_folder(
 
 
 @pytest.mark.parametrize(
-    "asked", [{"verify": "logits"}, {"dtype": "float16"}, {"keep_statistics": True}, {"healing_seconds": 5}]
+    "asked",
+    [
+        {"verify": "logits"},
+        {"dtype": "float16"},
+        {"keep_statistics": True},
+        {"healing_seconds": 5},
+        {"fairness": {"prompt_pairs": [["a", "b"]]}},
+    ],
 )
 def test_what_needs_the_whole_model_is_refused_first(
     calibration: CalibrationSet, tmp_path: Path, asked: dict[str, Any]
@@ -134,3 +142,46 @@ def test_what_needs_the_whole_model_is_refused_first(
     options = PruneOptions(**{"pruning_percentage": 30, **REFIT, **asked})
     with pytest.raises(InvalidOptionError, match="out of core"):
         prune_out_of_core(tmp_path / "nowhere", tmp_path / "out", options, calibration)
+
+
+def test_a_work_folder_of_depth_pruning_is_refused(calibration: CalibrationSet, tmp_path: Path) -> None:
+    options = PruneOptions(pruning_type="DEPTH", num_layers_to_remove=1, **REFIT)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOptionError, match="depth pruning keeps no state"):
+        prune_out_of_core(
+            tmp_path / "nowhere", tmp_path / "out", options, calibration, work=tmp_path / "work"
+        )
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "message"),
+    [
+        ("llama", {"neuron_selection_method": "VOW"}, "only supported for the MAW method"),
+        ("llama", {"target_parameters": 10, **REFIT}, "can't be reached"),
+        ("llama", {"pruning_type": "MLP"}, "gated MLP"),
+        ("llama", {"expansion_divisor": 128, **REFIT}, "larger than the layer's 80 neurons"),
+        ("gpt2", {"pruning_type": "ATTENTION", "pruning_percentage": 50, **REFIT}, "heads can't be removed"),
+    ],
+)
+def test_options_are_checked_before_a_layer_is_run(
+    checkpoint: Any,
+    calibration: CalibrationSet,
+    tmp_path: Path,
+    family: str,
+    asked: dict[str, Any],
+    message: str,
+) -> None:
+    options = PruneOptions(**{"verify": "structure", **asked})
+    with pytest.raises(EngineError, match=message):
+        prune_out_of_core(checkpoint(family), tmp_path / "out", options, calibration, work=tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_refitted_weights_lie_in_files_until_the_plan_is_applied(
+    checkpoint: Any, calibration: CalibrationSet, tmp_path: Path
+) -> None:
+    options = PruneOptions(pruning_percentage=30, **REFIT)  # type: ignore[arg-type]
+    work = tmp_path / "work"
+    plan = plan_out_of_core(checkpoint("llama"), options, calibration, work)
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert mapped.count(f"{work}/tmp") == len(plan.weights) == 3
+    assert not list(work.glob("tmp*"))

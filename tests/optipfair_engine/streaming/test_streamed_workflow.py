@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from optipfair_engine.checkpoints import load_pruned, verify_reload
 from optipfair_engine.cli import app
-from optipfair_engine.errors import ReloadCheckError
+from optipfair_engine.errors import InvalidOptionError, ReloadCheckError, UnsupportedModelError
+from optipfair_engine.pruning.options import VerifyLevel
 from optipfair_engine.workflow import PruneOptions, prune_checkpoint
 from optipfair_engine.workflow.in_memory import prune_in_memory
+from optipfair_engine.workflow.streamed import can_stream
 
 
 def run(*arguments: object) -> None:
@@ -24,13 +27,28 @@ def run(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [{"pruning_percentage": 30}, {"expansion_rate": 100}], ids=["30 %", "square"]
+    "asked",
+    [
+        {"pruning_percentage": 30},
+        {"expansion_rate": 100},
+        {"target_parameters": 30_000},
+        {"target_bytes": 60_000},
+        {"pruning_type": "ATTENTION", "target_parameters": 33_000},
+        {"pruning_percentage": 30, "preset": "recommended"},
+    ],
+    ids=["30 %", "square", "parameters", "bytes", "parameters of heads", "preset"],
 )
+@pytest.mark.parametrize("tied_copy", [False, True])
 def test_the_metrics_and_files_are_those_of_the_in_memory_path(
-    checkpoint: Any, tmp_path: Path, size: dict[str, Any]
+    checkpoint: Any, tmp_path: Path, asked: dict[str, Any], tied_copy: bool
 ) -> None:
-    source = checkpoint("llama")
-    options = PruneOptions(**size, verify="structure")
+    source = checkpoint("llama", max_shard_size="1GB")
+    if tied_copy:
+        weights = load_file(source / "model.safetensors")
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+        save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    options = PruneOptions(**asked, verify="structure")
+    assert can_stream(source, options)
     streamed = prune_checkpoint(source, tmp_path / "streamed", options)
     memory = prune_in_memory(source, tmp_path / "memory", options)
     own = {"seconds", "output_bytes"}
@@ -39,6 +57,34 @@ def test_the_metrics_and_files_are_those_of_the_in_memory_path(
     }
     for name in ("plan.json", "config.json", "generation_config.json"):
         assert (tmp_path / "streamed" / name).read_bytes() == (tmp_path / "memory" / name).read_bytes()
+
+
+def test_out_of_core_without_calibration_streams_or_says_why_not(checkpoint: Any, tmp_path: Path) -> None:
+    source, options = checkpoint("llama"), PruneOptions(pruning_percentage=30, verify="structure")
+    prune_checkpoint(source, tmp_path / "out", options, out_of_core=True)
+    planned = PruneOptions(verify="structure")
+    prune_checkpoint(source, tmp_path / "again", planned, plan=tmp_path / "out", out_of_core=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "again")]
+    assert weights[0] == weights[1]
+    with pytest.raises(InvalidOptionError, match=r"out of core.*verify"):
+        prune_checkpoint(source, tmp_path / "none", PruneOptions(), out_of_core=True)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InvalidOptionError, match=r"a folder with safetensors, and model\.gguf is none"):
+        prune_checkpoint(tmp_path / "model.gguf", tmp_path / "none", options, out_of_core=True)
+
+
+def test_a_snapshot_of_the_hub_is_named_after_its_model_by_both_paths(
+    checkpoint: Any, tmp_path: Path
+) -> None:
+    source = tmp_path / "models--owner--name" / "snapshots" / "abc123"
+    source.parent.mkdir(parents=True)
+    checkpoint("llama").rename(source)
+    options = PruneOptions(pruning_percentage=30, verify="structure")
+    prune_checkpoint(source, tmp_path / "streamed", options)
+    prune_in_memory(source, tmp_path / "memory", options)
+    for name in ("streamed", "memory"):
+        manifest = json.loads((tmp_path / name / "optipfair_manifest.json").read_text())
+        assert manifest["source"] == {"name": "owner/name", "revision": "abc123"}
 
 
 def test_a_flipped_byte_is_found_by_the_manifest(checkpoint: Any, tmp_path: Path) -> None:
@@ -68,8 +114,6 @@ def test_the_command_streams_static_pruning(
 
 
 def test_the_command_falls_back_to_memory(checkpoint: Any, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     source = checkpoint("gpt2", max_shard_size="1GB")
     weights = load_file(source / "model.safetensors")
     bare = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
@@ -140,3 +184,17 @@ def test_unchecked_streaming_needs_no_transformers_and_writes_the_same(
         config.pop("_name_or_path", None)
     assert configs[0] == configs[1]
     verify_reload(tmp_path / "plain", level="structure")
+
+
+@pytest.mark.parametrize("verify", ["none", "structure"])
+def test_numbers_of_heads_that_a_config_refuses_are_not_written(
+    checkpoint: Any, tmp_path: Path, verify: VerifyLevel
+) -> None:
+    source = checkpoint("llama", num_attention_heads=8, num_key_value_heads=4, head_dim=4)
+    six = PruneOptions(pruning_type="ATTENTION", pruning_percentage=25, verify=verify)
+    with pytest.raises(UnsupportedModelError, match="not a multiple of the number of attention heads"):
+        prune_checkpoint(source, tmp_path / "six", six)
+    size = sum(p.numel() for p in load_pruned(source).parameters())
+    four = PruneOptions(pruning_type="ATTENTION", target_parameters=size - 1, verify=verify)
+    prune_checkpoint(source, tmp_path / "four", four)
+    assert load_pruned(tmp_path / "four").config.num_attention_heads == 4
