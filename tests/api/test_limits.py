@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.conditional import none_match, prefer_wait
-from api.middleware import MAX_JSON_DEPTH, json_depth, redacted
+from api.middleware import MAX_BODY_BYTES, MAX_JSON_DEPTH, json_depth, redacted
 from api.ratelimit import RateLimiter
 
 
@@ -61,6 +61,14 @@ def test_depth_counts_brackets_but_not_those_in_strings(value: object) -> None:
 
 def test_counting_stops_above_the_limit() -> None:
     assert json_depth(b"[" * 100_000) == MAX_JSON_DEPTH + 1
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("unit", [b'\\"', b'"\\', b"\\", b'"', b'["\\"', b'\\"]['])
+def test_a_body_of_quotes_and_backslashes_takes_linear_time(unit: bytes) -> None:
+    """With the pattern tried again from every quote of an unterminated string, 1 MB took an hour."""
+    body = b'["' + unit * (MAX_BODY_BYTES // len(unit))
+    assert json_depth(body) in (1, 2)
 
 
 @pytest.mark.parametrize(
