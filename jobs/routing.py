@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from jobs.admission import has_device, needs
 from jobs.errors import NotFoundError
 from jobs.rows import Job, Worker
@@ -41,7 +43,10 @@ def is_better_elsewhere(books: Books, job_id: str, worker_id: str) -> bool:
 
 
 def _suits(worker: Worker, job: Job) -> bool:
-    spec = parse_spec(job.kind, job.spec)
+    try:
+        spec = parse_spec(job.kind, job.spec)
+    except ValidationError:  # stored before a rule that would refuse it now: the attempt says what is wrong
+        return True
     return has_device(worker, job.queue) and all(
         need.met_by(worker) for need in needs(spec, ("spec",), [worker])
     )

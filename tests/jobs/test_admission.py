@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from jobs.repository import Repository
 from jobs.routing import is_better_elsewhere
 from jobs.rows import Artifact, Job, JobError, LocalModel, Worker
 from jobs.specs import parse_request
-from jobs.tables import outbox
+from jobs.tables import jobs, outbox
 from tests.jobs.conftest import TENANT
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -260,6 +261,15 @@ class TestRouting:
         assert not is_better_elsewhere(repository, job.id, "w1")
         beat(repository, replace(WORKER, id="w2", queues=["gpu"]))  # it has the model, but not this queue
         assert not is_better_elsewhere(repository, job.id, "w1")
+
+    def test_a_spec_that_an_older_version_accepted_is_attempted(
+        self, repository: Repository, engine: Engine
+    ) -> None:
+        beat(repository, WORKER, replace(WORKER, id="w2", models=[]))
+        job = self.queued(repository)
+        with writing(engine) as connection:
+            connection.execute(update(jobs).values(spec=json.dumps({**job.spec, "keep_statistics": True})))
+        assert not is_better_elsewhere(repository, job.id, "w2")
 
     def test_a_declined_job_is_published_again_once(self, repository: Repository, engine: Engine) -> None:
         job = self.queued(repository)
