@@ -152,7 +152,7 @@ def _moment(text: str | None) -> int | None:
     try:
         # a "+" of an offset that was not percent-encoded arrives as a space
         return None if text is None else from_rfc3339(text.replace(" ", "+"))
-    except (ValueError, OverflowError):
+    except ValueError:
         raise invalid([field_error(["query", "created_after"], "Not an RFC 3339 time.", "time")]) from None
 
 
