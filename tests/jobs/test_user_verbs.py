@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import Engine
 
-from jobs.errors import ConflictError, NotFoundError
+from jobs.errors import ConflictError, NotFoundError, QueueFullError, QuotaExceededError
 from jobs.repository import Repository
 from jobs.rows import Job
+from jobs.settings import Settings
 from jobs.states import RETRYABLE, TERMINAL, TRANSITIONS, State, sources_of
-from tests.jobs.conftest import some_id
+from tests.jobs.conftest import prune_request, some_id
 
 Create = Callable[..., Job]
 
@@ -19,6 +21,7 @@ def bring_to(repository: Repository, job: Job, state: State, turn_back: Callable
     """Take a job's way to a state by the verbs alone."""
     if state in (State.QUEUED, State.EXPIRED):
         if state is State.EXPIRED:
+            turn_back(job, "queued_at", 3600)
             turn_back(job, "queue_deadline", 3600)
             repository.sweep_expired()
     elif state is State.CANCELLED:
@@ -82,6 +85,37 @@ def test_retry(repository: Repository, job_in: Callable[[State], Job], state: St
     claim = repository.claim(job.id, "w")
     assert claim is not None
     assert claim.attempt == job.attempt + 1
+
+
+def test_a_retried_job_waits_no_longer_than_a_new_one(
+    repository: Repository, create: Create, turn_back: Callable[..., None]
+) -> None:
+    job = create(queue_timeout_seconds=60)
+    for _ in range(2):
+        bring_to(repository, job, State.EXPIRED, turn_back)
+        job = repository.retry_job(job.id)
+        assert job.queue_deadline == job.queued_at + 60_000
+    unlimited = create()
+    repository.cancel_job(unlimited.id)
+    assert repository.retry_job(unlimited.id).queue_deadline is None
+
+
+def test_a_retry_counts_against_the_quota_and_the_queues_depth(engine: Engine, settings: Settings) -> None:
+    for limits, refusal in (
+        ({"max_jobs_per_tenant": 1}, QuotaExceededError),
+        ({"max_queue_depth": 1}, QueueFullError),
+    ):
+        tight = Repository(engine, settings.model_copy(update=limits))
+        tight.ensure_tenant("a")
+        first = tight.create_job("a", prune_request(), queue="cpu")
+        tight.cancel_job(first.id)
+        second = tight.create_job("a", prune_request(), queue="cpu")
+        with pytest.raises(refusal):
+            tight.retry_job(first.id)
+        assert tight.get_job(first.id).state is State.CANCELLED
+        tight.cancel_job(second.id)
+        assert tight.retry_job(first.id).state is State.QUEUED
+        tight.cancel_job(first.id)
 
 
 @pytest.mark.parametrize("state", list(State))
