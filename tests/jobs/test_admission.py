@@ -237,6 +237,64 @@ def test_a_job_can_follow_a_job(repository: Repository, create: Callable[..., Jo
         admit(repository, "other", following)
 
 
+def test_a_job_that_lost_layers_has_only_the_others(
+    repository: Repository, create: Callable[..., Job]
+) -> None:
+    beat(repository, WORKER)
+    first = create()
+    repository.claim(first.id, "w")
+    metrics = {"pruned_parameters": 300_000, "final_layer_count": 3}
+    weights = Artifact("model.safetensors", "x/y", 600_000, "ab" * 32, f"{first.id}/1")
+    repository.mark_succeeded(
+        first.id, 1, artifacts=[weights], archive=None, metrics=metrics, publish=lambda: None
+    )
+    model = {"source": "job", "job_id": first.id}
+    admit(repository, TENANT, prune(model=model, layer_indices=[2]))
+    assert refusal(repository, prune(model=model, layer_indices=[3])).code == "layers_out_of_range"
+
+
+@pytest.mark.parametrize(
+    ("size", "removed"),
+    [({"num_layers_to_remove": 2}, 2), ({"layer_indices": [0]}, 1), ({"depth_pruning_percentage": 50}, 2)],
+    ids=str,
+)
+def test_a_step_that_removes_layers_leaves_the_others(
+    repository: Repository, size: dict[str, Any], removed: int
+) -> None:
+    beat(repository, WORKER)
+
+    def then(layer: int) -> Any:
+        first = {"model": {"source": "local", "name": "tiny"}, "pruning_type": "DEPTH", **size}
+        of_step = {"source": "step", "name": "a"}
+        second = {"model": of_step, "layer_indices": [layer], "pruning_percentage": 10}
+        steps = [{"name": "a", "spec": first}, {"name": "b", "spec": second}]
+        body = {"kind": "pipeline", "spec": {"steps": [{"kind": "prune", **step} for step in steps]}}
+        return parse_request(body)
+
+    admit(repository, TENANT, then(4 - removed - 1))
+    caught = refusal(repository, then(4 - removed))
+    assert caught.location == ("spec", "steps", 1, "spec", "layer_indices")
+
+
+@pytest.mark.parametrize("kind", ["bias", "evaluate"])
+def test_a_small_model_beside_a_large_baseline_is_not_small_work(repository: Repository, kind: str) -> None:
+    large = LocalModel("large", "r1", {**FACTS, "bytes": 10**9, "parameters": 5 * 10**8})
+    beat(repository, replace(WORKER, models=[TINY, large]))
+
+    def memory(model: str, baseline: str) -> int:
+        spec: dict[str, Any] = {
+            "model": {"source": "local", "name": model},
+            "baseline": {"source": "local", "name": baseline},
+        }
+        if kind == "evaluate":
+            spec["timing"] = True
+        estimate = admit(repository, TENANT, parse_request({"kind": kind, "spec": spec})).estimate
+        assert estimate is not None
+        return estimate.peak_memory_bytes
+
+    assert memory("tiny", "large") == memory("large", "tiny") > 10**9 > memory("tiny", "tiny")
+
+
 class TestRouting:
     """Two workers serve one queue, and only one of them has the model."""
 

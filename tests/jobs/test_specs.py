@@ -140,6 +140,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "fraction of a seed": (prune(seed=1.5), "spec.seed"),
     "bool as layer": (prune(layer_indices=[True]), "spec.layer_indices.0"),
     "negative layer": (prune(layer_indices=[-1]), "spec.layer_indices.0"),
+    "a layer twice": (prune(layer_indices=[0, 1, 0]), "spec.layer_indices"),
     "no layers": (prune(layer_indices=[]), "spec.layer_indices"),
     "divisor": (prune(expansion_divisor=100), "spec.expansion_divisor"),
     "method": (prune(neuron_selection_method="XYZ"), "spec.neuron_selection_method"),
