@@ -70,9 +70,12 @@ class S3RangeStore:
         """Remove all objects of a folder, and its stage folder here."""
         prefix = _checked(storage)
         self._stages.delete(storage)
-        keys = [item["path"] for batch in obstore.list(self._store, f"{prefix}/") for item in batch]
-        if keys:
-            obstore.delete(self._store, keys)
+        try:
+            keys = [item["path"] for batch in obstore.list(self._store, f"{prefix}/") for item in batch]
+            if keys:
+                obstore.delete(self._store, keys)
+        except BaseError as error:
+            raise StorageError("the artifact store does not answer") from error
 
     def folders(self) -> Iterator[StoredFolder]:
         """Every folder in the bucket, then the stage folders on this machine."""
