@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import re
 
+from starlette.datastructures import Headers
+
 MAX_WAIT_SECONDS = 30
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,4})\"?\s*(?:$|[,;])", re.IGNORECASE)
+# possessive: a header of 60 kB of zeros must not be tried in every division
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?0*+(\d{0,9}+)\d*+\"?\s*(?:$|[,;])", re.IGNORECASE)
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
+
+
+def field(headers: Headers, name: str) -> str | None:
+    """A list-valued header, its lines joined (RFC 9110 section 5.3); None without one."""
+    return ", ".join(lines) if (lines := headers.getlist(name)) else None
 
 
 def none_match(header: str | None, etag: str) -> bool:
@@ -21,4 +29,4 @@ def none_match(header: str | None, etag: str) -> bool:
 def prefer_wait(header: str | None) -> int:
     """Seconds that the caller is ready to wait (RFC 7240), at most 30; 0 when it does not say."""
     found = _WAIT.search(header or "")
-    return min(int(found.group(1)), MAX_WAIT_SECONDS) if found else 0
+    return min(int(found.group(1) or 0), MAX_WAIT_SECONDS) if found else 0

@@ -17,7 +17,10 @@ MIN_PAUSE_SECONDS = 0.5  # people read no faster, and every fragment is rendered
 
 
 async def fragments(services: Services, job_id: str, render: Callable[[Job], str]) -> AsyncIterator[bytes]:
-    """The fragment now and after each change; then `ended`, upon which the page closes the stream."""
+    """The fragment now and after each change; then `ended`, upon which the page closes the stream.
+
+    When the service stops it just ends: the page connects again, to the service that comes next.
+    """
 
     def make() -> tuple[str, Job]:
         job = services.repository.get_job(job_id)
@@ -40,4 +43,6 @@ async def fragments(services: Services, job_id: str, render: Callable[[Job], str
                 yield KEEPALIVE_COMMENT
             if watch.gone:
                 break
+        else:
+            return
     yield format_sse_event(event="ended", data_str="{}")

@@ -140,9 +140,9 @@ def _duration(job: Job) -> str | None:
 def job_page(services: Services, job: Job, now: int) -> dict[str, Any]:
     """Everything that the page of one job shows."""
     repository = services.repository
-    events = repository.list_events(job.id, limit=MAX_EVENTS)
+    events = repository.list_events(job.id, after=max(job.last_seq - MAX_EVENTS, 0), limit=MAX_EVENTS)
     done = job.state is State.SUCCEEDED
-    metrics = (repository.get_metrics(job.id) or {}) if done else {}
+    metrics = without_copies(repository.get_metrics(job.id) or {}) if done else {}
     artifacts = repository.list_artifacts(job.id) if done else []
     return {
         "job": job_head(job, now),
@@ -184,6 +184,12 @@ class Comparison:
             "before_text": compact(self.before),
             "after_text": compact(self.after),
         }
+
+
+def without_copies(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics, of a pipeline only those with their step's name: many stand there without it, too."""
+    copies = {name.partition(".")[2] for name in metrics}
+    return {name: value for name, value in metrics.items() if name not in copies}
 
 
 def comparisons(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -22,7 +22,9 @@ MAX_BODY_BYTES = 1_000_000
 MAX_JSON_DEPTH = 32
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOKEN_IN_PATH = re.compile(r"(/v1/download/)[^/]+")
-_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# possessive, and an end of text ends a string too: tried again from every quote of an unterminated one, it
+# would take quadratic time, before any key is checked
+_JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 _NOT_BRACKET = re.compile(rb"[^\[\]{}]+")
 _SAFE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),

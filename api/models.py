@@ -80,7 +80,7 @@ class Event(BaseModel):
 
 
 class EventList(BaseModel):
-    """The events of a job, oldest first; `terminal` says that no more will come."""
+    """The events of a job, oldest first, at most 1,000; `terminal` says that none comes after these."""
 
     items: list[Event]
     terminal: bool

@@ -141,7 +141,7 @@ class Notifier:
             await asyncio.sleep(self._pause)
 
     async def close(self) -> None:
-        """Stop polling and let every waiter go."""
+        """Stop polling and let every waiter go; a repeat is safe."""
         self.closing = True
         for watch in list(self._watches.values()):
             watch.wake()

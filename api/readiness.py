@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib.resources import files
 
 import structlog
 from sqlalchemy import Engine
@@ -20,7 +19,7 @@ def check_all(services: Services) -> dict[str, str]:
     """Each thing that a job needs: "ok", or a word for what is wrong that tells an attacker nothing."""
     checks: dict[str, Callable[[], str]] = {
         "database": lambda: _passes(services.repository.ping),
-        "migrations": lambda: "ok" if _revision(services.engine) == _head() else "not at head",
+        "migrations": lambda: "ok" if _at_head(services.engine) else "not at head",
         "broker": lambda: _passes(services.publisher.ping),
         "worker": lambda: "ok" if services.repository.live_workers() else "no live worker",
     }
@@ -40,20 +39,18 @@ def _run(name: str, check: Callable[[], str]) -> str:
         return "unavailable"
 
 
-@cache
-def _head() -> str | None:
-    """The newest migration that this code knows; alembic is loaded when readiness is first asked for."""
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    return ScriptDirectory.from_config(Config(str(files("migrations") / "alembic.ini"))).get_current_head()
-
-
-def _revision(engine: Engine) -> str | None:
-    from alembic.runtime.migration import MigrationContext
+def _at_head(engine: Engine) -> bool:
+    import migrations  # alembic is loaded when readiness is first asked for
 
     with reading(engine) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return migrations.revision(connection) == _head()
+
+
+@cache
+def _head() -> str:
+    import migrations
+
+    return migrations.head()
 
 
 def gauges(services: Services) -> Iterator[Gauge]:

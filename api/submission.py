@@ -8,17 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from api import models
 from api.context import Services
 from api.observability import trace_context
 from api.problem import field_error, invalid
 from api.views import job_view
 from jobs.admission import admit
-from jobs.errors import InvalidError
+from jobs.errors import InvalidError, StorageError
 from jobs.rows import Idempotency, Job
 from jobs.specs import AnyRequest
 from jobs.webhooks import check_webhook_url
 
+_log = structlog.get_logger("api.submission")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -86,7 +89,10 @@ def estimate(services: Services, tenant: str, request: AnyRequest) -> models.Est
 def delete(services: Services, job_id: str) -> None:
     """Forget an ended job and remove its files; what can't be removed now is found as an orphan later."""
     for storage in services.repository.delete_job(job_id):
-        services.store.delete(storage)
+        try:
+            services.store.delete(storage)
+        except StorageError as error:
+            _log.warning("files_left", job_id=job_id, storage=storage, error=error.message)
 
 
 def _create(services: Services, origin: Origin, request: AnyRequest, first: Idempotency | None) -> Job:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Protocol
 
 from jobs.errors import InvalidError, NotFoundError, NoWorkerError
@@ -216,25 +217,43 @@ def has_device(worker: Worker, queue: str) -> bool:
 
 
 def _facts(spec: Spec, able: Sequence[Worker], sources: dict[str, JobFacts]) -> list[JsonObject | None]:
-    """For each part of the spec the facts of its model; None where they are not known."""
+    """For each part of the spec the facts of its model; None where they are not known.
+
+    Of a model and its baseline it is the larger one's: that stands for both in the estimate.
+    """
     by_step: dict[str, JsonObject | None] = {}
     found: list[JsonObject | None] = []
     steps = spec.steps if isinstance(spec, PipelineSpec) else []
     for number, (_, part) in enumerate(_parts(spec)):
-        ref = part.model
-        if isinstance(ref, LocalModelRef):
-            model = next(filter(None, (_model(worker, ref.name) for worker in able)))
-            facts: JsonObject | None = model.facts
-        elif isinstance(ref, JobModelRef):
-            facts = facts_of_job(sources[ref.job_id], able)
-        elif isinstance(ref, HubModelRef):
-            facts = None
-        else:
-            facts = by_step.get(ref.name)
-        found.append(facts)
+        each = [_facts_of(ref, able, sources, by_step) for _, ref in model_references(part)]
+        known = [facts for facts in each if facts is not None]
+        found.append(max(known, key=lambda facts: facts["bytes"]) if len(known) == len(each) else None)
         if steps:
-            by_step[steps[number].name] = facts
+            by_step[steps[number].name] = _pruned(part, each[0])
     return found
+
+
+def _facts_of(
+    ref: Any, able: Sequence[Worker], sources: dict[str, JobFacts], by_step: dict[str, JsonObject | None]
+) -> JsonObject | None:
+    if isinstance(ref, LocalModelRef):
+        return next(filter(None, (_model(worker, ref.name) for worker in able))).facts
+    if isinstance(ref, JobModelRef):
+        return facts_of_job(sources[ref.job_id], able)
+    return None if isinstance(ref, HubModelRef) else by_step.get(ref.name)
+
+
+def _pruned(part: Any, facts: JsonObject | None) -> JsonObject | None:
+    """The facts of what a step writes: those of its model, with the layers that stay where that is known."""
+    count = (facts or {}).get("num_layers")
+    if facts is None or count is None or not isinstance(part, PruneSpec):
+        return facts
+    removed = part.num_layers_to_remove or 0
+    if part.pruning_type == "DEPTH" and part.layer_indices is not None:
+        removed = len(part.layer_indices)
+    if part.depth_pruning_percentage is not None:
+        removed = int(Decimal(str(part.depth_pruning_percentage)) * count / 100)
+    return {**facts, "num_layers": count - removed}
 
 
 def _check_layers(spec: Spec, facts: Sequence[JsonObject | None]) -> None:

@@ -79,4 +79,6 @@ def facts_of_job(source: JobFacts, workers: Sequence[Worker]) -> JsonObject | No
         return None
     size = sum(item.size for item in source.artifacts if item.name.endswith(".safetensors"))
     parameters = int(source.metrics.get("pruned_parameters") or original.facts["parameters"])
-    return {**original.facts, "bytes": size, "parameters": parameters, "format": "safetensors"}
+    layers = source.metrics.get("final_layer_count") or original.facts.get("num_layers")
+    sizes = {"bytes": size, "parameters": parameters, "num_layers": layers}
+    return {**original.facts, **sizes, "format": "safetensors"}

@@ -1,4 +1,7 @@
-"""One strict model for each kind of job. Field names and words are the guide's, as on the command line."""
+"""One strict model for each kind of job. Field names and words are the guide's, as on the command line.
+
+The largest, `PruneSpec`, has a module of its own: `jobs.pruning`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from jobs.pruning import PruneSpec
 from jobs.references import (
     MAX_PROMPTS,
     CalibrationRef,
@@ -18,39 +22,19 @@ from jobs.references import (
     Device,
     Dtype,
     Finite,
-    JobId,
     LayerIndices,
     ModelRef,
     OpaqueName,
-    Percentage,
     Prompt,
     PromptPairs,
     StepModelRef,
     StepName,
     Strict,
     TextRef,
+    names_given,
 )
 
 MAX_STEPS = 16
-
-
-class Healing(Strict):
-    """A short distillation after pruning."""
-
-    max_seconds: int = Field(ge=1, le=24 * 3600)
-
-
-class Fairness(Strict):
-    """Lets what a neuron says about an attribute weigh in the selection."""
-
-    prompt_pairs: PromptPairs
-    weight: Finite = Field(default=1.0, ge=0, le=100)
-
-
-class PlanRef(Strict):
-    """The plan of an earlier prune job, to be applied again."""
-
-    job_id: JobId
 
 
 class AnalyzeSpec(Strict):
@@ -70,99 +54,6 @@ class ImportanceSpec(Strict):
     )
     dtype: Dtype = "auto"
     device: Device = "auto"
-
-
-class PruneSpec(Strict):
-    """A smaller checkpoint. Width and attention take exactly one size; depth takes a count or the layers."""
-
-    model: ModelRef
-    preset: Literal["guide", "recommended"] = "guide"
-    pruning_type: Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"] = "MLP_GLU"
-    neuron_selection_method: Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"] = "MAW"
-    tie_break: Literal["lower_index", "topk"] = "lower_index"
-    pruning_percentage: Percentage | None = None
-    expansion_rate: Finite | None = Field(default=None, gt=0, le=10_000)
-    target_parameters: int | None = Field(default=None, ge=1)
-    target_bytes: int | None = Field(default=None, ge=1)
-    allocation: Literal["uniform", "allocated"] | None = None
-    expansion_divisor: Literal[32, 64, 128, 256] | None = None
-    layer_indices: LayerIndices | None = None
-    num_layers_to_remove: int | None = Field(default=None, ge=1, lt=10_000)
-    depth_pruning_percentage: Percentage | None = None
-    layer_selection_method: Literal["last", "first", "custom", "importance", "greedy_perplexity"] = "last"
-    attention_unit: Literal["kv_group", "query_head"] = "kv_group"
-    calibration: CalibrationRef | None = None
-    compensation: Literal["none", "least_squares"] = "none"
-    healing: Healing | None = None
-    evaluation: TextRef | None = None
-    fairness: Fairness | None = None
-    plan: PlanRef | None = None
-    keep_statistics: bool = False
-    dtype: Dtype = "auto"
-    device: Device = "auto"
-    seed: int = Field(default=0, ge=0, lt=2**32)
-
-    @model_validator(mode="after")
-    def _sizes(self) -> Self:
-        sizes = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
-        given = [name for name in sizes if getattr(self, name) is not None]
-        if self.pruning_type == "DEPTH":
-            _refuse(given, 'pruning_type "DEPTH" takes num_layers_to_remove or depth_pruning_percentage')
-            self._depth_size()
-        elif len(given) != 1 and not (self.plan is not None and not given):
-            raise ValueError(f"give exactly one of {', '.join(sizes)}" + _given(given))
-        return self
-
-    def _depth_size(self) -> None:
-        names = ("num_layers_to_remove", "depth_pruning_percentage", "layer_indices")
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) != 1 and not (self.plan is not None and not given):
-            raise ValueError(f"give exactly one of {', '.join(names)}" + _given(given))
-        if self.layer_selection_method == "custom" and given == ["num_layers_to_remove"]:
-            raise ValueError('layer_selection_method "custom" takes layer_indices')
-
-    @model_validator(mode="after")
-    def _of_its_type(self) -> Self:
-        width, kind = self.pruning_type in ("MLP_GLU", "MLP"), self.pruning_type
-        foreign = {
-            "num_layers_to_remove": kind != "DEPTH" and self.num_layers_to_remove is not None,
-            "depth_pruning_percentage": kind != "DEPTH" and self.depth_pruning_percentage is not None,
-            "layer_selection_method": kind != "DEPTH" and self.layer_selection_method != "last",
-            "expansion_rate": not width and self.expansion_rate is not None,
-            "expansion_divisor": not width and self.expansion_divisor is not None,
-            "neuron_selection_method": not width and self.neuron_selection_method != "MAW",
-            "tie_break": not width and self.tie_break != "lower_index",
-            "attention_unit": kind != "ATTENTION" and self.attention_unit != "kv_group",
-        }
-        _refuse([name for name, given in foreign.items() if given], f'not with pruning_type "{kind}"')
-        return self
-
-    @model_validator(mode="after")
-    def _ties(self) -> Self:
-        by_scores = (
-            self.compensation == "none" and self.allocation != "allocated" and self.preset != "recommended"
-        )
-        if self.tie_break != "lower_index" and not by_scores:
-            raise ValueError('tie_break "topk": not with compensation, allocated widths or a preset')
-        return self
-
-    @model_validator(mode="after")
-    def _needs_calibration(self) -> Self:
-        if self.preset == "recommended" or self.plan is not None:
-            return self  # the preset brings its own calibration, a plan needs none
-        for field, value in (
-            ("neuron_selection_method", "CFSP"),
-            ("neuron_selection_method", "OBS"),
-            ("compensation", "least_squares"),
-            ("allocation", "allocated"),
-            ("layer_selection_method", "importance"),
-            ("layer_selection_method", "greedy_perplexity"),
-        ):
-            if getattr(self, field) == value and self.calibration is None:
-                raise ValueError(f'{field} "{value}" needs calibration')
-        if self.neuron_selection_method == "OBS" and self.compensation != "least_squares":
-            raise ValueError('neuron_selection_method "OBS" works only with compensation "least_squares"')
-        return self
 
 
 Visualization = Literal["mean_diff", "heatmap", "pca"]
@@ -203,7 +94,7 @@ class BiasSpec(Strict):
         given = [n for n in ("prompt_pairs", "template", "suite") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(
-                "give at most one of prompt_pairs, template with attributes, suite" + _given(given)
+                "give at most one of prompt_pairs, template with attributes, suite" + names_given(given)
             )
         return self
 
@@ -327,12 +218,3 @@ def model_references(spec: BaseModel) -> list[tuple[tuple[str | int, ...], Any]]
 def step_references(spec: BaseModel) -> list[str]:
     """The names of the steps whose models a spec refers to."""
     return [ref.name for _, ref in model_references(spec) if isinstance(ref, StepModelRef)]
-
-
-def _given(names: list[str]) -> str:
-    return f" ({', '.join(names)} given)" if names else ""
-
-
-def _refuse(names: list[str], reason: str) -> None:
-    if names:
-        raise ValueError(f"{', '.join(names)}: {reason}")

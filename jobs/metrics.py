@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-_ANALYZE = {"parameters", "bytes", "num_layers", "hidden_size", "expansion_rate", "vocab_size", "seconds"}
+_ANALYZE = {
+    *("parameters", "bytes", "num_layers", "hidden_size", "expansion_rate", "vocab_size", "seconds"),
+    "compatible_with_glu_pruning",
+}
 _IMPORTANCE = {"min_importance", "max_importance", "mean_importance", "tokens", "seconds"}
 _PRUNE = {
     *("original_parameters", "pruned_parameters", "reduction", "percentage_reduction", "expansion_rate"),
     *("total_layers", "pruned_layers", "original_layer_count", "final_layer_count", "layers_removed"),
     *("layer_reduction_percentage", "output_bytes", "seconds", "calibration_tokens"),
+    *("calibration_tokens_per_feature", "perplexity_before_healing", "healing_steps", "healing_seconds"),
+    *("healing_first_loss", "healing_last_loss", "bias_against_random"),
     *("perplexity_dense", "perplexity_pruned", "perplexity_static_same_size", "perplexity_ratio"),
     *("bias_change", "tokens_per_second_ratio", "reload_check"),
 }
@@ -19,6 +24,7 @@ _BIAS = {
 }
 _EVALUATE = {
     *("perplexity", "perplexity_baseline", "perplexity_ratio", "perplexity_tokens", "perplexity_windows"),
+    *("perplexity_tokens_baseline", "perplexity_windows_baseline"),
     *("tokens_per_second", "tokens_per_second_baseline", "tokens_per_second_ratio", "speedup"),
     *("avg_time", "seconds"),
 }

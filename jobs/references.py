@@ -33,6 +33,12 @@ def _job_id(value: str) -> str:
     return value
 
 
+def _distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("names a layer twice")
+    return values
+
+
 OpaqueName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 HubId = Annotated[
     str,
@@ -50,7 +56,11 @@ Texts = Annotated[list[Text_], Field(min_length=1, max_length=MAX_TEXTS)]
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 PromptPair = Annotated[list[Prompt], Field(min_length=2, max_length=2)]
 PromptPairs = Annotated[list[PromptPair], Field(min_length=1, max_length=MAX_PROMPTS)]
-LayerIndices = Annotated[list[Annotated[int, Field(ge=0, lt=10_000)]], Field(min_length=1, max_length=10_000)]
+LayerIndices = Annotated[
+    list[Annotated[int, Field(ge=0, lt=10_000)]],
+    Field(min_length=1, max_length=10_000, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_distinct),
+]
 Percentage = Annotated[Finite, Field(ge=0, lt=100)]
 
 
@@ -128,3 +138,8 @@ class TextRef(Strict):
         if (self.texts is None) == (self.source is None) or (self.source is None) != (self.name is None):
             raise ValueError('give texts, or source "local" with name')
         return self
+
+
+def names_given(names: list[str]) -> str:
+    """` (a, b given)` for an error that asks for exactly one; nothing if none is given."""
+    return f" ({', '.join(names)} given)" if names else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from jobs.admission import Books, cost_of_job, has_device, needs
 from jobs.errors import NotFoundError
 from jobs.rows import Job, Worker
@@ -21,7 +23,10 @@ def is_better_elsewhere(books: Books, job_id: str, worker_id: str) -> bool:
         return False
     if job.state is not State.QUEUED:
         return False
-    spec = parse_spec(job.kind, job.spec)
+    try:
+        spec = parse_spec(job.kind, job.spec)
+    except ValidationError:  # stored before a rule that would refuse it now: the attempt says what is wrong
+        return False
     serving = [worker for worker in books.live_workers() if job.queue in worker.queues]
     cost = cost_of_job(books, job, spec, serving)
     memory = 0 if cost is None else cost.peak_memory_bytes

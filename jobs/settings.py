@@ -13,6 +13,11 @@ def _under_data_dir(*parts: str) -> Any:
     return Field(default_factory=lambda data: Path(data["data_dir"], *parts))
 
 
+def http_url(host: str, port: int) -> str:
+    """The URL of an address; IPv6 addresses stand in brackets (RFC 3986)."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class Settings(BaseSettings):
     """Settings of every process, from `OPTIPFAIR_*` variables or keyword arguments (which win).
 
@@ -24,7 +29,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    public_url: str = Field(default_factory=lambda data: f"http://{data['host']}:{data['port']}")
+    public_url: str = Field(default_factory=lambda data: http_url(data["host"], data["port"]))
     """Prefix of every absolute URL handed out, without a slash at the end."""
 
     database_url: str = Field(default_factory=lambda data: f"sqlite:///{data['data_dir']}/service.db")

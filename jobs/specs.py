@@ -26,13 +26,13 @@ from jobs.kinds import (
     EvaluateSpec,
     ImportanceSpec,
     PipelineSpec,
-    PruneSpec,
     Spec,
     model_references,
     parse_spec,
     spec_to_json,
 )
 from jobs.metrics import known_metrics
+from jobs.pruning import PruneSpec
 from jobs.references import (
     CalibrationRef,
     Finite,

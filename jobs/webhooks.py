@@ -38,6 +38,16 @@ def job_payload(job: Job, event_type: str) -> str:
     return to_json({"type": event_type, "timestamp": rfc3339(ended), "data": data})
 
 
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_SET_ASIDE = (
+    ipaddress.IPv6Network("2001::/23"),  # protocols: Teredo, benchmarks, ORCHID
+    ipaddress.IPv6Network("2001:db8::/32"),  # documentation
+    ipaddress.IPv6Network("2002::/16"),  # 6to4, which embeds an IPv4 address
+    ipaddress.IPv6Network("3fff::/20"),  # documentation
+)
+
+
 def check_webhook_url(url: str, *, allow_loopback: bool) -> None:
     """Raise InvalidError (`webhook_url_invalid`) for a URL that is refused before any name is resolved.
 
@@ -67,13 +77,16 @@ def check_webhook_url(url: str, *, allow_loopback: bool) -> None:
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is globally routable unicast; an embedded IPv4 address counts too."""
+    """Whether an address is globally routable unicast.
+
+    Of IPv6 that is what lies in the one block from which global addresses are given out, but for the parts of
+    it that are set aside: what is reserved today may be routed somewhere inside tomorrow.
+    """
     if isinstance(address, ipaddress.IPv6Address):
-        embedded = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if embedded is not None and not is_public(embedded):
-            return False
-        if address in ipaddress.ip_network("64:ff9b::/96"):  # NAT64 reaches any IPv4 address
+        if address in _NAT64:  # reaches any IPv4 address
             return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address not in _GLOBAL_UNICAST or any(address in block for block in _SET_ASIDE):
+            return False
     return address.is_global and not address.is_multicast
 
 

@@ -8,6 +8,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 
 from jobs.database import connect, reading
 
@@ -32,9 +33,14 @@ def current(database_url: str) -> str | None:
     engine = connect(database_url)
     try:
         with reading(engine) as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            return revision(connection)
     finally:
         engine.dispose()
+
+
+def revision(connection: Connection) -> str | None:
+    """The revision of the database behind a connection; None for an empty one."""
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:

@@ -6,9 +6,32 @@ import argparse
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+
+import uvicorn
 
 from jobs.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which lets held requests go before it waits for them.
+
+    Left alone, it waits for long polls and event streams as for any other request, and cuts them off (as a
+    bare 500) when its patience is over: the application learns of the end only after that.
+
+    Args:
+        config: uvicorn's.
+        release: ends the waiting of held requests; each then gets the answer of its time-out.
+    """
+
+    def __init__(self, config: uvicorn.Config, release: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._release = release
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Release, then shut down; a request that still comes in does not wait any more."""
+        await self._release()
+        await super().shutdown(sockets)
 
 
 def run_api(settings: Settings, descriptor: int | None = None) -> None:
@@ -17,15 +40,14 @@ def run_api(settings: Settings, descriptor: int | None = None) -> None:
     Access is logged by the application, which redacts the tokens of download links; uvicorn's own log would
     not.
     """
-    import uvicorn
-
     from api.main import create_app
     from jobs.logs import configure_logging
 
     configure_logging(settings, "api")
     logging.getLogger("alembic").setLevel(logging.WARNING)  # /readyz asks it for the version at each call
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         access_log=False,
@@ -34,7 +56,7 @@ def run_api(settings: Settings, descriptor: int | None = None) -> None:
         log_config=None,
         log_level="warning",
     )
-    server = uvicorn.Server(config)
+    server = Server(config, app.state.services.notifier.close)
     if descriptor is None:
         server.run()
     else:

@@ -97,7 +97,7 @@ def worker(
 @app.command()
 def migrate(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Bring the database's schema to the newest version; repeating it changes nothing."""
-    from service.schema import current, upgrade
+    from migrations import current, upgrade
 
     with explained():
         settings = make_settings(locals())

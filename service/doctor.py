@@ -12,7 +12,7 @@ from jobs.artifacts import make_store
 from jobs.database import connect
 from jobs.repository import Repository
 from jobs.settings import Settings
-from service.schema import current, head
+from migrations import current, head
 from worker.local_files import names_in
 
 GIB = 1024**3

@@ -16,13 +16,13 @@ from types import FrameType
 
 from jobs.database import connect
 from jobs.repository import Repository
-from jobs.settings import Settings
+from jobs.settings import Settings, http_url
+from migrations import upgrade
 from service import broker
 from service.bootstrap import check_secret, ensure_admin_key, make_folders
 from service.children import ChildSpec, Supervisor
 from service.environment import api_environment, worker_environment
 from service.lock import DataFolderLock
-from service.schema import upgrade
 from worker.memory import machine_memory
 
 #: Longest wait for the broker to load its append-only file.
@@ -112,8 +112,9 @@ def settle(settings: Settings, listener: socket.socket) -> Settings:
     """Fill in what is known only now: the real port, and where the broker's socket is."""
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     given["port"] = listener.getsockname()[1]
-    if "public_url" not in given and settings.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
-        given["public_url"] = f"http://127.0.0.1:{given['port']}"
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+    if "public_url" not in given and settings.host in here:
+        given["public_url"] = http_url(here[settings.host], given["port"])
     return broker.with_socket(Settings(**given))
 
 
@@ -172,8 +173,7 @@ class Announcement:
     """Says once that the service is ready, or after a while what it still lacks."""
 
     def __init__(self, settings: Settings, say: Callable[[str], None], patience: float = 60.0) -> None:
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self._probe = f"http://{host}:{settings.port}/readyz"
+        self._probe = f"{http_url(settings.host, settings.port)}/readyz"
         self._url, self._key_file = settings.public_url, settings.data_dir / "admin.key"
         self._say, self._give_up = say, time.monotonic() + patience
         self._next = time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,9 @@ def create(
     tenant: Annotated[str, typer.Option(help="Whose jobs the key opens; made if it is new.")] = "default",
     scope: Annotated[list[str] | None, typer.Option(help="jobs:read, jobs:write, admin; repeatable.")] = None,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
-    expires_days: Annotated[int | None, typer.Option(help="Days until it expires.", min=1)] = None,
+    expires_days: Annotated[
+        int | None, typer.Option(help="Days until it expires.", min=1, max=36_500)
+    ] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -85,4 +86,6 @@ def _open(**flags: Any) -> tuple[Any, Any]:
 def _expiry(milliseconds: int | None) -> str:
     if milliseconds is None:
         return "live"
-    return f"until {datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d}"
+    from jobs.times import rfc3339
+
+    return f"until {rfc3339(milliseconds).partition('T')[0]}"

@@ -169,13 +169,18 @@ async def job_archive(request: Request, job_id: str, principal: LoggedIn, servic
 @router.post("/ui/login", dependencies=[SameOrigin])
 async def login(request: Request, services: WithServices) -> Response:
     """Check a key and remember it in the cookie."""
-    form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=8)
+    try:
+        form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=8)
+    except ValueError:
+        return _login("/", "This is not the log-in form: it has too many fields.", 422)
     key = form.get("key", [""])[0].strip()
     target = _local(form.get("next", ["/"])[0])
     try:
         principal = await identify(request, key)
     except Problem as problem:
-        return _login(target, problem.detail, problem.status)
+        answer = _login(target, problem.detail, problem.status)
+        answer.headers.update(problem.headers)
+        return answer
     if not principal.may("jobs:read"):
         return _login(target, "This API key may not read jobs.", 403)
     response = RedirectResponse(target, 303, _HEADERS)

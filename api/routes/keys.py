@@ -70,6 +70,6 @@ def revoke_key(key_id: str, principal: Admin, services: WithServices) -> None:
 def _expiry(text: str | None) -> int | None:
     try:
         return None if text is None else from_rfc3339(text)
-    except (ValueError, OverflowError):
-        error = field_error(["body", "expires_at"], "Not an RFC 3339 time.", "time")
+    except ValueError as fault:
+        error = field_error(["body", "expires_at"], f"Not an RFC 3339 time: {fault}.", "time")
         raise invalid([error]) from None

@@ -8,7 +8,7 @@ from api import models
 from api.auth import Reader
 from api.context import WithServices
 from api.views import error_view
-from jobs.rows import Worker
+from jobs.rows import LocalModel, Worker
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -17,21 +17,22 @@ router = APIRouter(prefix="/v1", tags=["models"])
 def list_models(_principal: Reader, services: WithServices) -> models.ModelList:
     """The local models of the live workers, as they last reported them, and whether hub ids are allowed."""
     workers = services.repository.live_workers()
-    entries = {entry.name: entry for worker in reversed(workers) for entry in _entries(worker)}
-    for name, entry in entries.items():
-        entry.queues = sorted({q for w in workers if any(m.name == name for m in w.models) for q in w.queues})
+    found: dict[str, list[tuple[LocalModel, Worker]]] = {}
+    for worker in workers:
+        for model in worker.models:
+            found.setdefault(model.name, []).append((model, worker))
     hub = any(worker.allow_hub for worker in workers)
-    return models.ModelList(items=[entries[name] for name in sorted(entries)], hub=hub)
+    return models.ModelList(items=[_entry(found[name]) for name in sorted(found)], hub=hub)
 
 
-def _entries(worker: Worker) -> list[models.ModelEntry]:
-    return [
-        models.ModelEntry(
-            name=model.name,
-            revision=model.revision,
-            facts=model.facts,
-            queues=[],
-            error=error_view(model.problem),
-        )
-        for model in worker.models
-    ]
+def _entry(seen: list[tuple[LocalModel, Worker]]) -> models.ModelEntry:
+    """The model as the first worker that can use it sees it; with its problem only if none can."""
+    usable = [pair for pair in seen if pair[0].problem is None] or seen
+    model = usable[0][0]
+    return models.ModelEntry(
+        name=model.name,
+        revision=model.revision,
+        facts=model.facts,
+        queues=sorted({queue for _, worker in usable for queue in worker.queues}),
+        error=error_view(model.problem),
+    )

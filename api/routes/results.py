@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from pydantic import BeforeValidator
 
 from api import models
 from api.auth import Principal, Reader
@@ -19,6 +20,8 @@ from jobs.states import State
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 _MAX_SEQ = 2**53
+# anything else is refused: taken for "no", a "yes" would let a CI step pass
+Strictness = Annotated[Literal["0", "1", "false", "true"], BeforeValidator(str.lower), Query()]
 
 
 @router.get(
@@ -41,7 +44,9 @@ async def get_events(
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(event_stream(services, job, start), 200, headers, "text/event-stream")
     events = await services.quickly(services.repository.list_events, job_id, after=after)
-    return models.EventList(items=[event_view(event) for event in events], terminal=job.terminal)
+    reached = events[-1].seq if events else after
+    ended = job.terminal and reached >= job.last_seq
+    return models.EventList(items=[event_view(event) for event in events], terminal=ended)
 
 
 @router.get("/attempts", response_model=models.AttemptList)
@@ -69,7 +74,7 @@ def get_metrics(job_id: str, principal: Reader, services: WithServices) -> JSONR
 
 @router.get("/verdict", response_model=models.Verdict)
 def get_verdict(
-    job_id: str, principal: Reader, services: WithServices, strict: Annotated[str, Query(max_length=8)] = "0"
+    job_id: str, principal: Reader, services: WithServices, strict: Strictness = "0"
 ) -> models.Verdict:
     """What the gates say of an ended job; `strict=1` makes everything but a pass a 412."""
     job = services.repository.get_job(job_id, principal.sees)
@@ -77,7 +82,7 @@ def get_verdict(
         raise Problem(409, "job_not_ended", f"The job is {job.state.value}; there is no verdict yet.")
     checks = [check_view(check) for check in services.repository.get_checks(job_id)]
     verdict = models.Verdict.model_validate({"verdict": job.verdict or "none", "checks": checks})
-    if strict.lower() in {"1", "true"} and verdict.verdict != "pass":
+    if strict in ("1", "true") and verdict.verdict != "pass":
         detail = f"The verdict is {verdict.verdict}; the job {job.state.value}."
         raise Problem(412, "verdict_not_pass", detail, members=verdict.model_dump())
     return verdict

@@ -61,6 +61,23 @@
     for (const place of document.querySelectorAll("[data-chart]")) place.drawn = null;
     redraw();
   });
+
+  // A refresh that fails leaves what is shown, and says so until one succeeds.
+  const notice = document.getElementById("notice");
+  function stale(status) {
+    if (status === 401) location.reload(); // without a key that works, the page is the log-in form
+    else if (status === 429) notice.textContent = "Too many requests with this key: the page goes on in a moment.";
+    else notice.textContent = "The service gives no answer: what you see may be out of date.";
+  }
+  const fresh = () => { notice.textContent = ""; };
+  document.addEventListener("htmx:after:request", ({ detail }) => {
+    if (detail.ctx.response.status >= 400) stale(detail.ctx.response.status);
+    else fresh();
+  });
+  document.addEventListener("htmx:error", ({ detail }) => detail.ctx && stale());
+  document.addEventListener("htmx:sse:error", ({ detail }) => stale(detail.status));
+  document.addEventListener("htmx:sse:after:connection", fresh);
+
   addEventListener("resize", () => {
     for (const place of document.querySelectorAll("[data-chart]")) window.echarts?.getInstanceByDom(place)?.resize();
   });

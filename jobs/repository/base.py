@@ -10,9 +10,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs import tables as t
 from jobs.database import now_ms, reader_of, writing
+from jobs.errors import QueueFullError, QuotaExceededError
 from jobs.rows import JOB_FIELDS, Job, JsonObject, job_from_row, to_json
 from jobs.settings import Settings
-from jobs.states import HELD, State
+from jobs.states import ACTIVE, HELD, State
+
+RETRY_AFTER_SECONDS = 30
 
 JOB_COLUMNS = [t.jobs.c[name] for name in JOB_FIELDS]
 """A job without its results, which may be large and are read by verbs of their own."""
@@ -40,6 +43,18 @@ class Verbs:
     def _insert(self, table: Any) -> Any:
         """An INSERT that knows ON CONFLICT in the engine's dialect."""
         return (postgresql if self._skip_locked else sqlite).insert(table)
+
+    def _check_quotas(self, connection: Connection, tenant: str) -> None:
+        """Within the transaction that queues a job: refuse it if it is one too many, which rolls it back."""
+        limit = self.settings.max_jobs_per_tenant
+        if count(connection, t.jobs.c.tenant == tenant, is_in(*ACTIVE)) > limit:
+            raise QuotaExceededError(
+                f"{limit} jobs of this tenant are queued or running",
+                limit=limit,
+                retry_after=RETRY_AFTER_SECONDS,
+            )
+        if count(connection, is_in(State.QUEUED)) > self.settings.max_queue_depth:
+            raise QueueFullError("the queue is full", retry_after=RETRY_AFTER_SECONDS)
 
 
 def later(seconds: float) -> ColumnElement[int]:
@@ -109,10 +124,11 @@ CLEARED = {
 
 
 def requeued() -> dict[str, Any]:
-    """The columns of a job that goes back into the queue."""
+    """The columns of a job that goes back into the queue; a queue time limit begins anew."""
     return {
         **CLEARED,
         "state": State.QUEUED.value,
+        "queue_deadline": now_ms() + t.jobs.c.queue_deadline - t.jobs.c.queued_at,  # no limit stays none
         "queued_at": now_ms(),
         "published_at": None,
         "publish_count": 0,

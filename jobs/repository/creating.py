@@ -15,20 +15,17 @@ from jobs.errors import (
     ConflictError,
     IdempotencyInFlightError,
     IdempotencyMismatchError,
-    QueueFullError,
-    QuotaExceededError,
 )
 from jobs.ids import new_id
 from jobs.repository.attempts import artifact_row
-from jobs.repository.base import JOB_COLUMNS, Verbs, count, event_row, is_in, later, put_into_outbox
+from jobs.repository.base import JOB_COLUMNS, Verbs, event_row, is_in, later, put_into_outbox
 from jobs.repository.ending import finish
 from jobs.rows import Artifact, Idempotency, Job, job_from_row, to_json
 from jobs.specs import AnyRequest, spec_to_json
-from jobs.states import ACTIVE, State
+from jobs.states import State
 
 IN_FLIGHT_SECONDS = 60
 """A request that has not been answered for this long died on the way; another may take its key over."""
-RETRY_AFTER_SECONDS = 30
 REUSE_MARGIN_SECONDS = 3600
 """A result is reused only if it stays at least this long."""
 
@@ -58,12 +55,11 @@ class CreatingVerbs(Verbs):
         """
         with self._write() as connection:
             source = self._reusable(connection, tenant, reuse_key) if request.reuse else None
-            if source is None:
-                self._check_quotas(connection, tenant)
             values = self._new_row(request, tenant=tenant, queue=queue)
             values |= {"reuse_key": reuse_key, "request_id": request_id, "traceparent": traceparent}
             job = _insert_job(connection, values)
             if source is None:
+                self._check_quotas(connection, tenant)
                 put_into_outbox(connection, job.id)
             else:
                 job = self._born_succeeded(connection, job, source)
@@ -126,17 +122,6 @@ class CreatingVerbs(Verbs):
         )
         result = connection.execute(statement.on_conflict_do_nothing().returning(t.idempotency.c.token))
         return result.first() is not None
-
-    def _check_quotas(self, connection: Connection, tenant: str) -> None:
-        limit = self.settings.max_jobs_per_tenant
-        if count(connection, t.jobs.c.tenant == tenant, is_in(*ACTIVE)) >= limit:
-            raise QuotaExceededError(
-                f"{limit} jobs of this tenant are queued or running",
-                limit=limit,
-                retry_after=RETRY_AFTER_SECONDS,
-            )
-        if count(connection, is_in(State.QUEUED)) >= self.settings.max_queue_depth:
-            raise QueueFullError("the queue is full", retry_after=RETRY_AFTER_SECONDS)
 
     def _new_row(self, request: AnyRequest, *, tenant: str, queue: str) -> dict[str, Any]:
         deadline = request.queue_timeout_seconds

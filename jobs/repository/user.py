@@ -44,6 +44,7 @@ class UserVerbs(Verbs):
         """failed, timed_out, cancelled, expired → queued; lost attempts count anew, attempt numbers go on.
 
         ConflictError (`job_not_retryable`) otherwise; so the second of two retries at once is refused.
+        QuotaExceededError, QueueFullError: as for a new job.
         """
         with self._write() as connection:
             job = change(
@@ -53,7 +54,6 @@ class UserVerbs(Verbs):
                 {},
                 **requeued(),
                 lost_attempts=0,
-                queue_deadline=None,
                 started_at=None,
                 finished_at=None,
                 error_code=None,
@@ -66,6 +66,7 @@ class UserVerbs(Verbs):
                 raise ConflictError(
                     f"a job that is {state.value} cannot be retried", code="job_not_retryable"
                 )
+            self._check_quotas(connection, job.tenant)
             put_into_outbox(connection, job_id)
         return job
 

@@ -204,12 +204,21 @@ class TestKeys:
             {"scopes": ["root"]},
             {"scopes": []},
             {"expires_at": "tomorrow"},
+            {"expires_at": "9999-12-31T23:59:59-12:00"},
+            {"expires_at": "0001-01-01T00:00:00+12:00"},
             {"colour": "red"},
             [],
         ],
     )
     def test_faulty_wishes_are_refused(self, admin: Caller, body: Any) -> None:
+        before = admin.get("/v1/keys").json()["items"]
         assert admin.post("/v1/keys", json=body).status_code == 422
+        assert admin.get("/v1/keys").json()["items"] == before
+
+    def test_the_last_moment_of_all_can_be_listed(self, admin: Caller) -> None:
+        end = {"tenant": "long", "expires_at": "9999-12-31T23:59:59.9999Z"}
+        assert admin.post("/v1/keys", json=end).json()["expires_at"] == "9999-12-31T23:59:59.999Z"
+        assert admin.get("/v1/keys").status_code == 200
 
 
 class TestRates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -93,3 +94,34 @@ def test_a_job_can_be_followed_to_its_results(
         page.get_by_role("link", name="config.json").click()
     assert download.value.suggested_filename == "config.json"
     assert complaints == []
+
+
+def test_a_refresh_that_fails_leaves_the_table_and_a_revoked_key_leads_to_the_form(
+    chromium: Any, served: tuple[FastAPI, str], make_key: Callable[..., str]
+) -> None:
+    app, address = served
+    FakeWorker(app.state.services).beat()
+    caller = Caller(app, make_key())
+    caller.create()
+    page = chromium.new_page()
+    page.goto(address)
+    page.get_by_label("API key").fill(caller.key)
+    page.get_by_role("button", name="Log in").click()
+    row = page.get_by_role("link", name="prune tiny")
+    row.wait_for()
+
+    answers = iter([503, 429])
+    status = next(answers)
+    problem = {"content_type": "application/problem+json", "body": '{"code": "x"}'}
+    page.route(re.compile("/ui/jobs"), lambda route: route.fulfill(status=status, **problem))
+    for text in ("no answer", "Too many requests"):
+        page.locator("#notice", has_text=text).wait_for()
+        assert row.is_visible()
+        status = next(answers, 429)
+    page.unroute_all()
+    page.locator("#notice").wait_for(state="hidden")
+
+    services = app.state.services
+    for key in services.repository.list_keys("acme"):
+        services.repository.revoke_key(key.id, None)
+    page.get_by_label("API key").wait_for()

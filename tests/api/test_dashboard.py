@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ class TestLogIn:
         assert 'role="alert"' in response.text
         assert "ofk_wrong" not in response.text
         assert COOKIE not in response.headers.get("Set-Cookie", "")
+
+    def test_a_form_with_too_many_fields_is_no_crash(self, nobody: Caller) -> None:
+        response = nobody.post("/ui/login", content="&".join(["key=x"] * 9), headers=FORM)
+        assert response.status_code == 422
+        assert "too many fields" in response.text
+
+    def test_whoever_guesses_is_told_when_to_come_back(self, make_app: Callable[..., FastAPI]) -> None:
+        visitor = Caller(make_app(wrong_keys_per_minute=1), None)
+        answers = [visitor.post("/ui/login", content="key=ofk_wrong", headers=FORM) for _ in range(3)]
+        assert answers[-1].status_code == 429
+        assert int(answers[-1].headers["Retry-After"]) > 0
+        assert answers[-1].headers["Content-Type"].startswith("text/html")
 
     @pytest.mark.parametrize(
         "target", ["https://evil.example", "//evil.example", "/\\evil", "javascript:alert(1)"]
@@ -178,6 +191,19 @@ def test_a_finished_job_shows_its_results(browser: Caller, caller: Caller, worke
     assert browser.get(f"/ui/jobs/{job['id']}/archive").headers["Content-Type"] == "application/x-tar"
 
 
+def test_a_long_jobs_page_shows_its_latest_events(
+    browser: Caller, caller: Caller, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view, "MAX_EVENTS", 5)
+    job = caller.create()
+    attempt = worker.claim(job["id"])
+    for step in range(8):
+        worker.progress(job["id"], attempt, step / 10)
+    page = browser.get(f"/jobs/{job['id']}").text
+    shown = re.findall(r"layer (\d+)</span></li>", page)
+    assert shown == ["7", "6", "5", "4", "3"]
+
+
 def test_a_failed_job_says_why_and_can_be_tried_again(
     browser: Caller, caller: Caller, worker: FakeWorker
 ) -> None:
@@ -267,6 +293,13 @@ class TestWords:
     )
     def test_spans(self, seconds: float, text: str) -> None:
         assert view.span(seconds) == text
+
+    def test_a_pipelines_metric_is_shown_once(self) -> None:
+        metrics = {"cut.perplexity_dense": 3.0, "perplexity_dense": 3.0, "cut.perplexity_pruned": 4.0,
+                   "perplexity_pruned": 4.0, "seconds": 1, "warnings": []}  # fmt: skip
+        alone = view.without_copies(metrics)
+        assert list(alone) == ["cut.perplexity_dense", "cut.perplexity_pruned", "seconds", "warnings"]
+        assert len(view.comparisons(alone)) == 1
 
     def test_pairs_are_found_in_steps_of_a_pipeline_too(self) -> None:
         metrics = {

@@ -7,9 +7,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
-from api.conditional import none_match, prefer_wait
-from api.middleware import MAX_JSON_DEPTH, json_depth, redacted
+from api.conditional import field, none_match, prefer_wait
+from api.middleware import MAX_BODY_BYTES, MAX_JSON_DEPTH, json_depth, redacted
 from api.ratelimit import RateLimiter
 
 
@@ -63,6 +64,14 @@ def test_counting_stops_above_the_limit() -> None:
     assert json_depth(b"[" * 100_000) == MAX_JSON_DEPTH + 1
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("unit", [b'\\"', b'"\\', b"\\", b'"', b'["\\"', b'\\"]['])
+def test_a_body_of_quotes_and_backslashes_takes_linear_time(unit: bytes) -> None:
+    """With the pattern tried again from every quote of an unterminated string, 1 MB took an hour."""
+    body = b'["' + unit * (MAX_BODY_BYTES // len(unit))
+    assert json_depth(body) in (1, 2)
+
+
 @pytest.mark.parametrize(
     ("header", "matches"),
     [
@@ -86,6 +95,11 @@ def test_if_none_match_compares_weakly(header: str | None, matches: bool) -> Non
         ("wait=5", 5),
         ("respond-async, wait=10", 10),
         ("wait=99", 30),
+        ("wait=99999", 30),
+        ("wait=" + "9" * 5000, 30),
+        ("wait=" + "0" * 60_000 + "7", 7),
+        ("wait=" + "0" * 60_000 + "x", 0),
+        ("wait=", 0),
         ('Wait="3"', 3),
         ("await=4", 0),
         ("wait=-1", 0),
@@ -93,6 +107,12 @@ def test_if_none_match_compares_weakly(header: str | None, matches: bool) -> Non
 )
 def test_prefer_wait_is_bounded(header: str | None, seconds: int) -> None:
     assert prefer_wait(header) == seconds
+
+
+def test_lines_of_one_header_are_one_list() -> None:
+    lines = Headers(raw=[(b"prefer", b"respond-async"), (b"x", b"y"), (b"prefer", b"wait=4")])
+    assert prefer_wait(field(lines, "prefer")) == 4
+    assert field(lines, "if-none-match") is None
 
 
 def test_tokens_of_links_stay_out_of_logs() -> None:

@@ -19,8 +19,8 @@ from api import openapi
 from api.context import Services
 from api.loops import Loops
 from jobs.artifacts import storage_of
-from jobs.rows import OutboxEntry
-from tests.api.conftest import Caller, FakeWorker, prune
+from jobs.rows import JobError, LocalModel, OutboxEntry
+from tests.api.conftest import FACTS, Caller, FakeWorker, prune
 
 HEAVY = ("torch", "transformers", "matplotlib", "numpy", "scipy", "safetensors", "optipfair_engine.pruning")
 
@@ -91,6 +91,19 @@ class TestMetrics:
         assert job["id"] not in text
         assert "nowhere" not in text
         assert "ODDMETHOD" not in text
+
+
+class TestModels:
+    def test_a_model_that_one_worker_can_use_has_no_error(self, caller: Caller, services: Services) -> None:
+        """The first worker has a broken copy of `both`; nobody can use `old`."""
+        problem = JobError("model_truncated", "it ends early")
+        broken = [LocalModel(name, None, {}, problem) for name in ("both", "old")]
+        FakeWorker(services, "worker-1", broken).beat()
+        FakeWorker(services, "worker-2", [LocalModel("both", "r2", FACTS), broken[1]]).beat(queues=["gpu"])
+        both, old = caller.get("/v1/models").json()["items"]
+        assert (both["name"], both["revision"], both["queues"]) == ("both", "r2", ["gpu"])
+        assert both["error"] is None
+        assert (old["name"], old["error"]["code"]) == ("old", "model_truncated")
 
 
 class TestOpenApi:

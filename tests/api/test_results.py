@@ -36,6 +36,23 @@ def test_events_are_counted_without_gaps(caller: Caller, worker: FakeWorker) -> 
     assert [event["seq"] for event in later] == [e["seq"] for e in events["items"] if e["seq"] > 2]
 
 
+def test_a_list_that_is_cut_does_not_say_that_it_is_the_last(
+    caller: Caller, worker: FakeWorker, services: Services
+) -> None:
+    job = caller.create()
+    attempt = worker.claim(job["id"])
+    for _ in range(1001):
+        worker.progress(job["id"], attempt, 0.5)
+    worker.succeed(job["id"], attempt)
+    url = f"/v1/jobs/{job['id']}/events"
+    first = caller.get(url).json()
+    assert (len(first["items"]), first["terminal"]) == (1000, False)
+    rest = caller.get(url, params={"after": first["items"][-1]["seq"]}).json()
+    assert (rest["items"][-1]["type"], rest["terminal"]) == ("succeeded", True)
+    beyond = caller.get(url, params={"after": rest["items"][-1]["seq"]}).json()
+    assert beyond == {"items": [], "terminal": True}
+
+
 @pytest.mark.parametrize("after", ["-1", "x", "1.5", "9" * 30])
 def test_a_faulty_number_is_refused(caller: Caller, worker: FakeWorker, after: str) -> None:
     job = caller.create()
@@ -154,6 +171,18 @@ class TestVerdict:
         assert answer.status_code == strict
         assert answer.json()["verdict"] == verdict
         assert caller.get(f"/v1/jobs/{job['id']}").json()["verdict"] == verdict
+
+    @pytest.mark.parametrize("strict", ["yes", "on", "2", "", "t"])
+    def test_a_word_that_means_neither_is_no_permission(
+        self, caller: Caller, worker: FakeWorker, strict: str
+    ) -> None:
+        job = caller.create(gates=[{"metric": "perplexity_ratio", "max": 1.1}])
+        worker.run(job["id"])
+        url = f"/v1/jobs/{job['id']}/verdict"
+        refused = caller.get(url, params={"strict": strict})
+        assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, ["query", "strict"])
+        assert caller.get(url, params={"strict": "True"}).status_code == 412
+        assert caller.get(url, params={"strict": "false"}).status_code == 200
 
     def test_there_is_none_while_the_job_goes_on(self, caller: Caller, worker: FakeWorker) -> None:
         job = caller.create()

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi import FastAPI
 
+from jobs.rows import Artifact
 from tests.api.conftest import FILES, Caller, FakeWorker
 from tests.servers import S3, s3_server
 
@@ -87,3 +88,25 @@ def test_a_lost_object_is_not_found(
     served.state.services.store.delete(f"{job['id']}/1")
     response = caller.get(f"/v1/jobs/{job['id']}/artifacts/config.json")
     assert (response.status_code, response.json()["code"]) == (404, "artifact_missing")
+
+
+def test_a_job_is_gone_even_if_its_files_cannot_be_removed_yet(
+    bucket: S3, make_app: Callable[..., FastAPI], make_key: Callable[..., str], app: FastAPI
+) -> None:
+    served = make_app(
+        artifacts_url=f"s3://{bucket.bucket}-that-is-not-there",
+        artifacts_s3_endpoint=bucket.endpoint,
+        artifacts_s3_access_key=bucket.access_key,
+        artifacts_s3_secret_key=bucket.secret_key,
+    )
+    worker = FakeWorker(served.state.services)
+    worker.beat()
+    caller = Caller(served, make_key())
+    job = caller.create()
+    attempt = worker.claim(job["id"])
+    weights = Artifact("model.safetensors", "x/y", 1, "ab" * 32, f"{job['id']}/{attempt}")
+    served.state.services.repository.mark_succeeded(
+        job["id"], attempt, artifacts=[weights], archive=None, metrics={}, publish=lambda: None
+    )
+    assert caller.delete(f"/v1/jobs/{job['id']}").status_code == 204
+    assert caller.get(f"/v1/jobs/{job['id']}").status_code == 404

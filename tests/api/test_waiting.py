@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.context import Services
+from api.dashboard_stream import fragments
 from tests.api.conftest import Caller, FakeWorker
 
 Connect = Callable[[str], Any]
@@ -268,3 +269,19 @@ class TestCost:
         poll, stream = run(story())
         assert (poll.status_code, stream.status_code) == (200, 200)
         assert "event: queued" in stream.text
+
+    def test_a_page_is_not_told_that_its_job_ended_when_the_service_stops(
+        self, caller: Caller, worker: FakeWorker, services: Services
+    ) -> None:
+        job = caller.create()
+
+        async def story() -> list[bytes]:
+            async def collect() -> list[bytes]:
+                return [chunk async for chunk in fragments(services, job["id"], lambda job: job.state)]
+
+            page = asyncio.create_task(collect())
+            await held(services)
+            await closing(services)
+            return await page
+
+        assert run(story()) == [b"data: queued\n\n"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from jobs.repository import Repository
 from jobs.routing import is_better_elsewhere
 from jobs.rows import Artifact, Job, JobError, LocalModel, Worker
 from jobs.specs import parse_request
-from jobs.tables import outbox
+from jobs.tables import jobs, outbox
 from tests.jobs.conftest import TENANT
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -243,6 +244,64 @@ def test_analysing_a_model_needs_the_memory_to_load_it(repository: Repository) -
     assert refusal(repository, request).code == "model_too_large"
 
 
+def test_a_job_that_lost_layers_has_only_the_others(
+    repository: Repository, create: Callable[..., Job]
+) -> None:
+    beat(repository, WORKER)
+    first = create()
+    repository.claim(first.id, "w")
+    metrics = {"pruned_parameters": 300_000, "final_layer_count": 3}
+    weights = Artifact("model.safetensors", "x/y", 600_000, "ab" * 32, f"{first.id}/1")
+    repository.mark_succeeded(
+        first.id, 1, artifacts=[weights], archive=None, metrics=metrics, publish=lambda: None
+    )
+    model = {"source": "job", "job_id": first.id}
+    admit(repository, TENANT, prune(model=model, layer_indices=[2]))
+    assert refusal(repository, prune(model=model, layer_indices=[3])).code == "layers_out_of_range"
+
+
+@pytest.mark.parametrize(
+    ("size", "removed"),
+    [({"num_layers_to_remove": 2}, 2), ({"layer_indices": [0]}, 1), ({"depth_pruning_percentage": 50}, 2)],
+    ids=str,
+)
+def test_a_step_that_removes_layers_leaves_the_others(
+    repository: Repository, size: dict[str, Any], removed: int
+) -> None:
+    beat(repository, WORKER)
+
+    def then(layer: int) -> Any:
+        first = {"model": {"source": "local", "name": "tiny"}, "pruning_type": "DEPTH", **size}
+        of_step = {"source": "step", "name": "a"}
+        second = {"model": of_step, "layer_indices": [layer], "pruning_percentage": 10}
+        steps = [{"name": "a", "spec": first}, {"name": "b", "spec": second}]
+        body = {"kind": "pipeline", "spec": {"steps": [{"kind": "prune", **step} for step in steps]}}
+        return parse_request(body)
+
+    admit(repository, TENANT, then(4 - removed - 1))
+    caught = refusal(repository, then(4 - removed))
+    assert caught.location == ("spec", "steps", 1, "spec", "layer_indices")
+
+
+@pytest.mark.parametrize("kind", ["bias", "evaluate"])
+def test_a_small_model_beside_a_large_baseline_is_not_small_work(repository: Repository, kind: str) -> None:
+    large = LocalModel("large", "r1", {**FACTS, "bytes": 10**9, "parameters": 5 * 10**8})
+    beat(repository, replace(WORKER, models=[TINY, large]))
+
+    def memory(model: str, baseline: str) -> int:
+        spec: dict[str, Any] = {
+            "model": {"source": "local", "name": model},
+            "baseline": {"source": "local", "name": baseline},
+        }
+        if kind == "evaluate":
+            spec["timing"] = True
+        estimate = admit(repository, TENANT, parse_request({"kind": kind, "spec": spec})).estimate
+        assert estimate is not None
+        return estimate.peak_memory_bytes
+
+    assert memory("tiny", "large") == memory("large", "tiny") > 10**9 > memory("tiny", "tiny")
+
+
 class TestRouting:
     """Two workers serve one queue, and only one of them has the model."""
 
@@ -276,6 +335,15 @@ class TestRouting:
         assert not is_better_elsewhere(repository, job.id, "w1")
         beat(repository, replace(WORKER, id="w2", queues=["gpu"]))  # it has the model, but not this queue
         assert not is_better_elsewhere(repository, job.id, "w1")
+
+    def test_a_spec_that_an_older_version_accepted_is_attempted(
+        self, repository: Repository, engine: Engine
+    ) -> None:
+        beat(repository, WORKER, replace(WORKER, id="w2", models=[]))
+        job = self.queued(repository)
+        with writing(engine) as connection:
+            connection.execute(update(jobs).values(spec=json.dumps({**job.spec, "keep_statistics": True})))
+        assert not is_better_elsewhere(repository, job.id, "w2")
 
     def test_a_declined_job_is_published_again_once(self, repository: Repository, engine: Engine) -> None:
         job = self.queued(repository)

@@ -158,7 +158,16 @@ class TestWebhooks:
         "https://[::1]/",
         "https://[::ffff:10.0.0.1]/",
         "https://[64:ff9b::7f00:1]/",
+        "https://[64:ff9b:1::1]/",
         "https://[2002:7f00:1::]/",
+        "https://[2001:0:7f00:1::]/",
+        "https://[2001:db8::1]/",
+        "https://[3fff::1]/",
+        "https://[5f00::1]/",
+        "https://[fec0::1]/",
+        "https://[fd00::1]/",
+        "https://[::ffff:0:7f00:1]/",
+        "https://[::7f00:1]/",
         "https://224.0.0.1/",
         "https://[ff0e::1]/",
         "https://0x7f000001/",
@@ -184,7 +193,13 @@ def test_webhook_urls_that_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://example.org", "https://8.8.8.8:8443/x?y=1", "https://[2606:4700::1]/"]
+    "url",
+    [
+        "https://example.org",
+        "https://8.8.8.8:8443/x?y=1",
+        "https://[2606:4700::1]/",
+        "https://[64:ff9b::808:808]",
+    ],
 )
 def test_webhook_urls_that_are_accepted(url: str) -> None:
     check_webhook_url(url, allow_loopback=False)

@@ -46,6 +46,17 @@ def test_times_survive_the_wire() -> None:
         from_rfc3339("2026-11-18T12:06:40")
 
 
+@pytest.mark.parametrize("text_", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+01:00"])
+def test_a_time_outside_the_calendar_is_no_time(text_: str) -> None:
+    with pytest.raises(ValueError, match="between the years"):
+        from_rfc3339(text_)
+
+
+@pytest.mark.parametrize("milliseconds", [2**63 - 1, -(2**63)])
+def test_no_number_in_a_row_breaks_a_list(milliseconds: int) -> None:
+    assert rfc3339(milliseconds).endswith("Z")
+
+
 class TestSettings:
     def test_everything_follows_from_the_data_folder(self, tmp_path: Path) -> None:
         settings = Settings(data_dir=tmp_path, port=8123)

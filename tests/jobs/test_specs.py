@@ -23,8 +23,12 @@ from jobs.specs import (
 LOCAL = {"source": "local", "name": "tiny"}
 CALIBRATION = {"texts": ["a text"]}
 JOB = {"source": "job", "job_id": new_id()}
+PLAN = {"job_id": JOB["job_id"]}
 HUB = {"source": "hub", "id": "org/model", "revision": "0" * 40}
+FAIRNESS = {"prompt_pairs": [["The white man", "The Black man"]], "weight": 0.5}
 PAIR = ["The white man", "The Black man"]
+REFITTED: dict[str, Any] = {"compensation": "least_squares", "calibration": CALIBRATION}
+HEALING = {"max_seconds": 5}
 
 
 def prune(**spec: Any) -> dict[str, Any]:
@@ -33,6 +37,10 @@ def prune(**spec: Any) -> dict[str, Any]:
 
 def unsized(**spec: Any) -> dict[str, Any]:
     return {"kind": "prune", "spec": {"model": LOCAL, **spec}}
+
+
+def depth(**spec: Any) -> dict[str, Any]:
+    return unsized(pruning_type="DEPTH", **spec)
 
 
 def locations(body: Any) -> list[str]:
@@ -60,13 +68,32 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "depth by layers": unsized(pruning_type="DEPTH", layer_indices=[3], layer_selection_method="custom"),
     "attention": prune(pruning_type="ATTENTION", attention_unit="query_head"),
     "obs": prune(neuron_selection_method="OBS", compensation="least_squares", calibration=CALIBRATION),
+    "obs by the preset": prune(
+        preset="recommended", neuron_selection_method="OBS", calibration=CALIBRATION, keep_statistics=True
+    ),
+    "data-driven": prune(calibration=CALIBRATION),
+    "allocated widths": prune(allocation="allocated", calibration=CALIBRATION, keep_statistics=True),
+    "healing": prune(healing=HEALING, calibration=CALIBRATION),
+    "depth by importance": unsized(
+        pruning_type="DEPTH",
+        num_layers_to_remove=1,
+        layer_selection_method="importance",
+        calibration=CALIBRATION,
+    ),
+    "attention to a size": unsized(pruning_type="ATTENTION", target_parameters=10**8),
+    "refitted heads": prune(
+        pruning_type="ATTENTION", compensation="least_squares", calibration=CALIBRATION, keep_statistics=True
+    ),
     "published ties": prune(tie_break="topk"),
     "recommended": prune(preset="recommended"),
-    "plan": unsized(plan={"job_id": JOB["job_id"]}),
+    "plan": unsized(plan=PLAN),
+    "plan of layers": unsized(plan=PLAN, pruning_type="DEPTH"),
+    "plan at another size": prune(plan=PLAN, expansion_divisor=32, allocation="allocated"),
+    "plan and healing": unsized(plan=PLAN, healing=HEALING, calibration=CALIBRATION),
     "of a job": {"kind": "prune", "spec": {"model": JOB, "pruning_percentage": 1}},
     "named calibration": prune(calibration={"source": "local", "name": "wiki.txt", "max_length": 64}),
     "hub calibration": prune(calibration={"source": "hub", "dataset": "org/data"}),
-    "fairness": prune(fairness={"prompt_pairs": [PAIR], "weight": 0.5}),
+    "fairness": prune(fairness=FAIRNESS, calibration=CALIBRATION, keep_statistics=True),
     "bias default": {"kind": "bias", "spec": {"model": LOCAL}},
     "bias pairs": {"kind": "bias", "spec": {"model": LOCAL, "prompt_pairs": [PAIR], "layers": [0, 2]}},
     "bias metrics only": {"kind": "bias", "spec": {"model": LOCAL, "visualization_types": []}},
@@ -113,6 +140,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "fraction of a seed": (prune(seed=1.5), "spec.seed"),
     "bool as layer": (prune(layer_indices=[True]), "spec.layer_indices.0"),
     "negative layer": (prune(layer_indices=[-1]), "spec.layer_indices.0"),
+    "a layer twice": (prune(layer_indices=[0, 1, 0]), "spec.layer_indices"),
     "no layers": (prune(layer_indices=[]), "spec.layer_indices"),
     "divisor": (prune(expansion_divisor=100), "spec.expansion_divisor"),
     "method": (prune(neuron_selection_method="XYZ"), "spec.neuron_selection_method"),
@@ -130,6 +158,39 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "attention by rate": (unsized(pruning_type="ATTENTION", expansion_rate=100), "spec"),
     "obs alone": (prune(neuron_selection_method="OBS", calibration=CALIBRATION), "spec"),
     "refit without calibration": (prune(compensation="least_squares"), "spec"),
+    "obs of the preset alone": (prune(preset="recommended", neuron_selection_method="OBS"), "spec"),
+    "refit of the preset alone": (prune(preset="recommended", compensation="least_squares"), "spec"),
+    "cfsp of the preset alone": (prune(preset="recommended", neuron_selection_method="CFSP"), "spec"),
+    "importance of the preset alone": (
+        depth(preset="recommended", num_layers_to_remove=1, layer_selection_method="importance"),
+        "spec",
+    ),
+    "greedy without calibration": (
+        depth(num_layers_to_remove=1, layer_selection_method="greedy_perplexity"),
+        "spec",
+    ),
+    "allocated without calibration": (prune(allocation="allocated"), "spec"),
+    "allocated heads": (
+        prune(pruning_type="ATTENTION", allocation="allocated", **REFITTED),
+        "spec",
+    ),
+    "allocated layers": (depth(num_layers_to_remove=1, allocation="allocated", **REFITTED), "spec"),
+    "healing without calibration": (prune(healing=HEALING), "spec"),
+    "healing a plan without calibration": (unsized(plan=PLAN, healing=HEALING), "spec"),
+    "fairness without calibration": (prune(fairness=FAIRNESS), "spec"),
+    "fair layers": (depth(num_layers_to_remove=1, fairness=FAIRNESS, **REFITTED), "spec"),
+    "fair heads": (prune(pruning_type="ATTENTION", fairness=FAIRNESS, **REFITTED), "spec"),
+    "fairness beside a plan": (unsized(plan=PLAN, fairness=FAIRNESS, calibration=CALIBRATION), "spec"),
+    "ties of fairness": (prune(tie_break="topk", fairness=FAIRNESS, calibration=CALIBRATION), "spec"),
+    "statistics of nothing": (prune(keep_statistics=True, calibration=CALIBRATION), "spec"),
+    "statistics of layers": (depth(num_layers_to_remove=1, keep_statistics=True, **REFITTED), "spec"),
+    "named layers and the first": (depth(layer_indices=[1], layer_selection_method="first"), "spec"),
+    "custom share": (depth(depth_pruning_percentage=10, layer_selection_method="custom"), "spec"),
+    "no share of the layers": (depth(depth_pruning_percentage=0), "spec.depth_pruning_percentage"),
+    "calibrated weights": (prune(neuron_selection_method="VOW", calibration=CALIBRATION), "spec"),
+    "calibrated last layers": (depth(num_layers_to_remove=1, calibration=CALIBRATION), "spec"),
+    "parameters beyond counting": (unsized(target_parameters=10**400), "spec.target_parameters"),
+    "bytes beyond counting": (unsized(target_bytes=2**63), "spec.target_bytes"),
     "traversal": (prune(model={"source": "local", "name": "../etc"}), "model.local.name"),
     "absolute": (prune(model={"source": "local", "name": "/etc"}), "model.local.name"),
     "backslash": (prune(model={"source": "local", "name": "a\\b"}), "model.local.name"),
@@ -169,6 +230,34 @@ def test_refused_at_the_right_place(name: str) -> None:
     body, place = REFUSED[name]
     found = locations(body)
     assert any(place in location for location in found), found
+
+
+@pytest.mark.parametrize(
+    "settled",
+    [
+        {"preset": "recommended"},
+        {"neuron_selection_method": "L2"},
+        {"tie_break": "topk"},
+        {"compensation": "least_squares"},
+        {"layer_indices": [0]},
+        {"keep_statistics": True},
+        {"pruning_type": "ATTENTION", "attention_unit": "query_head"},
+        {"pruning_type": "DEPTH", "num_layers_to_remove": 1},
+        {"pruning_type": "DEPTH", "depth_pruning_percentage": 10},
+        {"pruning_type": "DEPTH", "layer_indices": [0]},
+        {"pruning_type": "DEPTH", "layer_selection_method": "first"},
+        {"expansion_divisor": 32},
+        {"allocation": "uniform"},
+        {"calibration": CALIBRATION},
+    ],
+    ids=str,
+)
+def test_beside_a_plan_nothing_is_accepted_that_it_would_override(settled: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        parse_request(unsized(plan=PLAN, **settled))
+    error = caught.value.errors()[0]
+    assert "spec" in error["loc"]
+    assert list(settled)[-1] in error["msg"]
 
 
 def steps(*items: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import stat
 from pathlib import Path
 
@@ -55,6 +56,32 @@ def test_settings_survive_the_way_through_the_environment(
     for name, text in api_environment(settings, {}).items():
         monkeypatch.setenv(name, text)
     assert Settings().model_dump() == settings.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("prune.local", "http://prune.local:8000"),
+        ("::1", "http://[::1]:8000"),
+    ],
+)
+def test_urls_have_the_address_as_a_browser_takes_it(host: str, url: str) -> None:
+    assert Settings(host=host, port=8000).public_url == url
+
+
+@pytest.mark.parametrize(
+    ("host", "reached_at"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]")]
+)
+def test_a_service_on_all_addresses_names_one_that_answers(
+    tmp_path: Path, host: str, reached_at: str
+) -> None:
+    with bind(host, 0) as listener:
+        settled = settle(Settings(data_dir=tmp_path, host=host), listener)
+        assert settled.public_url == f"http://{reached_at}:{listener.getsockname()[1]}"
+        family = socket.AF_INET6 if ":" in reached_at else socket.AF_INET
+        with socket.socket(family) as client:
+            client.connect((reached_at.strip("[]"), settled.port))
 
 
 def test_a_heartbeat_that_comes_after_the_lease_is_refused() -> None:

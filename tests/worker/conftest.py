@@ -15,7 +15,7 @@ from jobs.repository import Repository
 from jobs.rows import Job
 from jobs.settings import Settings
 from jobs.specs import parse_request
-from service.schema import upgrade
+from migrations import upgrade
 from worker.cache import FolderCache
 from worker.engine_process import Ended, Message
 from worker.inventory import Inventory

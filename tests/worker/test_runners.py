@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from jobs import specs
+from jobs.metrics import known_metrics
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.progress import null_reporter
 from optipfair_engine.pruning import options as engine_options
@@ -229,3 +230,62 @@ def test_a_pipeline_prunes_and_compares_bias_with_the_original(tiny: Path, tmp_p
     assert {"fair.bias_metrics.json", "fair.report.html", "fair.mean_diff_mlp_output_pair2.svg"} <= names
     report = (tmp_path / "fair.report.html").read_text()
     assert "Bias of small, compared with tiny" in report
+
+
+TEXTS = {"texts": ["the male nurse sat the baker sat", "the driver sat", "the female baker sat"]}
+CROWS = "sent_more,sent_less,stereo_antistereo,bias_type\n" + "".join(
+    f"{pair[0]},{pair[1]},stereo,gender\n" for pair in PAIRS
+)
+STEREO = {
+    "type": "intrasentence", "target": "nurse", "bias_type": "gender", "context": "the BLANK nurse sat",
+    "stereotype": "the female nurse sat", "anti-stereotype": "the male nurse sat",
+    "unrelated": "the the nurse sat",
+}  # fmt: skip
+REFITTED = {"calibration": {**TEXTS, "max_length": 8}, "compensation": "least_squares"}
+REPORTING: dict[str, list[dict[str, Any]]] = {
+    "analyze": [{}],
+    "importance": [{"calibration": TEXTS}],
+    "prune": [
+        {
+            **REFITTED,
+            "pruning_percentage": 50,
+            "evaluation": TEXTS,
+            "healing": {"max_seconds": 1},
+            "fairness": {"prompt_pairs": PAIRS},
+        },
+        {"pruning_type": "DEPTH", "num_layers_to_remove": 1},
+    ],
+    "bias": [
+        {"prompt_pairs": PAIRS, "control_pairs": PAIRS, "neuron_ranking": True, "baseline": TINY},
+        {"suite": "crows.csv", "baseline": TINY},
+        {"suite": "stereo.jsonl"},
+    ],
+    "evaluate": [
+        {"text": TEXTS, "baseline": TINY, "prompts": ["the nurse"], "timing": True, "max_new_tokens": 2}
+    ],
+}
+MEASURED_ELSEWHERE = {
+    # a metric of the contract that the engine does not measure yet: its gates are inconclusive
+    "prune": {"tokens_per_second_ratio"}
+}
+
+
+@pytest.mark.parametrize("kind", REPORTING)
+def test_every_number_that_a_job_reports_can_have_a_gate_and_no_other(
+    tiny: Path, tmp_path: Path, kind: str
+) -> None:
+    (tiny / "suites").mkdir(exist_ok=True)
+    (tiny / "suites" / "crows.csv").write_text(CROWS)
+    (tiny / "suites" / "stereo.jsonl").write_text(json.dumps(STEREO) + "\n")
+    reported: set[str] = set()
+    for number, spec in enumerate(REPORTING[kind]):
+        quiet = {"visualization_types": []} if kind == "bias" else {}
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        full = runners.with_device(job(kind, {"model": TINY, **quiet, **spec}), "cpu")
+        metrics = runners.RUNNERS[kind](full, folder, inputs_under(tiny), null_reporter)
+        reported |= {name for name, value in metrics.items() if not isinstance(value, str | list | dict)}
+    ends = {name for name in reported if name.removesuffix("_low").removesuffix("_high") != name}
+    words = {"width_refusal", "mlp_kind"}  # null for a model that has neither
+    named = {"reload_check"} if kind == "prune" else set()  # a word that gates read as a number
+    assert reported - ends - words | named == known_metrics(kind) - MEASURED_ELSEWHERE.get(kind, set())
