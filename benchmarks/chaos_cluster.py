@@ -173,8 +173,8 @@ def cluster(home: Path, backend: str, workers: int) -> Iterator[Cluster]:
 
 
 def _with_members(made: Cluster, workers: int) -> Iterator[Cluster]:
+    from migrations import upgrade
     from service.bootstrap import check_secret
-    from service.schema import upgrade
 
     check_secret(made.home / "secret")
     upgrade(made.database_url)

@@ -71,6 +71,7 @@ class Manifest:
     """What the manifest says.
 
     ``reload_check`` is the level that passed: ``none`` (not checked), ``structure`` or ``logits``.
+    ``measured`` holds perplexities (metric → value), where there was text to measure them on.
     """
 
     source: SourceInfo | None
@@ -78,6 +79,7 @@ class Manifest:
     reload_check: VerifyLevel = "none"
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write it to ``folder``; the same content gives the same bytes."""
@@ -95,7 +97,8 @@ class Manifest:
             data = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
             source = SourceInfo(**data["source"]) if data["source"] else None
             files = {name: FileEntry(**entry) for name, entry in data["files"].items()}
-            return cls(source, data["plan"], data["reload_check"], files, data["versions"])
+            measured = data.get("measured", {})
+            return cls(source, data["plan"], data["reload_check"], files, data["versions"], measured)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ReloadCheckError(
                 f"{MANIFEST_NAME} is missing or malformed: {type(error).__name__}"

@@ -27,15 +27,20 @@ def plan_summary(plan: PruningPlan | None) -> dict[str, Any] | None:
 
 
 def write_model_card(
-    folder: Path, model_type: str, summary: Mapping[str, Any] | None, source: SourceInfo | None
+    folder: Path,
+    model_type: str,
+    summary: Mapping[str, Any] | None,
+    source: SourceInfo | None,
+    measured: Mapping[str, float] | None = None,
 ) -> None:
-    """Write README.md: what was pruned, how, and how to load it."""
+    """Write README.md: what was pruned, how, what was measured (perplexities by metric), how to load it."""
     name = source.name if source else "a model in memory"
     uneven = _is_uneven(folder)
     lines = [
         "---",
         "library_name: transformers",
         "tags: [pruned, optipfair]",
+        *([f"base_model: {name}"] if "/" in name else []),  # of the hub: a folder's name says nothing there
         "---",
         f"# {name}, pruned",
         "",
@@ -48,6 +53,7 @@ def write_model_card(
         "",
         *_method_lines(summary),
         "",
+        *_measured_lines(measured or {}),
         "## How to load it",
         "",
         "```python",
@@ -81,11 +87,29 @@ def _is_uneven(folder: Path) -> bool:
 def _method_lines(summary: Mapping[str, Any] | None) -> list[str]:
     if summary is None:
         return ["No plan was given."]
-    lines = [f"- {key}: {_plain(value)}" for key, value in sorted(summary["method"].items())]
+    lines = [f"- {key}: {_method_value(key, value)}" for key, value in sorted(summary["method"].items())]
     if summary["removed_layers"]:
         lines.append(f"- removed layers: {_plain(summary['removed_layers'])}")
     sizes = [key for key in ("kept_neurons", "kept_heads") if summary[key]]
     return lines + [f"- {key.replace('_', ' ')}: {_sizes(summary[key])}" for key in sizes]
+
+
+def _method_value(key: str, value: Any) -> str:
+    """What people can read of it; ``plan.json`` and the manifest hold all of it."""
+    if key == "ridges" and value:
+        return f"{min(value.values()):.2g} to {max(value.values()):.2g} by layer"
+    if key == "calibration" and isinstance(value, Mapping):
+        facts = [f"{name.replace('_', ' ')} {fact}" for name, fact in value.items() if name != "warnings"]
+        return ", ".join([*facts, *value.get("warnings", [])])
+    return _plain(value)
+
+
+def _measured_lines(measured: Mapping[str, float]) -> list[str]:
+    if not measured:
+        return []
+    named = {name.removeprefix("perplexity_").replace("_", " "): value for name, value in measured.items()}
+    rows = [f"| {name} | {value:.4g} |" for name, value in named.items()]
+    return ["## Measured", "", "| perplexity | |", "|---|---|", *rows, ""]
 
 
 def _sizes(by_layer: Mapping[str, int]) -> str:

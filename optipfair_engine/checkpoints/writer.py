@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ def save_pruned(
     verify: VerifyLevel = "logits",
     max_shard_size: str = "5GB",
     runner: ReloadRunner | None = None,
+    measured: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Write a pruned model with everything that belongs to it.
 
@@ -51,6 +54,7 @@ def save_pruned(
         verify: ``none``, ``structure`` or ``logits`` (see ``verify_reload``).
         max_shard_size: as in ``save_pretrained``.
         runner: see ``verify_reload``.
+        measured: perplexities (metric → value) for the manifest and the model card.
 
     Raises:
         InvalidOptionError: the folder holds another model.
@@ -70,6 +74,7 @@ def save_pruned(
         source=source,
         verify=verify,
         runner=runner,
+        measured=measured or {},
     )
 
 
@@ -140,13 +145,14 @@ def finish(
     source: SourceInfo | None,
     verify: VerifyLevel,
     runner: ReloadRunner | None,
+    measured: Mapping[str, float],
 ) -> Manifest:
     """Plan, model card, manifest and the reload check, for weights that are already in ``folder``."""
     if plan is not None:
         plan.save(folder)
     summary = plan_summary(plan)
-    write_model_card(folder, model.config.get_text_config().model_type, summary, source)
-    manifest = Manifest(source, summary, "none", hash_folder(folder), package_versions())
+    write_model_card(folder, model.config.get_text_config().model_type, summary, source, measured)
+    manifest = Manifest(source, summary, "none", hash_folder(folder), package_versions(), measured)
     manifest.write(folder)
     if verify == "none":
         return manifest
@@ -160,6 +166,6 @@ def finish(
         device=str(model.device),
         attention=model.config._attn_implementation,
     )
-    manifest = Manifest(source, summary, verify, manifest.files, manifest.versions)
+    manifest = replace(manifest, reload_check=verify)
     manifest.write(folder)
     return manifest

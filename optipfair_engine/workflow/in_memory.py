@@ -79,6 +79,7 @@ def prune_in_memory(
         source=info,
         verify=options.verify,
         runner=reload_runner,
+        measured={name: value for name, value in quality.items() if name.startswith("perplexity_")},
     )
     report("save", 1, 1, "the checkpoint is written and checked")
     metrics |= {

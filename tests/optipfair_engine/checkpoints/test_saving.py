@@ -59,6 +59,7 @@ def test_everything_that_belongs_to_a_model_is_there(tmp_path: Path, model: PreT
         source=SourceInfo("tiny", "abc"),
         verify="logits",
         runner=in_process,
+        measured={"perplexity_dense": 20.5, "perplexity_static_same_size": 300.0},
     )
     names = {path.name for path in out.iterdir()}
     assert {
@@ -76,7 +77,10 @@ def test_everything_that_belongs_to_a_model_is_there(tmp_path: Path, model: PreT
     assert written["source"] == {"name": "tiny", "revision": "abc"}
     assert written["reload_check"] == "logits"
     assert written["plan"]["kept_neurons"] == {"0": 32}
-    assert "MAW" in (out / "README.md").read_text()
+    assert written["measured"] == {"perplexity_dense": 20.5, "perplexity_static_same_size": 300.0}
+    card = (out / "README.md").read_text()
+    assert "MAW" in card
+    assert "| static same size | 300 |" in card
     assert AutoTokenizer.from_pretrained(out).chat_template == tokenizer().chat_template
     loaded = AutoModelForCausalLM.from_pretrained(out)
     assert torch.equal(model_logits(loaded, TOKENS), model_logits(model, TOKENS))
