@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from optipfair_engine.commands.shared import Device, Dtype, Json, ModelPath, OutputPath, Verbose, find_model
+from optipfair_engine.commands.shared import (
+    Device,
+    Dtype,
+    Json,
+    ModelPath,
+    OutputPath,
+    Verbose,
+    find_model,
+    refuse_unread,
+)
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.terminal import explained, progress, show_json, show_table, warn
 
@@ -50,6 +59,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)]
 
 @explained
 def bias(
+    context: typer.Context,
     model_path: ModelPath,
     output_path: OutputPath,
     prompt_pairs: PairsFile = None,
@@ -81,6 +91,7 @@ def bias(
     as_json: Json = False,
 ) -> None:
     """Measure how differently a model treats prompts that differ in an attribute (default: built-in)."""
+    refuse_unread(context, {"margin": (baseline, "--baseline")})
     options = {
         **_prompt_options(prompt_pairs, template, attributes, suite, control_pairs),
         "visualization_types": () if visualization_types == "none" else _words(visualization_types),

@@ -20,6 +20,7 @@ from optipfair_engine.commands.shared import (
     find_model,
     read_calibration,
     read_text_file,
+    refuse_unread,
 )
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.terminal import explained, formatted, progress, show_json, show_table, warn
@@ -134,6 +135,7 @@ def importance(
 
 @explained
 def evaluate(
+    context: typer.Context,
     model_path: ModelPath,
     baseline: Annotated[str | None, typer.Option(help="Another model, evaluated beside it.")] = None,
     text: Annotated[Path | None, typer.Option(help="Text to measure perplexity on: .txt or .jsonl.")] = None,
@@ -151,6 +153,17 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure perplexity and speed, of one model or of two side by side."""
+    timed = timing or None
+    refuse_unread(
+        context,
+        {
+            "max_length": (text, "--text"),
+            "num_windows": (text, "--text"),
+            "max_new_tokens": (prompt or timed, "--prompt or --timing"),
+            "num_runs": (timed, "--timing"),
+            "warmup_runs": (timed, "--timing"),
+        },
+    )
     source = find_model(model_path)
     other = None if baseline is None else find_model(baseline)
     texts = read_text_file(text)

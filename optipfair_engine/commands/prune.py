@@ -25,6 +25,7 @@ from optipfair_engine.commands.shared import (
     parse_layers,
     read_calibration,
     read_text_file,
+    refuse_unread,
 )
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning.options import (
@@ -176,7 +177,7 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Prune a model and save the result, with its plan, a model card, metrics and plots."""
-    _refuse_unread(
+    refuse_unread(
         context,
         {
             "num_samples": (calibration, "--calibration"),
@@ -241,19 +242,6 @@ def _fairness(pairs: Path | None, weight: float, out_of_core: bool) -> dict[str,
     from optipfair_engine.bias.suites import read_pairs
 
     return {"prompt_pairs": read_pairs(pairs), "weight": weight}
-
-
-def _refuse_unread(context: typer.Context, readers: dict[str, tuple[object, str]]) -> None:
-    """Refuse options that were given although nothing would read them.
-
-    Args:
-        context: of the command.
-        readers: option → what it only matters with (``None`` if that wasn't given), and the name of that.
-    """
-    for name, (value, reader) in readers.items():
-        source = context.get_parameter_source(name)
-        if value is None and source is not None and source.name == "COMMANDLINE":
-            raise InvalidOptionError(f"--{name.replace('_', '-')} has no effect without {reader}")
 
 
 def _run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -127,3 +127,16 @@ def fresh_folder(target: Path, source: Path) -> Iterator[Path]:
         folder.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_unread(context: typer.Context, readers: Mapping[str, tuple[object, str]]) -> None:
+    """Refuse options that were given although nothing would read them.
+
+    Args:
+        context: of the command.
+        readers: option → what it only matters with (``None`` if that wasn't given), and the name of that.
+    """
+    for name, (value, reader) in readers.items():
+        source = context.get_parameter_source(name)
+        if value is None and source is not None and source.name == "COMMANDLINE":
+            raise InvalidOptionError(f"--{name.replace('_', '-')} has no effect without {reader}")

@@ -143,6 +143,21 @@ def test_an_option_that_nothing_would_read_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        (["evaluate", "--prompt", "a", "--num-runs", "4"], "--num-runs has no effect without --timing"),
+        (["evaluate", "--prompt", "a", "--num-windows", "4"], "--num-windows has no effect without --text"),
+        (["evaluate", "--timing", "--max-length", "64"], "--max-length has no effect without --text"),
+        (["bias", "--margin", "0.1", "--output-path", "out"], "--margin has no effect without --baseline"),
+    ],
+)
+def test_other_commands_refuse_what_they_would_not_read(source: Path, words: list[str], needs: str) -> None:
+    code, out, err = run(*words, "--model-path", str(source))
+    assert (code, out) == (2, "")
+    assert needs in err
+
+
 def test_a_missing_model_exits_with_1(tmp_path: Path) -> None:
     code, _, err = prune(tmp_path / "nowhere", tmp_path / "out")
     assert code == 1
