@@ -91,7 +91,7 @@ def replan(
         if changed.prunes_neurons:
             # a uniform plan says nothing of how unequal widths, if they are asked for now, are to be divided
             rule = None if allocation_of(plan) == "uniform" else method["allocation"]
-            return calibrated_width_plan(
+            found = calibrated_width_plan(
                 view,
                 changed,
                 None,
@@ -100,10 +100,18 @@ def replan(
                 rule=rule,
                 report=report,
             ).plan
+            return _chosen_as(plan, found)
         return make_calibrated_plan(view, changed, None, statistics, report=report).plan
     if "calibration" not in method:
         return make_calibrated_plan(view, changed, report=report).plan
     return _by_order(view, changed, plan)
+
+
+def _chosen_as(plan: PruningPlan, found: PruningPlan) -> PruningPlan:
+    """``found``, which says how ``plan`` chose its neurons: by fairness, perhaps, and no method's score."""
+    how = ("neuron_selection_method", "fairness")
+    kept = {name: value for name, value in found.method.items() if name not in how}
+    return replace(found, method=kept | {name: plan.method[name] for name in how if name in plan.method})
 
 
 def _by_order(view: ModelView, options: PruneOptions, plan: PruningPlan) -> PruningPlan:

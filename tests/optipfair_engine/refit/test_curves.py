@@ -17,11 +17,16 @@ from optipfair_engine.cli import app
 from optipfair_engine.errors import InvalidOptionError, PlanError
 from optipfair_engine.pruning.curves import error_table, replan
 from optipfair_engine.pruning.options import Allocation, NeuronSelectionMethod, PruneOptions
+from optipfair_engine.pruning.plan import PruningPlan
 from optipfair_engine.pruning.plan_options import asks_for_another_size, check_beside_plan
 from optipfair_engine.pruning.planner import make_calibrated_plan
 
 OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)
 SIZE_50 = PruneOptions(pruning_percentage=50)
+
+
+def _without_method(plan: PruningPlan) -> dict[str, object]:
+    return {name: value for name, value in plan.method.items() if name != "neuron_selection_method"}
 
 
 def test_with_statistics_another_ratio_is_the_plan_made_at_that_ratio(
@@ -33,6 +38,16 @@ def test_with_statistics_another_ratio_is_the_plan_made_at_that_ratio(
     model.model.forward = None  # type: ignore[assignment]
     found = replan(view, SIZE_50, made.plan, made.statistics)
     assert found.to_json() == expected.to_json()
+
+
+def test_another_size_of_a_fair_plan_still_says_that_fairness_chose(
+    view: ModelView, calibration: CalibrationSet
+) -> None:
+    made = make_calibrated_plan(view, OBS, calibration)
+    fair = replace(made.plan, method={**_without_method(made.plan), "fairness": {"weight": 1.0}})
+    method = replan(view, SIZE_50, fair, made.statistics).method
+    assert method["fairness"] == {"weight": 1.0}
+    assert "neuron_selection_method" not in method
 
 
 def test_a_refit_without_statistics_says_what_it_needs(view: ModelView, calibration: CalibrationSet) -> None:
