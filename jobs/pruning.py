@@ -89,6 +89,7 @@ class PruneSpec(Strict):
         _check_needs(self)
         if self.plan is None:
             _check_ties(self)
+            _check_fairness(self)
             _check_calibration_is_used(self)
             _check_statistics(self)
         return self
@@ -159,9 +160,16 @@ def _check_ties(spec: PruneSpec) -> None:
         raise ValueError('tie_break "topk": not with compensation, allocated widths, fairness or a preset')
 
 
+def _check_fairness(spec: PruneSpec) -> None:
+    """Neurons are then ranked by utility and bias, which leaves no say to a method or to ties."""
+    if spec.fairness is not None:
+        names = [name for name in ("neuron_selection_method", "tie_break") if _is_chosen(spec, name)]
+        _refuse(names, "not with fairness, which ranks neurons by utility and bias")
+
+
 def _check_calibration_is_used(spec: PruneSpec) -> None:
-    """Without a refit only some ways of choosing look at text."""
-    if spec.calibration is None or spec.refits or spec.fairness is not None:
+    """Without a refit only some ways of choosing look at text; healing distils on it whatever was chosen."""
+    if spec.calibration is None or spec.refits or spec.fairness is not None or spec.healing is not None:
         return
     if not spec.prunes_neurons and not _selects_layers_by_text(spec):
         raise ValueError(
@@ -185,16 +193,13 @@ def _check_statistics(spec: PruneSpec) -> None:
 
 
 def _check_beside_plan(spec: PruneSpec) -> None:
-    """A plan says what goes and how; only another size for it, and what comes after it, can be asked for."""
+    """A plan says what goes and how; another size, divisor or allocation, and healing, can be asked for."""
     settled = (
         *("preset", "neuron_selection_method", "tie_break", "compensation", "attention_unit"),
         *("layer_indices", "num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method"),
         *("fairness", "keep_statistics"),
     )
     _refuse([name for name in settled if _is_chosen(spec, name)], "not beside plan, which settles it")
-    if all(getattr(spec, name) is None for name in SIZES):
-        of_a_size = [name for name in ("expansion_divisor", "allocation") if _is_chosen(spec, name)]
-        _refuse(of_a_size, f"beside plan only with another size ({', '.join(SIZES)})")
     if spec.calibration is not None and spec.healing is None:
         raise ValueError("calibration: beside plan it is used for healing only")
 

@@ -74,6 +74,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "data-driven": prune(calibration=CALIBRATION),
     "allocated widths": prune(allocation="allocated", calibration=CALIBRATION, keep_statistics=True),
     "healing": prune(healing=HEALING, calibration=CALIBRATION),
+    "healed layers": unsized(
+        pruning_type="DEPTH", num_layers_to_remove=1, healing=HEALING, calibration=CALIBRATION
+    ),
     "depth by importance": unsized(
         pruning_type="DEPTH",
         num_layers_to_remove=1,
@@ -89,6 +92,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "plan": unsized(plan=PLAN),
     "plan of layers": unsized(plan=PLAN, pruning_type="DEPTH"),
     "plan at another size": prune(plan=PLAN, expansion_divisor=32, allocation="allocated"),
+    "plan in other widths": unsized(plan=PLAN, allocation="uniform", expansion_divisor=32),
     "plan and healing": unsized(plan=PLAN, healing=HEALING, calibration=CALIBRATION),
     "of a job": {"kind": "prune", "spec": {"model": JOB, "pruning_percentage": 1}},
     "named calibration": prune(calibration={"source": "local", "name": "wiki.txt", "max_length": 64}),
@@ -181,6 +185,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "fair layers": (depth(num_layers_to_remove=1, fairness=FAIRNESS, **REFITTED), "spec"),
     "fair heads": (prune(pruning_type="ATTENTION", fairness=FAIRNESS, **REFITTED), "spec"),
     "fairness beside a plan": (unsized(plan=PLAN, fairness=FAIRNESS, calibration=CALIBRATION), "spec"),
+    "a method of fairness": (
+        prune(neuron_selection_method="CFSP", fairness=FAIRNESS, calibration=CALIBRATION),
+        "spec",
+    ),
     "ties of fairness": (prune(tie_break="topk", fairness=FAIRNESS, calibration=CALIBRATION), "spec"),
     "statistics of nothing": (prune(keep_statistics=True, calibration=CALIBRATION), "spec"),
     "statistics of layers": (depth(num_layers_to_remove=1, keep_statistics=True, **REFITTED), "spec"),
@@ -246,8 +254,6 @@ def test_refused_at_the_right_place(name: str) -> None:
         {"pruning_type": "DEPTH", "depth_pruning_percentage": 10},
         {"pruning_type": "DEPTH", "layer_indices": [0]},
         {"pruning_type": "DEPTH", "layer_selection_method": "first"},
-        {"expansion_divisor": 32},
-        {"allocation": "uniform"},
         {"calibration": CALIBRATION},
     ],
     ids=str,
