@@ -20,7 +20,8 @@ _BIAS = {
     *("pairs", "templates", "control_pairs", "share_aligned", "mean_difference", "minimum_detectable"),
     *("noise_floor", "effect_over_noise", "neurons_tested", "neurons_significant", "items", "perplexity"),
     *("crows_pairs_score", "stereoset_ss", "stereoset_lms", "stereoset_icat", "bias_change", "mcnemar_p"),
-    "seconds",
+    *("crows_pairs_score_baseline", "perplexity_baseline", "stereoset_ss_baseline"),
+    *("stereoset_lms_baseline", "stereoset_icat_baseline", "seconds"),
 }
 _EVALUATE = {
     *("perplexity", "perplexity_baseline", "perplexity_ratio", "perplexity_tokens", "perplexity_windows"),

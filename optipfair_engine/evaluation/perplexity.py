@@ -8,6 +8,8 @@ float32, from the model's logits and averaged over all predicted tokens (not ove
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +29,17 @@ DEFAULT_WINDOWS = 40
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """Perplexity with what it was measured on; ``mean_loss`` is in nats per predicted token."""
+    """Perplexity with what it was measured on.
+
+    ``mean_loss`` is in nats per predicted token, ``tokens_per_second`` the median speed of reading a window.
+    """
 
     perplexity: float
     mean_loss: float
     tokens: int
     windows: int
     max_length: int
+    tokens_per_second: float
 
 
 def perplexity(
@@ -90,18 +96,22 @@ def score_windows(
     check_predicts_next_token(model)
     device = next(model.parameters()).device
     loss, tokens = 0.0, 0
+    speeds: list[float] = []
     with eval_mode(model), torch.no_grad():
         for number, window in enumerate(windows, 1):
             ids = torch.tensor(window)[None]
             check_tokens(model, ids)
-            ids = ids.to(device)
+            start, ids = time.perf_counter(), ids.to(device)
             loss += float(token_losses(model(input_ids=ids, use_cache=False).logits, ids).double().sum())
+            # the sum above was waited for: an accelerator's time is all in
+            speeds.append(ids.shape[1] / (time.perf_counter() - start))
             tokens += ids.shape[1] - 1
             report("evaluate", number, len(windows), f"window {number} of {len(windows)}")
     mean = loss / tokens
     # a destroyed model's loss can exceed what exp() holds: infinity is then the honest number
     value = math.exp(mean) if mean < 700 else math.inf
-    return PerplexityResult(value, mean, tokens, len(windows), max(map(len, windows)))
+    longest, speed = max(map(len, windows)), statistics.median(speeds)
+    return PerplexityResult(value, mean, tokens, len(windows), longest, speed)
 
 
 def check_predicts_next_token(model: Any) -> None:

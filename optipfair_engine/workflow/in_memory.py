@@ -27,6 +27,8 @@ from optipfair_engine.workflow.quality import heal_pruned, static_perplexity
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from optipfair_engine.evaluation.perplexity import PerplexityResult
+
 
 def prune_in_memory(
     source: Path,
@@ -118,15 +120,16 @@ def _prune_and_measure(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The pruned (and healed) model, and perplexities where there is text to measure them on."""
     metrics: dict[str, Any] = {}
-    dense = _perplexity(model, windows, report)
+    dense = _score(model, windows, report)
     if windows is not None and "calibration" in plan.method:
         metrics["perplexity_static_same_size"] = static_perplexity(model, plan, windows, report)
     # healing distils from the dense model, so that one has to stay
     pruned = apply_plan(model, plan, inplace=options.healing_seconds is None, report=report)
     if options.healing_seconds is not None and calibration is not None:
-        metrics["perplexity_before_healing"] = _perplexity(pruned, windows, report)
+        before = _score(pruned, windows, report)
+        metrics["perplexity_before_healing"] = None if before is None else before.perplexity
         metrics |= heal_pruned(pruned, model, options, calibration, report)
-    metrics |= _compared(dense, _perplexity(pruned, windows, report))
+    metrics |= _compared(dense, _score(pruned, windows, report))
     return pruned, {name: value for name, value in metrics.items() if value is not None}
 
 
@@ -145,16 +148,24 @@ def _evaluation_windows(
     return text_windows(tokenizer, list(texts), max_length, DEFAULT_WINDOWS)
 
 
-def _perplexity(model: PreTrainedModel, windows: list[list[int]] | None, report: Reporter) -> float | None:
+def _score(
+    model: PreTrainedModel, windows: list[list[int]] | None, report: Reporter
+) -> PerplexityResult | None:
     from optipfair_engine.evaluation.perplexity import score_windows
 
-    return None if windows is None else score_windows(model, windows, report).perplexity
+    return None if windows is None else score_windows(model, windows, report)
 
 
-def _compared(dense: float | None, pruned: float | None) -> dict[str, float]:
+def _compared(dense: PerplexityResult | None, pruned: PerplexityResult | None) -> dict[str, float]:
+    """Quality and speed of reading the same windows, before and after."""
     if dense is None or pruned is None:
         return {}
-    return {"perplexity_dense": dense, "perplexity_pruned": pruned, "perplexity_ratio": pruned / dense}
+    return {
+        "perplexity_dense": dense.perplexity,
+        "perplexity_pruned": pruned.perplexity,
+        "perplexity_ratio": pruned.perplexity / dense.perplexity,
+        "tokens_per_second_ratio": pruned.tokens_per_second / dense.tokens_per_second,
+    }
 
 
 def units_per_layer(view: ModelView, plan: PruningPlan) -> list[int]:

@@ -22,7 +22,7 @@ SIZES: list[dict[str, Any]] = [
     {"pruning_percentage": 30},
     {"pruning_percentage": 30, "expansion_divisor": 32},
     {"pruning_percentage": 30, "layer_indices": [1]},
-    {"target_parameters": 11_000},
+    {"target_parameters": 11_500},
     {"num_layers_to_remove": 1},
     {"depth_pruning_percentage": 40},
     {"layer_indices": [1]},

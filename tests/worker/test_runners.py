@@ -258,15 +258,11 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
     "bias": [
         {"prompt_pairs": PAIRS, "control_pairs": PAIRS, "neuron_ranking": True, "baseline": TINY},
         {"suite": "crows.csv", "baseline": TINY},
-        {"suite": "stereo.jsonl"},
+        {"suite": "stereo.jsonl", "baseline": TINY},
     ],
     "evaluate": [
         {"text": TEXTS, "baseline": TINY, "prompts": ["the nurse"], "timing": True, "max_new_tokens": 2}
     ],
-}
-MEASURED_ELSEWHERE = {
-    # a metric of the contract that the engine does not measure yet: its gates are inconclusive
-    "prune": {"tokens_per_second_ratio"}
 }
 
 
@@ -288,4 +284,4 @@ def test_every_number_that_a_job_reports_can_have_a_gate_and_no_other(
     ends = {name for name in reported if name.removesuffix("_low").removesuffix("_high") != name}
     words = {"width_refusal", "mlp_kind"}  # null for a model that has neither
     named = {"reload_check"} if kind == "prune" else set()  # a word that gates read as a number
-    assert reported - ends - words | named == known_metrics(kind) - MEASURED_ELSEWHERE.get(kind, set())
+    assert reported - ends - words | named == known_metrics(kind)
