@@ -193,14 +193,16 @@ class _Relay:
         self._consumers, self._hint = consumers, hint
         self._units: BatchUnits | None = None
         self._last: tuple[str, Tensor, int, tuple[Tensor, Tensor]] | None = None
+        self._sums: list[tuple[str, Tensor]] = []
 
     def begin(self, units: BatchUnits) -> None:
-        self._units, self._last = units, None
+        self._units, self._last, self._sums = units, None, []
         for consumer in self._consumers:
             consumer.begin(units)
 
     def end(self) -> None:
         self._last = None
+        self._refuse_non_finite()
         for consumer in self._consumers:
             consumer.end()
 
@@ -212,21 +214,29 @@ class _Relay:
             alias, sides = self._last[0], self._last[3]
         if sides is None:
             sides = self._units.sides(activations)
-            self._refuse_non_finite(key, self._units, *sides)
+            self._sums.append((key, sides[0].sum(dim=1) + sides[1].sum(dim=1)))
         if alias is None and key.startswith("down_proj_layer_"):
             self._last = (key, activations, activations._version, sides)
         for consumer in self._consumers:
             consumer.take(key, *sides, alias)
 
-    def _refuse_non_finite(self, key: str, units: BatchUnits, first: Tensor, second: Tensor) -> None:
-        """An overflow would spoil every mean; it is said here, before anything is made of it."""
-        fine = first.isfinite().all(dim=1) & second.isfinite().all(dim=1)
-        if bool(fine.all()):
+    def _refuse_non_finite(self) -> None:
+        """An overflow would spoil every mean; it is said before anything is made of the batch.
+
+        Sums ``[units]`` are not finite if anything in them isn't. They are read here, and not site by site,
+        so that an accelerator is waited for but once a batch.
+        """
+        if self._units is None or not self._sums:
             return
-        unit = int((~fine).nonzero()[0])
-        pair = units.pairs[int(np.searchsorted(units.offsets, unit, side="right")) - 1]
+        device = self._sums[0][1].device
+        finite = torch.stack([sums.to(device) for _, sums in self._sums]).isfinite()
+        if bool(finite.all()):
+            return
+        site, unit = (~finite).nonzero()[0].tolist()
+        pair = self._units.pairs[int(np.searchsorted(self._units.offsets, unit, side="right")) - 1]
         raise NonFiniteResultError(
-            f"{key} is not finite for pair {pair.index} ({pair.first.text[:60]!r}): {self._hint}"
+            f"{self._sums[site][0]} is not finite for pair {pair.index} ({pair.first.text[:60]!r}): "
+            f"{self._hint}"
         )
 
 
