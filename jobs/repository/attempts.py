@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, func, insert, not_, select, update
 
 from jobs import tables as t
 from jobs.database import now_ms
-from jobs.repository.base import Verbs, change, fenced, is_in, later, put_into_outbox, requeued
+from jobs.repository.base import Verbs, change, fenced, is_in, later, put_into_outbox, requeued, too_late
 from jobs.repository.ending import close_attempt, finish
 from jobs.rows import Artifact, Claim, Job, JsonObject, Progress, printable
 from jobs.states import Outcome, State
@@ -21,13 +21,13 @@ class AttemptVerbs(Verbs):
         """Queued → running with the next attempt number and a fresh lease; None: nothing to do here.
 
         Race: any number of workers may claim at once (a message can come twice); one conditional UPDATE
-        lets exactly one win. A repeat by the same worker gets None, never the same attempt again. The queue
-        deadline ends with the first claim: a job that goes back into the queue has been started in time.
+        lets exactly one win. A repeat by the same worker gets None, never the same attempt again. A job
+        that goes back into the queue has been started in time: its queue deadline has no say any more.
         """
         free = (
             t.jobs.c.id == job_id,
             is_in(State.QUEUED),
-            or_(t.jobs.c.queue_deadline.is_(None), t.jobs.c.queue_deadline > now_ms()),
+            not_(too_late()),
         )
         with self._write() as connection:
             job = change(
@@ -40,7 +40,6 @@ class AttemptVerbs(Verbs):
                 worker_id=worker_id,
                 lease_expires_at=later(self.settings.lease_seconds),
                 started_at=func.coalesce(t.jobs.c.started_at, now_ms()),
-                queue_deadline=None,
             )
             if job is None:
                 return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Insert, func, insert, update
+from sqlalchemy import ColumnElement, Connection, Engine, Insert, and_, func, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs import tables as t
@@ -133,6 +133,12 @@ def requeued() -> dict[str, Any]:
         "published_at": None,
         "publish_count": 0,
     }
+
+
+def too_late() -> ColumnElement[bool]:
+    """Whether a queued job was not started within its queue time limit; one that was lost since was."""
+    deadline = t.jobs.c.queue_deadline
+    return and_(t.jobs.c.started_at.is_(None), deadline.is_not(None), deadline <= now_ms())
 
 
 def put_into_outbox(connection: Connection, job_id: str, *, delay_seconds: float = 0) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, delete, or_, selec
 from jobs import tables as t
 from jobs.database import now_ms
 from jobs.repository.attempts import AttemptVerbs
-from jobs.repository.base import JOB_COLUMNS, is_in, later, put_into_outbox
+from jobs.repository.base import JOB_COLUMNS, is_in, later, put_into_outbox, too_late
 from jobs.repository.ending import finish
 from jobs.rows import Job, OutboxEntry, job_from_row
 from jobs.states import HELD, State
@@ -34,9 +34,7 @@ class SweepingVerbs(AttemptVerbs):
             late = self._due(connection, is_in(*HELD), t.jobs.c.lease_expires_at <= now_ms(), limit=limit)
             for job_id, attempt in late:
                 self._lose(connection, job_id, attempt, *LEASE_LOST)
-            overdue = self._due(
-                connection, is_in(State.QUEUED), t.jobs.c.queue_deadline <= now_ms(), limit=limit
-            )
+            overdue = self._due(connection, is_in(State.QUEUED), too_late(), limit=limit)
             for job_id, _ in overdue:
                 self._expire(connection, job_id)
             forgotten = self._due(connection, *self._forgotten(), limit=limit)

@@ -96,6 +96,10 @@ def test_a_retried_job_waits_no_longer_than_a_new_one(
         bring_to(repository, job, State.EXPIRED, turn_back)
         job = repository.retry_job(job.id)
         assert job.queue_deadline == job.queued_at + 60_000
+    repository.claim(job.id, "w")
+    repository.mark_failed(job.id, job.attempt + 1, "engine_failed", "it broke")
+    again = repository.retry_job(job.id)
+    assert again.queue_deadline == again.queued_at + 60_000
     unlimited = create()
     repository.cancel_job(unlimited.id)
     assert repository.retry_job(unlimited.id).queue_deadline is None
