@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from optipfair_engine.architectures import ModelView
 from optipfair_engine.calibration.runner import eval_mode, position_limit
 from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.onednn import onednn_linear
 
 #: Padded tokens of one forward pass: enough to fill two cores, few enough to stay in their cache; it bounds
 #: memory.
@@ -162,6 +163,6 @@ def run_body(view: ModelView, batch: PaddedBatch) -> Any:
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside the block; every module's own mode is restored."""
-    with eval_mode(model), torch.no_grad():
+    """Eval mode, no gradients and oneDNN inside the block; every module's own mode is restored."""
+    with eval_mode(model), torch.no_grad(), onednn_linear():
         yield

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from typing import Any, Final
 
 import numpy as np
@@ -25,12 +27,13 @@ from optipfair_engine.bias.trees import TokenTree, TreeBatch
 from optipfair_engine.errors import TokenizerError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 
-#: Nodes (padding included) of one forward pass: more would leave the cache; and rows of logits held at once.
-TOKEN_BUDGET: Final = 512
+#: Nodes (padding included) of one forward pass: fewer would read the weights too often; and rows of logits
+#: held at once.
+TOKEN_BUDGET: Final = 1024
 LOGIT_ROWS: Final = 128
 #: Nodes at which a tree takes no more sentences. Larger ones share more beginnings and waste less padding,
 #: but the attention of each node is computed with all nodes of its tree.
-TREE_NODES: Final = 128
+TREE_NODES: Final = 112
 
 
 @dataclass(frozen=True)
@@ -86,30 +89,41 @@ class CausalScorer:
         """Trees that hold all sequences, and of each sequence (tree, number of its path there).
 
         Neighbours in the order of their tokens share most: they go into one tree until it is large enough.
+        Large enough is what leaves trees of one size, which are padded least.
         """
-        limit = TREE_NODES if self._trees_work else 1
-        trees, places = [TokenTree()], [(0, 0)] * len(sequences)
-        for number in sorted(range(len(sequences)), key=lambda s: sequences[s].ids):
-            if len(trees[-1].ids) >= limit:
+        order = sorted(range(len(sequences)), key=lambda s: sequences[s].ids)
+        left = _nodes_from([sequences[s].ids for s in order])
+        trees: list[TokenTree] = []
+        places, limit = [(0, 0)] * len(sequences), 0
+        for nodes, number in zip(left, order, strict=True):
+            if not trees or len(trees[-1].ids) >= limit:
                 trees.append(TokenTree())
+                limit = nodes // max(1, round(nodes / TREE_NODES)) if self._trees_work else 1
             places[number] = (len(trees) - 1, len(trees[-1].paths))
             trees[-1].add(sequences[number].ids, sequences[number].start)
         return trees, places
 
     def _try_short_cuts(self, groups: Sequence[Sequence[ScoredText]]) -> None:
-        """Compare both short cuts with the model's own logits on the first group that branches."""
+        """Compare both short cuts with the model's own logits, on the longest group that branches.
+
+        The longest, because a window of attention, which a tree's mask overrides, shows in long texts only.
+        """
         if self._trees_work is not None or not groups:
             return
-        group = next((g for g in groups if len({sequence.ids for sequence in g}) > 1), groups[0])
+        trees = [TokenTree.of([sequence.ids for sequence in group]) for group in groups]
+        number = max(range(len(trees)), key=lambda t: (not trees[t].is_chain, max(trees[t].depths)))
+        group, tree = groups[number], trees[number]
         chains = [TokenTree.of([sequence.ids]) for sequence in group]
         self._trees_work, self._head_works = False, False
         expected = [self._batch_scores([chain])[0] for chain in chains]
+        for self._head_works in (True, False):
+            found = self._attempt([tree])
+            along = [found[0][path] for path in tree.paths] if found else None
+            self._trees_work = _agree(expected, along, self._tolerance)
+            if self._trees_work:
+                return
         self._head_works = True
         self._head_works = _agree(expected, self._attempt(chains), self._tolerance)
-        tree = TokenTree.of([sequence.ids for sequence in group])
-        found = self._attempt([tree])
-        along = [found[0][path] for path in tree.paths] if found else None
-        self._trees_work = _agree(expected, along, self._tolerance)
 
     @property
     def _tolerance(self) -> float:
@@ -176,12 +190,25 @@ class CausalScorer:
             logits = (self._head(picked) if self._head_works else picked).float()
             here = ((rows >= start) & (rows < start + LOGIT_ROWS)).nonzero()[:, 0]
             row, token = (rows[here] - start).to(logits.device), tokens[here].to(logits.device)
-            found.append(logits[row, token].double() - logits.logsumexp(dim=1).double()[row])
+            # one pass over the vocabulary, and nearer to the truth than logsumexp's several
+            found.append(logits.log_softmax(dim=1)[row, token].double())
             chosen.append(here)
         values = np.zeros(len(places))
         if found:
             values[torch.cat(chosen).numpy()] = torch.cat(found).cpu().numpy()
         return values
+
+
+def _nodes_from(ordered: Sequence[tuple[int, ...]]) -> list[int]:
+    """About how many nodes one tree of each sequence and of all behind it has."""
+    before = [(), *ordered[:-1]]
+    added = [len(ids) - 1 - _shared(ids, prior) for ids, prior in zip(ordered, before, strict=True)]
+    return list(accumulate(reversed(added)))[::-1]
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _total(sequence: ScoredText, scores: Scores, path: Sequence[int]) -> tuple[float, int]:
@@ -251,17 +278,38 @@ class MaskedScorer:
         batch = pad(
             [text.masked(position, self._mask_id) for text, position in jobs], padding_id(self._model)
         )
-        rows, positions = torch.arange(len(jobs)), torch.tensor([position for _, position in jobs])
-        tokens = torch.tensor([text.ids[position] for text, position in jobs])
         device = next(self._view.layers.parameters()).device
-        output = self._model(
-            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device)
-        )
-        logits = output.logits[rows.to(device), positions.to(device)].float().cpu()
-        values: Scores = (
-            (logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)).double().numpy()
-        )
+        positions = torch.tensor([position for _, position in jobs], device=device)
+        tokens = torch.tensor([text.ids[position] for text, position in jobs], device=device)
+        with _asked_only(self._model.get_output_embeddings(), positions):
+            logits = self._model(
+                input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device)
+            ).logits
+        asked = logits[:, 0] if logits.shape[1] == 1 else logits[torch.arange(len(jobs)), positions]
+        log_p = asked.float().log_softmax(dim=1)
+        values: Scores = log_p.gather(1, tokens[:, None])[:, 0].double().cpu().numpy()
         return values
+
+
+@contextmanager
+def _asked_only(head: nn.Module | None, positions: Tensor) -> Iterator[None]:
+    """Let the head's last product, over the vocabulary, see of ``[rows, tokens, …]`` one position a row."""
+
+    def pick(_head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        states = args[0]
+        if states.dim() != 3 or len(states) != len(positions):
+            return None
+        places = positions.to(states.device)[:, None, None].expand(-1, 1, states.shape[2])
+        return (states.gather(1, places), *args[1:])
+
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def start_token(tokenizer: Any) -> int:

@@ -8,10 +8,14 @@ from transformers import (
     BertModel,
     BloomConfig,
     BloomForCausalLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
     T5Config,
@@ -74,6 +78,25 @@ def test_a_head_that_is_more_than_a_matrix_is_noticed() -> None:
     assert not check(Gemma2ForCausalLM(config).eval())._head_works
 
 
+def test_a_window_of_attention_that_only_the_longest_sentences_exceed_is_noticed() -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+        initializer_range=0.5,
+    )
+    groups = [*GROUPS, [ScoredText((2, *range(5, 17))), ScoredText((2, *range(5, 12), 20, *range(13, 17)))]]
+    model = MistralForCausalLM(config).eval()
+    for group, results in zip(groups, CausalScorer(model).score(groups), strict=True):
+        plain = [plainly(model, text) for text in group]
+        assert [total for total, _ in results] == pytest.approx(plain, abs=1e-4)
+
+
 def test_batches_do_not_matter(llama) -> None:
     small = CausalScorer(llama, token_budget=1)
     for one, other in zip(small.score(GROUPS), CausalScorer(llama).score(GROUPS), strict=True):
@@ -126,12 +149,19 @@ def test_logits_are_only_asked_where_a_token_is_scored_and_once_a_place(llama) -
         assert total == pytest.approx(alone, abs=1e-5)
 
 
-def test_masked_scores_equal_masking_one_token_at_a_time() -> None:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
-    )
-    model = BertForMaskedLM(config).eval()
+SMALL = {"vocab_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
+MASKED = [
+    BertForMaskedLM(BertConfig(hidden_size=32, intermediate_size=48, **SMALL)),
+    RobertaForMaskedLM(RobertaConfig(hidden_size=32, intermediate_size=48, pad_token_id=1, **SMALL)),
+    DistilBertForMaskedLM(
+        DistilBertConfig(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4, initializer_range=0.3)
+    ),
+]
+
+
+@pytest.mark.parametrize("model", MASKED, ids=lambda model: type(model).__name__)
+def test_masked_scores_equal_masking_one_token_at_a_time(model) -> None:
+    model.eval()
     sentences = [((2, 5, 6, 7, 3), (1, 2, 3)), ((2, 5, 9, 3), (2,)), ((2, 3), ())]
     results = MaskedScorer(model, 4, token_budget=12).score([MaskedText(*parts) for parts in sentences])
     for (ids, positions), (total, count) in zip(sentences, results, strict=True):
@@ -143,6 +173,17 @@ def test_masked_scores_equal_masking_one_token_at_a_time() -> None:
                 expected += model(masked).logits[0, position].log_softmax(dim=-1)[ids[position]].item()
         assert total == pytest.approx(expected, abs=1e-4)
         assert count == len(positions)
+
+
+def test_the_vocabulary_is_asked_at_the_masks_only() -> None:
+    model = MASKED[0].eval()
+    shapes = []
+    head = model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _head, _args, logits: shapes.append(tuple(logits.shape)))
+    MaskedScorer(model, 4).score([MaskedText((2, 5, 6, 7, 3), (1, 2, 3)), MaskedText((2, 5, 3), (1,))])
+    handle.remove()
+    assert shapes == [(4, 1, 64)]
+    assert not head._forward_pre_hooks
 
 
 def test_models_and_texts_that_cannot_be_scored_are_refused(llama) -> None:
