@@ -37,6 +37,7 @@ from optipfair_engine.calibration.text import Batch, iter_batches
 from optipfair_engine.checkpoints.streaming.layout import CheckpointLayout
 from optipfair_engine.checkpoints.streaming.source import CheckpointSource
 from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.onednn import onednn_linear
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def capture_layerwise(
     if store.layers_done <= last:
         for batch in plain:
             check_tokens(view.model, batch["input_ids"])
-        with torch.no_grad():
+        with torch.no_grad(), onednn_linear():
             _run_layers(view, plain, _selections(plain, holdout_every), wanted, store, last, report)
     return {
         site: Captured(

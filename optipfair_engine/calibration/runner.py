@@ -22,6 +22,7 @@ from optipfair_engine.errors import (
     TokenizerError,
     UnsupportedModelError,
 )
+from optipfair_engine.onednn import onednn_linear
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def forward_batches(
     total = len(batches) if isinstance(batches, Sized) else 0
     seen = 0
     device = next(model.parameters()).device
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), onednn_linear():
         for number, given in enumerate(iter_batches(batches), 1):
             check_tokens(model, given["input_ids"])
             # looked at before they move: reading a GPU's tensors would wait for it

@@ -22,6 +22,7 @@ from optipfair_engine.calibration.runner import (
     with_positions,
 )
 from optipfair_engine.errors import CalibrationError
+from optipfair_engine.onednn import onednn_linear
 from optipfair_engine.progress import Reporter
 from optipfair_engine.pruning.bars import progress_bars
 
@@ -66,6 +67,7 @@ def analyze_layer_importance(
             stack.callback(layer.register_forward_hook(_hook(score, selection), with_kwargs=True).remove)
         stack.enter_context(eval_mode(model))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(onednn_linear())
         for number, batch in enumerate(iter_batches(dataloader), 1):
             _run(view, batch, selection)
             tell("importance", number, max(total, number), f"batch {number}")
