@@ -21,8 +21,9 @@ from api.auth import Principal, identify
 from api.context import Services, WithServices
 from api.dashboard_stream import fragments
 from api.downloads import archive_response, artifact_response
+from api.failures import problem_for
 from api.problem import Problem
-from jobs.errors import ConflictError, InvalidError, NotFoundError
+from jobs.errors import ConflictError, InvalidError, NotFoundError, QueueFullError, QuotaExceededError
 from jobs.rows import Job
 from jobs.specs import KINDS
 from jobs.states import State
@@ -137,15 +138,18 @@ async def job_stream(job_id: str, principal: LoggedIn, services: WithServices) -
 
 @router.post("/ui/jobs/{job_id}/{action}", dependencies=[SameOrigin])
 async def act(job_id: str, action: str, principal: LoggedIn, services: WithServices) -> Response:
-    """Cancel or retry; a click that came too late is no error."""
+    """Cancel or retry; a click that came too late is no error, and a refusal is said on the job's page."""
     verbs = {"cancel": services.repository.cancel_job, "retry": services.repository.retry_job}
     if action not in verbs:
         raise Problem(404, "not_found", "There is no such resource.")
     if not principal.may("jobs:write"):
         raise Problem(403, "scope_missing", "This API key lacks the scope jobs:write.")
     await run_in_threadpool(services.repository.get_job, job_id, principal.sees)
-    with suppress(ConflictError):
-        await run_in_threadpool(verbs[action], job_id)
+    try:
+        with suppress(ConflictError):
+            await run_in_threadpool(verbs[action], job_id)
+    except (QuotaExceededError, QueueFullError) as refusal:
+        return await _refused(services, principal, job_id, problem_for(refusal))
     services.wake_dispatcher()
     return RedirectResponse(f"/jobs/{job_id}", 303, _HEADERS)
 
@@ -205,6 +209,14 @@ def _local(target: str) -> str:
 def _page(template: str, principal: Principal | None, *, status: int = 200, **context: Any) -> HTMLResponse:
     text = templates.get_template(template).render(principal=principal, **context)
     return HTMLResponse(text, status, _HEADERS)
+
+
+async def _refused(services: Services, principal: Principal, job_id: str, problem: Problem) -> HTMLResponse:
+    """The job's page, with what was refused and why."""
+    context = await run_in_threadpool(_job_context, services, principal, job_id)
+    page = _page("job.html", principal, status=problem.status, refusal=problem.detail, **context)
+    page.headers.update(problem.headers)
+    return page
 
 
 def _login(target: str, problem: str | None = None, status: int = 200) -> HTMLResponse:

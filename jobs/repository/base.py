@@ -49,12 +49,12 @@ class Verbs:
         limit = self.settings.max_jobs_per_tenant
         if count(connection, t.jobs.c.tenant == tenant, is_in(*ACTIVE)) > limit:
             raise QuotaExceededError(
-                f"{limit} jobs of this tenant are queued or running",
+                f"this tenant's limit of jobs queued or running is {limit}: wait for one, or cancel one",
                 limit=limit,
                 retry_after=RETRY_AFTER_SECONDS,
             )
         if count(connection, is_in(State.QUEUED)) > self.settings.max_queue_depth:
-            raise QueueFullError("the queue is full", retry_after=RETRY_AFTER_SECONDS)
+            raise QueueFullError("the queue is full: try again later", retry_after=RETRY_AFTER_SECONDS)
 
 
 def later(seconds: float) -> ColumnElement[int]:

@@ -218,6 +218,23 @@ def test_a_failed_job_says_why_and_can_be_tried_again(
     assert browser.post(f"/ui/jobs/{job['id']}/explode").status_code == 404
 
 
+def test_trying_again_beyond_the_quota_is_refused_on_the_page(
+    make_app: Callable[..., FastAPI], caller: Caller, worker: FakeWorker
+) -> None:
+    app = make_app(max_jobs_per_tenant=1)
+    failed = caller.create()
+    worker.fail(failed["id"])
+    caller.create()
+    visitor = Caller(app, None)
+    visitor.post("/ui/login", content=f"key={caller.key}", headers=FORM)
+    response = visitor.post(f"/ui/jobs/{failed['id']}/retry")
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) > 0
+    assert response.headers["Content-Type"].startswith("text/html")
+    assert re.search(r'role="alert"><strong>Not done.</strong> [^<]*limit of jobs [^<]*1:', response.text)
+    assert f'action="/ui/jobs/{failed["id"]}/retry"' in response.text
+
+
 def test_the_stream_sends_the_body_and_then_says_that_it_ended(
     browser: Caller, caller: Caller, worker: FakeWorker
 ) -> None:
