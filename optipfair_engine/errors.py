@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+#: torch and safetensors have no type or number for exhausted memory, only these words.
+_MEMORY_SIGNS = ("can't allocate memory", "Cannot allocate memory", "os error 12)", "out of memory")
+
 
 class EngineError(Exception):
     """Any failure that the engine explains; ``code`` is stable, the text is for people."""
@@ -66,3 +71,19 @@ class PlanError(EngineError, ValueError):
     """A pruning plan doesn't fit the model that it is applied to, or is malformed."""
 
     code = "plan_invalid"
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this error (not what caused it) says that memory is exhausted, the GPU's or the host's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # by their text only errors of the system and of native code: ours may quote what users wrote
+    native = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
+    return native and any(sign in str(error) for sign in _MEMORY_SIGNS)

@@ -14,12 +14,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from optipfair_engine.errors import EngineError, InvalidOptionError
+from optipfair_engine.errors import EngineError, InvalidOptionError, causes, is_out_of_memory
 from optipfair_engine.progress import Reporter, null_reporter
 
 P = ParamSpec("P")
 
 FAILURE, USAGE = 1, 2
+_NO_MEMORY = (
+    "This machine has not enough memory for it. Less is needed with a smaller --batch-size or --max-length, "
+    "with --dtype bfloat16, and by prune --out-of-core."
+)
 #: Without a terminal a stage is told in at most about this many lines.
 _LINES_PER_STAGE = 10
 
@@ -101,17 +105,28 @@ def explained(command: Callable[P, None]) -> Callable[P, None]:
                     "ignore", message="nothing is pruned"
                 )  # the result says it, see warn()
                 command(*args, **kwargs)
-        except EngineError as error:
-            fail(str(error), USAGE if isinstance(error, InvalidOptionError) else FAILURE)
-        except TypeError as error:
-            if "layer_indices" not in str(error):
+        except Exception as error:
+            message, code = _explanation(error)
+            if message is None:
                 raise
-            fail(str(error), USAGE)
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            fail(f"{where}{error.strerror or error}", FAILURE)
+            fail(message, code)
 
     return run
+
+
+def _explanation(error: Exception) -> tuple[str | None, int]:
+    """What to say of a failure, and the exit code; no words for one that nobody foresaw."""
+    # the engine may take exhausted memory for a fault of the checkpoint that it was reading
+    if any(map(is_out_of_memory, causes(error))):
+        return _NO_MEMORY, FAILURE
+    if isinstance(error, EngineError):
+        return str(error), USAGE if isinstance(error, InvalidOptionError) else FAILURE
+    if isinstance(error, TypeError) and "layer_indices" in str(error):
+        return str(error), USAGE
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}", FAILURE
+    return None, FAILURE
 
 
 def fail(message: str, code: int) -> None:

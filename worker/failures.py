@@ -5,15 +5,14 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 
-from optipfair_engine.errors import EngineError
+from optipfair_engine.errors import EngineError, causes, is_out_of_memory
 from optipfair_engine.headers import HeaderError
 from worker.cache import FULL
 from worker.hub import HubUnavailableError
 
 #: How many of the innermost frames of an error are logged.
 _FRAMES = 12
-#: Signs of exhausted memory and of failing disks. torch and safetensors have no types or numbers for them.
-_MEMORY_SIGNS = ("can't allocate memory", "Cannot allocate memory", "os error 12)", "out of memory")
+#: Signs of failing disks; safetensors has no types or numbers for them.
 _DISK_SIGNS = ("Input/output error", "os error 5)", "Stale file handle")
 
 
@@ -43,7 +42,7 @@ def describe(error: BaseException) -> dict[str, object]:
 
 def outline(error: BaseException) -> str:
     """Types and places of an error and its causes, for the log: without messages, which may quote prompts."""
-    return "\n".join(line for part in _causes(error) for line in _outline_of(part))
+    return "\n".join(line for part in causes(error) for line in _outline_of(part))
 
 
 def _outline_of(error: BaseException) -> Iterator[str]:
@@ -56,33 +55,21 @@ def is_full_disk(error: BaseException) -> bool:
     """Whether an error, or what caused it, is a full disk; safetensors reports one by its text only."""
     return any(
         (isinstance(part, OSError) and part.errno in FULL) or "No space left on device" in str(part)
-        for part in _causes(error)
+        for part in causes(error)
     )
 
 
 def _machine_error(error: BaseException) -> MachineError | None:
     """The machine's failure that an error is, or that the engine took for a fault of the model."""
-    for part in _causes(error):
+    for part in causes(error):
         if isinstance(part, MachineError):
             return part
         if isinstance(part, HubUnavailableError):
             return MachineError("hub_unavailable", str(part))
-        if isinstance(part, MemoryError) or type(part).__name__ == "OutOfMemoryError":
-            return _out_of_memory()
-        # By their text only errors of the system and of native code: ours may quote what users wrote.
-        if isinstance(part, OSError | RuntimeError) or type(part).__name__ == "SafetensorError":
-            if any(sign in str(part) for sign in _MEMORY_SIGNS):
-                return _out_of_memory()
-            if any(sign in str(part) for sign in _DISK_SIGNS):
-                return MachineError("io_error", "the worker's disk failed while it was read or written")
+        if is_out_of_memory(part):
+            return MachineError("out_of_memory", "the engine ran out of memory")
+        # by their text only errors of the system and of native code: ours may quote what users wrote
+        native = isinstance(part, OSError | RuntimeError) or type(part).__name__ == "SafetensorError"
+        if native and any(sign in str(part) for sign in _DISK_SIGNS):
+            return MachineError("io_error", "the worker's disk failed while it was read or written")
     return None
-
-
-def _out_of_memory() -> MachineError:
-    return MachineError("out_of_memory", "the engine ran out of memory")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -23,6 +23,7 @@ from optipfair_engine import load_pruned
 from optipfair_engine.checkpoints import verify
 from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.cli import app
+from optipfair_engine.errors import CheckpointError
 from optipfair_engine.terminal import _Lines, formatted
 
 
@@ -162,6 +163,35 @@ def test_a_missing_model_exits_with_1(tmp_path: Path) -> None:
     code, _, err = prune(tmp_path / "nowhere", tmp_path / "out")
     assert code == 1
     assert "no such model folder" in err
+
+
+@pytest.mark.parametrize("blamed", [False, True])
+def test_exhausted_memory_says_what_needs_less(
+    source: Path, monkeypatch: pytest.MonkeyPatch, blamed: bool
+) -> None:
+    def exhaust(*_args: object, **_options: object) -> None:
+        try:
+            torch.empty(2**60, dtype=torch.uint8)
+        except RuntimeError as error:
+            if blamed:
+                raise CheckpointError("source can't be loaded") from error
+            raise
+
+    monkeypatch.setattr("optipfair_engine.workflow.analyze_checkpoint", exhaust)
+    result = CliRunner().invoke(app, ["analyze", "--model-path", str(source)])
+    assert result.exit_code == 1
+    assert "--out-of-core" in " ".join(result.stderr.split())
+
+
+def test_a_failure_that_nobody_foresaw_is_not_explained_away(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("optipfair_engine.workflow.analyze_checkpoint", fail)
+    result = CliRunner().invoke(app, ["analyze", "--model-path", str(source)])
+    assert isinstance(result.exception, RuntimeError)
 
 
 def test_a_refused_family_names_what_to_do(source: Path, tmp_path: Path) -> None:
