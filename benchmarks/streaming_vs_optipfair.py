@@ -74,7 +74,8 @@ OUR_WARM_CODE = """
 import sys, time
 from pathlib import Path
 import transformers.models.llama.modeling_llama
-from optipfair_engine.workflow import PruneOptions, prune_checkpoint
+from optipfair_engine.pruning import PruneOptions
+from optipfair_engine.workflow import prune_checkpoint
 import optipfair_engine.checkpoints.streaming, optipfair_engine.checkpoints.verify
 import optipfair_engine.pruning.planner, optipfair_engine.pruning.apply
 start = time.perf_counter()

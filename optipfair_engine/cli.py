@@ -7,7 +7,7 @@ import signal
 
 import typer
 
-from optipfair_engine.bias.cli import bias, compare
+from optipfair_engine.commands.bias import bias, compare
 from optipfair_engine.commands.inspect import analyze, demo_model, evaluate, importance
 from optipfair_engine.commands.plan import plan
 from optipfair_engine.commands.prune import prune

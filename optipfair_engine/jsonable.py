@@ -10,13 +10,18 @@ from typing import Any
 
 
 def strict(value: Any) -> Any:
-    """``value`` as strict JSON: NaN and infinity, which JSON lacks, become ``null``; keys become strings."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    """``value`` as strict JSON: NaN and infinity, which JSON lacks, become ``null``; keys become strings.
+
+    Numbers of numpy and torch become Python's.
+    """
     if isinstance(value, Mapping):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [strict(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value
 
 

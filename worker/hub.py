@@ -12,13 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from optipfair_engine.checkpoints import hub_files
 from optipfair_engine.errors import CalibrationError, CheckpointError
 from optipfair_engine.progress import Reporter
 from worker.cache import FULL, FolderCache
-
-#: Weights without code, configuration, tokenizers and chat templates; never pickles or Python.
-ALLOWED_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.gguf")
-_FOREIGN_FILES = ("onnx/*", "openvino/*", "coreml/*", "flax/*", "tf/*", "original/*")
 
 
 def cache_key(model_id: str, revision: str) -> str:
@@ -61,8 +58,8 @@ def download_model(model_id: str, revision: str, folder: Path, *, limit_bytes: i
             model_id,
             revision=revision,
             local_dir=folder,
-            allow_patterns=list(ALLOWED_FILES),
-            ignore_patterns=list(_FOREIGN_FILES),
+            allow_patterns=list(hub_files.ALLOWED),
+            ignore_patterns=list(hub_files.FOREIGN),
         )
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise CheckpointError(

@@ -6,8 +6,6 @@ published) and returns flat metrics.
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -15,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from optipfair_engine.jsonable import strict, write_json
 from optipfair_engine.progress import Reporter
 from worker.inputs import Inputs, Places
 
@@ -31,7 +30,7 @@ def perform(task: Mapping[str, Any], report: Reporter) -> Metrics:
     with ExitStack() as stack:
         inputs = Inputs(Places(**task["places"]), stack, report)
         spec = with_device(task["spec"], task["device"])
-        metrics: Metrics = finite(RUNNERS[task["kind"]](spec, output, inputs, report))
+        metrics: Metrics = strict(RUNNERS[task["kind"]](spec, output, inputs, report))
     write_metrics(output, metrics)
     return metrics
 
@@ -159,7 +158,7 @@ def run_pipeline(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
         name = step["name"]
         folder = output / "steps" / name
         folder.mkdir(parents=True)
-        by_step[name] = finite(RUNNERS[step["kind"]](step["spec"], folder, inputs, prefixed(report, name)))
+        by_step[name] = strict(RUNNERS[step["kind"]](step["spec"], folder, inputs, prefixed(report, name)))
         write_metrics(folder, by_step[name])
         inputs.steps[name] = folder
     flatten_steps(output)
@@ -189,25 +188,11 @@ def merge_metrics(by_step: Mapping[str, Metrics]) -> Metrics:
     return merged
 
 
-def finite(value: Any) -> Any:
-    """The value as strict JSON: NaN and infinity become null, numpy's numbers Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    if isinstance(value, Path):
-        return value.name
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
 def write_metrics(output: Path, metrics: Metrics) -> None:
     """Write `metrics.json` unless the engine has written its own, fuller one."""
     path = output / "metrics.json"
     if not path.exists():
-        path.write_text(json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        write_json(path, metrics)
 
 
 RUNNERS: dict[str, Runner] = {

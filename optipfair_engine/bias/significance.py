@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -190,16 +190,3 @@ def outcome(delta: Interval, margin: float = 0.0) -> Outcome:
     if delta.low > margin:
         return "worse"
     return "better" if delta.high < -margin else "inconclusive"
-
-
-def finite(value: Any) -> Any:
-    """The value, with numpy's types made Python's and every number that JSON can't say made null."""
-    if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

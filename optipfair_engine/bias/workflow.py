@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from optipfair_engine.bias.defaults import (
 )
 from optipfair_engine.bias.suites import PairItem, pair_items, templates_of, texts_of
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
@@ -333,17 +333,11 @@ def _write(
 ) -> None:
     from optipfair_engine.bias.profile import write_pair_metrics
     from optipfair_engine.bias.report import write_report
-    from optipfair_engine.bias.significance import finite
 
-    strict = finite(summary)
+    written = write_json(output / SUMMARY_FILE, summary)
     if answers.profile is not None:
         write_pair_metrics(answers.profile, output / PAIRS_FILE)
     else:
-        _write_json(output / PAIRS_FILE, strict["behaviour"])
-    _write_json(output / SUMMARY_FILE, strict)
-    _write_json(output / METRICS_FILE, finite(metrics))
-    write_report(strict, answers.profile, output, output / REPORT_FILE, options.figure_format)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, allow_nan=False, indent=2) + "\n", encoding="utf-8")
+        write_json(output / PAIRS_FILE, written["behaviour"])
+    write_json(output / METRICS_FILE, metrics)
+    write_report(written, answers.profile, output, output / REPORT_FILE, options.figure_format)

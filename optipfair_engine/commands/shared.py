@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from optipfair_engine.checkpoints import hub_files
 from optipfair_engine.errors import CheckpointError, InvalidOptionError
 from optipfair_engine.pruning.options import DType
 
@@ -30,9 +31,6 @@ NumSamples = Annotated[int, typer.Option(help="How many samples.", min=1, rich_h
 BatchSize = Annotated[int, typer.Option(help="Samples in a batch.", min=1, rich_help_panel=CALIBRATION)]
 MaxLength = Annotated[int, typer.Option(help="Tokens in a sample.", min=2, rich_help_panel=CALIBRATION)]
 
-#: A safe download: weights as safetensors, no code, no pickles.
-_HUB_FILES = ("*.safetensors", "*.json", "*.gguf", "*.model", "*.txt", "*.jinja")
-
 
 def find_model(name: str) -> Path:
     """A local path, or the folder that a hub id was downloaded to.
@@ -49,7 +47,10 @@ def find_model(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        folder = snapshot_download(
+            name, allow_patterns=list(hub_files.ALLOWED), ignore_patterns=list(hub_files.FOREIGN)
+        )
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{name}: no such folder, and it could not be fetched from the hub ({type(error).__name__})",

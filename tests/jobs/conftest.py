@@ -17,8 +17,7 @@ from jobs.repository import Repository
 from jobs.rows import Job
 from jobs.settings import Settings
 from jobs.specs import AnyRequest, parse_request
-from jobs.tables import jobs as jobs_table
-from jobs.tables import metadata
+from jobs.tables import jobs as jobs_table, metadata
 from tests.servers import Postgres, postgres_server
 
 TENANT = "acme"

@@ -32,8 +32,8 @@ from optipfair_engine.errors import (
     PlanError,
     TokenizerError,
 )
+from optipfair_engine.pruning import PruneOptions
 from optipfair_engine.workflow import (
-    PruneOptions,
     analyze_checkpoint,
     evaluate_checkpoint,
     importance_checkpoint,

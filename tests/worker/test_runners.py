@@ -9,7 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -84,11 +83,6 @@ def test_auto_devices_become_the_workers_in_every_step() -> None:
         "steps": [{"name": "a", "kind": "prune", "spec": {"device": "cuda"}}],
         "device": "cpu",
     }
-
-
-def test_metrics_are_strict_json() -> None:
-    raw = {"a": float("nan"), "b": np.float32(0.5), "c": {1: (float("inf"), True)}, "d": None}
-    assert runners.finite(raw) == {"a": None, "b": 0.5, "c": {"1": [None, True]}, "d": None}
 
 
 def test_a_pipelines_files_and_metrics_carry_their_steps_names(tmp_path: Path) -> None:

@@ -11,8 +11,14 @@ import torch
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import PlanError
-from optipfair_engine.pruning import HeadPlan, PruneOptions, PruningPlan, apply_plan, prune_model
-from optipfair_engine.pruning import make_plan as make_engine_plan
+from optipfair_engine.pruning import (
+    HeadPlan,
+    PruneOptions,
+    PruningPlan,
+    apply_plan,
+    make_plan as make_engine_plan,
+    prune_model,
+)
 from optipfair_engine.pruning.apply import narrowed_in_passing
 
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from optipfair_engine.checkpoints import load_pruned, verify_reload
 from optipfair_engine.cli import app
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError, UnsupportedModelError
+from optipfair_engine.pruning import PruneOptions
 from optipfair_engine.pruning.options import VerifyLevel
-from optipfair_engine.workflow import PruneOptions, prune_checkpoint
+from optipfair_engine.workflow import prune_checkpoint
 from optipfair_engine.workflow.in_memory import prune_in_memory
 from optipfair_engine.workflow.streamed import can_stream
 
@@ -165,7 +166,8 @@ def test_unchecked_streaming_needs_no_transformers_and_writes_the_same(
     source = checkpoint("qwen3")
     code = (
         "import sys; from pathlib import Path;"
-        "from optipfair_engine.workflow import PruneOptions, prune_checkpoint;"
+        "from optipfair_engine.pruning import PruneOptions;"
+        "from optipfair_engine.workflow import prune_checkpoint;"
         f"prune_checkpoint(Path({str(source)!r}), Path({str(tmp_path / 'plain')!r}),"
         f" PruneOptions(verify='none', **{asked!r})); print('transformers' in sys.modules)"
     )

@@ -1,0 +1,14 @@
+from .checkpoints import (
+    load_model as load_model,
+    load_pruned as load_pruned,
+    load_tokenizer as load_tokenizer,
+    save_pruned as save_pruned,
+)
+from .pruning import (
+    PruningPlan as PruningPlan,
+    analyze_layer_importance as analyze_layer_importance,
+    apply_plan as apply_plan,
+    prune_model as prune_model,
+)
+
+__version__: str

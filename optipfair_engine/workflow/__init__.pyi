@@ -1,0 +1,4 @@
+from .analyze import analyze_checkpoint as analyze_checkpoint
+from .evaluate import evaluate_checkpoint as evaluate_checkpoint
+from .importance import importance_checkpoint as importance_checkpoint
+from .prune import prune_checkpoint as prune_checkpoint
