@@ -26,6 +26,14 @@ from optipfair_engine.bias.likelihood import CausalScorer, MaskedScorer, MaskedT
 from optipfair_engine.bias.trees import TokenTree
 from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.5,
+}
 GROUPS = [
     [ScoredText((2, 5, 6, 7, 8)), ScoredText((2, 5, 9, 7, 8)), ScoredText((2, 5, 6))],
     [ScoredText((2, 10, 11, 12, 13, 14), 3), ScoredText((2, 10, 11, 15), 3)],
@@ -64,32 +72,13 @@ def test_a_family_that_cannot_attend_along_a_tree_is_scored_the_long_way() -> No
 
 def test_a_head_that_is_more_than_a_matrix_is_noticed() -> None:
     torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        final_logit_softcapping=0.5,
-        initializer_range=0.5,
-    )
+    config = Gemma2Config(num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5, **SMALL)
     assert not check(Gemma2ForCausalLM(config).eval())._head_works
 
 
 def test_a_window_of_attention_that_only_the_longest_sentences_exceed_is_noticed() -> None:
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=4,
-        initializer_range=0.5,
-    )
+    config = MistralConfig(num_key_value_heads=2, sliding_window=4, **SMALL)
     groups = [*GROUPS, [ScoredText((2, *range(5, 17))), ScoredText((2, *range(5, 12), 20, *range(13, 17)))]]
     model = MistralForCausalLM(config).eval()
     for group, results in zip(groups, CausalScorer(model).score(groups), strict=True):
@@ -149,12 +138,11 @@ def test_logits_are_only_asked_where_a_token_is_scored_and_once_a_place(llama) -
         assert total == pytest.approx(alone, abs=1e-5)
 
 
-SMALL = {"vocab_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
 MASKED = [
-    BertForMaskedLM(BertConfig(hidden_size=32, intermediate_size=48, **SMALL)),
-    RobertaForMaskedLM(RobertaConfig(hidden_size=32, intermediate_size=48, pad_token_id=1, **SMALL)),
+    BertForMaskedLM(BertConfig(**SMALL)),
+    RobertaForMaskedLM(RobertaConfig(pad_token_id=1, **SMALL)),
     DistilBertForMaskedLM(
-        DistilBertConfig(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4, initializer_range=0.3)
+        DistilBertConfig(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4, initializer_range=0.5)
     ),
 ]
 
