@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 #: torch and safetensors have no type or number for exhausted memory, only these words.
@@ -84,6 +85,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether this error (not what caused it) says that memory is exhausted, the GPU's or the host's."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM  # the text quotes a file's name
     # by their text only errors of the system and of native code: ours may quote what users wrote
     native = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
     return native and any(sign in str(error) for sign in _MEMORY_SIGNS)

@@ -30,5 +30,6 @@ def write_json(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     clean: dict[str, Any] = strict(data)
     text = json.dumps(clean, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    # half of a surrogate pair has no UTF-8; JSON can escape it
+    path.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
     return clean

@@ -27,7 +27,10 @@ def onednn_linear() -> AbstractContextManager[object]:
 
 def _operation() -> Callable[..., Tensor] | None:
     # the operation that torch's own compiler puts for a linear layer; on ARM torch has quicker ones
-    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+    mkldnn = torch.backends.mkldnn
+    if platform.machine().lower() not in ("x86_64", "amd64") or not (
+        mkldnn.is_available() and mkldnn.enabled
+    ):
         return None
     packet = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     return getattr(packet, "default", None)
@@ -55,11 +58,13 @@ def _fits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether the product is one that both would form alike; errors are left to torch's own texts."""
     return (
         not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
         and all(_is_plain(tensor) for tensor in (x, weight, bias) if tensor is not None)
         and x.dim() >= 2
         and weight.dim() == 2
         and x.numel() > 0
         and x.shape[-1] == weight.shape[1]
+        and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
     )
 
 

@@ -21,8 +21,8 @@ P = ParamSpec("P")
 
 FAILURE, USAGE = 1, 2
 _NO_MEMORY = (
-    "This machine has not enough memory for it. Less is needed with a smaller --batch-size or --max-length, "
-    "with --dtype bfloat16, and by prune --out-of-core."
+    "This machine has not enough memory for it. A smaller --batch-size or --max-length, --dtype bfloat16, and "
+    "out of core pruning (prune --out-of-core) need less, where a command has them."
 )
 #: Without a terminal a stage is told in at most about this many lines.
 _LINES_PER_STAGE = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Iterator
 
@@ -68,8 +69,14 @@ def _machine_error(error: BaseException) -> MachineError | None:
             return MachineError("hub_unavailable", str(part))
         if is_out_of_memory(part):
             return MachineError("out_of_memory", "the engine ran out of memory")
-        # by their text only errors of the system and of native code: ours may quote what users wrote
-        native = isinstance(part, OSError | RuntimeError) or type(part).__name__ == "SafetensorError"
-        if native and any(sign in str(part) for sign in _DISK_SIGNS):
+        if _is_disk_failure(part):
             return MachineError("io_error", "the worker's disk failed while it was read or written")
     return None
+
+
+def _is_disk_failure(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.EIO, errno.ESTALE)  # the text quotes a file's name
+    # by their text only errors of native code: ours may quote what users wrote
+    native = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
+    return native and any(sign in str(error) for sign in _DISK_SIGNS)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, takewhile
+from itertools import accumulate, chain, islice, takewhile
 from typing import Any, Final
 
 import numpy as np
@@ -27,12 +28,13 @@ from optipfair_engine.bias.trees import TokenTree, TreeBatch
 from optipfair_engine.errors import TokenizerError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 
-#: Nodes (padding included) of one forward pass: fewer would read the weights too often; and rows of logits
-#: held at once.
+#: Nodes (padding included) of one forward pass: fewer would read the weights too often.
 TOKEN_BUDGET: Final = 1024
+#: Rows of logits held at once where the head is a plain matrix, and numbers of logits where it isn't.
 LOGIT_ROWS: Final = 128
-#: Nodes at which a tree takes no more sentences. Larger ones share more beginnings and waste less padding,
-#: but the attention of each node is computed with all nodes of its tree.
+LOGIT_NUMBERS: Final = 2**27
+#: About how many nodes a tree has. Larger ones share more beginnings and waste less padding, but the
+#: attention of each node is computed with all nodes of its tree.
 TREE_NODES: Final = 112
 
 
@@ -88,46 +90,55 @@ class CausalScorer:
     def _plant(self, sequences: Sequence[ScoredText]) -> tuple[list[TokenTree], list[tuple[int, int]]]:
         """Trees that hold all sequences, and of each sequence (tree, number of its path there).
 
-        Neighbours in the order of their tokens share most: they go into one tree until it is large enough.
-        Large enough is what leaves trees of one size, which are padded least.
+        Neighbours in the order of their tokens share most: they go into one tree until it is full.
         """
         order = sorted(range(len(sequences)), key=lambda s: sequences[s].ids)
-        left = _nodes_from([sequences[s].ids for s in order])
+        ordered = [sequences[s].ids for s in order]
+        shared = [0, *map(_shared, ordered, ordered[1:])]
+        left = _nodes_from([len(ids) - 1 for ids in ordered], shared)
         trees: list[TokenTree] = []
         places, limit = [(0, 0)] * len(sequences), 0
-        for nodes, number in zip(left, order, strict=True):
-            if not trees or len(trees[-1].ids) >= limit:
+        for number, ids, common, nodes in zip(order, ordered, shared, left, strict=True):
+            if not trees or _is_full(trees[-1], limit, common / len(ids)):
                 trees.append(TokenTree())
-                limit = nodes // max(1, round(nodes / TREE_NODES)) if self._trees_work else 1
+                # what leaves trees of one size: they pad one another least
+                whole = common + nodes
+                limit = whole // max(1, round(whole / TREE_NODES)) if self._trees_work else 0
             places[number] = (len(trees) - 1, len(trees[-1].paths))
-            trees[-1].add(sequences[number].ids, sequences[number].start)
+            trees[-1].add(ids, sequences[number].start)
         return trees, places
 
     def _try_short_cuts(self, groups: Sequence[Sequence[ScoredText]]) -> None:
-        """Compare both short cuts with the model's own logits, on the longest group that branches.
-
-        The longest, because a window of attention, which a tree's mask overrides, shows in long texts only.
-        """
-        if self._trees_work is not None or not groups:
+        """Compare both short cuts with the model's own logits: of the longest sequence and one that leaves it."""
+        if self._trees_work is not None or not any(groups):
             return
-        trees = [TokenTree.of([sequence.ids for sequence in group]) for group in groups]
-        number = max(range(len(trees)), key=lambda t: (not trees[t].is_chain, max(trees[t].depths)))
-        group, tree = groups[number], trees[number]
-        chains = [TokenTree.of([sequence.ids]) for sequence in group]
+        tried = _longest_and_a_branch(groups)
+        chains = [TokenTree.of([sequence.ids]) for sequence in tried]
+        tree = TokenTree.of([sequence.ids for sequence in tried])
         self._trees_work, self._head_works = False, False
         expected = [self._batch_scores([chain])[0] for chain in chains]
-        for self._head_works in (True, False):
-            found = self._attempt([tree])
-            along = [found[0][path] for path in tree.paths] if found else None
-            self._trees_work = _agree(expected, along, self._tolerance)
-            if self._trees_work:
-                return
+        if self._could_take_trees(max(len(sequence.ids) for sequence in tried)):
+            for self._head_works in (True, False):
+                found = self._attempt([tree])
+                along = [found[0][path] for path in tree.paths] if found else None
+                self._trees_work = _agree(expected, along, self._tolerance)
+                if self._trees_work:
+                    return
         self._head_works = True
         self._head_works = _agree(expected, self._attempt(chains), self._tolerance)
 
+    def _could_take_trees(self, longest: int) -> bool:
+        """Whether positions can be given, and no window, which a tree's mask would override, is shorter.
+
+        In half precision a trial alone might take such errors for rounding.
+        """
+        parameters = inspect.signature(body_of(self._view).forward).parameters
+        window = getattr(self._view.config, "sliding_window", None)
+        return "position_ids" in parameters and (window is None or window >= longest)
+
     @property
     def _tolerance(self) -> float:
-        """Rounding apart, short cuts are exact; half precision rounds to some hundredths."""
+        """Rounding apart, short cuts are exact; half precision rounds a token's score to some tenths."""
         return 1e-3 if next(self._model.parameters()).dtype in (torch.float32, torch.float64) else 0.5
 
     def _attempt(self, trees: Sequence[TokenTree]) -> list[Scores] | None:
@@ -140,7 +151,10 @@ class CausalScorer:
         """Log-probability of every edge's token after its node (NaN: not scored), largest trees first."""
         order = sorted(range(len(trees)), key=lambda t: -len(trees[t].ids))
         scores: list[Scores] = [np.zeros(0)] * len(trees)
-        for run in within_budget([len(trees[t].ids) for t in order], self._budget):
+        budget = self._budget
+        if not self._head_works:
+            budget = min(budget, LOGIT_NUMBERS // len(self._head.weight))
+        for run in within_budget([len(trees[t].ids) for t in order], budget):
             chosen = [order[i] for i in run]
             for t, values in zip(chosen, self._batch_scores([trees[t] for t in chosen]), strict=True):
                 scores[t] = values
@@ -199,16 +213,30 @@ class CausalScorer:
         return values
 
 
-def _nodes_from(ordered: Sequence[tuple[int, ...]]) -> list[int]:
-    """About how many nodes one tree of each sequence and of all behind it has."""
-    before = [(), *ordered[:-1]]
-    added = [len(ids) - 1 - _shared(ids, prior) for ids, prior in zip(ordered, before, strict=True)]
+def _longest_and_a_branch(groups: Sequence[Sequence[ScoredText]]) -> list[ScoredText]:
+    """The longest sequence, and another (of its group, if there is one) that leaves it before its end."""
+    group = max(groups, key=lambda g: max((len(sequence.ids) for sequence in g), default=0))
+    longest = max(group, key=lambda sequence: len(sequence.ids))
+    others = chain(group, chain.from_iterable(groups))
+    branch = (o for o in others if not TokenTree.of([longest.ids, o.ids]).is_chain)
+    return [longest, *islice(branch, 1)]
+
+
+def _nodes_from(nodes: Sequence[int], shared: Sequence[int]) -> list[int]:
+    """How many nodes each sequence and all behind it add to a tree of those before it."""
+    added = [max(0, own - common) for own, common in zip(nodes, shared, strict=True)]
     return list(accumulate(reversed(added)))[::-1]
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _is_full(tree: TokenTree, limit: int, shared: float) -> bool:
+    """Whether the next sequence, which shares this part of itself with the last one, begins another tree."""
+    size = len(tree.ids)
+    return size >= limit and (shared <= 0.25 or size >= 1.5 * limit)
 
 
 def _total(sequence: ScoredText, scores: Scores, path: Sequence[int]) -> tuple[float, int]:

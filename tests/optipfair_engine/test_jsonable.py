@@ -22,5 +22,7 @@ def test_what_json_cannot_say_becomes_null_and_other_libraries_numbers_pythons()
 
 
 def test_what_is_written_is_what_is_returned(tmp_path: Path) -> None:
-    written = write_json(tmp_path / "new" / "metrics.json", {"share": np.float64(0.25), "word": "é"})
+    written = write_json(
+        tmp_path / "new" / "metrics.json", {"share": np.float64(0.25), "words": ["é", "\ud83d"]}
+    )
     assert json.loads((tmp_path / "new" / "metrics.json").read_text(encoding="utf-8")) == written

@@ -8,12 +8,13 @@ from optipfair_engine import onednn
 from optipfair_engine.onednn import onednn_linear
 
 operation = onednn._operation()
-pytestmark = pytest.mark.skipif(operation is None, reason="torch has no oneDNN for this processor")
 
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes of the inputs that oneDNN was given."""
+    if operation is None:
+        pytest.skip("torch has no oneDNN for this processor")
     shapes: list[tuple[int, ...]] = []
 
     def record(x, *rest):
@@ -61,6 +62,23 @@ def test_gradients_and_empty_inputs_stay_with_torch(taken) -> None:
             assert layer(torch.ones(0, 4)).shape == (0, 5)
     assert layer.weight.grad is not None
     assert taken == []
+
+
+def test_a_bias_that_is_spread_stays_with_torch(taken) -> None:
+    with torch.no_grad(), onednn_linear():
+        assert F.linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(1)).tolist() == [[4.0] * 4] * 2
+    assert taken == []
+
+
+def test_autocast_decides_itself(taken) -> None:
+    with torch.no_grad(), onednn_linear(), torch.autocast("cpu", torch.bfloat16):
+        assert F.linear(torch.ones(2, 3), torch.ones(4, 3)).dtype == torch.bfloat16
+    assert taken == []
+
+
+def test_who_turned_onednn_off_gets_none() -> None:
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert onednn._operation() is None
 
 
 def test_a_subclass_of_tensor_multiplies_itself(taken) -> None:

@@ -184,6 +184,11 @@ def test_the_machines_failures_are_tried_again_though_the_engine_blames_the_mode
     assert (describe(blamed)["code"], describe(blamed)["retry"]) == (code, True)
 
 
+def test_a_files_name_is_no_sign_of_the_machine() -> None:
+    for name in ("out of memory.json", "Input/output error"):
+        assert describe(PermissionError(errno.EACCES, "Permission denied", name))["code"] == "engine_failed"
+
+
 def test_the_outline_of_an_error_has_types_and_places_and_no_words() -> None:
     try:
         try:

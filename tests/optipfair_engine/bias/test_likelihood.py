@@ -16,6 +16,8 @@ from transformers import (
     GPT2LMHeadModel,
     MistralConfig,
     MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
     T5Config,
@@ -49,9 +51,9 @@ def plainly(model, text: ScoredText) -> float:
     return sum(log_p[0, i - 1, text.ids[i]].item() for i in range(text.start, len(text.ids)))
 
 
-def check(model) -> CausalScorer:
+def check(model, groups=GROUPS) -> CausalScorer:
     scorer = CausalScorer(model)
-    for group, results in zip(GROUPS, scorer.score(GROUPS), strict=True):
+    for group, results in zip(groups, scorer.score(groups), strict=True):
         for text, (total, count) in zip(group, results, strict=True):
             assert total == pytest.approx(plainly(model, text), abs=1e-4)
             assert count == len(text.ids) - text.start
@@ -67,7 +69,20 @@ def test_scores_equal_plain_scoring_of_each_sentence(llama) -> None:
 def test_a_family_that_cannot_attend_along_a_tree_is_scored_the_long_way() -> None:
     torch.manual_seed(0)
     config = BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
-    assert not check(BloomForCausalLM(config).eval())._trees_work
+    model = BloomForCausalLM(config).eval()
+    assert not check(model)._trees_work
+    # within a group nothing branches, but these groups would share a tree
+    ends = [[ScoredText((2, 3, start, 9, end)) for end in (20, 21)] for start in (5, 6, 7)]
+    assert not check(model, ends)._trees_work
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_positions_that_a_model_does_not_take_are_not_given(dtype) -> None:
+    torch.manual_seed(0)
+    model = MptForCausalLM(MptConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4)).to(dtype).eval()
+    scorer = CausalScorer(model)
+    scorer.score(GROUPS)
+    assert not scorer._trees_work
 
 
 def test_a_head_that_is_more_than_a_matrix_is_noticed() -> None:
@@ -80,10 +95,8 @@ def test_a_window_of_attention_that_only_the_longest_sentences_exceed_is_noticed
     torch.manual_seed(0)
     config = MistralConfig(num_key_value_heads=2, sliding_window=4, **SMALL)
     groups = [*GROUPS, [ScoredText((2, *range(5, 17))), ScoredText((2, *range(5, 12), 20, *range(13, 17)))]]
-    model = MistralForCausalLM(config).eval()
-    for group, results in zip(groups, CausalScorer(model).score(groups), strict=True):
-        plain = [plainly(model, text) for text in group]
-        assert [total for total, _ in results] == pytest.approx(plain, abs=1e-4)
+    scorer = check(MistralForCausalLM(config).eval(), groups)
+    assert not scorer._trees_work
 
 
 def test_batches_do_not_matter(llama) -> None:
@@ -110,6 +123,21 @@ def test_groups_share_trees_and_what_they_begin_with(llama) -> None:
     for group, found in zip(groups, results, strict=True):
         plain = [plainly(llama, text) for text in group]
         assert [total for total, _ in found] == pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("groups", "nodes"),
+    [
+        ([[ScoredText((2, *range(3, 50), own, own + 1, 50))] for own in range(3, 40)], 48 + 37 * 2),
+        ([[ScoredText((2, *range(3, 12)))]] * 100, 9),
+    ],
+)
+def test_long_common_beginnings_and_repetitions_are_read_about_once(llama, groups, nodes) -> None:
+    scorer = CausalScorer(llama)
+    scorer.score([[ScoredText((2, 3, 4)), ScoredText((2, 5, 4))]])
+    trees, _ = scorer._plant([text for group in groups for text in group])
+    assert nodes <= sum(len(tree.ids) for tree in trees) <= 1.6 * nodes
+    check(llama, groups)
 
 
 def test_a_tree_reads_a_common_beginning_once_and_no_last_token() -> None:
@@ -139,17 +167,19 @@ def test_logits_are_only_asked_where_a_token_is_scored_and_once_a_place(llama) -
 
 
 MASKED = [
-    BertForMaskedLM(BertConfig(**SMALL)),
-    RobertaForMaskedLM(RobertaConfig(pad_token_id=1, **SMALL)),
-    DistilBertForMaskedLM(
-        DistilBertConfig(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4, initializer_range=0.5)
+    (BertForMaskedLM, BertConfig(**SMALL)),
+    (RobertaForMaskedLM, RobertaConfig(pad_token_id=1, **SMALL)),
+    (
+        DistilBertForMaskedLM,
+        DistilBertConfig(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4, initializer_range=0.5),
     ),
 ]
 
 
-@pytest.mark.parametrize("model", MASKED, ids=lambda model: type(model).__name__)
-def test_masked_scores_equal_masking_one_token_at_a_time(model) -> None:
-    model.eval()
+@pytest.mark.parametrize(("kind", "config"), MASKED)
+def test_masked_scores_equal_masking_one_token_at_a_time(kind, config) -> None:
+    torch.manual_seed(0)
+    model = kind(config).eval()
     sentences = [((2, 5, 6, 7, 3), (1, 2, 3)), ((2, 5, 9, 3), (2,)), ((2, 3), ())]
     results = MaskedScorer(model, 4, token_budget=12).score([MaskedText(*parts) for parts in sentences])
     for (ids, positions), (total, count) in zip(sentences, results, strict=True):
@@ -164,7 +194,7 @@ def test_masked_scores_equal_masking_one_token_at_a_time(model) -> None:
 
 
 def test_the_vocabulary_is_asked_at_the_masks_only() -> None:
-    model = MASKED[0].eval()
+    model = BertForMaskedLM(BertConfig(**SMALL)).eval()
     shapes = []
     head = model.get_output_embeddings()
     handle = head.register_forward_hook(lambda _head, _args, logits: shapes.append(tuple(logits.shape)))

@@ -13,7 +13,6 @@ from optipfair_engine.bias.significance import (
     bootstrap_means,
     detectable_mean,
     detectable_share,
-    finite,
     holm,
     mcnemar,
     mcnemar_clustered,
@@ -103,14 +102,6 @@ def test_the_detectable_share_is_the_textbook_one() -> None:
 )
 def test_the_outcome_needs_the_whole_interval_beyond_the_margin(low, high, expected) -> None:
     assert outcome(Interval(0.0, low, high), margin=0.05) == expected
-
-
-def test_finite_makes_strict_json() -> None:
-    assert finite({"a": float("nan"), 1: [np.float64("inf"), np.int64(3)], "b": (np.bool_(True),)}) == {
-        "a": None,
-        "1": [None, 3],
-        "b": [True],
-    }
 
 
 def coverage(clusters: int, trials: int = 400) -> float:
