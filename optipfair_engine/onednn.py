@@ -28,9 +28,8 @@ def onednn_linear() -> AbstractContextManager[object]:
 def _operation() -> Callable[..., Tensor] | None:
     # the operation that torch's own compiler puts for a linear layer; on ARM torch has quicker ones
     mkldnn = torch.backends.mkldnn
-    if platform.machine().lower() not in ("x86_64", "amd64") or not (
-        mkldnn.is_available() and mkldnn.enabled
-    ):
+    wanted = mkldnn.is_available() and mkldnn.enabled
+    if not wanted or platform.machine().lower() not in ("x86_64", "amd64"):
         return None
     packet = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     return getattr(packet, "default", None)

@@ -21,8 +21,8 @@ P = ParamSpec("P")
 
 FAILURE, USAGE = 1, 2
 _NO_MEMORY = (
-    "This machine has not enough memory for it. A smaller --batch-size or --max-length, --dtype bfloat16, and "
-    "out of core pruning (prune --out-of-core) need less, where a command has them."
+    "This machine has not enough memory for it. A smaller --batch-size or --max-length, --dtype bfloat16 and "
+    "prune --out-of-core need less; not every command has them all."
 )
 #: Without a terminal a stage is told in at most about this many lines.
 _LINES_PER_STAGE = 10

@@ -109,7 +109,7 @@ class CausalScorer:
         return trees, places
 
     def _try_short_cuts(self, groups: Sequence[Sequence[ScoredText]]) -> None:
-        """Compare both short cuts with the model's own logits: of the longest sequence and one that leaves it."""
+        """Compare both short cuts with the model's own logits, on the longest sequence and a branch."""
         if self._trees_work is not None or not any(groups):
             return
         tried = _longest_and_a_branch(groups)

@@ -128,7 +128,7 @@ def test_groups_share_trees_and_what_they_begin_with(llama) -> None:
 @pytest.mark.parametrize(
     ("groups", "nodes"),
     [
-        ([[ScoredText((2, *range(3, 50), own, own + 1, 50))] for own in range(3, 40)], 48 + 37 * 2),
+        ([[ScoredText((2, *range(3, 45), own, own + 1, 49))] for own in range(3, 40)], 43 + 37 * 2),
         ([[ScoredText((2, *range(3, 12)))]] * 100, 9),
     ],
 )
