@@ -34,22 +34,15 @@ def forked_runner(
         MachineError: the process was killed, or ran out of memory.
         ReloadCheckError: it did not load.
     """
-    import torch
-    from safetensors.torch import load_file
+    from optipfair_engine.checkpoints.reload import ReloadItem, read_answer, write_request
 
-    item = {
-        "folder": str(folder),
-        "token_ids": [list(row) for row in token_ids],
-        "attention": attention,
-    }
-    request = {"items": [item], "threads": torch.get_num_threads(), "device": device}
     with tempfile.TemporaryDirectory(prefix="optipfair-reload-") as scratch:
         asked, answer, failure = (Path(scratch, name) for name in ("request", "answer", "failure"))
-        asked.write_text(json.dumps(request), encoding="utf-8")
+        write_request(asked, [ReloadItem(folder, token_ids, attention)], device)
         exitcode = _run(asked, answer, failure)
         if exitcode != 0:
             raise _failure(exitcode, json.loads(failure.read_text()) if failure.exists() else None)
-        return load_file(answer)["0"]
+        return read_answer(answer)[0]
 
 
 def _failure(exitcode: int | None, told: Mapping[str, Any] | None) -> Exception:

@@ -1,9 +1,8 @@
 """Logits of saved checkpoints, computed by a process that never held the models.
 
-``python -m optipfair_engine.checkpoints.reload request.json answer.safetensors`` reads
-``{"items": [{"folder", "token_ids", "attention"}], "threads", "device"}`` and writes one tensor per item,
-named by its number. ``logits_of`` does one item, for a caller that has a fresh process of its own (a
-preloaded fork server).
+``python -m optipfair_engine.checkpoints.reload request.json answer.safetensors`` reads what ``write_request``
+wrote, and writes one tensor per item, named by its number, which ``read_answer`` reads. ``main`` does the
+same in a fresh process that somebody else has made (a preloaded fork server).
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +18,38 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optipfair_engine.checkpoints.loading import load_pruned
+
+
+@dataclass(frozen=True)
+class ReloadItem:
+    """One folder to reload, what to feed it, and the attention implementation to compute with."""
+
+    folder: Path
+    token_ids: Sequence[Sequence[int]]
+    attention: str | None = None
+
+
+def write_request(path: Path, items: Sequence[ReloadItem], device: str) -> None:
+    """Write down what is asked of the other process."""
+    asked = [
+        {
+            "folder": str(item.folder),
+            "token_ids": [list(row) for row in item.token_ids],
+            "attention": item.attention,
+        }
+        for item in items
+    ]
+    # sums are split by thread: another number of them could round differently
+    request = {"items": asked, "threads": torch.get_num_threads(), "device": device}
+    path.write_text(json.dumps(request), encoding="utf-8")
+
+
+def read_answer(path: Path) -> list[Tensor]:
+    """The logits of each item, in their order."""
+    from safetensors.torch import load_file
+
+    logits = load_file(path)
+    return [logits[str(number)] for number in range(len(logits))]
 
 
 def logits_of(

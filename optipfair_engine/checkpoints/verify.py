@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 
 from optipfair_engine.checkpoints.loading import load_config, load_pruned, model_class_of, sized_class
 from optipfair_engine.checkpoints.manifest import MANIFEST_NAME, Manifest, VerifyLevel, check_hashes
+from optipfair_engine.checkpoints.reload import ReloadItem, read_answer, write_request
 from optipfair_engine.errors import EngineError, InvalidOptionError, ReloadCheckError
 from optipfair_engine.headers import HeaderError, read_headers
 
@@ -34,15 +34,6 @@ class ReloadCheck:
 
     level: VerifyLevel
     max_difference: float | None = None
-
-
-@dataclass(frozen=True)
-class ReloadItem:
-    """One folder to reload, and what to feed it."""
-
-    folder: Path
-    token_ids: Sequence[Sequence[int]]
-    attention: str | None = None
 
 
 def check_tokens(vocab_size: int) -> list[list[int]]:
@@ -161,31 +152,15 @@ def reload_logits(items: Sequence[ReloadItem], device: str = "cpu") -> list[Tens
     Raises:
         ReloadCheckError: it failed; the text is the last line that it wrote.
     """
-    from safetensors.torch import load_file
-
-    request = {
-        "items": [
-            {
-                "folder": str(i.folder),
-                "token_ids": [list(row) for row in i.token_ids],
-                "attention": i.attention,
-            }
-            for i in items
-        ],
-        # sums are split by thread: another number of them could round differently
-        "threads": torch.get_num_threads(),
-        "device": device,
-    }
     with tempfile.TemporaryDirectory(prefix="optipfair-reload-") as scratch:
         asked, answer = Path(scratch, "request.json"), Path(scratch, "answer.safetensors")
-        asked.write_text(json.dumps(request), encoding="utf-8")
+        write_request(asked, items, device)
         command = [sys.executable, "-m", "optipfair_engine.checkpoints.reload", str(asked), str(answer)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise ReloadCheckError(f"the saved checkpoint did not reload in a new process: {last}")
-        logits = load_file(answer)
-    return [logits[str(number)] for number in range(len(items))]
+        return read_answer(answer)
 
 
 def _compare(logits: Tensor, reference: Tensor, *, exact: bool) -> float:

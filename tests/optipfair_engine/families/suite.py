@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from optipfair_engine.checkpoints.verify import ReloadItem, reload_logits
+from optipfair_engine.checkpoints.reload import ReloadItem
+from optipfair_engine.checkpoints.verify import reload_logits
 from optipfair_engine.errors import UnsupportedModelError
 from tests.optipfair_engine.families.checks import CHECKS, TOKENS, Outcome, Saved
 from tests.optipfair_engine.families.zoo import FAMILIES, Family
