@@ -43,6 +43,8 @@ class Secrets:
 
 def ensure_secret(path: Path) -> None:
     """Make the secret file (0600) unless there is one; safe when several processes start at once."""
+    if path.exists():
+        return  # its folder need not be writable
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -6,6 +6,7 @@ The one door to specs: the kinds are in `jobs.kinds`, what they are made of in `
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -168,7 +169,9 @@ def _faults(request: AnyRequest) -> Iterator[tuple[tuple[str | int, ...], str, o
     known = _gate_metrics(request)
     for number, gate in enumerate(request.gates):
         if gate.metric not in known:
+            near = ", ".join(get_close_matches(gate.metric, known))
             reason = f"unknown gate metric: a {request.kind} job does not report {gate.metric!r}"
+            reason += f"; it does report {near}" if near else ""
             yield ("gates", number, "metric"), reason, gate.metric
     if isinstance(request, PipelineRequest):
         return

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jobs.metrics import known_metrics
 from jobs.specs import KINDS, parse_request
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "http.md"
@@ -18,3 +19,11 @@ def test_every_body_in_the_guide_is_accepted_and_every_kind_is_there() -> None:
     bodies = [body for body in found if not str(body.get("type")).startswith("urn:optipfair:problem:")]
     assert {parse_request(body).kind for body in bodies} == set(KINDS)
     assert len(bodies) == len(KINDS) + 1  # the walk at the beginning prunes, too
+
+
+def test_the_guide_lists_every_metric_that_a_gate_may_name() -> None:
+    section = GUIDE.read_text().partition("## Gates and the verdict")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE))
+    assert set(rows) == set(KINDS)
+    for kind in set(KINDS) - {"pipeline"}:
+        assert set(re.findall(r"`(\w+)`", rows[kind])) == known_metrics(kind)

@@ -135,6 +135,18 @@ class TestSecretFile:
         assert [p.name for p in path.parent.iterdir()] == ["secret"]
         assert len(load_secrets(path).live) == 1
 
+    def test_one_that_is_there_is_left_alone_in_a_folder_that_takes_no_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "secret"
+        ensure_secret(path)
+
+        def refuse(*_args: object, **_options: object) -> int:
+            raise PermissionError("read-only")
+
+        monkeypatch.setattr("jobs.secret.os.open", refuse)
+        ensure_secret(path)
+
     def test_two_lines_are_two_live_secrets_the_first_of_which_signs(self, tmp_path: Path) -> None:
         path = tmp_path / "secret"
         path.write_text("n" * 64 + "\n" + "o" * 64 + "\n")

@@ -271,6 +271,11 @@ def steps(*items: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
     return {"kind": "pipeline", "spec": {"steps": listed}}
 
 
+def test_a_misspelt_gate_metric_is_told_what_it_may_have_meant() -> None:
+    with pytest.raises(ValidationError, match="it does report perplexity_ratio"):
+        parse_request({**prune(), "gates": [{"metric": "perplexty_ratio", "max": 2}]})
+
+
 def test_steps_refer_only_to_earlier_prune_steps() -> None:
     after = {"model": {"source": "step", "name": "a"}}
     pruned = {"model": LOCAL, "pruning_percentage": 10}
