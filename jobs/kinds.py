@@ -48,6 +48,7 @@ class ImportanceSpec(Strict):
 
     model: ModelRef
     calibration: CalibrationRef
+    """Text whose tokens the layers see."""
     layers_path: Annotated[str, StringConstraints(max_length=200, pattern=r"^\w+(\.\w+)*$")] | None = Field(
         default=None,
         description='Where the layers are, for a model with several stacks, as "encoder.block" of T5.',
@@ -68,16 +69,26 @@ class BiasSpec(Strict):
 
     model: ModelRef
     baseline: ModelRef | None = None
+    """Another model that this one is compared with, on the same prompts."""
     prompt_pairs: PromptPairs | None = None
+    """Pairs of prompts that differ in the attribute. Without any prompts: a set of its own."""
     template: Annotated[str, StringConstraints(max_length=10_000, pattern=r"\{attribute\}")] | None = None
+    """A text with {attribute} in it, filled with each two of attributes."""
     attributes: Annotated[list[Prompt], Field(min_length=2, max_length=32)] | None = None
+    """Words to fill in."""
     suite: OpaqueName | None = None
+    """A file of the workers' suites folder: CrowS-Pairs (CSV), StereoSet (JSON) or prompt pairs."""
     control_pairs: PromptPairs | None = None
+    """Rewordings that change no attribute: the noise floor."""
     visualization_types: list[Visualization] = Field(default_factory=_all_kinds, max_length=3)
+    """Which figures are drawn; an empty list: none."""
     layers: Literal["first_middle_last", "all"] | LayerIndices = "first_middle_last"
+    """Which layers the figures show: three, all, or positions from 0 on."""
     layer_types: Annotated[list[Component], Field(min_length=1, max_length=6)] | None = None
+    """Which components are measured. Null: all that the model has."""
     figure_format: Literal["png", "svg", "pdf"] = "png"
     neuron_ranking: bool = False
+    """Ranks the neurons that react most, with p-values."""
     margin: Annotated[Finite, Field(ge=0, le=10)] | None = Field(
         default=None,
         description="Change from the baseline that doesn't count: of the mean difference, relative "
@@ -86,6 +97,7 @@ class BiasSpec(Strict):
     dtype: Dtype = "auto"
     device: Device = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of the bootstrap."""
 
     @model_validator(mode="after")
     def _one_prompt_source(self) -> Self:
@@ -104,11 +116,17 @@ class EvaluateSpec(Strict):
 
     model: ModelRef
     baseline: ModelRef | None = None
+    """Another model, evaluated beside it."""
     text: TextRef | None = None
+    """Text that perplexity is measured on."""
     prompts: Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)] | None = None
+    """Prompts to continue."""
     timing: bool = False
+    """Measures the speed of generation."""
     max_length: int = Field(default=512, ge=2, le=32_768)
+    """Tokens in a window of the text."""
     max_new_tokens: int = Field(default=50, ge=1, le=2048)
+    """Tokens to generate for each prompt."""
     dtype: Dtype = "auto"
     device: Device = "auto"
 

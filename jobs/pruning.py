@@ -35,13 +35,16 @@ class Healing(Strict):
     """A short distillation after pruning."""
 
     max_seconds: int = Field(ge=1, le=24 * 3600)
+    """How long the result is distilled from the original, at most."""
 
 
 class Fairness(Strict):
     """Lets what a neuron says about an attribute weigh in the selection."""
 
     prompt_pairs: PromptPairs
+    """Pairs of prompts that differ in the attribute: what reacts to the difference goes first."""
     weight: Finite = Field(default=1.0, ge=0, le=100)
+    """How much that weighs against what a neuron is of use; 0: not at all."""
 
 
 class PlanRef(Strict):
@@ -55,30 +58,55 @@ class PruneSpec(Strict):
 
     model: ModelRef
     preset: Literal["guide", "recommended"] = "guide"
+    """guide: as the other fields say; recommended: what measured best, with calibration or without."""
     pruning_type: Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"] = "MLP_GLU"
+    """Neurons of gated (MLP_GLU) or plain (MLP) blocks, whole layers (DEPTH), or heads (ATTENTION)."""
     neuron_selection_method: Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"] = "MAW"
+    """How neurons are scored (see docs/glossary.md); CFSP and OBS need calibration."""
     tie_break: Literal["lower_index", "topk"] = "lower_index"
+    """Which of equally scored neurons stay; topk: those that optipfair 0.4.2 keeps."""
     pruning_percentage: Percentage | None = None
+    """Per cent of neurons, heads or KV groups that go."""
     expansion_rate: Finite | None = Field(default=None, gt=0, le=10_000)
+    """The size that stays: intermediate_size in per cent of hidden_size."""
     target_parameters: TargetSize | None = None
+    """The size that stays: at most so many parameters of the whole model."""
     target_bytes: TargetSize | None = None
+    """The size that stays: at most so many bytes of weights."""
     allocation: Literal["uniform", "allocated"] | None = None
+    """One width for all layers, or by importance. Null: uniform, with the preset allocated."""
     expansion_divisor: Literal[32, 64, 128, 256] | None = None
+    """Rounds intermediate_size to a multiple."""
     layer_indices: LayerIndices | None = None
+    """The layers to remove (DEPTH), or the only ones to prune. Null: all."""
     num_layers_to_remove: int | None = Field(default=None, ge=1, lt=10_000)
+    """How many layers go (DEPTH)."""
     depth_pruning_percentage: Annotated[Finite, Field(gt=0, lt=100)] | None = None
+    """Per cent of layers that go (DEPTH)."""
     layer_selection_method: Literal["last", "first", "custom", "importance", "greedy_perplexity"] = "last"
+    """Which layers go (DEPTH): the last, the first, layer_indices, or, by calibration, those of least use."""
     attention_unit: Literal["kv_group", "query_head"] = "kv_group"
+    """Whole KV groups, or query heads evenly from each group (ATTENTION)."""
     calibration: CalibrationRef | None = None
+    """Text that activations are measured on; healing distils on it, too."""
     compensation: Literal["none", "least_squares"] = "none"
+    """Whether the weights behind what goes are refitted; least_squares needs calibration."""
     healing: Healing | None = None
+    """A short distillation from the original afterwards."""
     evaluation: TextRef | None = None
+    """Text that perplexity before and after is measured on."""
     fairness: Fairness | None = None
+    """Lets neurons go first that react to an attribute; needs calibration."""
     plan: PlanRef | None = None
+    """Applies the plan of an earlier prune job, at its size or another."""
     keep_statistics: bool = False
+    """Keeps what a refit at another size needs, for a later job with plan."""
     dtype: Dtype = "auto"
+    """Number type that the model is loaded and saved in; auto: the checkpoint's."""
     device: Device = "auto"
+    """auto: what the worker has."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of healing and fairness."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:

@@ -67,7 +67,7 @@ Percentage = Annotated[Finite, Field(ge=0, lt=100)]
 class Strict(BaseModel):
     """No unknown field, no conversion between types, no change after validation."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class LocalModelRef(Strict):
@@ -106,12 +106,16 @@ class CalibrationRef(Strict):
     """Text to calibrate on: `texts`, or a named local file, or a hub dataset; exactly one."""
 
     texts: Texts | None = None
+    """The texts themselves, or else a file or data set (source)."""
     source: Literal["local", "hub"] | None = None
     name: OpaqueName | None = None
     dataset: HubId | None = None
     max_length: int = Field(default=512, ge=1, le=32_768)
+    """Tokens in a sample."""
     batch_size: int = Field(default=8, ge=1, le=256)
+    """Samples in a batch: memory, not the result, depends on it."""
     num_samples: int = Field(default=128, ge=1, le=100_000)
+    """At most how many samples are read."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

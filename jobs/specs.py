@@ -81,6 +81,7 @@ class Gate(Strict):
     """A bound on one metric; an absent metric makes the check inconclusive, never a pass."""
 
     metric: Annotated[str, StringConstraints(min_length=1, max_length=160)]
+    """The name of a metric, as docs/http.md lists them for each kind; of a step as step.metric."""
     min: Finite | None = None
     max: Finite | None = None
 
@@ -99,12 +100,19 @@ LabelValue = Annotated[str, StringConstraints(max_length=128)]
 
 class _Request(Strict):
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
+    """Words of yours, to filter lists by."""
     priority: int = Field(default=0, ge=-100, le=100)
+    """Higher ones start first among waiting jobs."""
     timeout_seconds: int | None = Field(default=None, ge=1, le=MAX_TIMEOUT_SECONDS)
+    """How long it may run. Null: as long as the service says."""
     queue_timeout_seconds: int | None = Field(default=None, ge=1, le=MAX_TIMEOUT_SECONDS)
+    """How long it may wait for its first start; then it expires. Null: for ever."""
     reuse: bool = False
+    """Shares the result of an earlier job that did the same work, if there is one."""
     webhook_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = None
+    """Is sent a signed message when the job has ended."""
     gates: Annotated[list[Gate], Field(max_length=MAX_GATES)] = Field(default_factory=list)
+    """What the result must hold; together they give the verdict."""
 
     @field_validator("labels")
     @classmethod
