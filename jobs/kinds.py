@@ -85,7 +85,7 @@ class BiasSpec(Strict):
     layers: Literal["first_middle_last", "all"] | LayerIndices = "first_middle_last"
     """Which layers the figures show: three, all, or positions from 0 on."""
     layer_types: Annotated[list[Component], Field(min_length=1, max_length=6)] | None = None
-    """Which components are measured. Null: all that the model has."""
+    """Which components the figures show; metrics are of all. Null: outputs, gate and up (PCA: outputs)."""
     figure_format: Literal["png", "svg", "pdf"] = "png"
     neuron_ranking: bool = False
     """Ranks the neurons that react most, with p-values."""
@@ -103,6 +103,8 @@ class BiasSpec(Strict):
     def _one_prompt_source(self) -> Self:
         if (self.template is None) != (self.attributes is None):
             raise ValueError("template and attributes belong together")
+        if self.margin is not None and self.baseline is None:
+            raise ValueError("margin: of a change from a baseline; give baseline too, or leave margin out")
         given = [n for n in ("prompt_pairs", "template", "suite") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(

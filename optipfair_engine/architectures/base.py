@@ -50,12 +50,14 @@ class StackSpec:
     """One stack of layers: its ModuleList's path below the base model, the config's name for its length.
 
     ``first_layer_only`` names modules that only the first layer of a stack owns and that the layers behind
-    it use (T5's relative position bias): they move along when the first layer goes.
+    it use (T5's relative position bias): they move along when the first layer goes. ``causal``: no position
+    sees later ones.
     """
 
     path: str
     num_layers_attribute: str = "num_hidden_layers"
     first_layer_only: tuple[str, ...] = ()
+    causal: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from optipfair_engine.architectures.base import Architecture, AttentionSpec, Mlp
 _BERT, _ROBERTA = (
     Architecture(
         model_type,
-        (StackSpec("encoder.layer"),),
+        (StackSpec("encoder.layer", causal=False),),
         MlpSpec("plain", up="intermediate.dense", down="output.dense", module=None),
         AttentionSpec(
             module="attention",
@@ -24,7 +24,7 @@ _BERT, _ROBERTA = (
 
 _DISTILBERT = Architecture(
     "distilbert",
-    (StackSpec("transformer.layer", "n_layers"),),
+    (StackSpec("transformer.layer", "n_layers", causal=False),),
     MlpSpec("plain", up="ffn.lin1", down="ffn.lin2", module="ffn", size_attribute="hidden_dim"),
     AttentionSpec(
         module="attention",
@@ -42,7 +42,7 @@ _RELATIVE_BIAS = ("layer.0.SelfAttention.relative_attention_bias",)
 _T5 = Architecture(
     "t5",
     (
-        StackSpec("encoder.block", "num_layers", _RELATIVE_BIAS),
+        StackSpec("encoder.block", "num_layers", _RELATIVE_BIAS, causal=False),
         StackSpec("decoder.block", "num_decoder_layers", _RELATIVE_BIAS),
     ),
     None,

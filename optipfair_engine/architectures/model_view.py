@@ -69,6 +69,11 @@ class ModelView:
         """The family's name in transformers."""
         return self.architecture.model_type
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether no position of this stack sees later ones (BERT's do, unless it was made a decoder)."""
+        return self.stack.causal or bool(getattr(self.config, "is_decoder", False))
+
     def mlp(self, index: int) -> MlpView:
         """The MLP of one layer.
 

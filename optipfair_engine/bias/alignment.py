@@ -43,6 +43,7 @@ class Alignment:
     units: tuple[Unit, ...]
     length1: int
     length2: int
+    causal: bool = True
 
     @property
     def compared(self) -> tuple[Unit, ...]:
@@ -53,8 +54,12 @@ class Alignment:
     def first_difference(self) -> int | None:
         """Index in ``compared`` of the first one at or behind the first difference; None: there is none.
 
-        Before it a causal model has seen the same tokens on both sides, so there is no signal.
+        Before it a causal model has seen the same tokens on both sides, so there is no signal. In any other
+        model every position has seen the difference: then it is the first one.
         """
+        if not self.causal:
+            differs = any(unit.kind != "equal" for unit in self.units)
+            return 0 if differs and self.compared else None
         before = next((number for number, unit in enumerate(self.units) if unit.kind != "equal"), None)
         return before if before is not None and before < len(self.compared) else None
 
@@ -67,7 +72,9 @@ class Alignment:
 
     def swapped(self) -> Alignment:
         """The alignment of the pair the other way round."""
-        return Alignment(tuple(unit.swapped() for unit in self.units), self.length2, self.length1)
+        return Alignment(
+            tuple(unit.swapped() for unit in self.units), self.length2, self.length1, self.causal
+        )
 
     def as_dict(self, tokens1: Sequence[str], tokens2: Sequence[str]) -> dict[str, object]:
         """A JSON-ready report; ``unaligned`` and ``pooled`` spell the tokens out."""
@@ -91,25 +98,26 @@ def _words(unit: Unit, tokens1: Sequence[str], tokens2: Sequence[str]) -> dict[s
     }
 
 
-def align(ids1: Sequence[int], ids2: Sequence[int]) -> Alignment:
-    """Align two prompts by their token ids; position by position, if they have as many.
+def align(ids1: Sequence[int], ids2: Sequence[int], *, causal: bool = True) -> Alignment:
+    """Align two prompts of a causal (or other) model by their token ids; by position, if they have as many.
 
     ``align(b, a) == align(a, b).swapped()``: the matcher breaks ties by the order of its arguments, so they
     are always given in the same order.
     """
     if tuple(ids2) < tuple(ids1):
-        return align(ids2, ids1).swapped()
+        return align(ids2, ids1, causal=causal).swapped()
     if len(ids1) == len(ids2):
         return Alignment(
             tuple(_unit(i, a == b) for i, (a, b) in enumerate(zip(ids1, ids2, strict=True))),
             len(ids1),
             len(ids2),
+            causal,
         )
     matcher: SequenceMatcher[int] = SequenceMatcher(None, ids1, ids2, autojunk=False)
     units: list[Unit] = []
     for tag, start1, stop1, start2, stop2 in matcher.get_opcodes():
         units.extend(_units(tag, start1, stop1, start2, stop2))
-    return Alignment(tuple(units), len(ids1), len(ids2))
+    return Alignment(tuple(units), len(ids1), len(ids2), causal)
 
 
 def _unit(position: int, equal: bool) -> Unit:
@@ -128,12 +136,22 @@ def _units(tag: str, start1: int, stop1: int, start2: int, stop2: int) -> list[U
 
 
 def infer_template(prompt1: str, prompt2: str) -> str:
-    """The words that both prompts share, the differing ones replaced by ``{}``: names the pair's template."""
-    words1, words2 = prompt1.split(), prompt2.split()
-    if words2 < words1:
-        words1, words2 = words2, words1
+    """The words that both prompts share, the differing ones replaced by ``{}``: names the pair's template.
+
+    Where they share no word (Chinese and Japanese have no spaces), the letters that they share; where not
+    even those, the template is the pair itself.
+    """
+    for pieces, space in (([prompt1.split(), prompt2.split()], " "), ([list(prompt1), list(prompt2)], "")):
+        first, second = sorted(pieces)
+        shared = _shared(first, second, space)
+        if shared != "{}":
+            return shared
+    return " / ".join(sorted((prompt1, prompt2)))
+
+
+def _shared(words1: Sequence[str], words2: Sequence[str], space: str) -> str:
     matcher = SequenceMatcher(None, words1, words2, autojunk=False)
-    parts: list[str] = []
-    for tag, start, stop, _, _ in matcher.get_opcodes():
-        parts.append(" ".join(words1[start:stop]) if tag == "equal" else "{}")
-    return " ".join(parts)
+    return space.join(
+        space.join(words1[start:stop]) if tag == "equal" else "{}"
+        for tag, start, stop, _, _ in matcher.get_opcodes()
+    )

@@ -90,7 +90,7 @@ def analyze_pairs(
     """
     check_format(figure_format)
     view = locate(model)
-    pairs = encode_pairs(tokenizer, prompt_pairs, templates)
+    pairs = encode_pairs(tokenizer, prompt_pairs, templates, causal=view.is_causal)
     sites = find_sites(view, (*LAYER_TYPES, NEURONS) if ranking is not None else LAYER_TYPES)
     keys = [site.key for site in sites if site.key.rpartition("_layer_")[0] in LAYER_TYPES]
     end = last_output(view)

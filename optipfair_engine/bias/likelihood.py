@@ -66,6 +66,11 @@ class CausalScorer:
             )
         if getattr(model.config, "is_encoder_decoder", False):
             raise UnsupportedModelError(f"{type(model).__name__} continues no text: it can't score sentences")
+        if not self._view.is_causal:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} sees the words that it is to predict (is_decoder is not set): "
+                "load it as a model that fills masks, with AutoModelForMaskedLM"
+            )
         self._trees_work: bool | None = None
         self._head_works: bool | None = None
         self.forwards = 0

@@ -125,34 +125,42 @@ def overview(keys: Sequence[str]) -> str:
 
 
 class PictureConsumer:
-    """Makes a plan's heatmaps and PCAs while the stream runs, and gives them to ``sink(name, picture)``."""
+    """Makes a plan's heatmaps and PCAs while the stream runs, and gives them to ``sink(name, picture)``.
+
+    They are given at a batch's end, once nothing in it turned out to be NaN or infinite.
+    """
 
     def __init__(self, plan: FigurePlan, model_name: str, sink: Sink, first_index: int = 0) -> None:
         self._plan, self._model_name, self._sink, self._first_index = plan, model_name, sink, first_index
         self._units: BatchUnits | None = None
+        self._made: list[tuple[str, Picture]] = []
 
     def begin(self, units: BatchUnits) -> None:
         """A batch starts."""
-        self._units = units
+        self._units, self._made = units, []
 
     def end(self) -> None:
-        """The batch is over."""
+        """The batch is over: give its pictures."""
         self._units = None
+        for name, picture in self._made:
+            self._sink(name, picture)
+        self._made = []
 
     def take(self, key: str, first: Tensor, second: Tensor, alias: str | None) -> None:
         """Make this layer's pictures of every pair in the batch."""
         if self._units is None or (key not in self._plan.heatmaps and key not in self._plan.pcas):
             return
+        if not bool((first.sum() + second.sum()).isfinite()):
+            return  # the stream refuses the batch at its end, and names the place
         for number, pair in enumerate(self._units.pairs):
             rows = slice(int(self._units.offsets[number]), int(self._units.offsets[number + 1]))
             caption, index = caption_of(pair, self._model_name), pair.index + self._first_index
             if key in self._plan.heatmaps:
                 heatmap = heatmap_picture(key, pair, first[rows], second[rows], caption)
-                self._sink(f"heatmap_{key}_pair{index}", heatmap)
+                self._made.append((f"heatmap_{key}_pair{index}", heatmap))
             if key in self._plan.pcas:
-                self._sink(
-                    f"pca_{key}_pair{index}", pca_picture(key, pair, first[rows], second[rows], caption)
-                )
+                pca = pca_picture(key, pair, first[rows], second[rows], caption)
+                self._made.append((f"pca_{key}_pair{index}", pca))
 
 
 def give_bars(plan: FigurePlan, profile: Profile, model_name: str, sink: Sink, first_index: int = 0) -> None:

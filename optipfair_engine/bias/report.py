@@ -192,11 +192,15 @@ def _compared(compared: Mapping[str, Any]) -> str:
 
 def _neurons(neurons: Mapping[str, Any]) -> Iterable[str]:
     yield "<h2>Neurons</h2>"
-    yield (
-        f"<p>{neurons['significant']} of {neurons['tested']} neurons react to the attribute consistently "
-        f"(false discovery rate {neurons['false_discovery_rate']:.0%}, {neurons['units']} independent "
-        f"{escape(neurons['unit'])}s).</p>"
-    )
+    units = f"{neurons['units']} {neurons['unit']}{'s' * (neurons['units'] != 1)}"
+    if neurons["tested"]:
+        dependent = " that are not independent" if neurons["unit"] == "pair" else ""
+        yield (
+            f"<p>{neurons['significant']} of {neurons['tested']} neurons react to the attribute consistently "
+            f"(false discovery rate {neurons['false_discovery_rate']:.0%}, {escape(units)}{dependent}).</p>"
+        )
+    else:
+        yield f"<p>Ranked by effect and not tested: {escape(units)} are too few.</p>"
     yield _table(
         "Mean difference is signed (second − first prompt); output effect is it times the norm of the "
         "neuron's output weights",

@@ -93,7 +93,11 @@ class Consumer(Protocol):
 
 
 def encode_pairs(
-    tokenizer: Any, pairs: Sequence[PromptPair], templates: Sequence[str] | None = None
+    tokenizer: Any,
+    pairs: Sequence[PromptPair],
+    templates: Sequence[str] | None = None,
+    *,
+    causal: bool = True,
 ) -> list[EncodedPair]:
     """Tokenise and align pairs.
 
@@ -101,6 +105,7 @@ def encode_pairs(
         tokenizer: the model's tokenizer.
         pairs: two texts each.
         templates: names of the clusters, one a pair; by default the words that both prompts share.
+        causal: whether the model's positions see no later ones (``ModelView.is_causal``).
 
     Raises:
         InvalidOptionError: no pairs, an entry that is not a pair, or another number of templates.
@@ -115,7 +120,8 @@ def encode_pairs(
             raise InvalidOptionError(f"Prompt pair {index} has not two prompts: {pair!r}")
         first, second = encode(tokenizer, pair[0]), encode(tokenizer, pair[1])
         template = templates[index] if templates is not None else infer_template(*pair)
-        encoded.append(EncodedPair(index, first, second, align(first.ids, second.ids), template))
+        alignment = align(first.ids, second.ids, causal=causal)
+        encoded.append(EncodedPair(index, first, second, alignment, template))
     return encoded
 
 

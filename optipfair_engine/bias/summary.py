@@ -52,7 +52,8 @@ def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 
     templates = [pair.template for pair in profile.pairs]
     found = _Sample.of(profile, seed)
     # another stream of random numbers: the controls' templates are drawn independently of the pairs'
-    floor = _Sample.of(controls, seed + 1) if controls is not None else None
+    heard = _heard(controls) if controls is not None else []
+    floor = _Sample.of(controls, seed + 1, heard) if controls is not None and any(heard) else None
     entries = {}
     for column, name in enumerate(names):
         entry: dict[str, Any] = found.interval(column).as_dict()
@@ -71,7 +72,15 @@ def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 
         "components": {name: entries[name] for name in components},
         "layers": {name: entries[name] for name in names if split_key(name) is not None},
         "alignment": alignment_summary(profile),
-        "warnings": [*warnings_for(templates, controls), *_nothing_compared(profile)],
+        "warnings": [
+            *warnings_for(templates, controls),
+            *_nothing_compared(profile, "pair", "which counts as no difference"),
+            *(
+                _nothing_compared(controls, "control pair", "so the noise floor leaves it out")
+                if controls
+                else ()
+            ),
+        ],
     }
 
 
@@ -85,9 +94,11 @@ class _Sample:
     templates: int
 
     @classmethod
-    def of(cls, profile: Profile, seed: int) -> _Sample:
+    def of(cls, profile: Profile, seed: int, counted: Sequence[bool] | None = None) -> _Sample:
+        """Of all pairs, or of those that are ``counted``."""
         names, values = pair_values(profile)
-        templates = [pair.template for pair in profile.pairs]
+        rows = [row for row in range(len(values)) if counted is None or counted[row]]
+        values, templates = values[rows], [profile.pairs[row].template for row in rows]
         drawn = bootstrap_means(values, templates, seed=seed)
         return cls(names, values.mean(axis=0), drawn, len(set(templates)))
 
@@ -141,18 +152,23 @@ def warnings_for(templates: Sequence[str], controls: Profile | None) -> list[str
     return found
 
 
-def _nothing_compared(profile: Profile) -> list[str]:
+def _heard(profile: Profile) -> list[bool]:
+    """Of each pair whether it has what can be compared, or no difference; not: words added at one's end."""
+    signals = profile.has_signal(FROM_FIRST_DIFFERENCE)
+    return [
+        bool(signal) or pair.first.ids == pair.second.ids
+        for pair, signal in zip(profile.pairs, signals, strict=True)
+    ]
+
+
+def _nothing_compared(profile: Profile, noun: str, consequence: str) -> list[str]:
     """Prompts that differ, but with no position on both sides from there on (words added at the end)."""
-    heard = profile.has_signal(FROM_FIRST_DIFFERENCE)
-    silent = sum(
-        pair.first.ids != pair.second.ids and not found
-        for pair, found in zip(profile.pairs, heard, strict=True)
-    )
+    silent = _heard(profile).count(False)
     if not silent:
         return []
     return [
-        f"{_number(silent, 'pair')} with tokens added at the end of one prompt only: from there on "
-        "nothing can be compared, which counts as no difference."
+        f"{_number(silent, noun)} with tokens added at the end of one prompt only: from there on "
+        f"nothing can be compared, {consequence}."
     ]
 
 

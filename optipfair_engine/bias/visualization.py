@@ -175,7 +175,8 @@ def _one_figure(
     model, tokenizer, pair = subject
     output_dir, figure_format, pair_index = target
     check_format(figure_format)
-    view, encoded = locate(model), encode_pairs(tokenizer, [pair])
+    view = locate(model)
+    encoded = encode_pairs(tokenizer, [pair], causal=view.is_causal)
     sites = find_sites(view, LAYER_TYPES)
     plan = make_plan([site.key for site in sites])
     check_figsize(style, plan.kinds)

@@ -133,7 +133,14 @@ def bias_checkpoint(
     questions = _questions(options)
     before = None
     if baseline is not None:
-        plain = replace(options, visualization_types=(), neuron_ranking=False)
+        # no figures, so nothing that only they have, and that the baseline may lack
+        plain = replace(
+            options,
+            visualization_types=(),
+            layers="first_middle_last",
+            layer_types=None,
+            neuron_ranking=False,
+        )
         before = _ask(baseline, questions, plain, None, report)
         gc.collect()
     output.mkdir(parents=True, exist_ok=True)
@@ -273,7 +280,8 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, object]:
     if (activations := summary.get("activations")) is not None:
         flat.update(_flat_activations(activations))
     if (neurons := summary.get("neurons")) is not None:
-        flat["neurons_tested"], flat["neurons_significant"] = neurons["tested"], neurons["significant"]
+        flat["neurons_tested"] = neurons["tested"]
+        flat["neurons_significant"] = neurons["significant"] if neurons["tested"] else None
     if (behaviour := summary.get("behaviour")) is not None:
         flat.update(_flat_behaviour(behaviour))
         if (baseline := summary.get("baseline_behaviour")) is not None:

@@ -227,6 +227,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "priority": ({**prune(), "priority": 101}, "priority"),
     "timeout": ({**prune(), "timeout_seconds": 0}, "timeout_seconds"),
     "gate metric": ({**prune(), "gates": [{"metric": "beauty", "min": 1}]}, "gates.0.metric"),
+    "margin without a baseline": ({"kind": "bias", "spec": {"model": LOCAL, "margin": 0.1}}, "spec"),
     "gate without a bound": ({**prune(), "gates": [{"metric": "seconds"}]}, "gates.0"),
     "gate upside down": ({**prune(), "gates": [{"metric": "seconds", "min": 2, "max": 1}]}, "gates.0"),
     "another kind's gate": ({**prune(), "gates": [{"metric": "stereoset_icat", "min": 1}]}, "gates.0.metric"),

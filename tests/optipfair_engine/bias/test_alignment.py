@@ -68,3 +68,18 @@ def test_pairs_of_one_template_share_its_name() -> None:
     assert one == infer_template("The old doctor ran", "The middle aged doctor ran")
     assert one != infer_template("The male nurse ran", "The female nurse ran")
     assert infer_template("b x", "a x") == infer_template("a x", "b x")
+
+
+def test_a_template_without_spaces_is_of_letters() -> None:
+    doctor = infer_template("这位白人医生检查了病人。", "这位黑人医生检查了病人。")
+    assert doctor == "这位{}人医生检查了病人。"
+    assert doctor != infer_template("男学生交了作文。", "女学生交了作文。")
+    assert infer_template("xy", "ab") == infer_template("ab", "xy") != infer_template("cd", "xy")
+
+
+def test_where_every_position_sees_the_difference_it_is_the_first() -> None:
+    assert align([1, 2, 3], [1, 2, 4]).first_difference == 2
+    both = align([1, 2, 3], [1, 2, 4], causal=False)
+    assert (both.first_difference, both.swapped().first_difference) == (0, 0)
+    assert align([1, 2], [1, 2], causal=False).first_difference is None
+    assert align([1, 2, 3], [1, 2], causal=False).first_difference == 0

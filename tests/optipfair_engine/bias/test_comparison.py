@@ -77,6 +77,21 @@ def test_preferences_shuffled_at_random_are_inconclusive() -> None:
     assert compare_preferences(before, after, ["a"] * 400)["overall"]["outcome"] == "inconclusive"
 
 
+def test_controls_that_cannot_be_compared_do_not_lower_the_noise_floor(
+    llama, tokenizer, templated_pairs
+) -> None:
+    controls = [("the tall man sat", "the quiet man sat"), ("the new doctor sat", "the other doctor sat")]
+    longer = [("the tall man sat", "the tall man sat down"), ("the doctor sat", "the doctor sat down")]
+    profile = analyze_pairs(llama, tokenizer, templated_pairs)
+    clean, mixed, none = (
+        summarize(profile, analyze_pairs(llama, tokenizer, some))
+        for some in (controls, [*controls, *longer], longer)
+    )
+    assert mixed["overall"]["noise_floor"] == pytest.approx(clean["overall"]["noise_floor"])
+    assert any("2 control pairs with tokens added" in text for text in mixed["warnings"])
+    assert "noise_floor" not in none["overall"]
+
+
 def test_controls_give_the_noise_floor(llama, tokenizer, templated_pairs) -> None:
     profile = analyze_pairs(llama, tokenizer, templated_pairs)
     alone = summarize(profile)

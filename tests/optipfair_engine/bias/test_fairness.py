@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from optipfair_engine.architectures import locate
 from optipfair_engine.bias.fairness import (
     BEFORE_HEALING,
     _random_plans,
+    _verdict,
     fair_plan,
     fair_plan_of,
     fairness_scores,
@@ -162,10 +164,19 @@ def test_fair_pruning_beats_random_pruning_on_held_out_templates(
     assert apply_plan(biased, plan).model.layers[LAYER].mlp.up_proj.out_features == 39
 
 
+def test_a_single_random_draw_that_does_as_well_leaves_it_open() -> None:
+    templates = [str(i) for i in range(12)]
+    fair, dense = np.linspace(0.9, 1.1, 12), np.full(12, 2.0)
+    values = {"dense": dense, "fair": fair, "random 1": 3 * fair, "random 2": 4 * fair}
+    assert _verdict(values, {}, templates)["outcome"] == "better"
+    lucky = _verdict({**values, "random 2": 0.9 * fair}, {}, templates)
+    assert (lucky["random_draws_beaten"], lucky["outcome"]) == (1, "inconclusive")
+
+
 def test_random_plans_have_the_same_widths(biased, tokenizer, templated_pairs, calibration) -> None:
     options = PruneOptions(pruning_percentage=20, compensation="least_squares")
     fair = fair_plan(biased, tokenizer, templated_pairs, options, calibration, draws=1).calibrated
-    one, two = _random_plans(locate(biased), fair.plan, fair.statistics, 2, seed=0).values()
+    (_, one), (_, two) = _random_plans(locate(biased), fair.plan, fair.statistics, 2, seed=0)
     for plan in (one, two):
         assert {i: len(k) for i, k in plan.kept_neurons.items()} == dict.fromkeys(range(4), 39)
         assert plan.weights.keys() == fair.plan.weights.keys()

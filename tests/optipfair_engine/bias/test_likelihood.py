@@ -19,6 +19,7 @@ from transformers import (
     MptConfig,
     MptForCausalLM,
     RobertaConfig,
+    RobertaForCausalLM,
     RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
@@ -202,6 +203,14 @@ def test_the_vocabulary_is_asked_at_the_masks_only() -> None:
     handle.remove()
     assert shapes == [(4, 1, 64)]
     assert not head._forward_pre_hooks
+
+
+def test_a_model_that_sees_what_it_is_to_predict_is_refused() -> None:
+    config = RobertaConfig(pad_token_id=1, **SMALL)
+    with pytest.raises(UnsupportedModelError, match="AutoModelForMaskedLM"):
+        CausalScorer(RobertaForCausalLM(config).eval())
+    config.is_decoder = True
+    check(RobertaForCausalLM(config).eval())
 
 
 def test_models_and_texts_that_cannot_be_scored_are_refused(llama) -> None:

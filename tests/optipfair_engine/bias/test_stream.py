@@ -192,8 +192,9 @@ def overflowing(make_llama):
     return model
 
 
+@pytest.mark.parametrize("kind", ["mean_diff", "heatmap", "pca"])
 def test_overflowing_activations_are_an_error_that_names_the_layer(
-    overflowing, tokenizer, pairs, tmp_path
+    overflowing, tokenizer, pairs, tmp_path, kind
 ) -> None:
     with pytest.raises(
         NonFiniteResultError, match=r"gate_proj_layer_2 .* pair 0 .'the white.* float16 overflows"
@@ -202,7 +203,8 @@ def test_overflowing_activations_are_an_error_that_names_the_layer(
             overflowing,
             tokenizer,
             pairs,
-            visualization_types=["mean_diff"],
+            visualization_types=[kind],
+            layers="all",
             layer_types=["gate_proj"],
             folder=tmp_path,
         )

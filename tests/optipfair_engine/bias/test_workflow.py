@@ -154,6 +154,24 @@ def test_the_report_says_where_figures_are_that_it_cannot_show(folder, tmp_path,
     assert "2 pdf files lie beside this report" in (tmp_path / "report.html").read_text()
 
 
+def test_a_baseline_with_fewer_layers_draws_nothing_and_so_lacks_nothing(
+    folder, make_llama, tokenizer, tmp_path, templated_pairs
+) -> None:
+    model = make_llama()
+    model.model.layers = model.model.layers[:2]
+    model.config.num_hidden_layers = 2
+    shorter = save(model, tokenizer, tmp_path / "shorter")
+    options = BiasOptions(prompt_pairs=templated_pairs, visualization_types=["mean_diff"], layers=[3])
+    assert "bias_change" in bias_checkpoint(folder, tmp_path / "out", options, baseline=shorter)
+
+
+def test_two_pairs_are_too_few_to_test_neurons_and_the_report_says_so(folder, tmp_path, pairs) -> None:
+    options = BiasOptions(prompt_pairs=pairs[:1], visualization_types=(), neuron_ranking=True)
+    metrics = bias_checkpoint(folder, tmp_path / "out", options)
+    assert (metrics["neurons_tested"], metrics["neurons_significant"]) == (0, None)
+    assert "Ranked by effect and not tested: 1 pair " in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_no_prompts_means_the_default_ones_with_controls(folder, tmp_path) -> None:
     metrics = bias_checkpoint(folder, tmp_path, BiasOptions(visualization_types=()))
     assert (metrics["pairs"], metrics["control_pairs"]) == (7, 7)
