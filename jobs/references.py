@@ -54,8 +54,6 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Text_ = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_LENGTH)]
 Texts = Annotated[list[Text_], Field(min_length=1, max_length=MAX_TEXTS)]
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
-PromptPair = Annotated[list[Prompt], Field(min_length=2, max_length=2)]
-PromptPairs = Annotated[list[PromptPair], Field(min_length=1, max_length=MAX_PROMPTS)]
 LayerIndices = Annotated[
     list[Annotated[int, Field(ge=0, lt=10_000)]],
     Field(min_length=1, max_length=10_000, json_schema_extra={"uniqueItems": True}),
@@ -68,6 +66,18 @@ class Strict(BaseModel):
     """No unknown field, no conversion between types, no change after validation."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class NamedPair(Strict):
+    """Two prompts, and the name of the template that they come from, which is what statistics count."""
+
+    prompt1: Prompt
+    prompt2: Prompt
+    template: Prompt
+
+
+PromptPair = Annotated[list[Prompt], Field(min_length=2, max_length=2)] | NamedPair
+PromptPairs = Annotated[list[PromptPair], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
 class LocalModelRef(Strict):

@@ -54,20 +54,18 @@ class PairItem:
 Suite: TypeAlias = list[CrowsItem] | list[StereoItem] | list[PairItem]
 
 
-def pair_items(values: Sequence[Sequence[str] | PairItem], kind: str) -> list[PairItem]:
-    """Pairs of texts as items; ``kind`` ("Prompt") names them in an error.
+def pair_items(values: Sequence[Sequence[str] | Mapping[str, str] | PairItem], kind: str) -> list[PairItem]:
+    """Pairs of texts, or objects with prompt1, prompt2 and template, as items; ``kind`` is for errors.
 
     Raises:
         InvalidOptionError: something else than two texts.
     """
     found = []
     for number, value in enumerate(values):
-        if isinstance(value, PairItem):
-            found.append(value)
-            continue
-        if isinstance(value, str) or len(value) != 2 or not all(isinstance(text, str) for text in value):
-            raise InvalidOptionError(f"{kind} pair {number} is not two texts: {value!r}")
-        found.append(PairItem(value[0], value[1]))
+        try:
+            found.append(value if isinstance(value, PairItem) else _pair(value, number))
+        except ValueError:
+            raise InvalidOptionError(f"{kind} pair {number} is not two texts: {value!r}") from None
     return found
 
 
@@ -191,7 +189,9 @@ _KINDS: tuple[Literal["intrasentence", "intersentence"], ...] = ("intrasentence"
 
 
 def _is_one_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value)
+    return (
+        isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(item, str) for item in value)
+    )
 
 
 _CROWS_COLUMNS = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")

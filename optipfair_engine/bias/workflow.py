@@ -39,16 +39,16 @@ class BiasOptions:
     At most one of ``prompt_pairs``, ``template`` with ``attributes`` (every two of the words are compared),
     and ``suite`` (a file: CrowS-Pairs, StereoSet or prompt pairs); none of them means the default pairs with
     the default control pairs. ``control_pairs`` are rewordings that change no attribute. A pair is two texts,
-    or a ``suites.PairItem``, which can name its template. ``margin`` is the
+    or an object with ``prompt1``, ``prompt2`` and ``template``. ``margin`` is the
     change that a comparison with a baseline ignores: of the mean difference, relative (None: 0.05), or of a
     preference's distance from one half (None: 0.02).
     """
 
-    prompt_pairs: Sequence[Sequence[str] | PairItem] | None = None
+    prompt_pairs: Sequence[Sequence[str] | Mapping[str, str] | PairItem] | None = None
     template: str | None = None
     attributes: Sequence[str] | None = None
     suite: Path | None = None
-    control_pairs: Sequence[Sequence[str] | PairItem] | None = None
+    control_pairs: Sequence[Sequence[str] | Mapping[str, str] | PairItem] | None = None
     visualization_types: Sequence[str] = _FIGURES
     layers: str | Sequence[int] = "first_middle_last"
     layer_types: Sequence[str] | None = None

@@ -100,6 +100,16 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "fairness": prune(fairness=FAIRNESS, calibration=CALIBRATION, keep_statistics=True),
     "bias default": {"kind": "bias", "spec": {"model": LOCAL}},
     "bias pairs": {"kind": "bias", "spec": {"model": LOCAL, "prompt_pairs": [PAIR], "layers": [0, 2]}},
+    "bias named pairs": {
+        "kind": "bias",
+        "spec": {
+            "model": LOCAL,
+            "prompt_pairs": [
+                PAIR,
+                {"prompt1": "a male nurse", "prompt2": "an old nurse", "template": "nurse"},
+            ],
+        },
+    },
     "bias metrics only": {"kind": "bias", "spec": {"model": LOCAL, "visualization_types": []}},
     "bias template": {
         "kind": "bias",
@@ -227,6 +237,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "priority": ({**prune(), "priority": 101}, "priority"),
     "timeout": ({**prune(), "timeout_seconds": 0}, "timeout_seconds"),
     "gate metric": ({**prune(), "gates": [{"metric": "beauty", "min": 1}]}, "gates.0.metric"),
+    "half a named pair": (
+        {"kind": "bias", "spec": {"model": LOCAL, "prompt_pairs": [{"prompt1": "a", "prompt2": "b"}]}},
+        "prompt_pairs",
+    ),
     "margin without a baseline": ({"kind": "bias", "spec": {"model": LOCAL, "margin": 0.1}}, "spec"),
     "gate without a bound": ({**prune(), "gates": [{"metric": "seconds"}]}, "gates.0"),
     "gate upside down": ({**prune(), "gates": [{"metric": "seconds", "min": 2, "max": 1}]}, "gates.0"),

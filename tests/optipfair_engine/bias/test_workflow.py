@@ -165,6 +165,15 @@ def test_a_baseline_with_fewer_layers_draws_nothing_and_so_lacks_nothing(
     assert "bias_change" in bias_checkpoint(folder, tmp_path / "out", options, baseline=shorter)
 
 
+def test_pairs_may_name_their_templates(folder, tmp_path) -> None:
+    pairs = [
+        {"prompt1": "the tall man sat", "prompt2": f"the {word} man sat", "template": name}
+        for word, name in (("quiet", "one"), ("old", "one"), ("young", "two"))
+    ]
+    options = BiasOptions(prompt_pairs=pairs, visualization_types=())
+    assert bias_checkpoint(folder, tmp_path / "out", options)["templates"] == 2
+
+
 def test_two_pairs_are_too_few_to_test_neurons_and_the_report_says_so(folder, tmp_path, pairs) -> None:
     options = BiasOptions(prompt_pairs=pairs[:1], visualization_types=(), neuron_ranking=True)
     metrics = bias_checkpoint(folder, tmp_path / "out", options)
