@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 #: torch and safetensors have no type or number for exhausted memory, only these words.
 _MEMORY_SIGNS = ("can't allocate memory", "Cannot allocate memory", "os error 12)", "out of memory")
@@ -85,8 +85,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether this error (not what caused it) says that memory is exhausted, the GPU's or the host's."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    return system_says(error, {errno.ENOMEM}, _MEMORY_SIGNS)
+
+
+def system_says(error: BaseException, numbers: Collection[int], signs: Iterable[str]) -> bool:
+    """Whether an error of the system or of native code has one of these numbers, or else these words."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno == errno.ENOMEM  # the text quotes a file's name
-    # by their text only errors of the system and of native code: ours may quote what users wrote
+        return error.errno in numbers  # the text quotes a file's name
+    # no others by their text: ours may quote what users wrote
     native = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
-    return native and any(sign in str(error) for sign in _MEMORY_SIGNS)
+    return native and any(sign in str(error) for sign in signs)

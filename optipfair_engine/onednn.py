@@ -16,10 +16,10 @@ from torch.overrides import TorchFunctionMode
 def onednn_linear() -> AbstractContextManager[object]:
     """A block in which ``F.linear`` of float32 tensors without gradients is computed by oneDNN.
 
-    torch gives these products to MKL, which is slower on processors of other makers: by a tenth for large
-    ones, by half where few tokens meet a large weight. The weights are neither copied nor changed, and the
-    results differ by float32's rounding only. Everything else is computed as outside the block; so is all
-    of it where torch has no such operation.
+    torch gives these products to MKL, which is slower on processors of other makers, most of all where few
+    tokens meet a large weight. The weights are neither copied nor changed, and the results differ by
+    float32's rounding only. Everything else is computed as outside the block; so is all of it where torch has
+    no such operation.
     """
     operation = _operation()
     return nullcontext() if operation is None else _OneDnnLinear(operation)

@@ -6,7 +6,7 @@ import errno
 import traceback
 from collections.abc import Iterator
 
-from optipfair_engine.errors import EngineError, causes, is_out_of_memory
+from optipfair_engine.errors import EngineError, causes, is_out_of_memory, system_says
 from optipfair_engine.headers import HeaderError
 from worker.cache import FULL
 from worker.hub import HubUnavailableError
@@ -69,14 +69,6 @@ def _machine_error(error: BaseException) -> MachineError | None:
             return MachineError("hub_unavailable", str(part))
         if is_out_of_memory(part):
             return MachineError("out_of_memory", "the engine ran out of memory")
-        if _is_disk_failure(part):
+        if system_says(part, {errno.EIO, errno.ESTALE}, _DISK_SIGNS):
             return MachineError("io_error", "the worker's disk failed while it was read or written")
     return None
-
-
-def _is_disk_failure(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.EIO, errno.ESTALE)  # the text quotes a file's name
-    # by their text only errors of native code: ours may quote what users wrote
-    native = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
-    return native and any(sign in str(error) for sign in _DISK_SIGNS)

@@ -143,13 +143,13 @@ def infer_template(prompt1: str, prompt2: str) -> str:
     """
     for pieces, space in (([prompt1.split(), prompt2.split()], " "), ([list(prompt1), list(prompt2)], "")):
         first, second = sorted(pieces)
-        shared = _shared(first, second, space)
+        shared = _common(first, second, space)
         if shared != "{}":
             return shared
     return " / ".join(sorted((prompt1, prompt2)))
 
 
-def _shared(words1: Sequence[str], words2: Sequence[str], space: str) -> str:
+def _common(words1: Sequence[str], words2: Sequence[str], space: str) -> str:
     matcher = SequenceMatcher(None, words1, words2, autojunk=False)
     return space.join(
         space.join(words1[start:stop]) if tag == "equal" else "{}"

@@ -121,7 +121,7 @@ class CausalScorer:
         chains = [TokenTree.of([sequence.ids]) for sequence in tried]
         tree = TokenTree.of([sequence.ids for sequence in tried])
         self._trees_work, self._head_works = False, False
-        expected = [self._batch_scores([chain])[0] for chain in chains]
+        expected = [self._batch_scores([alone])[0] for alone in chains]
         if self._could_take_trees(max(len(sequence.ids) for sequence in tried)):
             for self._head_works in (True, False):
                 found = self._attempt([tree])
@@ -223,7 +223,8 @@ def _longest_and_a_branch(groups: Sequence[Sequence[ScoredText]]) -> list[Scored
     group = max(groups, key=lambda g: max((len(sequence.ids) for sequence in g), default=0))
     longest = max(group, key=lambda sequence: len(sequence.ids))
     others = chain(group, chain.from_iterable(groups))
-    branch = (o for o in others if not TokenTree.of([longest.ids, o.ids]).is_chain)
+    # a last token is no node: what differs there only doesn't branch
+    branch = (o for o in others if _shared(longest.ids, o.ids) < min(len(longest.ids), len(o.ids)) - 1)
     return [longest, *islice(branch, 1)]
 
 

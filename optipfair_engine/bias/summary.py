@@ -74,12 +74,8 @@ def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 
         "alignment": alignment_summary(profile),
         "warnings": [
             *warnings_for(templates, controls),
-            *_nothing_compared(profile, "pair", "which counts as no difference"),
-            *(
-                _nothing_compared(controls, "control pair", "so the noise floor leaves it out")
-                if controls
-                else ()
-            ),
+            *_nothing_compared(_heard(profile), "pair", "which counts as no difference"),
+            *_nothing_compared(heard, "control pair", "so the noise floor leaves it out"),
         ],
     }
 
@@ -161,9 +157,9 @@ def _heard(profile: Profile) -> list[bool]:
     ]
 
 
-def _nothing_compared(profile: Profile, noun: str, consequence: str) -> list[str]:
-    """Prompts that differ, but with no position on both sides from there on (words added at the end)."""
-    silent = _heard(profile).count(False)
+def _nothing_compared(heard: Sequence[bool], noun: str, consequence: str) -> list[str]:
+    """A warning of the pairs that were not heard."""
+    silent = heard.count(False)
     if not silent:
         return []
     return [

@@ -192,14 +192,15 @@ def forward_batches(
     total = len(batches) if isinstance(batches, Sized) else 0
     seen = 0
     device = next(model.parameters()).device
-    with eval_mode(model), torch.no_grad(), onednn_linear():
+    with eval_mode(model), torch.no_grad():
         for number, given in enumerate(iter_batches(batches), 1):
             check_tokens(model, given["input_ids"])
             # looked at before they move: reading a GPU's tensors would wait for it
             inputs = {key: value.to(device) for key, value in with_positions(body, given).items()}
             batch = {key: inputs[key] for key in given}
             selection.load(batch["attention_mask"], seen, holdout_every)
-            body(**inputs, **extra)
+            with onednn_linear():  # not around the yield: torch keeps such modes in a stack of their own
+                body(**inputs, **extra)
             seen += len(batch["input_ids"])
             report("calibrate", number, max(total, number), f"batch {number}")
             yield batch

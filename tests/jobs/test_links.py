@@ -144,8 +144,13 @@ class TestSecretFile:
         def refuse(*_args: object, **_options: object) -> int:
             raise PermissionError("read-only")
 
+        before = path.read_text()
         monkeypatch.setattr("jobs.secret.os.open", refuse)
         ensure_secret(path)
+        assert path.read_text() == before
+        assert list(tmp_path.iterdir()) == [path]
+        with pytest.raises(PermissionError, match="read-only"):
+            ensure_secret(tmp_path / "another")
 
     def test_two_lines_are_two_live_secrets_the_first_of_which_signs(self, tmp_path: Path) -> None:
         path = tmp_path / "secret"

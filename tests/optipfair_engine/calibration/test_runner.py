@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.overrides import _get_current_function_mode_stack
 from transformers import (
     AutoModel,
     BertConfig,
@@ -23,7 +24,7 @@ from optipfair_engine.calibration import (
     capture,
     capture_sites,
 )
-from optipfair_engine.calibration.runner import check_tokens
+from optipfair_engine.calibration.runner import TokenSelection, check_tokens, forward_batches
 from optipfair_engine.errors import InvalidOptionError, TokenizerError
 from optipfair_engine.pruning import analyze_layer_importance
 
@@ -153,3 +154,11 @@ def test_padding_on_the_left_changes_nothing(family: str, model: LlamaForCausalL
     assert analyze_layer_importance(given, [padded], show_progress=False) == pytest.approx(bare, abs=1e-6)
     captured = [capture(locate(given), [batch], [0], SquaredNorm)[0].result() for batch in (ids, padded)]
     torch.testing.assert_close(captured[0], captured[1], rtol=1e-4, atol=1e-6)
+
+
+def test_who_goes_over_the_batches_computes_as_ever(model: LlamaForCausalLM) -> None:
+    """Between batches the caller's code runs inside the generator: no mode of torch's may be left on."""
+    outside = len(_get_current_function_mode_stack())
+    batch = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
+    for _ in forward_batches(model, [batch, batch], TokenSelection()):
+        assert len(_get_current_function_mode_stack()) == outside
