@@ -22,9 +22,9 @@ import torch
 from sides import demo_model, test_data
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optipfair_engine.bias.behaviour import score_crows_pairs, score_stereoset
-from optipfair_engine.bias.likelihood import start_token
-from optipfair_engine.bias.suites import CrowsItem, StereoItem, read_suite
+from optipfair_engine.bias.behaviour.likelihood import start_token
+from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
+from optipfair_engine.bias.prompts.suites import CrowsItem, StereoItem, read_suite
 
 
 def plain_score(model: Any, tokenizer: Any, text: str, context: str | None = None) -> tuple[float, int]:

@@ -61,8 +61,8 @@ PRUNE_CODE = (
     WINDOWS_CODE
     + """
 import transformers.models.llama.modeling_llama
-from optipfair_engine.pruning import PruneOptions
-from optipfair_engine.workflow.out_of_core import prune_out_of_core
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.workflow.prune.out_of_core import prune_out_of_core
 options = {"pruning_percentage": 30, "verify": "structure"}
 if sys.argv[5] == "recommended":
     options["preset"] = "recommended"

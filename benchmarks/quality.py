@@ -33,14 +33,14 @@ from optipfair_engine.architectures import locate  # noqa: E402
 from optipfair_engine.calibration import CalibrationSet, calibration_from_windows, windows_from_text  # noqa: E402
 from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics  # noqa: E402
 from optipfair_engine.checkpoints import load_model, load_tokenizer  # noqa: E402
-from optipfair_engine.evaluation.distillation import heal  # noqa: E402
+from optipfair_engine.evaluation.healing import heal  # noqa: E402
 from optipfair_engine.evaluation.perplexity import score_windows, text_windows  # noqa: E402
-from optipfair_engine.pruning.apply import apply_plan  # noqa: E402
+from optipfair_engine.options.prune import PruneOptions  # noqa: E402
+from optipfair_engine.plans.apply import apply_plan  # noqa: E402
+from optipfair_engine.plans.plan import PruningPlan  # noqa: E402
 from optipfair_engine.pruning.curves import replan  # noqa: E402
-from optipfair_engine.pruning.depth import depth_plan, least_important  # noqa: E402
-from optipfair_engine.pruning.depth_refit import refits_of_sets  # noqa: E402
-from optipfair_engine.pruning.options import PruneOptions  # noqa: E402
-from optipfair_engine.pruning.plan import PruningPlan  # noqa: E402
+from optipfair_engine.pruning.depth.choice import depth_plan, least_important  # noqa: E402
+from optipfair_engine.pruning.depth.neighbour_refit import refits_of_sets  # noqa: E402
 from optipfair_engine.pruning.planner import make_calibrated_plan  # noqa: E402
 
 PARTS = ("dense", "width", "depth", "attention", "mixture", "healing", "peer")

@@ -74,10 +74,10 @@ OUR_WARM_CODE = """
 import sys, time
 from pathlib import Path
 import transformers.models.llama.modeling_llama
-from optipfair_engine.pruning import PruneOptions
+from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.workflow import prune_checkpoint
-import optipfair_engine.checkpoints.streaming, optipfair_engine.checkpoints.verify
-import optipfair_engine.pruning.planner, optipfair_engine.pruning.apply
+import optipfair_engine.streaming, optipfair_engine.checkpoints.verify
+import optipfair_engine.pruning.planner, optipfair_engine.plans.apply
 start = time.perf_counter()
 options = PruneOptions(pruning_percentage=float(sys.argv[3]), verify="structure")
 prune_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), options)

@@ -4,11 +4,7 @@ from .checkpoints import (
     load_tokenizer as load_tokenizer,
     save_pruned as save_pruned,
 )
-from .pruning import (
-    PruningPlan as PruningPlan,
-    analyze_layer_importance as analyze_layer_importance,
-    apply_plan as apply_plan,
-    prune_model as prune_model,
-)
+from .plans import PruningPlan as PruningPlan, apply_plan as apply_plan
+from .pruning import analyze_layer_importance as analyze_layer_importance, prune_model as prune_model
 
 __version__: str

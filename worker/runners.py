@@ -84,7 +84,7 @@ def run_importance(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -
 def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
     """A smaller checkpoint, with its plan, metrics, model card, manifest and plots."""
     from optipfair_engine import workflow
-    from optipfair_engine.pruning.options import PruneOptions
+    from optipfair_engine.options.prune import PruneOptions
     from worker.reload_check import forked_runner
 
     return dict(
@@ -115,7 +115,7 @@ def prune_options(spec: Spec, known: set[str]) -> dict[str, Any]:
 
 def run_bias(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
     """How differently a model treats prompts that differ in one attribute."""
-    from optipfair_engine.bias.workflow import BiasOptions, bias_checkpoint
+    from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
 
     names = {field.name for field in fields(BiasOptions)}
     options = {name: value for name, value in spec.items() if name in names and value is not None}

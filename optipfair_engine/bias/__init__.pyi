@@ -10,14 +10,13 @@ from .defaults import (
     DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,
     generate_prompt_pairs as generate_prompt_pairs,
 )
-from .metrics import (
-    calculate_activation_differences as calculate_activation_differences,
-    calculate_bias_metrics as calculate_bias_metrics,
-)
-from .visualization import (
+from .figures.guide import (
     visualize_bias as visualize_bias,
     visualize_heatmap as visualize_heatmap,
     visualize_mean_differences as visualize_mean_differences,
     visualize_pca as visualize_pca,
 )
-from .workflow import BiasOptions as BiasOptions, bias_checkpoint as bias_checkpoint
+from .statistics.metrics import (
+    calculate_activation_differences as calculate_activation_differences,
+    calculate_bias_metrics as calculate_bias_metrics,
+)

@@ -8,22 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from optipfair_engine.architectures import locate
-from optipfair_engine.bias.batching import TOKEN_BUDGET
-from optipfair_engine.bias.components import LAYER_TYPES, NEURONS, Site, find_sites, last_output
-from optipfair_engine.bias.defaults import PromptPair
-from optipfair_engine.bias.drawing import Painter, check_format
-from optipfair_engine.bias.neurons import NeuronConsumer, NeuronStatistics, output_norms, rank_neurons
-from optipfair_engine.bias.pictures import PictureConsumer, Sink, give_bars, plan_figures
-from optipfair_engine.bias.plots import Picture, Style, check_figsize
-from optipfair_engine.bias.profile import Profile, ProfileConsumer
-from optipfair_engine.bias.significance import Array
-from optipfair_engine.bias.stream import (
+from optipfair_engine.bias.activations.batching import TOKEN_BUDGET
+from optipfair_engine.bias.activations.components import LAYER_TYPES, NEURONS, Site, find_sites, last_output
+from optipfair_engine.bias.activations.stream import (
     Consumer,
     EncodedPair,
     encode_pairs,
     pairs_in_template_order,
     run_pairs,
 )
+from optipfair_engine.bias.defaults import PromptPair
+from optipfair_engine.bias.figures.drawing import Painter, check_format
+from optipfair_engine.bias.figures.kinds import Picture, Style, check_figsize
+from optipfair_engine.bias.figures.selection import PictureConsumer, Sink, give_bars, plan_figures
+from optipfair_engine.bias.statistics.neurons import (
+    NeuronConsumer,
+    NeuronStatistics,
+    output_norms,
+    rank_neurons,
+)
+from optipfair_engine.bias.statistics.profile import Profile, ProfileConsumer
+from optipfair_engine.bias.statistics.significance import Array
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from optipfair_engine.bias.profile import Profile
+from optipfair_engine.bias.statistics.profile import Profile
 
 #: Figures in one report: more would make a file that no browser opens gladly; the rest lie beside it.
 MOST_FIGURES: Final = 36

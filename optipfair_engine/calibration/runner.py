@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from optipfair_engine.calibration.text import Batch, iter_batches
+from optipfair_engine.computing.onednn import onednn_linear
 from optipfair_engine.errors import (
     CalibrationError,
     InvalidOptionError,
     TokenizerError,
     UnsupportedModelError,
 )
-from optipfair_engine.onednn import onednn_linear
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:

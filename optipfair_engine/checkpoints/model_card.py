@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optipfair_engine.checkpoints.manifest import SourceInfo
 
 if TYPE_CHECKING:
-    from optipfair_engine.pruning import PruningPlan
+    from optipfair_engine.plans import PruningPlan
 
 
 def plan_summary(plan: PruningPlan | None) -> dict[str, Any] | None:

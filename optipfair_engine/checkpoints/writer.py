@@ -24,7 +24,7 @@ from optipfair_engine.checkpoints.verify import ReloadRunner, check_tokens, veri
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
 
 if TYPE_CHECKING:
-    from optipfair_engine.pruning import PruningPlan
+    from optipfair_engine.plans import PruningPlan
 
 
 def save_pruned(

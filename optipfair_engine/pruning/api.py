@@ -13,10 +13,7 @@ from optipfair_engine.architectures import locate
 from optipfair_engine.calibration import as_calibration_set
 from optipfair_engine.checkpoints import check_finite
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.progress import Reporter
-from optipfair_engine.pruning.apply import apply_plan
-from optipfair_engine.pruning.bars import progress_bars
-from optipfair_engine.pruning.options import (
+from optipfair_engine.options.prune import (
     Allocation,
     AttentionUnit,
     Compensation,
@@ -27,9 +24,12 @@ from optipfair_engine.pruning.options import (
     PruningType,
     TieBreak,
 )
+from optipfair_engine.plans.apply import apply_plan
+from optipfair_engine.plans.reduction import count_parameters, pruning_statistics
+from optipfair_engine.progress import Reporter
+from optipfair_engine.progress.bars import progress_bars
 from optipfair_engine.pruning.planner import make_plan
 from optipfair_engine.pruning.recommended import STATIC_WARNING, calibration_metrics
-from optipfair_engine.pruning.statistics import count_parameters, pruning_statistics
 
 M = TypeVar("M", bound=PreTrainedModel)
 

@@ -7,20 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import PlanError
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import curve_widths
-from optipfair_engine.pruning.calibrated_width import (
-    calibrated_width_plan,
-    eliminations_of,
-    uniform_counts,
-)
-from optipfair_engine.pruning.options import PruneOptions
-from optipfair_engine.pruning.plan import PruningPlan
 from optipfair_engine.pruning.plan_options import SIZES, allocation_of, plan_type, size_of
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.sizes import kept_by_percentage
 from optipfair_engine.pruning.targets import size_facts
-from optipfair_engine.pruning.width import WidthType
+from optipfair_engine.pruning.width.by_score import WidthType
+from optipfair_engine.pruning.width.calibrated import calibrated_width_plan, eliminations_of, uniform_counts
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView

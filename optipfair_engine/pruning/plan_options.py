@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.pruning.depth import count_to_remove
-from optipfair_engine.pruning.options import PruneOptions
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.pruning.depth.choice import count_to_remove
 from optipfair_engine.pruning.sizes import checked_layer_indices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from optipfair_engine.pruning.options import Allocation
-    from optipfair_engine.pruning.plan import PruningPlan
+    from optipfair_engine.options.prune import Allocation
+    from optipfair_engine.plans.plan import PruningPlan
 
 SIZES = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
 

@@ -7,26 +7,23 @@ from typing import TYPE_CHECKING
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.pruning.attention import attention_plan
-from optipfair_engine.pruning.calibrated_other import calibrated_attention_plan, calibrated_depth_plan
-from optipfair_engine.pruning.calibrated_width import (
-    Calibrated,
-    calibrated_width_plan,
-    uniform_counts,
-)
-from optipfair_engine.pruning.depth import depth_plan, select_layers
+from optipfair_engine.pruning.attention.by_norm import attention_plan
+from optipfair_engine.pruning.attention.calibrated import calibrated_attention_plan
+from optipfair_engine.pruning.depth.calibrated import calibrated_depth_plan
+from optipfair_engine.pruning.depth.choice import depth_plan, select_layers
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
-from optipfair_engine.pruning.importance import DATA_DRIVEN_METHODS
 from optipfair_engine.pruning.recommended import resolve_preset
 from optipfair_engine.pruning.targets import size_facts
-from optipfair_engine.pruning.width import WidthSize, check_method, target_layers, width_plan
+from optipfair_engine.pruning.width.by_score import WidthSize, check_method, target_layers, width_plan
+from optipfair_engine.pruning.width.calibrated import Calibrated, calibrated_width_plan, uniform_counts
+from optipfair_engine.pruning.width.scores import DATA_DRIVEN_METHODS
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.calibration.statistics import GramStatistics
-    from optipfair_engine.pruning.options import PruneOptions
-    from optipfair_engine.pruning.plan import PruningPlan
+    from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.plans.plan import PruningPlan
 
 
 def make_plan(
@@ -67,7 +64,7 @@ def make_calibrated_plan(
     options = resolve_preset(options, calibrated=calibrated)
     if options.fairness is not None:
         raise InvalidOptionError(
-            "fairness needs the model and its tokenizer: use optipfair_engine.bias.fairness.fair_plan_of, or "
+            "fairness needs the model and its tokenizer: use pruning.fairness.fair_plan_of, or "
             "prune_checkpoint in memory"
         )
     if options.prunes_neurons:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optipfair_engine.pruning.options import PruneOptions
-    from optipfair_engine.pruning.plan import PruningPlan
+    from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.plans.plan import PruningPlan
 
 #: What a result says when nothing was calibrated.
 STATIC_WARNING = (

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from optipfair_engine.architectures import ModelView
-    from optipfair_engine.pruning.options import PruneOptions
+    from optipfair_engine.options.prune import PruneOptions
 
 
 @dataclass(frozen=True)

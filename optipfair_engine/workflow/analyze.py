@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.jsonable import write_json
+from optipfair_engine.plans.reduction import count_parameters, mean_expansion_rate
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.sizes import kept_by_percentage
-from optipfair_engine.pruning.statistics import count_parameters, mean_expansion_rate
 from optipfair_engine.workflow.common import METRICS_FILE, load
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def analyze_checkpoint(
     metrics = {**describe(locate(model)), "seconds": round(time.perf_counter() - start, 3)}
     if output is None:
         return metrics
-    from optipfair_engine.plots import plot_comparison
+    from optipfair_engine.figures import plot_comparison
 
     write_json(output / METRICS_FILE, metrics)
     shares = {kind: count / 1e6 for kind, count in metrics["distribution"].items() if count}

@@ -166,7 +166,7 @@ def _speeds(
 
 
 def _write_plots(output: Path, metrics: dict[str, Any], report: Reporter) -> None:
-    from optipfair_engine.plots import plot_comparison
+    from optipfair_engine.figures import plot_comparison
 
     for name, label, title in (
         ("perplexity", "perplexity", "Perplexity (lower is better)"),

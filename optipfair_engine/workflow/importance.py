@@ -37,7 +37,7 @@ def importance_checkpoint(
     Raises:
         CalibrationError, TokenizerError: no usable text, or no tokenizer for it.
     """
-    from optipfair_engine.pruning.layer_importance import analyze_layer_importance
+    from optipfair_engine.pruning.depth.layer_importance import analyze_layer_importance
 
     start = time.perf_counter()
     loaded = load(source, dtype=dtype, device=device, needs_tokenizer=True, report=report)
@@ -62,7 +62,7 @@ def importance_checkpoint(
     }
     if output is None:
         return metrics
-    from optipfair_engine.plots import plot_importance
+    from optipfair_engine.figures import plot_importance
 
     output.mkdir(parents=True, exist_ok=True)
     plot_importance(output / "importance.png", scores)

@@ -330,8 +330,8 @@ ENGINE_ONLY = {"verify", "max_length", "batch_size", "num_samples", "healing_sec
 @pytest.mark.parametrize(
     ("spec", "module", "name"),
     [
-        (PruneSpec, "optipfair_engine.pruning.options", "PruneOptions"),
-        (BiasSpec, "optipfair_engine.bias.workflow", "BiasOptions"),
+        (PruneSpec, "optipfair_engine.options.prune", "PruneOptions"),
+        (BiasSpec, "optipfair_engine.workflow.bias", "BiasOptions"),
     ],
 )
 def test_specs_spell_the_engines_words(spec: type[BaseModel], module: str, name: str) -> None:
@@ -361,7 +361,7 @@ def test_bounds_of_optional_numbers_are_words_of_json_schema(
 
 
 def test_defaults_are_the_engines() -> None:
-    options = pytest.importorskip("optipfair_engine.pruning.options").PruneOptions
+    options = pytest.importorskip("optipfair_engine.options.prune").PruneOptions
     theirs = {f.name: f.default for f in dataclasses.fields(options)}
     shared = (set(theirs) & set(PruneSpec.model_fields)) - {"device"}
     assert {n: PruneSpec.model_fields[n].default for n in shared} == {n: theirs[n] for n in shared}

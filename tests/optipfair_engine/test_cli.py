@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 from optipfair_engine import load_pruned
 from optipfair_engine.checkpoints import verify
 from optipfair_engine.checkpoints.reload import model_logits
-from optipfair_engine.cli import app
+from optipfair_engine.cli.app import app
+from optipfair_engine.cli.terminal import _Lines, formatted
 from optipfair_engine.errors import CheckpointError
-from optipfair_engine.terminal import _Lines, formatted
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def prune(source: Path, output: Path, *options: object) -> tuple[int, str, str]:
 
 def test_help_names_every_command_and_loads_no_torch() -> None:
     code = (
-        "import sys; from optipfair_engine.cli import main; sys.argv = ['optipfair', '--help']\n"
+        "import sys; from optipfair_engine.cli.app import main; sys.argv = ['optipfair', '--help']\n"
         "try:\n    main()\n"
         "finally:\n    print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     )

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from optipfair_engine.bias.workflow import BiasOptions
-from optipfair_engine.cli import app
+from optipfair_engine.cli.app import app
 from optipfair_engine.errors import EngineError
-from optipfair_engine.pruning import PruneOptions
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.workflow.bias import BiasOptions
 
 
 class Stopped(EngineError):
@@ -41,11 +41,9 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
         "bias.workflow.bias_checkpoint",
     ):
         monkeypatch.setattr(f"optipfair_engine.{place}", record)
-    monkeypatch.setattr("optipfair_engine.workflow.streamed.can_stream", lambda *_: False)
+    monkeypatch.setattr("optipfair_engine.workflow.prune.streamed.can_stream", lambda *_: False)
     for module in ("prune", "inspect"):
-        monkeypatch.setattr(
-            f"optipfair_engine.commands.{module}.read_calibration", lambda *_, **options: options
-        )
+        monkeypatch.setattr(f"optipfair_engine.cli.{module}.read_calibration", lambda *_, **options: options)
 
     def run(command: str, *words: str) -> dict[str, Any]:
         seen.clear()

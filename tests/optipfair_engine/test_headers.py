@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from optipfair_engine.headers.folder import NATIVE_MODEL_TYPES
 from optipfair_engine.headers import (
-    NATIVE_MODEL_TYPES,
+
     HeaderError,
     estimate_prune,
     inspect_model_folder,

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optipfair_engine import onednn
-from optipfair_engine.onednn import onednn_linear
+from optipfair_engine.computing import onednn
+from optipfair_engine.computing.onednn import onednn_linear
 
 operation = onednn._operation()
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from optipfair_engine import plots
+from optipfair_engine import figures
 
 DRAWINGS = {
-    "parameters": lambda path: plots.plot_parameters(path, 1000, 800),
-    "kept": lambda path: plots.plot_kept(path, [8, 10], [10, 10], unit="query heads"),
-    "importance": lambda path: plots.plot_importance(path, {0: 0.5, 1: float("nan"), 2: 0.1}, [2]),
-    "layers": lambda path: plots.plot_layers(path, 4, (1, 3)),
-    "comparison": lambda path: plots.plot_comparison(path, {"a": 1.0, "b": 2.0}, title="t", label="l"),
+    "parameters": lambda path: figures.plot_parameters(path, 1000, 800),
+    "kept": lambda path: figures.plot_kept(path, [8, 10], [10, 10], unit="query heads"),
+    "importance": lambda path: figures.plot_importance(path, {0: 0.5, 1: float("nan"), 2: 0.1}, [2]),
+    "layers": lambda path: figures.plot_layers(path, 4, (1, 3)),
+    "comparison": lambda path: figures.plot_comparison(path, {"a": 1.0, "b": 2.0}, title="t", label="l"),
 }
 
 
@@ -28,8 +28,8 @@ def test_the_same_numbers_give_the_same_png(tmp_path: Path, name: str) -> None:
 
 def test_pyplot_is_never_imported(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from optipfair_engine import plots\n"
-        f"plots.plot_parameters(Path({str(tmp_path / 'a.png')!r}), 2, 1)\n"
+        "import sys; from pathlib import Path; from optipfair_engine import figures\n"
+        f"figures.plot_parameters(Path({str(tmp_path / 'a.png')!r}), 2, 1)\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -42,5 +42,5 @@ def test_colours_differ_in_lightness_too() -> None:
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    pairs = [(plots.GREY, plots.BLUE), (plots.BLUE, plots.ORANGE)]
+    pairs = [(figures.GREY, figures.BLUE), (figures.BLUE, figures.ORANGE)]
     assert all(abs(luminance(a) - luminance(b)) > 0.15 for a, b in pairs)

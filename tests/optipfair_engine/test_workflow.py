@@ -24,7 +24,7 @@ from optipfair_engine import load_pruned
 from optipfair_engine.architectures import locate
 from optipfair_engine.checkpoints import verify
 from optipfair_engine.checkpoints.reload import model_logits
-from optipfair_engine.cli import app
+from optipfair_engine.cli.app import app
 from optipfair_engine.errors import (
     CalibrationError,
     InvalidOptionError,
@@ -32,7 +32,7 @@ from optipfair_engine.errors import (
     PlanError,
     TokenizerError,
 )
-from optipfair_engine.pruning import PruneOptions
+from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.workflow import (
     analyze_checkpoint,
     evaluate_checkpoint,

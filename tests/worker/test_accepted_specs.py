@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from jobs.specs import parse_request, spec_to_json
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
-from optipfair_engine.pruning.options import PruneOptions
+from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from worker.runners import prune_options
 

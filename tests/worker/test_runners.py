@@ -25,8 +25,8 @@ from transformers import (
 from jobs import specs
 from jobs.metrics import known_metrics
 from optipfair_engine.errors import CheckpointError
+from optipfair_engine.options import prune as engine_options
 from optipfair_engine.progress import null_reporter
-from optipfair_engine.pruning import options as engine_options
 from worker import runners
 from worker.inputs import InputNotFoundError, Inputs, Places
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from optipfair_engine.bias.alignment import align, infer_template
+from optipfair_engine.bias.prompts.alignment import align, infer_template
 
 IDS = st.lists(st.integers(0, 4), min_size=1, max_size=12)
 

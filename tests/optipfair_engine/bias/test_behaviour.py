@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from optipfair_engine.bias.behaviour import score_crows_pairs, score_stereoset
-from optipfair_engine.bias.suites import CrowsItem, PairItem, StereoItem, blank_span, read_suite
+from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
+from optipfair_engine.bias.prompts.suites import CrowsItem, PairItem, StereoItem, blank_span, read_suite
 from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError, TokenizerError
 
 CROWS = [
@@ -116,7 +116,7 @@ def test_stereoset_equals_scoring_each_sentence(llama, tokenizer) -> None:
 
 
 def test_an_ideal_model_would_have_an_icat_of_hundred(monkeypatch, llama, tokenizer) -> None:
-    from optipfair_engine.bias import behaviour
+    from optipfair_engine.bias.behaviour.preferences import preferences as behaviour
 
     sums = np.array([[-1.0, -2.0, -9.0], [-2.0, -1.0, -9.0]])
     monkeypatch.setattr(behaviour, "_causal_groups", lambda *_: (sums, np.ones((2, 3))))
@@ -160,7 +160,7 @@ def test_masked_crows_pairs_scores_only_the_shared_tokens(bert, tokenizer) -> No
 
 def test_masked_stereoset_scores_the_word_in_the_place_of_blank(bert, tokenizer, monkeypatch) -> None:
     """From left to right: one mask stands for a token of the word and for those behind it."""
-    from optipfair_engine.bias import behaviour
+    from optipfair_engine.bias.behaviour.preferences import preferences as behaviour
 
     words = ("old", "non - binary", "it")
     item = StereoItem(

@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from optipfair_engine.bias.analysis import analyze_pairs
-from optipfair_engine.bias.behaviour import score_crows_pairs, score_stereoset
-from optipfair_engine.bias.comparison import compare_behaviour, compare_preferences, compare_profiles
-from optipfair_engine.bias.fairness import compared_values
-from optipfair_engine.bias.suites import CrowsItem, StereoItem
-from optipfair_engine.bias.summary import summarize
+from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
+from optipfair_engine.bias.prompts.suites import CrowsItem, StereoItem
+from optipfair_engine.bias.statistics.comparison import (
+    compare_behaviour,
+    compare_preferences,
+    compare_profiles,
+)
+from optipfair_engine.bias.statistics.summary import summarize
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.pruning.fairness import compared_values
 
 
 @pytest.fixture

@@ -9,7 +9,14 @@ import torch
 from typer.testing import CliRunner
 
 from optipfair_engine.architectures import locate
-from optipfair_engine.bias.fairness import (
+from optipfair_engine.bias.prompts.suites import PairItem
+from optipfair_engine.calibration import calibration_from_texts
+from optipfair_engine.calibration.statistics import gather_statistics
+from optipfair_engine.cli.app import app
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.plans.apply import apply_plan
+from optipfair_engine.pruning.fairness import (
     BEFORE_HEALING,
     _random_plans,
     _verdict,
@@ -21,16 +28,9 @@ from optipfair_engine.bias.fairness import (
     split_templates,
     utility,
 )
-from optipfair_engine.bias.suites import PairItem
-from optipfair_engine.calibration import calibration_from_texts
-from optipfair_engine.calibration.statistics import gather_statistics
-from optipfair_engine.cli import app
-from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.pruning.apply import apply_plan
-from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, SELECTION_SCALE
-from optipfair_engine.pruning.obs import eliminate
-from optipfair_engine.pruning.options import PruneOptions
-from optipfair_engine.pruning.refit import output_error, ridge_diagonal, ridged, solve_least_squares
+from optipfair_engine.pruning.width.calibrated import SELECTION_RIDGE, SELECTION_SCALE
+from optipfair_engine.solving.obs import eliminate
+from optipfair_engine.solving.refit import output_error, ridge_diagonal, ridged, solve_least_squares
 
 LAYER, NEURONS = 1, (3, 11, 30)
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from optipfair_engine.architectures import ARCHITECTURES, locate
-from optipfair_engine.bias.alignment import align
+from optipfair_engine.bias.activations.batching import Prompt
+from optipfair_engine.bias.activations.components import LAYER_TYPES, NEURONS, find_sites, split_key
+from optipfair_engine.bias.activations.stream import EncodedPair, run_pairs
 from optipfair_engine.bias.analysis import NeuronRanking
-from optipfair_engine.bias.batching import Prompt
-from optipfair_engine.bias.components import LAYER_TYPES, NEURONS, find_sites, split_key
-from optipfair_engine.bias.neurons import NeuronConsumer, output_norms, rank_neurons
-from optipfair_engine.bias.profile import ProfileConsumer
-from optipfair_engine.bias.stream import EncodedPair, run_pairs
+from optipfair_engine.bias.prompts.alignment import align
+from optipfair_engine.bias.statistics.neurons import NeuronConsumer, output_norms, rank_neurons
+from optipfair_engine.bias.statistics.profile import ProfileConsumer
 from optipfair_engine.errors import UnsupportedModelError
 from tests.optipfair_engine.families.zoo import FAMILIES, LAYERS, Family, build
 

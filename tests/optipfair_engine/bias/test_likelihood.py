@@ -25,8 +25,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from optipfair_engine.bias.likelihood import CausalScorer, MaskedScorer, MaskedText, ScoredText
-from optipfair_engine.bias.trees import TokenTree
+from optipfair_engine.bias.behaviour.likelihood import CausalScorer, MaskedScorer, MaskedText, ScoredText
+from optipfair_engine.bias.behaviour.trees import TokenTree
 from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 
 SMALL = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from optipfair_engine.bias import calculate_bias_metrics, get_activation_pairs
-from optipfair_engine.bias.metrics import merge_moments, moments
+from optipfair_engine.bias.statistics.metrics import merge_moments, moments
 
 
 def leaves(value):

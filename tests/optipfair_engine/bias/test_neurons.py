@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from optipfair_engine.bias.analysis import NeuronRanking, analyze_pairs
-from optipfair_engine.bias.significance import FEW_CLUSTERS
+from optipfair_engine.bias.statistics.significance import FEW_CLUSTERS
 
 LAYER, NEURON = 2, 17
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from optipfair_engine.bias.significance import (
+from optipfair_engine.bias.statistics.significance import (
     Interval,
     benjamini_hochberg,
     bootstrap_interval,

@@ -12,11 +12,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.bias import calculate_bias_metrics, get_activation_pairs, get_layer_names, select_layers
+from optipfair_engine.bias.activations.batching import encode
+from optipfair_engine.bias.activations.components import find_sites
+from optipfair_engine.bias.activations.stream import encode_pairs, run_pairs
 from optipfair_engine.bias.analysis import analyze_pairs
-from optipfair_engine.bias.batching import encode
-from optipfair_engine.bias.components import find_sites
-from optipfair_engine.bias.profile import PairMetrics
-from optipfair_engine.bias.stream import encode_pairs, run_pairs
+from optipfair_engine.bias.statistics.profile import PairMetrics
 from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError, TokenizerError
 
 

@@ -15,8 +15,8 @@ from optipfair_engine.bias import (
     visualize_mean_differences,
     visualize_pca,
 )
-from optipfair_engine.bias.drawing import DrawingError, Painter
-from optipfair_engine.bias.plots import BarPicture, Caption, Style
+from optipfair_engine.bias.figures.drawing import DrawingError, Painter
+from optipfair_engine.bias.figures.kinds import BarPicture, Caption, Style
 from optipfair_engine.errors import InvalidOptionError
 
 #: What the published library writes at 300 dpi (width, height), measured.
@@ -122,12 +122,12 @@ def test_bars_show_one_layer_by_its_name(llama, tokenizer, pairs, tmp_path) -> N
 
 
 def test_no_pyplot_state_is_made() -> None:
-    code = "import sys, optipfair_engine.bias.drawing; assert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys, optipfair_engine.bias.figures.drawing; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_drawing_processes_load_no_torch() -> None:
-    code = "import sys, optipfair_engine.bias.drawing; assert 'torch' not in sys.modules"
+    code = "import sys, optipfair_engine.bias.figures.drawing; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -136,8 +136,8 @@ def test_a_script_without_a_main_guard_is_not_run_twice(tmp_path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from optipfair_engine.bias.drawing import Painter\n"
-        "from optipfair_engine.bias.plots import BarPicture, Caption, Style\n"
+        "from optipfair_engine.bias.figures.drawing import Painter\n"
+        "from optipfair_engine.bias.figures.kinds import BarPicture, Caption, Style\n"
         "print('started')\n"
         "with Painter(8) as painter:\n"
         "    for i in range(8):\n"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from optipfair_engine.bias.workflow import BiasOptions, bias_checkpoint
-from optipfair_engine.cli import app
+from optipfair_engine.cli.app import app
 from optipfair_engine.errors import EngineError, InvalidOptionError
+from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
 
 
 def save(model, tokenizer, folder: Path) -> Path:

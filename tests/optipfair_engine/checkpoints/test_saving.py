@@ -17,7 +17,7 @@ from optipfair_engine.checkpoints import MANIFEST_NAME, SourceInfo, save_pruned,
 from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.checkpoints.verify import check_tokens
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
-from optipfair_engine.pruning import PruningPlan
+from optipfair_engine.plans import PruningPlan
 from tests.optipfair_engine.checkpoints.conftest import tiny_llama
 
 TOKENS = [[1, 5, 9, 2, 80]]

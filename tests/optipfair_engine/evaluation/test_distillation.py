@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.evaluation.distillation import LEARNING_RATE, default_learning_rate, heal
+from optipfair_engine.evaluation.healing import LEARNING_RATE, default_learning_rate, heal
 from tests.optipfair_engine.evaluation.conftest import tiny_llama
 
 SAMPLES = [torch.randint(0, 48, (2, 16), generator=torch.Generator().manual_seed(i)) for i in range(8)]

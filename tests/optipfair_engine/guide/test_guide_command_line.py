@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from optipfair_engine import load_pruned
-from optipfair_engine.cli import app
+from optipfair_engine.cli.app import app
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,10 @@ import torch
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import PlanError
-from optipfair_engine.pruning import (
-    HeadPlan,
-    PruneOptions,
-    PruningPlan,
-    apply_plan,
-    make_plan as make_engine_plan,
-    prune_model,
-)
-from optipfair_engine.pruning.apply import narrowed_in_passing
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.plans import HeadPlan, PruningPlan, apply_plan
+from optipfair_engine.plans.apply import narrowed_in_passing
+from optipfair_engine.pruning import make_plan as make_engine_plan, prune_model
 
 
 def make_plan(**parts: object) -> PruningPlan:

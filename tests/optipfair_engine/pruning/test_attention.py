@@ -9,8 +9,9 @@ import torch
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
-from optipfair_engine.pruning import PruneOptions, prune_model
-from optipfair_engine.pruning.attention import head_plan, weight_energy
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.pruning import prune_model
+from optipfair_engine.pruning.attention.by_norm import head_plan, weight_energy
 
 
 def test_kv_groups_go_as_a_whole_by_their_sum() -> None:

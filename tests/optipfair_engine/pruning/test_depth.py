@@ -8,7 +8,7 @@ import pytest
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning import prune_model
-from optipfair_engine.pruning.depth import least_important, select_layers
+from optipfair_engine.pruning.depth.choice import least_important, select_layers
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import InvalidOptionError, NonFiniteWeightsError
-from optipfair_engine.pruning.importance import (
+from optipfair_engine.pruning.width.scores import (
     cfsp,
     hybrid_maw,
     l2,

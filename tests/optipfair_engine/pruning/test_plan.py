@@ -11,7 +11,7 @@ import torch
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import PlanError
-from optipfair_engine.pruning import HeadPlan, PruningPlan
+from optipfair_engine.plans import HeadPlan, PruningPlan
 
 
 @pytest.fixture

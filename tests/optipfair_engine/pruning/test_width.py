@@ -19,11 +19,12 @@ from optipfair_engine.errors import (
     NonFiniteWeightsError,
     UnsupportedModelError,
 )
+from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.progress import null_reporter
-from optipfair_engine.pruning import PruneOptions, make_plan, prune_model
+from optipfair_engine.pruning import make_plan, prune_model
 from optipfair_engine.pruning.curves import replan
 from optipfair_engine.pruning.gathering import IN_MEMORY
-from optipfair_engine.pruning.importance import hybrid_maw, maw, top_indices
+from optipfair_engine.pruning.width.scores import hybrid_maw, maw, top_indices
 
 
 def kept(model, dataloader=None, **options):

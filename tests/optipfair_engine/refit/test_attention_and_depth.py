@@ -13,14 +13,18 @@ from optipfair_engine import prune_model
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet, Gram, as_calibration_set, capture
 from optipfair_engine.errors import CalibrationError, InvalidOptionError, UnsupportedModelError
-from optipfair_engine.pruning import attention_refit
-from optipfair_engine.pruning.apply import apply_plan
-from optipfair_engine.pruning.attention_refit import RemovalCost, head_columns, select_heads
-from optipfair_engine.pruning.depth_refit import greedy_perplexity_layers, neighbour_refits, neighbours
-from optipfair_engine.pruning.options import LayerSelectionMethod, PruneOptions
+from optipfair_engine.options.prune import LayerSelectionMethod, PruneOptions
+from optipfair_engine.plans.apply import apply_plan
+from optipfair_engine.pruning.attention import by_refit as attention_refit
+from optipfair_engine.pruning.attention.by_refit import RemovalCost, head_columns, select_heads
+from optipfair_engine.pruning.depth.neighbour_refit import (
+    greedy_perplexity_layers,
+    neighbour_refits,
+    neighbours,
+)
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.recommended import calibration_metrics
-from optipfair_engine.pruning.refit import output_error, quadratic, solve_least_squares
+from optipfair_engine.solving.refit import output_error, quadratic, solve_least_squares
 
 
 def _outputs(model: torch.nn.Module, calibration: CalibrationSet) -> torch.Tensor:

@@ -15,12 +15,12 @@ from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet, as_calibration_set
 from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics
 from optipfair_engine.errors import CalibrationError, InvalidOptionError, UnsupportedModelError
-from optipfair_engine.pruning.apply import apply_plan
-from optipfair_engine.pruning.calibrated_width import SELECTION_RIDGE, SELECTION_SCALE
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.pruning.gathering import Gatherer
-from optipfair_engine.pruning.options import PruneOptions
 from optipfair_engine.pruning.planner import make_calibrated_plan
-from optipfair_engine.pruning.refit import ridge_diagonal, solve_least_squares
+from optipfair_engine.pruning.width.calibrated import SELECTION_RIDGE, SELECTION_SCALE
+from optipfair_engine.solving.refit import ridge_diagonal, solve_least_squares
 
 RECOMMENDED = PruneOptions(preset="recommended", pruning_percentage=30)
 OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from optipfair_engine import PruningPlan, load_pruned
 from optipfair_engine.calibration.statistics import GramStatistics
 from optipfair_engine.errors import InvalidOptionError, PlanError, UnsupportedModelError
-from optipfair_engine.pruning import PruneOptions
+from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.workflow import prune_checkpoint
 
 TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 12

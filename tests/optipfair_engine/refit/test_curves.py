@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from optipfair_engine.architectures import ModelView
 from optipfair_engine.calibration import CalibrationSet
-from optipfair_engine.cli import app
+from optipfair_engine.cli.app import app
 from optipfair_engine.errors import InvalidOptionError, PlanError
+from optipfair_engine.options.prune import Allocation, NeuronSelectionMethod, PruneOptions
+from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.pruning.curves import error_table, replan
-from optipfair_engine.pruning.options import Allocation, NeuronSelectionMethod, PruneOptions
-from optipfair_engine.pruning.plan import PruningPlan
 from optipfair_engine.pruning.plan_options import asks_for_another_size, check_beside_plan
 from optipfair_engine.pruning.planner import make_calibrated_plan
 

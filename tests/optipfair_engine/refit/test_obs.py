@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.pruning.obs import eliminate, error_curve, obs_select
-from optipfair_engine.pruning.refit import output_error, solve_least_squares
+from optipfair_engine.solving.obs import eliminate, error_curve, obs_select
+from optipfair_engine.solving.refit import output_error, solve_least_squares
 
 H, I, TOKENS = 5, 12, 300  # noqa: E741
 

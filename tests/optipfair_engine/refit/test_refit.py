@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from optipfair_engine.errors import CalibrationError, InvalidOptionError
-from optipfair_engine.pruning import refit as R
+from optipfair_engine.solving import refit as R
 
 H, I, TOKENS = 6, 14, 200  # noqa: E741
 KEPT = torch.tensor([0, 2, 3, 5, 8, 9, 12])

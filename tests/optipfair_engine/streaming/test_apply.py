@@ -19,9 +19,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.checkpoints import load_model, load_pruned
-from optipfair_engine.checkpoints.streaming import apply_plan_to_checkpoint, static_plan_from_checkpoint
 from optipfair_engine.errors import NonFiniteWeightsError, PlanError, UnsupportedModelError
-from optipfair_engine.pruning import HeadPlan, PruneOptions, PruningPlan, apply_plan, make_plan
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.plans import HeadPlan, PruningPlan, apply_plan
+from optipfair_engine.pruning import make_plan
+from optipfair_engine.pruning.static_plan import static_plan_from_checkpoint
+from optipfair_engine.streaming import apply_plan_to_checkpoint
 
 WIDTH = {"pruning_percentage": 30}
 UNEVEN = {"pruning_percentage": 30, "layer_indices": [0, 2]}
@@ -199,8 +202,8 @@ def test_every_layer_is_reported(checkpoint: Any, tmp_path: Path) -> None:
 def test_planning_and_importing_load_no_transformers(checkpoint: Any) -> None:
     source = checkpoint("llama")
     code = (
-        "import sys; from optipfair_engine.checkpoints.streaming import static_plan_from_checkpoint as plan;"
-        "from optipfair_engine.pruning.options import PruneOptions;"
+        "import sys; from optipfair_engine.pruning.static_plan import static_plan_from_checkpoint as plan;"
+        "from optipfair_engine.options.prune import PruneOptions;"
         f"plan({str(source)!r}, PruneOptions(pruning_percentage=30)); print('transformers' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -213,7 +216,7 @@ def test_a_failure_behind_many_chunks_ends_the_run(
     """The thread that writes must not wait for buffers that the failed thread holds."""
     from safetensors.torch import save_file
 
-    monkeypatch.setattr("optipfair_engine.checkpoints.streaming.gather.CHUNK", 64)
+    monkeypatch.setattr("optipfair_engine.streaming.gather.CHUNK", 64)
     source = checkpoint("llama", max_shard_size="1GB")
     plan = static_plan_from_checkpoint(source, PruneOptions(**WIDTH))
     weights = tensors(source)

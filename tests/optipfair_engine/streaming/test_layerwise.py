@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from optipfair_engine.architectures import locate
-from optipfair_engine.calibration import layerwise
 from optipfair_engine.calibration.accumulators import CosineImportance, Gram, SquaredNorm
-from optipfair_engine.calibration.layerwise import capture_layerwise, open_checkpoint
 from optipfair_engine.calibration.runner import capture_sites
 from optipfair_engine.checkpoints import load_model
 from optipfair_engine.errors import CalibrationError, UnsupportedModelError
+from optipfair_engine.streaming.layerwise import run as layerwise
+from optipfair_engine.streaming.layerwise.run import capture_layerwise, open_checkpoint
 
 WANTED: dict[Any, Any] = {
     "down_proj": (range(3), Gram),
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_and_runs_no_layer_again(
 def test_a_kill_while_saving_loses_at_most_that_layer(
     checkpoint: Any, batches: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    from optipfair_engine.calibration import layerwise_state
+    from optipfair_engine.streaming.layerwise import state as layerwise_state
 
     source, work = checkpoint("llama", dtype=torch.float32), tmp_path / "work"
     whole = results(capture_layerwise(source, batches, WANTED, tmp_path / "other"))

@@ -14,8 +14,9 @@ from optipfair_engine.architectures import locate
 from optipfair_engine.calibration import CalibrationSet, as_calibration_set
 from optipfair_engine.checkpoints import load_model, load_pruned
 from optipfair_engine.errors import CalibrationError, EngineError, InvalidOptionError
-from optipfair_engine.pruning import PruneOptions, make_plan
-from optipfair_engine.workflow.out_of_core import plan_out_of_core, prune_out_of_core
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.pruning import make_plan
+from optipfair_engine.workflow.prune.out_of_core import plan_out_of_core, prune_out_of_core
 
 REFIT = {"compensation": "least_squares", "verify": "structure"}
 CASES = [
@@ -100,7 +101,7 @@ def test_another_size_from_the_same_work_folder_needs_no_forward(
     def fail(*_: object) -> None:
         raise RuntimeError("a layer was run")
 
-    monkeypatch.setattr("optipfair_engine.calibration.layerwise._forward", fail)
+    monkeypatch.setattr("optipfair_engine.streaming.layerwise.run._forward", fail)
     second = PruneOptions(pruning_percentage=50, neuron_selection_method="OBS", **REFIT)  # type: ignore[arg-type]
     plan = plan_out_of_core(source, second, calibration, work)
     assert {len(kept) for kept in plan.kept_neurons.values()} == {40}

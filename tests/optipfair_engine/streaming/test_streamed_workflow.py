@@ -13,13 +13,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from optipfair_engine.checkpoints import load_pruned, verify_reload
-from optipfair_engine.cli import app
+from optipfair_engine.cli.app import app
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError, UnsupportedModelError
-from optipfair_engine.pruning import PruneOptions
-from optipfair_engine.pruning.options import VerifyLevel
+from optipfair_engine.options.prune import PruneOptions, VerifyLevel
 from optipfair_engine.workflow import prune_checkpoint
-from optipfair_engine.workflow.in_memory import prune_in_memory
-from optipfair_engine.workflow.streamed import can_stream
+from optipfair_engine.workflow.prune.in_memory import prune_in_memory
+from optipfair_engine.workflow.prune.streamed import can_stream
 
 
 def run(*arguments: object) -> None:
@@ -106,7 +105,7 @@ def test_the_command_streams_static_pruning(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the model was loaded")
 
-    monkeypatch.setattr("optipfair_engine.workflow.in_memory.load", fail)
+    monkeypatch.setattr("optipfair_engine.workflow.prune.in_memory.load", fail)
     run("--model-path", checkpoint("llama"), "--output-path", tmp_path / "out", "--pruning-percentage", 30)
     load_pruned(tmp_path / "out")
     assert (
@@ -151,7 +150,7 @@ def test_the_command_prunes_out_of_core_and_goes_on_from_its_work_folder(
     def fail(*_: object) -> None:
         raise RuntimeError("a layer was run")
 
-    monkeypatch.setattr("optipfair_engine.calibration.layerwise._forward", fail)
+    monkeypatch.setattr("optipfair_engine.streaming.layerwise.run._forward", fail)
     run(*common, *refit, "--pruning-percentage", 50, "--output-path", tmp_path / "fifty")
     assert load_pruned(tmp_path / "thirty").config.intermediate_size == 56
     assert load_pruned(tmp_path / "fifty").config.intermediate_size == 40

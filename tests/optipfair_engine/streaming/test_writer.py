@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from optipfair_engine.checkpoints.streaming import writer
-from optipfair_engine.checkpoints.streaming.writer import Background, HashedFile
+from optipfair_engine.streaming import shards as writer
+from optipfair_engine.streaming.shards import Background, HashedFile
 
 
 @pytest.mark.parametrize("with_advice", [True, False])

@@ -1,0 +1,168 @@
+"""Prompts to padded batches under a token budget, and the forward pass of a model's body over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from optipfair_engine.architectures import ModelView
+from optipfair_engine.calibration.runner import eval_mode, position_limit
+from optipfair_engine.computing.onednn import onednn_linear
+from optipfair_engine.errors import InvalidOptionError, TokenizerError
+
+#: Padded tokens of one forward pass: enough to fill two cores, few enough to stay in their cache; it bounds
+#: memory.
+TOKEN_BUDGET = 512
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt; ``pieces`` are its tokens' texts, each alone, and ``decode`` reads several."""
+
+    text: str
+    ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    decode: Callable[[list[int]], str] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens, readable, one a position."""
+        return tuple(self.words(i, i + 1) for i in range(len(self.ids)))
+
+    def words(self, start: int, stop: int) -> str:
+        """The text of the positions from ``start`` to before ``stop``, read together.
+
+        Only together do tokens tell where a word ends ("play", "##ing") or which letter their bytes are.
+        """
+        if start == stop:
+            return ""
+        numbers = " ".join(map(str, self.ids[start:stop]))
+        if self.decode is None or stop - start == 1:
+            text = " ".join(piece.strip() for piece in self.pieces[start:stop])
+        else:
+            text = self.decode(list(self.ids[start:stop]))
+        return text.strip() or f"⟨{numbers}⟩"
+
+
+def encode(tokenizer: Any, text: str) -> Prompt:
+    """Tokenise one prompt as ``tokenizer(text)`` does (with its special tokens).
+
+    Raises:
+        InvalidOptionError: not a text, or one without any token.
+    """
+    if not isinstance(text, str):
+        raise InvalidOptionError(f"A prompt must be a string, got {type(text).__name__}")
+    encoded = tokenizer(text, return_tensors="pt")["input_ids"]
+    ids = tuple(int(i) for i in torch.as_tensor(encoded).flatten().tolist())
+    if not ids:
+        raise InvalidOptionError(f"The prompt {text!r} has no tokens")
+    decode = getattr(tokenizer, "decode", None)
+    pieces = tuple(str(decode([i])) if decode is not None else str(i) for i in ids)
+    return Prompt(text, ids, pieces, decode)
+
+
+def check_prompts(view: ModelView, prompts: Iterable[Prompt]) -> None:
+    """Refuse ids that the embedding lacks, and prompts longer than the model's positions.
+
+    Positions end where the model has a table of them (``position_limit``), not with rotary ones.
+
+    Raises:
+        TokenizerError: the tokenizer isn't this model's.
+        InvalidOptionError: a prompt is too long.
+    """
+    vocabulary = int(view.model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    longest = position_limit(view.model)
+    for prompt in prompts:
+        if max(prompt.ids) >= vocabulary:
+            raise TokenizerError(
+                f"The tokenizer gave the id {max(prompt.ids)}, the model has {vocabulary} tokens: "
+                "they don't belong together"
+            )
+        if longest is not None and len(prompt.ids) > longest:
+            raise InvalidOptionError(
+                f"A prompt of {len(prompt.ids)} tokens is longer than the model's {longest} positions: "
+                f"{prompt.text[:60]!r}…"
+            )
+
+
+def number_type_hint(model: nn.Module) -> str:
+    """What helps against numbers that are not finite, for the model's number type."""
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    if dtype == "float16":
+        return "float16 overflows in this model; load it with dtype float32 or bfloat16"
+    return f"the model computes in {dtype}; if dtype float32 doesn't help, its weights are broken"
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Right-padded ids and mask ``[rows, tokens]``: behind the text, padding shifts no position."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    @property
+    def width(self) -> int:
+        """Tokens of a row, with padding."""
+        return int(self.input_ids.shape[1])
+
+
+def pad(rows: Sequence[Sequence[int]], padding_id: int = 0) -> PaddedBatch:
+    """Stack rows of ids of different lengths."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), padding_id, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        mask[number, : len(row)] = 1
+    return PaddedBatch(ids, mask)
+
+
+def within_budget(lengths: Sequence[int], budget: int, rows_each: int = 1) -> Iterator[range]:
+    """Consecutive runs whose rows, padded to the longest, hold at most ``budget`` tokens (or one item)."""
+    start, width = 0, 0
+    for number, length in enumerate(lengths):
+        wider = max(width, length)
+        if number > start and wider * rows_each * (number + 1 - start) > budget:
+            yield range(start, number)
+            start, wider = number, length
+        width = wider
+    if lengths:
+        yield range(start, len(lengths))
+
+
+def body_of(view: ModelView) -> nn.Module:
+    """The innermost model around the layers that takes token ids: no language-model head, no other stack."""
+    path = view.layers_path
+    while path:
+        path = path.rpartition(".")[0]
+        module = view.model.get_submodule(path)
+        if isinstance(module, PreTrainedModel):
+            return module
+    return view.model
+
+
+def padding_id(model: PreTrainedModel) -> int:
+    """An id to pad with: masked, so only its existence counts; the model's own where it has one."""
+    value = getattr(model.config.get_text_config(), "pad_token_id", None)
+    return int(value) if isinstance(value, int) and value >= 0 else 0
+
+
+def run_body(view: ModelView, batch: PaddedBatch) -> Any:
+    """One forward pass of the model's body, without a cache; call it inside ``inference``."""
+    device = next(view.layers.parameters()).device
+    return body_of(view)(
+        input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+    )
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients and oneDNN inside the block; every module's own mode is restored."""
+    with eval_mode(model), torch.no_grad(), onednn_linear():
+        yield

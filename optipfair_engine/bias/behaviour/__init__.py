@@ -1,0 +1,1 @@
+"""What a model prefers or says: likelihoods of whole sentences."""

@@ -1,0 +1,199 @@
+"""``optipfair bias`` and ``optipfair compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from optipfair_engine.cli.shared import (
+    Device,
+    Dtype,
+    Json,
+    ModelPath,
+    OutputPath,
+    Verbose,
+    find_model,
+    refuse_unread,
+)
+from optipfair_engine.cli.terminal import explained, progress, show_json, show_table, warn
+from optipfair_engine.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from optipfair_engine.bias.prompts.suites import PairItem
+
+_PROMPTS, _FIGURES = "What the model is asked", "Figures"
+
+PairsFile = Annotated[
+    Path | None,
+    typer.Option(help="Prompt pairs: JSON, or one pair a line.", rich_help_panel=_PROMPTS),
+]
+Template = Annotated[
+    str | None, typer.Option(help="A text with {attribute} in it.", rich_help_panel=_PROMPTS)
+]
+Attributes = Annotated[
+    str | None,
+    typer.Option(
+        help='Words to fill in, as "male,female"; every two are compared.', rich_help_panel=_PROMPTS
+    ),
+]
+SuiteFile = Annotated[
+    Path | None,
+    typer.Option(help="CrowS-Pairs (CSV), StereoSet (JSON) or prompt pairs.", rich_help_panel=_PROMPTS),
+]
+ControlFile = Annotated[
+    Path | None,
+    typer.Option(help="Rewordings that change no attribute: the noise floor.", rich_help_panel=_PROMPTS),
+]
+Margin = Annotated[
+    float | None,
+    typer.Option(
+        help="Change that doesn't count (relative, of the mean difference: 0.05; of a suite's share: 0.02).",
+        min=0,
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)]
+
+
+@explained
+def bias(
+    context: typer.Context,
+    model_path: ModelPath,
+    output_path: OutputPath,
+    prompt_pairs: PairsFile = None,
+    template: Template = None,
+    attributes: Attributes = None,
+    suite: SuiteFile = None,
+    control_pairs: ControlFile = None,
+    visualization_types: Annotated[
+        str, typer.Option(help='Of mean_diff, heatmap, pca; "none" for no figures.', rich_help_panel=_FIGURES)
+    ] = "mean_diff,heatmap,pca",
+    layers: Annotated[
+        str, typer.Option(help='first_middle_last, all, or positions as "0,2,15".', rich_help_panel=_FIGURES)
+    ] = "first_middle_last",
+    layer_types: Annotated[
+        str | None, typer.Option(help='Components, as "mlp_output,gate_proj".', rich_help_panel=_FIGURES)
+    ] = None,
+    figure_format: Annotated[
+        Literal["png", "svg", "pdf"], typer.Option(help="Of the figures.", rich_help_panel=_FIGURES)
+    ] = "png",
+    neuron_ranking: Annotated[bool, typer.Option(help="Rank the neurons that react most.")] = False,
+    baseline: Annotated[
+        str | None, typer.Option(help="Another model, which this one is compared with.")
+    ] = None,
+    margin: Margin = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    verbose: Verbose = True,
+    as_json: Json = False,
+) -> None:
+    """Measure how differently a model treats prompts that differ in an attribute (default: built-in)."""
+    refuse_unread(context, {"margin": (baseline, "--baseline")})
+    options = {
+        **_prompt_options(prompt_pairs, template, attributes, suite, control_pairs),
+        "visualization_types": () if visualization_types == "none" else _words(visualization_types),
+        "layers": _layers(layers),
+        "layer_types": _words(layer_types) or None,
+        "figure_format": figure_format,
+        "neuron_ranking": neuron_ranking,
+        "margin": margin,
+        "seed": seed,
+        "dtype": dtype,
+        "device": device,
+    }
+    metrics = _run(model_path, baseline, output_path, options, verbose)
+    _show(f"Bias of {model_path}", metrics, output_path, as_json)
+
+
+@explained
+def compare(
+    before: Annotated[str, typer.Option(help="The model that was: folder, GGUF file or hub id.")],
+    after: Annotated[str, typer.Option(help="The model that is: folder, GGUF file or hub id.")],
+    output_path: OutputPath,
+    prompt_pairs: PairsFile = None,
+    template: Template = None,
+    attributes: Attributes = None,
+    suite: SuiteFile = None,
+    control_pairs: ControlFile = None,
+    margin: Margin = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    verbose: Verbose = True,
+    as_json: Json = False,
+) -> None:
+    """Compare the bias of two models on the same prompts: better, worse, or inconclusive."""
+    options = {
+        **_prompt_options(prompt_pairs, template, attributes, suite, control_pairs),
+        "visualization_types": (),
+        "margin": margin,
+        "seed": seed,
+        "dtype": dtype,
+        "device": device,
+    }
+    metrics = _run(after, before, output_path, options, verbose)
+    _show(f"{after} compared with {before}", metrics, output_path, as_json)
+
+
+def _run(
+    model: str, baseline: str | None, output: Path, options: dict[str, Any], verbose: bool
+) -> dict[str, object]:
+    from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
+
+    chosen = BiasOptions(**options)
+    source = find_model(model)
+    other = find_model(baseline) if baseline is not None else None
+    with progress(not verbose) as report:
+        return bias_checkpoint(source, output, chosen, baseline=other, report=report)
+
+
+def _prompt_options(
+    prompt_pairs: Path | None,
+    template: str | None,
+    attributes: str | None,
+    suite: Path | None,
+    control_pairs: Path | None,
+) -> dict[str, Any]:
+    return {
+        "prompt_pairs": _read_pairs(prompt_pairs),
+        "template": template,
+        "attributes": _words(attributes) or None,
+        "suite": suite,
+        "control_pairs": _read_pairs(control_pairs),
+    }
+
+
+def _read_pairs(path: Path | None) -> list[PairItem] | None:
+    if path is None:
+        return None
+    from optipfair_engine.bias.prompts.suites import read_pairs
+
+    return read_pairs(path)
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()] if text else []
+
+
+def _layers(text: str) -> str | list[int]:
+    if text in ("first_middle_last", "all"):
+        return text
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError:
+        raise InvalidOptionError(
+            f"--layers must be first_middle_last, all or positions (e.g. '0,2,15'), got {text!r}"
+        ) from None
+
+
+def _show(title: str, metrics: dict[str, object], output: Path, as_json: bool) -> None:
+    if as_json:
+        show_json(metrics)
+        return
+    show_table(title, metrics)
+    if metrics.get("control_pairs") == 0:
+        warn("no control pairs: there is no noise floor to judge the differences by")
+    print(f"Report: {output / 'report.html'}")

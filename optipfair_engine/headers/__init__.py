@@ -1,0 +1,39 @@
+"""What a model folder says about itself: names, shapes, sizes, and what a prune of it will cost.
+
+One of the two doors through which the service may reach into the engine: nothing here loads torch, NumPy or
+transformers.
+"""
+
+from __future__ import annotations
+
+from optipfair_engine.headers.errors import HeaderError
+from optipfair_engine.headers.estimates import Estimate, estimate_prune, loaded_bytes
+from optipfair_engine.headers.folder import (
+    ModelFacts,
+    TensorInfo,
+    inspect_model_folder,
+    model_revision,
+    pickled_message,
+    read_config,
+    read_headers,
+    read_index,
+    read_safetensors_header,
+    weight_files,
+)
+
+__all__ = [
+    "Estimate",
+    "HeaderError",
+    "ModelFacts",
+    "TensorInfo",
+    "estimate_prune",
+    "inspect_model_folder",
+    "loaded_bytes",
+    "model_revision",
+    "pickled_message",
+    "read_config",
+    "read_headers",
+    "read_index",
+    "read_safetensors_header",
+    "weight_files",
+]

@@ -1,0 +1,97 @@
+"""Rough predictions of a prune job's memory, output and time, from sizes alone. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optipfair_engine.headers.folder import ModelFacts
+
+_PROCESS_BYTES = 600_000_000
+_BYTES_PER_SECOND = 4e8
+_FLOPS = 2e10
+#: Of each parameter in healing: the original in float32; the pruned one, its gradient and Adam's two moments.
+_TEACHER_BYTES, _TRAINED_BYTES = 4, 16
+_BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A rough prediction of one prune job; seconds assume two ordinary cores."""
+
+    peak_memory_bytes: int
+    output_bytes: int
+    seconds: float
+
+
+def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
+    """Memory, output size and time of a prune job, from sizes alone; good to a factor of about two.
+
+    ``spec`` is the job's spec as plain JSON (or the command's options under the same names).
+    """
+    weights = loaded_bytes(facts, spec.get("dtype"))
+    output = _output_bytes(facts, spec, weights)
+    calibration = spec.get("calibration") or {}
+    tokens = _calibration_tokens(calibration) if isinstance(calibration, Mapping) else 0
+    layers, wide = facts.num_layers or 1, facts.intermediate_size or 1
+    refit = spec.get("compensation") == "least_squares" or spec.get("preset") == "recommended"
+    flops = 2.0 * tokens * facts.parameters
+    memory: float = _PROCESS_BYTES + weights + output
+    if refit and tokens:
+        flops += 2.0 * tokens * layers * wide**2
+        memory += layers * wide**2 * 4 * 2  # a Gram matrix of what is fitted, and one of what is held out
+    healing = spec.get("healing") or {}
+    extra = float(healing.get("max_seconds", 0)) if isinstance(healing, Mapping) else 0.0
+    if extra:
+        memory += facts.parameters * (_TEACHER_BYTES + _TRAINED_BYTES * output / max(weights, 1))
+    seconds = 3.0 + (2 * weights + 2 * output) / _BYTES_PER_SECOND + flops / _FLOPS + extra
+    return Estimate(int(memory), int(output), round(seconds, 1))
+
+
+def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:
+    """Bytes of a model's weights once they are loaded as ``dtype``: by default as stored, a GGUF in bfloat16.
+
+    A pruned checkpoint is never larger.
+    """
+    size = _BYTES_OF.get(dtype or "auto", 2 if facts.format == "gguf" else None)
+    return facts.bytes if size is None else facts.parameters * size
+
+
+def _calibration_tokens(calibration: Mapping[str, Any]) -> int:
+    texts = calibration.get("texts")
+    if not texts and not calibration.get("source"):
+        return 0
+    samples = min(int(calibration.get("num_samples", 128)), len(texts) if texts else 2**31)
+    return samples * int(calibration.get("max_length", 512))
+
+
+def _output_bytes(facts: ModelFacts, spec: Mapping[str, Any], weights: int) -> int:
+    if spec.get("target_bytes"):
+        return min(weights, int(spec["target_bytes"]))
+    if spec.get("target_parameters"):
+        return int(weights * min(1.0, int(spec["target_parameters"]) / max(facts.parameters, 1)))
+    return int(weights * (1 - _removed_share(facts, spec)))
+
+
+def _removed_share(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
+    """The share of all parameters that goes."""
+    layers, hidden, wide = facts.num_layers or 1, facts.hidden_size or 1, facts.intermediate_size or 1
+    in_layers = max(0, facts.parameters - hidden * (facts.vocab_size or 0)) / max(facts.parameters, 1)
+    if spec.get("pruning_type") == "DEPTH":
+        by_count = (spec.get("num_layers_to_remove") or len(spec.get("layer_indices") or ())) / layers
+        return in_layers * min(1.0, by_count or (spec.get("depth_pruning_percentage") or 0) / 100)
+    chosen = spec.get("layer_indices")
+    share = len(chosen) / layers if chosen else 1.0
+    rate = spec.get("expansion_rate")
+    removed = (
+        1 - min(1.0, rate / 100 * hidden / wide) if rate else (spec.get("pruning_percentage") or 0) / 100
+    )
+    matrices = (
+        3
+        if facts.model_type not in {"gpt2", "opt", "gpt_neox", "falcon", "bloom", "phi", "starcoder2"}
+        else 2
+    )
+    mlp = min(in_layers, layers * matrices * hidden * wide / max(facts.parameters, 1))
+    return mlp * share * removed

@@ -1,0 +1,7 @@
+"""The thing between choosing and pruning: plain data that says what stays, and its use in memory."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

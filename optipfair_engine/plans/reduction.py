@@ -1,0 +1,56 @@
+"""What a pruning did, under the guide's keys. All parameters count, frozen ones too; tied ones count once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optipfair_engine.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.plans.plan import PruningPlan
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of a model's parameters, whether they are trained or not."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def mean_expansion_rate(view: ModelView) -> float | None:
+    """Intermediate over hidden size in percent, the mean over layers; ``None`` without such MLPs."""
+    try:
+        sizes = [view.mlp(layer).intermediate_size for layer in range(view.num_layers)]
+    except UnsupportedModelError:
+        return None
+    return 100 * sum(sizes) / (len(sizes) * view.hidden_size)
+
+
+def pruning_statistics(original_parameters: int, pruned: ModelView, plan: PruningPlan) -> dict[str, Any]:
+    """The guide's ``stats``.
+
+    Width and attention: ``expansion_rate``, ``pruned_layers``, ``total_layers``. Depth:
+    ``original_layer_count``, ``final_layer_count``, ``layers_removed``, ``layer_reduction_percentage``.
+    Always the four counts of parameters.
+    """
+    pruned_parameters = count_parameters(pruned.model)
+    reduction = original_parameters - pruned_parameters
+    stats: dict[str, Any] = {
+        "original_parameters": original_parameters,
+        "pruned_parameters": pruned_parameters,
+        "reduction": reduction,
+        "percentage_reduction": 100 * reduction / original_parameters if original_parameters else 0.0,
+        "expansion_rate": mean_expansion_rate(pruned),
+        "pruned_layers": len({*plan.kept_neurons, *plan.kept_heads}),
+        "total_layers": plan.num_layers,
+    }
+    if plan.method.get("pruning_type") == "DEPTH":
+        removed = len(plan.removed_layers)
+        stats |= {
+            "original_layer_count": plan.num_layers,
+            "final_layer_count": plan.num_layers - removed,
+            "layers_removed": removed,
+            "layer_reduction_percentage": 100 * removed / plan.num_layers,
+        }
+    return stats

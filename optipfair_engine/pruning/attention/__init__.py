@@ -1,0 +1,1 @@
+"""Attention pruning: query heads and KV groups."""

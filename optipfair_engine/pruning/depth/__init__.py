@@ -1,0 +1,1 @@
+"""Depth pruning: whole layers, and how much each layer matters."""

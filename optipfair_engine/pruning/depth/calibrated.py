@@ -1,0 +1,118 @@
+"""Depth pruning by calibration, with its refit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from optipfair_engine.calibration.statistics import scored_windows
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.plans.plan import PruningPlan
+from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.depth.choice import count_to_remove, least_important, select_layers
+from optipfair_engine.pruning.depth.neighbour_refit import (
+    greedy_perplexity_layers,
+    neighbour_refits,
+    neighbours,
+)
+from optipfair_engine.pruning.width.calibrated import Calibrated
+
+if TYPE_CHECKING:
+    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.calibration import CalibrationSet
+    from optipfair_engine.options.prune import PruneOptions
+
+#: What a result says of a gap that no refit bridges.
+FIRST_LAYER_GOES = (
+    "the layers that go from layer 0 on have no layer before them that could be refitted in their place: "
+    "nothing compensates for them"
+)
+
+
+def calibrated_depth_plan(
+    view: ModelView,
+    options: PruneOptions,
+    calibration: CalibrationSet | None,
+    *,
+    report: Reporter = null_reporter,
+) -> Calibrated:
+    """Plan depth pruning by importance or greedy perplexity and, if asked for, with the neighbour refit.
+
+    Raises:
+        InvalidOptionError: no calibration, or sizes out of range.
+        UnsupportedModelError: the family can't lose layers, or (refit) doesn't simply add its MLP's output.
+    """
+    if calibration is None:
+        raise InvalidOptionError(
+            "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
+            "(a dataloader, or calibration texts)"
+        )
+    view.check_depth(())
+    removed = _select(view, options, calibration, report)
+    view.check_depth(removed)
+    facts = calibration.facts(view.mlp(0).intermediate_size if options.compensation != "none" else 1)
+    chosen = options.layer_selection_method if options.layer_indices is None else "custom"
+    method: dict[str, object] = {
+        "pruning_type": "DEPTH",
+        "layer_selection_method": chosen,
+        "compensation": options.compensation,
+        "calibration": facts,
+    }
+    weights: dict[str, Tensor] = {}
+    if options.compensation != "none":
+        for layer, found in neighbour_refits(view, calibration.batches, removed, report=report).items():
+            mlp = view.mlp(layer)
+            solved = found.weight.to(mlp.down_weight.dtype)
+            weights[mlp.names["down"]] = solved.T.contiguous() if mlp.down_transposed else solved
+        method["refitted_layers"] = list(neighbours(removed))
+        if 0 in removed:
+            method["warnings"] = [FIRST_LAYER_GOES]
+    plan = PruningPlan(
+        model_type=view.architecture.model_type,
+        num_layers=view.num_layers,
+        hidden_size=view.hidden_size,
+        method=method,
+        removed_layers=removed,
+        weights=weights,
+    )
+    return Calibrated(plan)
+
+
+def _select(
+    view: ModelView, options: PruneOptions, calibration: CalibrationSet, report: Reporter
+) -> tuple[int, ...]:
+    method = options.layer_selection_method
+    size = {
+        "num_layers_to_remove": options.num_layers_to_remove,
+        "layer_indices": options.layer_indices,
+        "depth_pruning_percentage": options.depth_pruning_percentage,
+    }
+    if options.layer_indices is not None or method not in ("importance", "greedy_perplexity"):
+        return select_layers(view.num_layers, layer_selection_method=method, **size)  # type: ignore[arg-type]
+    count = count_to_remove(view.num_layers, **size)  # type: ignore[arg-type]
+    if count is None:
+        raise InvalidOptionError("give num_layers_to_remove or depth_pruning_percentage")
+    if method == "importance":
+        # its import brings transformers, which planning by weights alone does without
+        from optipfair_engine.pruning.depth.layer_importance import analyze_layer_importance
+
+        scores = analyze_layer_importance(
+            view.model, calibration.batches, view.layers_path, show_progress=False, report=report
+        )
+        return least_important(scores, count)
+    return greedy_perplexity_layers(view, count, _loss(view, calibration), report=report)
+
+
+def _loss(view: ModelView, calibration: CalibrationSet):  # type: ignore[no-untyped-def]
+    """Mean loss over up to eight samples, the held-out ones where there are any."""
+    from optipfair_engine.evaluation.perplexity import score_windows
+
+    windows = scored_windows(calibration)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return score_windows(view.model, windows).mean_loss
+
+    return loss

@@ -1,0 +1,127 @@
+"""Choosing the layers that go (``DEPTH``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.plans.plan import PruningPlan
+from optipfair_engine.pruning.sizes import checked_layer_indices, layers_by_percentage
+
+if TYPE_CHECKING:
+    from optipfair_engine.architectures import ModelView
+
+#: Without calibration; ``importance`` and ``greedy_perplexity`` need it.
+LAYER_SELECTION_METHODS = ("last", "first", "custom")
+
+
+def count_to_remove(
+    num_layers: int,
+    *,
+    num_layers_to_remove: int | None = None,
+    layer_indices: Iterable[object] | None = None,
+    depth_pruning_percentage: float | None = None,
+) -> int | None:
+    """How many layers go; ``None`` if ``layer_indices`` names them.
+
+    Raises:
+        InvalidOptionError: not exactly one size is given, or it would remove no layer or all of them.
+    """
+    given = [value is not None for value in (num_layers_to_remove, layer_indices, depth_pruning_percentage)]
+    if not any(given):
+        raise InvalidOptionError(
+            "Must specify one of: num_layers_to_remove, layer_indices, or depth_pruning_percentage"
+        )
+    if sum(given) > 1:
+        raise InvalidOptionError(
+            "Parameters num_layers_to_remove, layer_indices, and depth_pruning_percentage "
+            "are mutually exclusive"
+        )
+    if layer_indices is not None:
+        return None
+    if depth_pruning_percentage is not None:
+        count = layers_by_percentage(num_layers, depth_pruning_percentage)
+    else:
+        count = _positive(num_layers_to_remove)
+    return _not_all(count, num_layers)
+
+
+def _positive(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
+        raise InvalidOptionError("num_layers_to_remove must be a positive integer")
+    return int(value)
+
+
+def _not_all(count: int, num_layers: int) -> int:
+    if count >= num_layers:
+        raise InvalidOptionError(f"Cannot remove {count} layers from model with {num_layers} layers")
+    return count
+
+
+def select_layers(
+    num_layers: int,
+    *,
+    num_layers_to_remove: int | None = None,
+    layer_indices: Iterable[object] | None = None,
+    depth_pruning_percentage: float | None = None,
+    layer_selection_method: str = "last",
+) -> tuple[int, ...]:
+    """The sorted indices of the layers that go.
+
+    ``layer_indices`` names them itself, whatever the method; otherwise ``last`` or ``first``.
+
+    Raises:
+        InvalidOptionError: sizes that contradict each other or are out of range, an unknown method.
+        TypeError: ``layer_indices`` that aren't integers.
+    """
+    if layer_selection_method not in LAYER_SELECTION_METHODS:
+        choices = list(LAYER_SELECTION_METHODS)
+        raise InvalidOptionError(
+            f"layer_selection_method must be one of {choices}, got {layer_selection_method}"
+        )
+    count = count_to_remove(
+        num_layers,
+        num_layers_to_remove=num_layers_to_remove,
+        layer_indices=layer_indices,
+        depth_pruning_percentage=depth_pruning_percentage,
+    )
+    if layer_indices is not None:
+        removed = checked_layer_indices(layer_indices, num_layers)
+        _not_all(len(removed), num_layers)
+        return removed
+    if count is None or layer_selection_method == "custom":
+        raise InvalidOptionError('layer_selection_method "custom" needs layer_indices')
+    return (
+        tuple(range(count))
+        if layer_selection_method == "first"
+        else tuple(range(num_layers - count, num_layers))
+    )
+
+
+def least_important(scores: Mapping[int, float], count: int) -> tuple[int, ...]:
+    """The ``count`` layers of the lowest importance, sorted; equal scores go to the lower index.
+
+    Raises:
+        InvalidOptionError: a score is NaN, so that there is no order.
+    """
+    undefined = [layer for layer, score in scores.items() if math.isnan(score)]
+    if undefined:
+        raise InvalidOptionError(
+            f"the importance of layers {undefined} is undefined (NaN); name layer_indices"
+        )
+    return tuple(sorted(sorted(scores, key=lambda layer: (scores[layer], layer))[:count]))
+
+
+def depth_plan(view: ModelView, removed: tuple[int, ...], facts: Mapping[str, object]) -> PruningPlan:
+    """A plan that removes these layers, refused for families that can't lose layers."""
+    view.check_depth(removed)
+    return PruningPlan(
+        model_type=view.architecture.model_type,
+        num_layers=view.num_layers,
+        hidden_size=view.hidden_size,
+        method={"pruning_type": "DEPTH", **facts},
+        removed_layers=removed,
+    )

@@ -1,0 +1,390 @@
+"""Pruning that also takes away what reacts to an attribute, and a report on whether it did.
+
+A neuron is judged by two things: its utility (what its loss costs the layer's output, from the calibration's
+Gram matrix) and its bias (how far it moves the output when the attribute changes, consistently over
+templates). Half of the templates choose; the other half, never seen, tell whether the result differs from
+random pruning of the same size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optipfair_engine.bias.analysis import NeuronRanking, analyze_pairs
+from optipfair_engine.bias.defaults import PromptPair
+from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
+from optipfair_engine.bias.statistics.metrics import FROM_FIRST_DIFFERENCE
+from optipfair_engine.bias.statistics.neurons import FEWEST_UNITS, NeuronStatistics
+from optipfair_engine.bias.statistics.profile import Profile
+from optipfair_engine.bias.statistics.significance import FEW_CLUSTERS, Array, outcome, relative_change
+from optipfair_engine.bias.statistics.summary import pair_values
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.plans.apply import apply_plan
+from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.width.calibrated import (
+    SELECTION_RIDGE,
+    SELECTION_SCALE,
+    Calibrated,
+    calibrated_width_plan,
+    eliminate_neurons,
+)
+from optipfair_engine.solving.obs import Elimination
+from optipfair_engine.solving.refit import cholesky_of, refit, ridge_diagonal, ridged
+
+if TYPE_CHECKING:
+    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.calibration import CalibrationSet
+    from optipfair_engine.calibration.statistics import GramStatistics
+    from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.plans.plan import PruningPlan
+
+#: Random prunings that the result is compared with.
+RANDOM_DRAWS: Final = 5
+#: Components whose size no width pruning changes, so that before and after can be compared.
+COMPARED: Final = ("mlp_output", "attention_output")
+BEFORE_HEALING: Final = (
+    "bias_change and the fairness outcome are of the pruned model before healing, which may change them: "
+    "compare the healed model with the original (a bias job with a baseline, or optipfair compare)."
+)
+#: Relative change that doesn't count.
+MARGIN: Final = 0.02
+
+
+@dataclass(frozen=True)
+class FairPlan:
+    """A plan with its statistics, and the report on what it did to held-out templates."""
+
+    calibrated: Calibrated
+    report: dict[str, Any]
+
+
+def split_templates(
+    pairs: Sequence[PromptPair | PairItem],
+) -> tuple[list[PairItem], list[PairItem]]:
+    """(pairs that choose, pairs held out): every other template, in order of appearance, is held out.
+
+    Raises:
+        InvalidOptionError: fewer than two templates, so nothing could be held out.
+    """
+    items = pair_items(pairs, "Fairness")
+    names = templates_of(items)
+    templates = list(dict.fromkeys(names))
+    if len(templates) < 2:
+        raise InvalidOptionError(
+            "fairness needs prompt pairs of at least two templates: half of them are held out to see "
+            "whether it worked"
+        )
+    held = set(templates[1::2])
+    return (
+        [pair for pair, name in zip(items, names, strict=True) if name not in held],
+        [pair for pair, name in zip(items, names, strict=True) if name in held],
+    )
+
+
+def neuron_bias(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[PromptPair | PairItem],
+    *,
+    report: Reporter = null_reporter,
+) -> dict[int, Tensor]:
+    """Layer → bias b_j ≥ 0 of each neuron ``[I]``: its consistent, squared shift of the layer's output.
+
+    b_j = (max(0, |m_j| − s_j) · ‖d_j‖₂)² with m_j the mean signed difference over templates, s_j its standard
+    error (0 for too few templates to have one), d_j the neuron's column of the down projection.
+    """
+    ranking, items = NeuronRanking(model), pair_items(pairs, "Fairness")
+    analyze_pairs(
+        model, tokenizer, texts_of(items), templates=templates_of(items), ranking=ranking, report=report
+    )
+    statistics, norms = ranking.statistics()
+    return {layer: torch.from_numpy(_bias(found, norms[layer])) for layer, found in statistics.items()}
+
+
+def _bias(found: NeuronStatistics, norms: Array) -> Array:
+    count = found.count
+    error = (
+        np.sqrt(found.squares / (count - 1) / count) if count >= FEWEST_UNITS else np.zeros_like(found.mean)
+    )
+    shift: Array = np.square(np.clip(np.abs(found.mean) - error, 0, None) * norms)
+    return shift
+
+
+def utility(weight: Tensor, gram: Tensor, ridge: float = SELECTION_RIDGE) -> Tensor:
+    """What removing a neuron costs the refitted output: ‖W[:,j]‖² / [(G + λD)⁻¹]ⱼⱼ ``[I]`` (OBS).
+
+    ``weight`` is the down projection ``[H, I]``, ``gram`` its input's G ``[I, I]``; λ and D are those of all
+    selection.
+    """
+    factor = cholesky_of(lambda: ridged(gram, ridge, ridge_diagonal(gram, SELECTION_SCALE)))
+    inverse = torch.cholesky_inverse(factor).diagonal()
+    return weight.to(gram.device).double().square().sum(dim=0) / inverse.clamp_min(
+        torch.finfo(torch.float64).tiny
+    )
+
+
+def fairness_scores(
+    view: ModelView, statistics: GramStatistics, bias: Mapping[int, Tensor], *, weight: float = 1.0
+) -> dict[int, Tensor]:
+    """Layer → score of each neuron ``[I]``, high for those that should stay.
+
+    rank(utility) − weight · rank(bias), both ranks in [0, 1] (equal values, such as no bias at all, share
+    one): the two have no common unit, and both are spread over orders of magnitude.
+
+    Raises:
+        InvalidOptionError: a negative or infinite weight.
+    """
+    if not 0 <= weight < float("inf"):
+        raise InvalidOptionError(f"The fairness weight must be at least 0 and finite, got {weight}")
+    scores = {}
+    for layer in statistics.fit:
+        useful = _ranks(utility(view.mlp(layer).down_weight.detach(), statistics.total(layer)))
+        scores[layer] = useful - weight * _ranks(bias[layer])
+    return scores
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks in [0, 1]; equal values get the lowest of their places."""
+    unique, places = torch.unique(values.double().cpu(), return_inverse=True)
+    counts = torch.bincount(places, minlength=len(unique))
+    lowest = torch.cumsum(counts, 0) - counts
+    return lowest[places].double() / max(1, len(values) - 1)
+
+
+def fair_plan(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[PromptPair | PairItem],
+    options: PruneOptions,
+    calibration: CalibrationSet,
+    *,
+    weight: float = 1.0,
+    draws: int = RANDOM_DRAWS,
+    report: Reporter = null_reporter,
+) -> FairPlan:
+    """Plan width pruning by utility and bias, and compare it with random pruning of the same size.
+
+    Args:
+        model: a model whose family has neurons to remove.
+        tokenizer: its tokenizer.
+        pairs: prompt pairs of at least two templates.
+        options: sizes, layers, allocation, refit; it can't name another neuron score.
+        calibration: what utility and refit are measured on.
+        weight: how much bias weighs against utility, by rank; 0 is utility alone.
+        draws: how many random prunings to compare with; at least one.
+        report: progress; stages "bias", "calibrate", "select", "evaluate".
+
+    Raises:
+        InvalidOptionError: too few templates, a wrong weight, or options that are not about neurons, or that
+            choose them in another way.
+        UnsupportedModelError, CalibrationError: as any calibrated width plan.
+    """
+    from optipfair_engine.architectures import locate
+    from optipfair_engine.calibration.statistics import gather_statistics
+    from optipfair_engine.pruning.width.by_score import target_layers
+
+    if not options.prunes_neurons:
+        raise InvalidOptionError(f"fairness chooses neurons: pruning_type {options.pruning_type} has none")
+    _refuse_unread(options)
+    if draws < 1:
+        raise InvalidOptionError(f"at least one random draw is needed, got {draws}")
+    chosen, held = split_templates(pairs)
+    view = locate(model)
+    layers = target_layers(view, options.layer_indices)
+    bias = neuron_bias(model, tokenizer, chosen, report=report)
+    statistics = gather_statistics(view, calibration, layers, "down_proj", report=report)
+    plans = {}
+    for name, factor in (("fair", weight), ("utility", 0.0)):
+        scores = fairness_scores(view, statistics, bias, weight=factor)
+        plans[name] = _plan(view, options, calibration, statistics, scores, report)
+    facts = {"weight": weight, "prompt_pairs": len(pairs), "held_out_pairs": len(held)}
+    plan = replace(plans["fair"], method=_method(plans["fair"].method, facts))
+    random = _random_plans(view, plan, statistics, draws, options.seed)
+    candidates = chain(plans.items(), random)
+    judged = _judge(model, tokenizer, held, candidates, len(plans) + draws, calibration, report)
+    return FairPlan(Calibrated(plan, statistics), {**facts, **judged, "draws": draws})
+
+
+def _refuse_unread(options: PruneOptions) -> None:
+    """Fairness is itself the score of neurons, and orders equal ones by their index."""
+    for name, default in (("neuron_selection_method", "MAW"), ("tie_break", "lower_index")):
+        if getattr(options, name) != default:
+            raise InvalidOptionError(
+                f"{name} {getattr(options, name)} has no effect with fairness, which scores neurons by "
+                "rank(OBS's cost) - weight * rank(bias): leave it out"
+            )
+
+
+def _method(method: Mapping[str, object], facts: Mapping[str, object]) -> dict[str, object]:
+    """The plan's account of itself: no score of the options' chose its neurons."""
+    kept = {name: value for name, value in method.items() if name != "neuron_selection_method"}
+    return {**kept, "fairness": {**facts, "score": "rank(OBS cost) - weight * rank(bias)"}}
+
+
+def fair_plan_of(
+    model: Any,
+    tokenizer: Any,
+    options: PruneOptions,
+    calibration: CalibrationSet | None,
+    *,
+    report: Reporter = null_reporter,
+) -> FairPlan:
+    """:func:`fair_plan` as ``options.fairness`` (``prompt_pairs``, ``weight``) asks for it.
+
+    Raises:
+        InvalidOptionError: no prompt pairs, an unknown field, or no calibration.
+    """
+    from optipfair_engine.pruning.recommended import resolve_preset
+
+    asked = dict(options.fairness or {})
+    pairs, weight = asked.pop("prompt_pairs", None), asked.pop("weight", 1.0)
+    if asked:
+        raise InvalidOptionError(f"fairness has prompt_pairs and weight, not {', '.join(sorted(asked))}")
+    _refuse_unread(options)
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
+        raise InvalidOptionError("fairness needs prompt_pairs")
+    if calibration is None:
+        raise InvalidOptionError("fairness needs calibration data: a neuron's utility is measured on it")
+    if not isinstance(weight, int | float):
+        raise InvalidOptionError(f"The fairness weight must be a number, got {weight!r}")
+    # a preset would choose a score too, which fairness doesn't use
+    chosen = replace(resolve_preset(options, calibrated=True), fairness=None, neuron_selection_method="MAW")
+    items = pair_items(pairs, "Fairness")
+    made = fair_plan(model, tokenizer, items, chosen, calibration, weight=float(weight), report=report)
+    if options.healing_seconds is not None:
+        made.report["warnings"].append(BEFORE_HEALING)
+    return made
+
+
+def flat_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A prune job's metrics of a fairness report: no name here means two things."""
+    flat: dict[str, Any] = {"fairness_outcome": report["outcome"], "fairness": dict(report)}
+    for name, field in (("bias_change", "against_dense"), ("bias_against_random", "against_random")):
+        interval = report[field] or {}
+        flat |= {name: interval.get("value")}
+        flat |= {f"{name}_{end}": interval.get(end) for end in ("low", "high")}
+    return flat
+
+
+def _plan(
+    view: ModelView,
+    options: PruneOptions,
+    calibration: CalibrationSet,
+    statistics: GramStatistics,
+    scores: Mapping[int, Tensor],
+    report: Reporter,
+) -> PruningPlan:
+    """The calibrated plan whose order of removal is that of the scores."""
+    orders: dict[int, Elimination] = {}
+    for layer, score in scores.items():
+        order = torch.sort(score, descending=True, stable=True).indices.flip(0)
+        orders[layer] = eliminate_neurons(view.mlp(layer), statistics.total(layer), order)
+    return calibrated_width_plan(
+        view, options, calibration, statistics, eliminations=orders, report=report
+    ).plan
+
+
+def _random_plans(
+    view: ModelView, plan: PruningPlan, statistics: GramStatistics, draws: int, seed: int
+) -> Iterator[tuple[str, PruningPlan]]:
+    """Plans of the same widths with neurons drawn at random, refitted (if ``plan`` is) in the same way.
+
+    One at a time: each holds refitted weights of every layer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for draw in range(draws):
+        kept: dict[int, tuple[int, ...]] = {}
+        weights: dict[str, Tensor] = {}
+        for layer, indices in plan.kept_neurons.items():
+            mlp = view.mlp(layer)
+            random = torch.randperm(mlp.intermediate_size, generator=generator)[: len(indices)].sort().values
+            kept[layer] = tuple(random.tolist())
+            if mlp.names["down"] in plan.weights:
+                solved = refit(mlp.down_weight.detach(), *statistics.pair(layer), random).weight
+                solved = solved.to(mlp.down_weight.dtype).cpu()
+                weights[mlp.names["down"]] = solved.T.contiguous() if mlp.down_transposed else solved
+        drawn = replace(plan, kept_neurons=kept, weights=weights, curves=None, removal_order=None)
+        yield f"random {draw + 1}", drawn
+
+
+def _judge(
+    model: Any,
+    tokenizer: Any,
+    held: Sequence[PairItem],
+    plans: Iterable[tuple[str, PruningPlan]],
+    count: int,
+    calibration: CalibrationSet,
+    report: Reporter,
+) -> dict[str, Any]:
+    """Every plan's difference on the held-out pairs and loss on the held-out calibration samples."""
+    from optipfair_engine.calibration.statistics import held_out_windows
+    from optipfair_engine.evaluation.perplexity import score_windows
+
+    windows = held_out_windows(calibration)
+    values: dict[str, Array] = {}
+    losses: dict[str, float | None] = {}
+    templates: list[str] = []
+    for done, (name, plan) in enumerate(chain([("dense", None)], plans), 1):
+        candidate = model if plan is None else apply_plan(model, plan)
+        profile = analyze_pairs(candidate, tokenizer, texts_of(held), templates=templates_of(held))
+        templates = [pair.template for pair in profile.pairs]
+        values[name] = compared_values(profile)
+        losses[name] = score_windows(candidate, windows).mean_loss if windows else None
+        report("evaluate", done, count + 1, f"{name} on {len(held)} held-out pairs")
+    return _verdict(values, losses, templates)
+
+
+def compared_values(profile: Profile) -> Array:
+    """Each pair's mean difference from the first difference on, of what keeps its size ``[pairs]``."""
+    names, values = pair_values(profile, FROM_FIRST_DIFFERENCE)
+    columns: Array = values[:, [names.index(name) for name in COMPARED if name in names]].mean(axis=1)
+    return columns
+
+
+def _verdict(
+    values: Mapping[str, Array], losses: Mapping[str, float | None], templates: Sequence[str]
+) -> dict[str, Any]:
+    drawn = [name for name in values if name.startswith("random")]
+    fair, random = values["fair"], np.mean([values[name] for name in drawn], axis=0)
+    change = relative_change(random, fair, templates)
+    against_dense = relative_change(values["dense"], fair, templates)
+    word = outcome(change, MARGIN) if change is not None else "inconclusive"
+    beaten = sum(float(fair.mean()) < float(values[name].mean()) for name in drawn)
+    if word == "better" and beaten < len(drawn):
+        word = "inconclusive"  # the interval is of templates: it knows nothing of other random draws
+    return {
+        "difference": {name: float(value.mean()) for name, value in values.items()},
+        "held_out_loss": dict(losses),
+        "bias_change": against_dense.value if against_dense is not None else None,
+        "against_dense": against_dense.as_dict() if against_dense is not None else None,
+        "against_random": change.as_dict() if change is not None else None,
+        "random_draws_beaten": beaten,
+        "outcome": word,
+        "warnings": _warnings(word, len(set(templates))),
+    }
+
+
+def _warnings(word: str, templates: int) -> list[str]:
+    found = []
+    if word != "better":
+        found.append(
+            "On held-out templates, fairness-aware pruning was not clearly better than random pruning of the "
+            "same size."
+        )
+    if templates == 1:
+        found.append(
+            "One held-out template: nothing says how others would come out, so there is no interval."
+        )
+    elif templates < FEW_CLUSTERS:
+        found.append(
+            f"Only {templates} held-out templates: the intervals are wide, and only hold if no template is "
+            "far from all others."
+        )
+    return found

@@ -1,0 +1,36 @@
+"""Static plans from a checkpoint's mapped weights, by the code and to the bit of those from memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.streaming.layout import CheckpointLayout
+from optipfair_engine.streaming.source import CheckpointSource
+
+if TYPE_CHECKING:
+    from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.plans.plan import PruningPlan
+
+
+def static_plan(
+    layout: CheckpointLayout, options: PruneOptions, *, report: Reporter = null_reporter
+) -> PruningPlan:
+    """Choose what stays by the weights alone, one layer at a time.
+
+    Raises:
+        InvalidOptionError: options that contradict each other or need calibration.
+        UnsupportedModelError: the family lacks what is to be pruned.
+        NonFiniteWeightsError: NaN or infinite weights among those that the scores read.
+    """
+    from optipfair_engine.pruning.planner import make_plan
+
+    return make_plan(layout, options, report=report)  # type: ignore[arg-type]  # answers what a ModelView answers
+
+
+def static_plan_from_checkpoint(
+    source: Path | str, options: PruneOptions, *, report: Reporter = null_reporter
+) -> PruningPlan:
+    """:func:`static_plan` of a safetensors folder."""
+    return static_plan(CheckpointLayout(CheckpointSource(Path(source))), options, report=report)

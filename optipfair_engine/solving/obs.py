@@ -1,0 +1,225 @@
+"""Optimal Brain Surgeon selection of a projection's inputs, and the error of every width on the way.
+
+With A = G + λD, removing the inputs B costs tr(W_B [(A⁻¹)_BB]⁻¹ W_Bᵀ) after a refit
+(Hassibi & Stork 1993; in blocks as in ZipLM, Kurtic et al. 2023). The inverse is kept for the remaining
+inputs by a Schur update, so one elimination from I to 0 gives an order of removal and every width's error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.solving.refit import (
+    RidgeScale,
+    cholesky,
+    cholesky_of,
+    quadratic,
+    ridge_diagonal,
+    ridged,
+)
+
+#: A block is this part of a layer's inputs, at most ``LARGEST_BLOCK``: 8 of 1536 gave a perplexity better by
+#: 0.15 % than 16 at 40 % (SmolLM2-135M), and as good as 4.
+BLOCKS = 192
+LARGEST_BLOCK = 32
+
+#: How often the ridge's share of the errors is measured on the way.
+MEASURED = 48
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """An order of removal with the error of each width.
+
+    Attributes:
+        order: input indices, first removed first ``[I − smallest]``.
+        errors: relative squared output error after 0, 1, … removals ``[I − smallest + 1]``, refitted.
+        size: I.
+    """
+
+    order: Tensor
+    errors: Tensor
+    size: int
+
+    def kept(self, width: int) -> Tensor:
+        """The inputs that remain at a width, ascending."""
+        removed = self.size - width
+        if not 0 <= removed <= len(self.order):
+            raise InvalidOptionError(
+                f"width must be in [{self.size - len(self.order)}, {self.size}]: {width}"
+            )
+        remains = torch.ones(self.size, dtype=torch.bool)
+        remains[self.order[:removed]] = False
+        return remains.nonzero().squeeze(1)
+
+    def error_at(self, width: int) -> float:
+        """Relative squared error of the refitted output at a width."""
+        return float(self.errors[self.size - width])
+
+
+def obs_select(
+    weight: Tensor, gram: Tensor, width: int, ridge: float = 1e-2, block_size: int | None = None
+) -> Tensor:
+    """The ``width`` inputs that OBS keeps, ascending (int64)."""
+    return eliminate(weight, gram, ridge, block_size=block_size, smallest=width).kept(width)
+
+
+def error_curve(weight: Tensor, gram: Tensor, order: Tensor | None = None, ridge: float = 1e-2) -> Tensor:
+    """Relative squared output error of every width 0…I, refitted with ``ridge``; ``errors[k]`` is width k.
+
+    ``order`` says which inputs go first (any score, ascending); OBS's own order unless given.
+    """
+    return eliminate(weight, gram, ridge, order=order).errors.flip(0)
+
+
+def eliminate(
+    weight: Tensor,
+    gram: Tensor,
+    ridge: float = 1e-2,
+    *,
+    order: Tensor | None = None,
+    block_size: int | None = None,
+    smallest: int = 0,
+    scale: RidgeScale = "median",
+) -> Elimination:
+    """Remove inputs, block by block, those that cost least first (or in a given order), down to ``smallest``.
+
+    Args:
+        weight: W ``[H, I]``.
+        gram: G ``[I, I]``.
+        ridge: λ relative to D, of selection and of the refit that the errors speak of.
+        order: removal order ``[I]`` instead of OBS's.
+        block_size: removals between two updates of the inverse; by the layer's size unless given.
+        smallest: the width to stop at.
+        scale: D, see :func:`ridge_diagonal`.
+    """
+    size = gram.shape[0]
+    block = min(LARGEST_BLOCK, max(1, size // BLOCKS)) if block_size is None else block_size
+    if not 0 <= smallest <= size or block < 1:
+        raise InvalidOptionError(f"smallest must be in [0, {size}] and block_size at least 1")
+    state = _State(weight, gram, ridge, scale)
+    removed: list[Tensor] = []
+    while (left := size - sum(map(len, removed))) > smallest:
+        count = min(block, left - smallest)
+        done = size - left
+        chosen = state.cheapest(count) if order is None else order[done : done + count].to(gram.device)
+        removed.append(chosen)
+        state.remove(chosen)
+    state.measure()
+    sequence = torch.cat(removed).cpu() if removed else torch.zeros(0, dtype=torch.int64)
+    return Elimination(sequence, torch.tensor(state.costs.errors, dtype=torch.float64), size)
+
+
+class _State:
+    """What remains of W and A⁻¹ while inputs are removed; all in float64, W with one row an input.
+
+    Removed inputs stay in the matrices as zeros until an eighth of them has gone: moving the others together
+    after every block would cost more than the updates.
+    """
+
+    def __init__(self, weight: Tensor, gram: Tensor, ridge: float, scale: RidgeScale) -> None:
+        self.dense = weight.to(gram.device).double().T.contiguous()
+        self.weight = self.dense.clone()
+        self.diagonal = ridge_diagonal(gram, scale)
+        factor = cholesky_of(lambda: ridged(gram, ridge, self.diagonal))
+        self.inverse = torch.cholesky_inverse(factor, out=factor).mT
+        self.index = torch.arange(gram.shape[0], device=gram.device)
+        self.gone = torch.zeros(gram.shape[0], dtype=torch.bool, device=gram.device)
+        self.gone_count = 0
+        self.costs = _Costs(ridge, quadratic(weight.double(), gram), max(1, gram.shape[0] // MEASURED))
+
+    def cheapest(self, count: int) -> Tensor:
+        """The inputs with the least ‖W_j‖²/(A⁻¹)_jj, the lower index first among equals."""
+        score = torch.linalg.vector_norm(self.weight, dim=1).square() / self.inverse.diagonal()
+        score[self.gone] = torch.inf
+        return self.index[torch.sort(score, stable=True).indices[:count]]
+
+    def remove(self, chosen: Tensor) -> None:
+        """Remove inputs (in that order), refit the others, and note what each removal costs."""
+        gone = torch.searchsorted(self.index, chosen)
+        factor = cholesky(self.inverse[gone][:, gone])
+        # row c of L⁻¹ W_B holds the extra cost of the c-th removal after those before it
+        half = torch.linalg.solve_triangular(factor, self.weight[gone], upper=False)
+        columns = torch.linalg.solve_triangular(factor, self.inverse[gone], upper=False)
+        self.weight.addmm_(columns.T, half, alpha=-1)
+        self.inverse.addmm_(columns.T, columns, alpha=-1)
+        # what is left there is rounding
+        self.weight[gone] = 0
+        self.inverse[gone] = 0
+        self.inverse[:, gone] = 0
+        self.gone[gone] = True
+        self.gone_count += len(gone)
+        self.costs.add(half.square().sum(1), self.dense[gone].square().sum(1) * self.diagonal[chosen])
+        if self.costs.due:
+            self.measure()
+        if self.gone_count * 8 > len(self.gone):
+            self._compact()
+
+    def measure(self) -> None:
+        """Measure the ridge's share Σ_j D_j ‖W_j − W_dense,j‖² of the inputs that stay."""
+        moved = self.weight.new_zeros(())
+        for rows in torch.arange(len(self.index), device=self.index.device).split(_ROWS):
+            shift = (self.weight[rows] - self.dense[rows]).square().sum(1)
+            moved += (shift * self.diagonal[self.index[rows]])[~self.gone[rows]].sum()
+        self.costs.settle(float(moved))
+
+    def _compact(self) -> None:
+        """Move what remains together; the inverse within its own memory, front to back."""
+        remains = (~self.gone).nonzero().squeeze(1)
+        width = len(remains)
+        flat = self.inverse.view(-1)
+        for start in range(0, width, _ROWS):
+            rows = remains[start : start + _ROWS]
+            moved = self.inverse[rows][:, remains]
+            flat[start * width : start * width + moved.numel()] = moved.view(-1)
+        self.inverse = flat[: width * width].view(width, width)
+        self.weight, self.dense = self.weight[remains], self.dense[remains]
+        self.index, self.gone, self.gone_count = self.index[remains], self.gone[remains], 0
+
+
+class _Costs:
+    """The errors of removals: their cost in A less the ridge's share of it, λ tr(E D Eᵀ), E = W − W_dense.
+
+    Of that share the part of removed inputs is known at once. That of moved ones needs a pass over W; it is
+    measured ``MEASURED`` times and taken to be linear in between.
+    """
+
+    def __init__(self, ridge: float, total: float, every: int) -> None:
+        self.errors: list[float] = [0.0]
+        self._ridge, self._every = ridge, every
+        self._total = max(total, torch.finfo(torch.float64).tiny)
+        self._cost = self._removed = self._moved = 0.0
+        self._pending: list[Tensor] = []
+        self._count = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to measure."""
+        return self._count >= self._every
+
+    def add(self, costs: Tensor, removed: Tensor) -> None:
+        """Note a block: cost in A, and D_j ‖W_dense,j‖², of each removal."""
+        self._pending.append(torch.stack([costs, removed]))
+        self._count += len(costs)
+
+    def settle(self, moved: float) -> None:
+        """The errors of all removals since the last measurement."""
+        if not self._pending:
+            return
+        steps = torch.cat(self._pending, dim=1).cumsum(1).cpu()
+        share = torch.linspace(0, 1, steps.shape[1] + 1, dtype=torch.float64)[1:]
+        between = self._moved + (moved - self._moved) * share
+        penalty = self._removed + steps[1] + between
+        self.errors += ((self._cost + steps[0] - self._ridge * penalty) / self._total).clamp_min(0).tolist()
+        self._cost += float(steps[0, -1])
+        self._removed += float(steps[1, -1])
+        self._moved = moved
+        self._pending, self._count = [], 0
+
+
+#: Rows of the inverse that are moved at once.
+_ROWS = 256

@@ -1,0 +1,180 @@
+"""What a plan means for each tensor of a checkpoint: copy, select, replace, rename or leave out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optipfair_engine.errors import PlanError, UnsupportedModelError
+from optipfair_engine.plans.plan import HeadPlan, PruningPlan
+from optipfair_engine.streaming.layout import CheckpointLayout
+from optipfair_engine.streaming.source import DTYPES, CheckpointSource
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which slices along a dimension of the stored tensor stay: int64, in the order of the result."""
+
+    dim: int
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class TensorEdit:
+    """One tensor of the result.
+
+    Attributes:
+        name: its name in the result.
+        original: the tensor that it is made of.
+        dtype: safetensors' name of its type.
+        shape: its shape in the result.
+        layer: the original layer that it belongs to, if any.
+        selection: what stays of the original; none: all of it, byte by byte.
+        replacement: a refitted weight that takes its place.
+    """
+
+    name: str
+    original: str
+    dtype: str
+    shape: tuple[int, ...]
+    layer: int | None
+    selection: Selection | None = None
+    replacement: Tensor | None = None
+
+    @property
+    def numel(self) -> int:
+        """Elements in the result."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the result."""
+        return self.numel * DTYPES[self.dtype].itemsize
+
+
+def plan_edits(layout: CheckpointLayout, plan: PruningPlan) -> list[TensorEdit]:
+    """The tensors of the result, in the order in which the source stores them.
+
+    Raises:
+        PlanError: the plan doesn't fit the checkpoint.
+        UnsupportedModelError: it can't be carried out on tensors one by one.
+    """
+    plan.validate(layout)  # type: ignore[arg-type]  # a layout answers what a ModelView answers
+    if plan.removed_layers:
+        layout.check_depth(plan.removed_layers)
+        if layout.stack.first_layer_only:
+            raise UnsupportedModelError(
+                f"{layout.model_type}: its first layer owns what all use; it is not streamed"
+            )
+    unknown = sorted(name for name in plan.weights if name not in layout.source)
+    if unknown:
+        raise PlanError(f"the plan holds weights that the checkpoint doesn't have: {', '.join(unknown)}")
+    selections = _selections(layout, plan)
+    new_numbers = {old: new for new, old in enumerate(_remaining(layout, plan))}
+    written = set(layout.source.untied)
+    edits = []
+    for name in _in_file_order(layout.source):
+        layer = _layer_of(name, layout.layers_path)
+        if name not in written or (layer is not None and layer not in new_numbers):
+            continue
+        new_name = name if layer is None else _renumbered(name, layout.layers_path, layer, new_numbers[layer])
+        edits.append(
+            _edit(layout.source, name, new_name, layer, selections.get(name), plan.weights.get(name))
+        )
+    return edits
+
+
+def _remaining(layout: CheckpointLayout, plan: PruningPlan) -> list[int]:
+    return [layer for layer in range(layout.num_layers) if layer not in plan.removed_layers]
+
+
+def _in_file_order(source: CheckpointSource) -> list[str]:
+    """Shard by shard, by offset: the disk is read forwards."""
+    return sorted(
+        source.tensors, key=lambda name: (source.tensors[name][0].name, source.info(name).start, name)
+    )
+
+
+def _layer_of(name: str, layers_path: str) -> int | None:
+    if not name.startswith(f"{layers_path}."):
+        return None
+    return int(name[len(layers_path) + 1 :].split(".", 1)[0])
+
+
+def _renumbered(name: str, layers_path: str, old: int, new: int) -> str:
+    return f"{layers_path}.{new}{name[len(f'{layers_path}.{old}') :]}"
+
+
+def count_stored(source: CheckpointSource) -> int:
+    """Parameters in a checkpoint; tied ones count once."""
+    return sum(source.info(name).numel for name in source.untied)
+
+
+def _edit(
+    source: CheckpointSource,
+    name: str,
+    new_name: str,
+    layer: int | None,
+    selection: Selection | None,
+    replacement: Tensor | None,
+) -> TensorEdit:
+    info = source.info(name)
+    shape = list(info.shape)
+    if selection is not None:
+        shape[selection.dim] = selection.indices.numel()
+    if replacement is not None and list(replacement.shape) != shape:
+        raise PlanError(f"the plan's {name} has shape {list(replacement.shape)}, needed is {shape}")
+    return TensorEdit(new_name, name, info.dtype, tuple(shape), layer, selection, replacement)
+
+
+def _selections(layout: CheckpointLayout, plan: PruningPlan) -> dict[str, Selection]:
+    """Tensor name → what stays of it, for the layers that stay."""
+    found: dict[str, Selection] = {}
+    for layer in _remaining(layout, plan):
+        if layer in plan.kept_neurons:
+            found |= _neuron_selections(layout, layer, torch.tensor(plan.kept_neurons[layer]))
+        if layer in plan.kept_heads:
+            found |= _head_selections(layout, layer, plan.kept_heads[layer])
+    return found
+
+
+def _neuron_selections(layout: CheckpointLayout, layer: int, kept: Tensor) -> dict[str, Selection]:
+    mlp = layout.mlp(layer)
+    inputs = torch.cat((kept, kept + mlp.intermediate_size)) if mlp.kind == "fused_glu" else kept
+    outputs, columns = (1, 0) if mlp.transposed else (0, 1)
+    found: dict[str, Selection] = {}
+    for role in ("gate", "up"):
+        if role in mlp.names:
+            found[mlp.names[role]] = Selection(outputs, inputs)
+        if f"{role}_bias" in mlp.names:
+            found[mlp.names[f"{role}_bias"]] = Selection(0, inputs)
+    found[mlp.names["down"]] = Selection(columns, kept)
+    return found
+
+
+def _head_selections(layout: CheckpointLayout, layer: int, heads: HeadPlan) -> dict[str, Selection]:
+    attention = layout.attention(layer)
+    query = _head_rows(heads.query, attention.head_dim)
+    kv = _head_rows(heads.kv, attention.head_dim)
+    key_start = attention.num_heads * attention.head_dim
+    value_start = key_start + attention.num_key_value_heads * attention.head_dim
+    rows: Mapping[str, Tensor] = {
+        "query": query,
+        "key": kv,
+        "value": kv,
+        "qkv": torch.cat((query, key_start + kv, value_start + kv)),
+    }
+    found = {attention.names["output"]: Selection(1, query)}
+    for role, indices in rows.items():
+        for name in (attention.names.get(role), attention.names.get(f"{role}_bias")):
+            if name is not None:
+                found[name] = Selection(0, indices)
+    return found
+
+
+def _head_rows(heads: Iterable[int], head_dim: int) -> Tensor:
+    return (torch.tensor(list(heads))[:, None] * head_dim + torch.arange(head_dim)).flatten()

@@ -1,0 +1,70 @@
+"""The bytes of one tensor of the result, chunk by chunk, in buffers of fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.streaming.edits import Selection, TensorEdit
+from optipfair_engine.streaming.shards import CHUNK, Buffers
+from optipfair_engine.streaming.source import DTYPES, CheckpointSource
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Bytes, and the buffer that they lie in (to be given back), if any."""
+
+    data: memoryview
+    buffer: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+
+
+def chunks(source: CheckpointSource, edit: TensorEdit, buffers: Buffers) -> Iterator[Chunk]:
+    """The bytes of one tensor of the result.
+
+    Tensors that stay as they are come as views of the mapped file; the others are gathered into buffers.
+    """
+    if edit.replacement is not None:
+        weight = edit.replacement.detach().to(device="cpu", dtype=DTYPES[edit.dtype]).contiguous()
+        yield from _slices(weight.reshape(-1).view(torch.uint8).numpy().data)
+    elif edit.selection is None:
+        yield from _slices(source.bytes_of(edit.original))
+    else:
+        yield from _gathered(source.tensor(edit.original), edit.selection, buffers)
+
+
+def _slices(data: memoryview) -> Iterator[Chunk]:
+    for start in range(0, len(data), CHUNK):
+        yield Chunk(data[start : start + CHUNK])
+
+
+def _gathered(tensor: Tensor, selection: Selection, buffers: Buffers) -> Iterator[Chunk]:
+    """The selected rows or columns of a matrix (entries of a vector), some rows of the result at a time."""
+    bits = tensor.view(_BITS[tensor.dtype.itemsize])
+    matrix = bits[:, None] if bits.dim() == 1 else bits
+    if matrix.dim() != 2:
+        raise UnsupportedModelError("only vectors and matrices can be narrowed")
+    by_rows = selection.dim == 0
+    rows = selection.indices.numel() if by_rows else matrix.shape[0]
+    width = matrix.shape[1] if by_rows else selection.indices.numel()
+    step = max(1, CHUNK // max(1, width * matrix.element_size()))
+    for start in range(0, rows, step):
+        stop = min(rows, start + step)
+        buffer = buffers.take()
+        nbytes = (stop - start) * width * matrix.element_size()
+        if nbytes > len(buffer):  # a single row larger than a buffer: no known model has one
+            raise UnsupportedModelError(f"rows of {nbytes} bytes are not streamed")
+        out = buffer[:nbytes].view(matrix.numpy().dtype).reshape(stop - start, width)
+        if by_rows:
+            torch.index_select(matrix, 0, selection.indices[start:stop], out=torch.from_numpy(out))
+        else:
+            # three times faster than index_select along the last dimension; "clip" skips a second buffer
+            np.take(matrix[start:stop].numpy(), selection.indices.numpy(), axis=1, out=out, mode="clip")
+        yield Chunk(buffer[:nbytes].data, buffer)

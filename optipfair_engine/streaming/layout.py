@@ -1,0 +1,250 @@
+"""Which tensor of a checkpoint has which role, from names and shapes alone.
+
+``CheckpointLayout`` answers what ``architectures.ModelView`` answers about a model in memory, so that
+planning by weights is one code for both. It is read from the family's description and the shards' headers
+in milliseconds, without building a model; ``structure`` compares its answers with those of a real
+``ModelView`` before a result is published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optipfair_engine.architectures.base import TEXT_TOWERS, Architecture, AttentionSpec, MlpSpec, StackSpec
+from optipfair_engine.architectures.registry import find_architecture
+from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.streaming.source import DTYPES, CheckpointSource
+
+_HIDDEN_SIZES = ("hidden_size", "n_embd", "d_model")
+_HEADS = ("num_attention_heads", "n_head")
+
+
+class StoredMlp:
+    """One layer's MLP in a checkpoint; names and meanings are those of ``MlpView``."""
+
+    def __init__(self, layout: CheckpointLayout, index: int, spec: MlpSpec) -> None:
+        self._source, self.kind = layout.source, spec.kind
+        prefix = f"{layout.layers_path}.{index}"
+        self.names = _names(layout.source, prefix, {"gate": spec.gate, "up": spec.up, "down": spec.down})
+        missing = [
+            path
+            for path in (spec.gate, spec.up, spec.down)
+            if path and f"{prefix}.{path}.weight" not in layout.source
+        ]
+        if missing:
+            raise UnsupportedModelError(
+                f"{layout.model_type}: neurons of layer {index} can't be removed: {', '.join(missing)} not "
+                "found in the checkpoint (mixture-of-experts blocks are not supported)"
+            )
+        self._stored = f"{layout.model_type}: the MLP weights of layer {index}"
+        self._hidden_size = layout.hidden_size
+        self._up, self._down = (self._source.info(self.names[role]).shape for role in ("up", "down"))
+        if len(self._up) != 2 or len(self._down) != 2:
+            raise UnsupportedModelError(f"{self._stored} are no matrices")
+
+    @property
+    def transposed(self) -> bool:
+        """Whether weights are stored [inputs, outputs] (Conv1D); refused where shapes can't tell."""
+        hidden = self._hidden_size
+        straight = self._up[1] == hidden == self._down[0]
+        turned = self._up[0] == hidden == self._down[1]
+        if straight == turned:
+            raise UnsupportedModelError(f"{self._stored} don't tell by their shapes how they are stored")
+        return turned
+
+    def _matrix(self, role: str) -> Tensor:
+        weight = self._source.tensor(self.names[role])
+        return weight.T if self.transposed else weight
+
+    @property
+    def intermediate_size(self) -> int:
+        """Neurons of this layer."""
+        if self._down == (self._hidden_size, self._hidden_size):  # whichever way they are stored
+            return self._hidden_size
+        return self._down[0 if self.transposed else 1]
+
+    @property
+    def gate_weight(self) -> Tensor | None:
+        """The gate's rows [I, H]; None in a plain MLP."""
+        return self._matrix("gate")[: self.intermediate_size] if "gate" in self.names else None
+
+    @property
+    def up_weight(self) -> Tensor:
+        """The up projection's rows [I, H]."""
+        weight = self._matrix("up")
+        return weight[self.intermediate_size :] if self.kind == "fused_glu" else weight
+
+    @property
+    def down_weight(self) -> Tensor:
+        """The down projection [H, I]."""
+        return self._matrix("down")
+
+
+class StoredAttention:
+    """One layer's attention in a checkpoint; names and meanings are those of ``AttentionView``."""
+
+    def __init__(self, layout: CheckpointLayout, index: int, spec: AttentionSpec) -> None:
+        self._source, self._model_type = layout.source, layout.model_type
+        self.heads_refused = spec.heads_refused
+        paths = {role: getattr(spec, role) for role in ("query", "key", "value", "qkv", "output")}
+        self.names = _names(layout.source, f"{layout.layers_path}.{index}", paths)
+        if "output" not in self.names:
+            raise UnsupportedModelError(f"{layout.model_type}: layer {index} has no {spec.output}")
+        self.head_dim = layout.head_dim
+        self.num_heads = self._source.info(self.names["output"]).shape[1] // self.head_dim
+        self.num_key_value_heads = self._count_kv_heads()
+
+    def _count_kv_heads(self) -> int:
+        if "key" in self.names:
+            return self._source.info(self.names["key"]).shape[0] // self.head_dim
+        if "qkv" in self.names and self.heads_refused is None:
+            return (self._source.info(self.names["qkv"]).shape[0] // self.head_dim - self.num_heads) // 2
+        return self.num_heads
+
+    @property
+    def o_weight(self) -> Tensor:
+        """The output projection [H, num_heads·head_dim]."""
+        return self._source.tensor(self.names["output"])
+
+    def check_heads(self, query: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Refuse what no attention can represent, as ``AttentionView.check_heads`` does."""
+        if self.heads_refused:
+            raise UnsupportedModelError(
+                f"{self._model_type}: attention heads can't be removed: {self.heads_refused}"
+            )
+        groups = torch.div(query, self.num_heads // self.num_key_value_heads, rounding_mode="floor")
+        counts = torch.bincount(groups, minlength=self.num_key_value_heads)
+        if not torch.equal(counts.nonzero().flatten(), kv) or len(set(counts[kv].tolist())) != 1:
+            raise ValueError(
+                "each kept key/value head needs the same number of its own query heads, "
+                f"and no other query head may stay (query {query.tolist()}, key/value {kv.tolist()})"
+            )
+        return query, kv
+
+
+class _Weights:
+    """What stands for the model where planning asks it for a parameter."""
+
+    def __init__(self, source: CheckpointSource) -> None:
+        self._source = source
+
+    def get_parameter(self, name: str) -> Tensor:
+        """A tensor by its state-dict name."""
+        return self._source.tensor(name)
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Every stored tensor; tied ones once."""
+        return map(self._source.tensor, self._source.untied)
+
+
+class CheckpointLayout:
+    """One stack of layers of a checkpoint; the same names and meanings as ``architectures.ModelView``.
+
+    Raises:
+        UnsupportedModelError: an unknown family, or its layers are not where they should be.
+    """
+
+    def __init__(self, source: CheckpointSource) -> None:
+        self.source, self.model = source, _Weights(source)
+        nested = source.config.get("text_config")
+        self.config: Mapping[str, Any] = nested if isinstance(nested, dict) else source.config
+        self.architecture: Architecture = find_architecture(str(self.config.get("model_type")))
+        self.stack, self.layers_path = self._find_stack()
+        start = len(self.layers_path) + 1
+        numbers = {
+            name[start:].split(".", 1)[0]
+            for name in source.tensors
+            if name.startswith(f"{self.layers_path}.")
+        }
+        self.num_layers = len(numbers)
+        if numbers != {str(number) for number in range(self.num_layers)}:
+            raise UnsupportedModelError(
+                f"{self.model_type}: the checkpoint's layers are not numbered from 0 on"
+            )
+
+        self.dtype = self._one_dtype()
+
+    def _one_dtype(self) -> torch.dtype:
+        """The type that all weights share; refused if loading would convert them."""
+        stored = {DTYPES[info.dtype] for _, info in self.source.tensors.values()}
+        dtypes = {dtype for dtype in stored if dtype.is_floating_point}
+        stated = self.config.get("dtype", self.config.get("torch_dtype", self.source.config.get("dtype")))
+        if len(dtypes) != 1 or (stated is not None and {getattr(torch, str(stated), None)} != dtypes):
+            found = ", ".join(sorted(map(str, dtypes)))
+            raise UnsupportedModelError(
+                f"{self.model_type}: the weights are {found}, the config says {stated}; "
+                "loading would convert them"
+            )
+        return dtypes.pop()
+
+    @property
+    def model_type(self) -> str:
+        """The family's name in transformers."""
+        return self.architecture.model_type
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self._number(_HIDDEN_SIZES)
+
+    @property
+    def head_dim(self) -> int:
+        """Features of one attention head."""
+        stated = self.config.get("head_dim")
+        return stated if isinstance(stated, int) else self.hidden_size // self._number(_HEADS)
+
+    def _number(self, names: tuple[str, ...]) -> int:
+        for name in names:
+            if isinstance(value := self.config.get(name), int):
+                return value
+        raise UnsupportedModelError(f"{self.model_type}: config.json doesn't state {names[0]}")
+
+    def _find_stack(self) -> tuple[StackSpec, str]:
+        tried = []
+        for stack in self.architecture.stacks:
+            for tower in TEXT_TOWERS:
+                path = f"{tower}{stack.path}"
+                if any(name.startswith(f"{path}.0.") for name in self.source.tensors):
+                    return stack, path
+                tried.append(path)
+        raise UnsupportedModelError(
+            f"{self.model_type}: no layers found in the checkpoint; looked for {', '.join(tried)}"
+        )
+
+    def mlp(self, index: int) -> StoredMlp:
+        """The MLP of one layer; raises ``UnsupportedModelError`` if there is none that can be narrowed."""
+        spec = self.architecture.mlp
+        if self.architecture.width_refused or spec is None:
+            reason = self.architecture.width_refused or "its layers have no known MLP"
+            raise UnsupportedModelError(f"{self.model_type}: neurons can't be removed: {reason}")
+        return StoredMlp(self, index, spec)
+
+    def attention(self, index: int) -> StoredAttention:
+        """The attention of one layer; raises ``UnsupportedModelError`` if it has none."""
+        if self.architecture.attention is None:
+            raise UnsupportedModelError(f"{self.model_type}: layer {index} has no attention")
+        return StoredAttention(self, index, self.architecture.attention)
+
+    def check_depth(self, indices: Iterable[int] = ()) -> tuple[int, ...]:
+        """Refuse a family whose layers can't be removed; returns the sorted indices."""
+        reasons = [reason for name, reason in self.architecture.depth_guards if self.config.get(name)]
+        if self.architecture.depth_refused:
+            reasons.append(self.architecture.depth_refused)
+        if reasons:
+            raise UnsupportedModelError(f"{self.model_type}: layers can't be removed: {'; '.join(reasons)}")
+        return tuple(sorted(indices))
+
+
+def _names(source: CheckpointSource, prefix: str, paths: Mapping[str, str | None]) -> dict[str, str]:
+    """Role (and ``role_bias``) → tensor name, for what the checkpoint holds."""
+    names: dict[str, str] = {}
+    for role, path in paths.items():
+        for suffix, kind in (("", "weight"), ("_bias", "bias")):
+            name = f"{prefix}.{path}.{kind}"
+            if path and name in source:
+                names[f"{role}{suffix}"] = name
+    return names

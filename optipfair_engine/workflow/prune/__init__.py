@@ -1,0 +1,1 @@
+"""``prune``: from a checkpoint to a smaller one, in memory or streamed."""

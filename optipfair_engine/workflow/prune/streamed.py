@@ -1,0 +1,131 @@
+"""``prune`` by weights alone, from checkpoint to checkpoint: the model never comes into memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optipfair_engine.jsonable import write_json
+from optipfair_engine.progress import Reporter, null_reporter
+
+if TYPE_CHECKING:
+    from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.plans.plan import PruningPlan
+    from optipfair_engine.streaming import StreamedCheckpoint
+
+_METRICS_FILE = "metrics.json"
+
+
+def can_stream(source: Path, options: PruneOptions) -> bool:
+    """Whether options and files allow :func:`prune_streamed`; whether the family does is found out by trying.
+
+    Streaming chooses by weights alone, converts nothing, and checks structure and hashes but no logits. The
+    caller knows whether there are texts for calibration or evaluation: then it is not for streaming either
+    (and without them a preset changes nothing).
+    """
+    static = (
+        options.neuron_selection_method not in ("CFSP", "OBS")
+        and options.compensation == "none"
+        and options.allocation != "allocated"
+        and options.layer_selection_method in ("last", "first", "custom")
+        and options.healing_seconds is None
+        and options.fairness is None
+        and not options.keep_statistics
+    )
+    as_it_is = options.dtype == "auto" and options.device in ("auto", "cpu") and options.verify != "logits"
+    return static and as_it_is and holds_safetensors(source)
+
+
+def holds_safetensors(source: Path) -> bool:
+    """Whether a model's weights can be read tensor by tensor."""
+    return source.is_dir() and any(source.glob("model*.safetensors"))
+
+
+def prune_streamed(
+    source: Path,
+    output: Path,
+    options: PruneOptions,
+    *,
+    plan: PruningPlan | Path | None = None,
+    report: Reporter = null_reporter,
+) -> dict[str, Any]:
+    """Prune a safetensors folder in a few hundred megabytes of memory, whatever its size.
+
+    Args:
+        source: a safetensors folder.
+        output: a folder without a model, for the checkpoint, ``plan.json``, ``README.md``, manifest and
+            ``metrics.json``. No plots are drawn: that would take longer than the pruning.
+        options: what to prune; see :func:`can_stream`.
+        plan: a plan (or the folder of one) to apply instead of making one.
+        report: progress, at least one step a layer.
+
+    Returns:
+        The metrics of ``prune_checkpoint``.
+
+    Raises:
+        UnsupportedModelError: the checkpoint can't be pruned tensor by tensor (perhaps in memory); nothing
+            that was written is left.
+        EngineError: as ``prune_checkpoint``.
+    """
+    from optipfair_engine.plans.plan import PruningPlan
+    from optipfair_engine.pruning.static_plan import static_plan
+    from optipfair_engine.streaming.apply import stream_checkpoint
+
+    start = time.perf_counter()
+    given = PruningPlan.load(plan) if isinstance(plan, Path) else plan
+    result = stream_checkpoint(
+        source,
+        output,
+        lambda layout: static_plan(layout, options, report=report) if given is None else given,
+        check=options.verify != "none",
+        report=report,
+    )
+    metrics = _finish(source, output, options, result, report)
+    metrics["seconds"] = round(time.perf_counter() - start, 3)
+    return write_json(output / _METRICS_FILE, metrics)
+
+
+def _finish(
+    source: Path, output: Path, options: PruneOptions, result: StreamedCheckpoint, report: Reporter
+) -> dict[str, Any]:
+    """Plan, model card, the check of the structure, manifest; the metrics so far."""
+    from optipfair_engine.checkpoints.manifest import (
+        FileEntry,
+        Manifest,
+        SourceInfo,
+        hash_file,
+        package_versions,
+    )
+    from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
+    from optipfair_engine.plans.reduction import pruning_statistics
+    from optipfair_engine.pruning.recommended import calibration_metrics
+    from optipfair_engine.streaming import CheckpointLayout, CheckpointSource
+
+    report("save", 0, 1, "writing plan, model card and manifest")
+    # hashing the source, as the in-memory path does, would take as long as all the rest
+    origin, summary = SourceInfo.stated(source), plan_summary(result.plan)
+    result.plan.save(output)
+    write_model_card(output, result.plan.model_type, summary, origin)
+    # before the manifest is there: its hashes of the weights were computed as they were written
+    if options.verify != "none":
+        from optipfair_engine.checkpoints.verify import verify_reload
+
+        verify_reload(output, level=options.verify)
+    files = {
+        file.name: FileEntry(*result.files[file.name]) if file.name in result.files else hash_file(file)
+        for file in sorted(output.iterdir())
+    }
+    Manifest(origin, summary, options.verify, files, package_versions()).write(output)
+    report("save", 1, 1, "the checkpoint is written and checked")
+    # read off the files, without a model: a layout answers what a ModelView answers
+    written = CheckpointLayout(CheckpointSource(output))
+    said = calibration_metrics(result.plan, options, calibrated=False)
+    return (
+        pruning_statistics(result.original_parameters, written, result.plan)  # type: ignore[arg-type]
+        | said
+        | {
+            "reload_check": options.verify,
+            "output_bytes": sum(file.stat().st_size for file in output.iterdir()),
+        }
+    )
