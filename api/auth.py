@@ -17,10 +17,10 @@ from fastapi import Depends, Request
 
 from api.problem import Problem
 from api.ratelimit import RateLimiter
-from jobs.keys import key_hashes
 from jobs.repository import Repository
 from jobs.rows import ApiKey
-from jobs.secret import Secrets
+from jobs.signing.keys import key_hashes
+from jobs.signing.secret import Secrets
 
 REMEMBER_SECONDS = 2.0
 _MAX_REMEMBERED = 4096

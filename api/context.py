@@ -15,11 +15,11 @@ from api.auth import Authenticator
 from api.notifier import Notifier
 from api.observability import HttpMetrics
 from jobs.artifacts import ArtifactStore
-from jobs.links import LinkSigner
 from jobs.queue import Publisher
 from jobs.repository import Repository
-from jobs.secret import Secrets
 from jobs.settings import Settings
+from jobs.signing.links import LinkSigner
+from jobs.signing.secret import Secrets
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from api.context import Services
 from api.downloads import ARCHIVE, Content, find_content
 from api.problem import Problem, field_error, invalid, not_found
 from jobs.errors import LinkInvalidError, NotFoundError
-from jobs.links import Grant
 from jobs.rows import Job
+from jobs.signing.links import Grant
 from jobs.times import rfc3339
 
 

@@ -24,11 +24,11 @@ from api.ratelimit import RateLimiter
 from api.routes import artifacts, dashboard, download, health, jobs, keys, models, results, webhooks
 from jobs.artifacts import make_store
 from jobs.database import connect
-from jobs.links import LinkSigner
 from jobs.queue import Publisher
 from jobs.repository import Repository
-from jobs.secret import ensure_secret, load_secrets
 from jobs.settings import Settings
+from jobs.signing.links import LinkSigner
+from jobs.signing.secret import ensure_secret, load_secrets
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

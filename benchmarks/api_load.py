@@ -36,10 +36,10 @@ from sqlalchemy import Engine, insert, make_url, select  # noqa: E402
 
 from jobs.database import connect  # noqa: E402
 from jobs.ids import new_id  # noqa: E402
-from jobs.keys import generate_key  # noqa: E402
 from jobs.repository import Repository  # noqa: E402
-from jobs.secret import ensure_secret, load_secrets  # noqa: E402
 from jobs.settings import Settings  # noqa: E402
+from jobs.signing.keys import generate_key  # noqa: E402
+from jobs.signing.secret import ensure_secret, load_secrets  # noqa: E402
 from jobs.specs import parse_request  # noqa: E402
 from jobs.tables import jobs, metadata  # noqa: E402
 

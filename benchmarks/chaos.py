@@ -29,10 +29,10 @@ from benchmarks.chaos_books import Books, Plan, Report, Tally
 from benchmarks.chaos_cluster import LEASE_SECONDS, Cluster, cluster, wait_until
 from jobs.database import connect
 from jobs.ids import new_id
-from jobs.keys import SCOPES, generate_key
 from jobs.repository import Repository
-from jobs.secret import load_secrets
 from jobs.settings import Settings
+from jobs.signing.keys import SCOPES, generate_key
+from jobs.signing.secret import load_secrets
 from tests.service.tiny import write_tiny_llama
 
 WORKERS = 3

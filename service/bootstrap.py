@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.keys import SCOPES, generate_key
 from jobs.repository import Repository
-from jobs.secret import ensure_secret, load_secrets
 from jobs.settings import Settings
+from jobs.signing.keys import SCOPES, generate_key
+from jobs.signing.secret import ensure_secret, load_secrets
 
 #: The tenant of the key that the first start makes; further tenants come with `POST /v1/keys`.
 FIRST_TENANT = "default"

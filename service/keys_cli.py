@@ -26,8 +26,8 @@ def create(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Make a key and print it; it is stored hashed and can't be shown again."""
-    from jobs.keys import SCOPES, generate_key
-    from jobs.secret import load_secrets
+    from jobs.signing.keys import SCOPES, generate_key
+    from jobs.signing.secret import load_secrets
     from service import cli
     from service.bootstrap import check_secret
 

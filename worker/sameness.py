@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from jobs.admission.estimating import JobFacts
+from jobs.admission.reuse import key_of
 from jobs.errors import NotFoundError
-from jobs.estimating import JobFacts
-from jobs.reuse import key_of
 from jobs.rows import Job, LocalModel
 from jobs.specs import LocalModelRef, model_references, parse_spec
 from worker.inventory import Signature, signature_of

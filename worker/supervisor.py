@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.admission.routing import is_better_elsewhere
 from jobs.artifacts.sealing import full_disk_is_named
 from jobs.errors import ArtifactNameError, InvalidError, JobsError, StorageFullError
-from jobs.routing import is_better_elsewhere
 from jobs.rows import Claim
 from jobs.states import State
 from worker import outcomes, test_hooks

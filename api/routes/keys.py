@@ -14,7 +14,7 @@ from api.context import WithServices
 from api.openapi import body_schema
 from api.problem import field_error, invalid
 from api.views import key_view, rfc3339_or_none
-from jobs.keys import generate_key
+from jobs.signing.keys import generate_key
 from jobs.times import from_rfc3339, rfc3339
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])

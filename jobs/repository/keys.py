@@ -1,4 +1,4 @@
-"""Tenants and API keys. A key itself is never stored, only its HMAC (see jobs.keys)."""
+"""Tenants and API keys. A key itself is never stored, only its HMAC (see jobs.signing.keys)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs.errors import InvalidError, NotFoundError
 from jobs.ids import is_id, is_text, new_id
 from jobs.repository.base import Verbs
 from jobs.rows import ApiKey, to_json
-from jobs.secret import new_webhook_secret
+from jobs.signing.secret import new_webhook_secret
 
 
 class KeyVerbs(Verbs):

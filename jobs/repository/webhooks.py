@@ -14,7 +14,7 @@ from jobs.errors import NotFoundError
 from jobs.ids import is_id, new_id
 from jobs.repository.base import Verbs, later
 from jobs.rows import Delivery, Webhook, printable, to_json
-from jobs.secret import new_webhook_secret
+from jobs.signing.secret import new_webhook_secret
 from jobs.webhooks import BACKOFF_SECONDS
 
 

@@ -18,9 +18,9 @@ from fastapi.testclient import TestClient
 from api.context import Services
 from api.main import Options, create_app
 from jobs.artifacts import storage_of
-from jobs.keys import generate_key
 from jobs.rows import Job, JobError, LocalModel, Progress
 from jobs.settings import Settings
+from jobs.signing.keys import generate_key
 from jobs.tables import metadata
 
 MODEL = {"source": "local", "name": "tiny"}

@@ -194,8 +194,8 @@ class TestRefusals:
     def test_a_link_of_another_secret_is_none(
         self, nobody: Caller, services: Services, job: dict[str, Any]
     ) -> None:
-        from jobs.links import LinkSigner
-        from jobs.secret import Secrets
+        from jobs.signing.links import LinkSigner
+        from jobs.signing.secret import Secrets
 
         forged = LinkSigner(Secrets((b"x" * 64,))).sign(
             job_id=job["id"], name=NAME, sha256="0" * 64, tenant="acme", expires_at=2**40

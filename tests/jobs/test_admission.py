@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import Engine, update
 
 from jobs.admission import admit
+from jobs.admission.routing import is_better_elsewhere
 from jobs.database import writing
 from jobs.errors import InvalidError, NoWorkerError
 from jobs.ids import new_id
 from jobs.repository import Repository
-from jobs.routing import is_better_elsewhere
 from jobs.rows import Artifact, Job, JobError, LocalModel, Worker
 from jobs.specs import parse_request
 from jobs.tables import jobs, outbox

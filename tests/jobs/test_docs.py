@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jobs.metrics import known_metrics
 from jobs.specs import KINDS, parse_request
+from jobs.specs.metrics import known_metrics
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "http.md"
 BLOCK = re.compile(r"^```json\n(.*?)^```$|<<'JSON'\n(.*?)^JSON$", re.MULTILINE | re.DOTALL)

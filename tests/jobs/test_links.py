@@ -12,9 +12,9 @@ from hypothesis import given, strategies as st
 
 from jobs.errors import LinkExpiredError, LinkInvalidError
 from jobs.ids import new_id
-from jobs.keys import generate_key, key_hashes
-from jobs.links import Grant, LinkSigner
-from jobs.secret import Secrets, ensure_secret, load_secrets
+from jobs.signing.keys import generate_key, key_hashes
+from jobs.signing.links import Grant, LinkSigner
+from jobs.signing.secret import Secrets, ensure_secret, load_secrets
 
 OLD, NEW = b"o" * 64, b"n" * 64
 SIGNER = LinkSigner(Secrets((OLD,)))
@@ -145,7 +145,7 @@ class TestSecretFile:
             raise PermissionError("read-only")
 
         before = path.read_text()
-        monkeypatch.setattr("jobs.secret.os.open", refuse)
+        monkeypatch.setattr("jobs.signing.secret.os.open", refuse)
         ensure_secret(path)
         assert path.read_text() == before
         assert list(tmp_path.iterdir()) == [path]

@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 
-from optipfair_engine.headers.folder import NATIVE_MODEL_TYPES
 from optipfair_engine.headers import (
-
     HeaderError,
     estimate_prune,
     inspect_model_folder,
@@ -24,6 +22,7 @@ from optipfair_engine.headers import (
     read_headers,
     read_safetensors_header,
 )
+from optipfair_engine.headers.folder import NATIVE_MODEL_TYPES
 
 CONFIG = {
     "model_type": "llama",

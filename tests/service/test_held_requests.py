@@ -17,10 +17,10 @@ import pytest
 
 import migrations
 from jobs.database import connect
-from jobs.keys import generate_key
 from jobs.repository import Repository
-from jobs.secret import ensure_secret, load_secrets
 from jobs.settings import Settings
+from jobs.signing.keys import generate_key
+from jobs.signing.secret import ensure_secret, load_secrets
 from jobs.specs import parse_request
 
 from .harness import wait_for

@@ -22,8 +22,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from jobs import specs
-from jobs.metrics import known_metrics
+from jobs.specs import requests as specs
+from jobs.specs.metrics import known_metrics
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.options import prune as engine_options
 from optipfair_engine.progress import null_reporter

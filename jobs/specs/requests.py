@@ -1,7 +1,4 @@
-"""What a user may ask for: a kind of job with its spec, and what holds for every kind (labels, gates …).
-
-The one door to specs: the kinds are in `jobs.kinds`, what they are made of in `jobs.references`.
-"""
+"""What a user may ask for: a kind of job with its spec, and what holds for every kind (labels, gates …)."""
 
 from __future__ import annotations
 
@@ -19,58 +16,21 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from jobs.kinds import (
-    KINDS,
-    SPECS,
+from jobs.specs.kinds import (
     AnalyzeSpec,
     BiasSpec,
     EvaluateSpec,
     ImportanceSpec,
     PipelineSpec,
-    Spec,
     model_references,
-    parse_spec,
-    spec_to_json,
 )
-from jobs.metrics import known_metrics
-from jobs.pruning import PruneSpec
-from jobs.references import (
-    CalibrationRef,
+from jobs.specs.metrics import known_metrics
+from jobs.specs.prune import PruneSpec
+from jobs.specs.references import (
     Finite,
-    HubModelRef,
-    JobModelRef,
-    LocalModelRef,
-    ModelRef,
     StepModelRef,
     Strict,
-    TextRef,
 )
-
-__all__ = [
-    "KINDS",
-    "SPECS",
-    "AnalyzeSpec",
-    "AnyRequest",
-    "BiasSpec",
-    "CalibrationRef",
-    "EvaluateSpec",
-    "Gate",
-    "HubModelRef",
-    "ImportanceSpec",
-    "JobModelRef",
-    "JobRequest",
-    "LocalModelRef",
-    "ModelRef",
-    "PipelineSpec",
-    "PruneSpec",
-    "Spec",
-    "StepModelRef",
-    "TextRef",
-    "model_references",
-    "parse_request",
-    "parse_spec",
-    "spec_to_json",
-]
 
 MAX_LABELS = 64
 MAX_GATES = 32

@@ -8,7 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 
-from jobs.secret import Secrets
+from jobs.signing.secret import Secrets
 
 PREFIX = "ofk_"
 SCOPES = ("jobs:read", "jobs:write", "admin")

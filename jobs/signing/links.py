@@ -15,7 +15,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from jobs.errors import LinkExpiredError, LinkInvalidError
-from jobs.secret import Secrets
+from jobs.signing.secret import Secrets
 
 READ = "read"
 """The method class of GET and HEAD."""

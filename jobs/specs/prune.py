@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jobs.references import (
+from jobs.specs.references import (
     CalibrationRef,
     Device,
     Dtype,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from jobs.admission import Books, cost_of_job, has_device, needs
+from jobs.admission.checks import Books, cost_of_job, has_device, needs
 from jobs.errors import NotFoundError
 from jobs.rows import Job, Worker
 from jobs.specs import Spec, parse_spec

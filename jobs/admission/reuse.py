@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.estimating import JobFacts
+from jobs.admission.estimating import JobFacts
 from jobs.rows import Worker
 from jobs.specs import (
     AnyRequest,

@@ -1,6 +1,6 @@
 """One strict model for each kind of job. Field names and words are the guide's, as on the command line.
 
-The largest, `PruneSpec`, has a module of its own: `jobs.pruning`.
+The largest, `PruneSpec`, has a module of its own: `jobs.specs.prune`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pydantic import (
     model_validator,
 )
 
-from jobs.pruning import PruneSpec
-from jobs.references import (
+from jobs.specs.prune import PruneSpec
+from jobs.specs.references import (
     MAX_PROMPTS,
     CalibrationRef,
     Component,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
+from jobs.admission.estimating import Cost, JobFacts, cost_of, facts_of_job
+from jobs.admission.reuse import reuse_key
 from jobs.errors import InvalidError, NotFoundError, NoWorkerError
-from jobs.estimating import Cost, JobFacts, cost_of, facts_of_job
-from jobs.reuse import reuse_key
 from jobs.rows import Artifact, Job, JsonObject, LocalModel, Worker
 from jobs.specs import (
     AnyRequest,

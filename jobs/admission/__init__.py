@@ -1,0 +1,7 @@
+"""Whether a request can be carried out at all, by which worker, at what cost, and whether it was done before."""
+
+from __future__ import annotations
+
+from jobs.admission.checks import Admission, Books, admit
+
+__all__ = ["Admission", "Books", "admit"]

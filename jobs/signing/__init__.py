@@ -1,0 +1,1 @@
+"""What is signed with the service's secret: API keys and download links."""
