@@ -12,8 +12,8 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Authenticator
-from api.notifier import Notifier
 from api.observability import HttpMetrics
+from api.waiting.notifier import Notifier
 from jobs.artifacts import ArtifactStore
 from jobs.queue import Publisher
 from jobs.repository import Repository

@@ -15,13 +15,13 @@ from starlette.staticfiles import StaticFiles
 
 from api import failures, openapi
 from api.auth import AnyKey, Authenticator
+from api.background.loops import background
 from api.context import Services
-from api.loops import background
 from api.middleware import BodyLimitMiddleware, RequestContextMiddleware
-from api.notifier import Notifier
 from api.observability import HttpMetrics, make_tracer_provider
 from api.ratelimit import RateLimiter
 from api.routes import artifacts, dashboard, download, health, jobs, keys, models, results, webhooks
+from api.waiting.notifier import Notifier
 from jobs.artifacts import make_store
 from jobs.database import connect
 from jobs.queue import Publisher

@@ -12,8 +12,8 @@ from api import models
 from api.auth import Reader
 from api.body import body_of
 from api.context import WithServices
-from api.downloads import artifact_response
-from api.linking import make_link
+from api.downloads.linking import make_link
+from api.downloads.serving import artifact_response
 from api.openapi import BYTES_RESPONSES, GET_BYTES, body_schema
 from api.routes.results import check_kept, succeeded
 from api.views import artifact_view

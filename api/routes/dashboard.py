@@ -16,11 +16,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response, Streamin
 from jinja2 import Environment, FileSystemLoader
 from starlette.concurrency import run_in_threadpool
 
-from api import dashboard_view as view
 from api.auth import Principal, identify
 from api.context import Services, WithServices
-from api.dashboard_stream import fragments
-from api.downloads import archive_response, artifact_response
+from api.dashboard import view as view
+from api.dashboard.stream import fragments
+from api.downloads.serving import archive_response, artifact_response
 from api.failures import problem_for
 from api.problem import Problem
 from jobs.errors import ConflictError, InvalidError, NotFoundError, QueueFullError, QuotaExceededError

@@ -7,8 +7,8 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from api.context import WithServices
-from api.downloads import respond
-from api.linking import open_link
+from api.downloads.linking import open_link
+from api.downloads.serving import respond
 from api.openapi import BYTES_RESPONSES, GET_BYTES
 
 router = APIRouter(prefix="/v1/download", tags=["artifacts"])

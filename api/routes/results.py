@@ -14,7 +14,7 @@ from api.context import Services, WithServices
 from api.openapi import GET_EVENTS
 from api.problem import Problem
 from api.views import attempt_view, check_view, event_view
-from api.waiting import event_stream
+from api.waiting.held import event_stream
 from jobs.rows import Job
 from jobs.states import State
 

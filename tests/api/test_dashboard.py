@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from api import dashboard_view as view
+from api.dashboard import view as view
 from api.routes.dashboard import COOKIE
 from tests.api.conftest import FILES, Caller, FakeWorker
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from starlette.datastructures import Headers
 
-from api.conditional import field, none_match, prefer_wait
+from api.downloads.conditional import field, none_match, prefer_wait
 from api.middleware import MAX_BODY_BYTES, MAX_JSON_DEPTH, json_depth, redacted
 from api.ratelimit import RateLimiter
 

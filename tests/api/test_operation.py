@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from api import openapi
+from api.background.loops import Loops
 from api.context import Services
-from api.loops import Loops
 from jobs.artifacts import storage_of
 from jobs.rows import JobError, LocalModel, OutboxEntry
 from tests.api.conftest import FACTS, Caller, FakeWorker, prune

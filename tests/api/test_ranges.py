@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from api.ranges import MAX_RANGES, ByteRange, RangeNotSatisfiableError, parse_ranges
+from api.downloads.ranges import MAX_RANGES, ByteRange, RangeNotSatisfiableError, parse_ranges
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.context import Services
-from api.dashboard_stream import fragments
+from api.dashboard.stream import fragments
 from tests.api.conftest import Caller, FakeWorker
 
 Connect = Callable[[str], Any]

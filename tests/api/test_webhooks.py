@@ -15,9 +15,9 @@ import pytest
 from fastapi import FastAPI
 from standardwebhooks import Webhook as Verifier
 
-from api import egress
-from api.deliveries import signed_headers
-from api.loops import Loops
+from api.background import egress
+from api.background.deliveries import signed_headers
+from api.background.loops import Loops
 from tests.api.conftest import Caller, FakeWorker
 
 

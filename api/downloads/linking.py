@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from api import models
 from api.context import Services
-from api.downloads import ARCHIVE, Content, find_content
+from api.downloads.serving import ARCHIVE, Content, find_content
 from api.problem import Problem, field_error, invalid, not_found
 from jobs.errors import LinkInvalidError, NotFoundError
 from jobs.rows import Job

@@ -9,7 +9,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from api.context import Services
-from api.waiting import KEEPALIVE_SECONDS
+from api.waiting.held import KEEPALIVE_SECONDS
 from jobs.errors import NotFoundError
 from jobs.rows import Job
 

@@ -18,7 +18,7 @@ import structlog
 from jobs.rows import Version
 
 POLL_SECONDS = 0.2
-_log = structlog.get_logger("api.notifier")
+_log = structlog.get_logger("api.waiting.notifier")
 
 VersionsOf = Callable[[Sequence[str]], Mapping[str, Version]]
 T = TypeVar("T")

@@ -16,10 +16,10 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
-from api.conditional import none_match
 from api.context import Services
+from api.downloads.conditional import none_match
+from api.downloads.ranges import ByteRange, RangeNotSatisfiableError, parse_ranges
 from api.problem import Problem, not_found, problem_response, request_id_of
-from api.ranges import ByteRange, RangeNotSatisfiableError, parse_ranges
 from jobs.artifacts import ArchivePlan, ArtifactStore
 from jobs.rows import Artifact, Job
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from standardwebhooks import Webhook as Signer
 
-from api.egress import EgressRefusedError, make_client, post
+from api.background.egress import EgressRefusedError, make_client, post
 from jobs.rows import Delivery
 from jobs.settings import Settings
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import structlog
 
-from api.deliveries import WebhookSender
+from api.background.deliveries import WebhookSender
 from jobs.artifacts import remove_orphans
 from jobs.rows import Delivery
 
@@ -34,7 +34,7 @@ WEBHOOK_SECONDS = 1.0
 PURGE_SECONDS = 60.0
 ORPHAN_SECONDS = 600.0
 _FAILED_PAUSE_SECONDS = 2.0
-_log = structlog.get_logger("api.loops")
+_log = structlog.get_logger("api.background.loops")
 
 
 class Loops:

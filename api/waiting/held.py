@@ -11,8 +11,8 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from api.context import Services
-from api.notifier import Watch
 from api.views import event_view
+from api.waiting.notifier import Watch
 from jobs.rows import Event, Job
 
 KEEPALIVE_SECONDS = 15.0
