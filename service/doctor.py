@@ -13,7 +13,7 @@ from jobs.database import connect
 from jobs.repository import Repository
 from jobs.settings import Settings
 from migrations import current, head
-from worker.local_files import names_in
+from worker.inputs.files import names_in
 
 GIB = 1024**3
 

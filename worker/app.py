@@ -10,9 +10,9 @@ from celery import Celery, signals
 from celery.exceptions import Reject
 
 from jobs.queue import TASK_NAME, make_celery
+from worker.attempt.supervisor import release_running, run_job
 from worker.log import logger
 from worker.services import Services
-from worker.supervisor import release_running, run_job
 
 #: After the grace period, for releasing the attempt and for Celery's own ending.
 STOP_SECONDS = 8.0

@@ -18,8 +18,7 @@ from jobs.repository import Repository
 from jobs.settings import Settings
 from worker import app, orphans
 from worker.beats import Beats
-from worker.cache import FolderCache
-from worker.engine_process import (
+from worker.engine.process import (
     Ended,
     EngineProcess,
     Message,
@@ -27,7 +26,8 @@ from worker.engine_process import (
     start_server,
     thread_environment,
 )
-from worker.inventory import Inventory
+from worker.inputs.cache import FolderCache
+from worker.inputs.inventory import Inventory
 from worker.log import logger
 from worker.services import Services
 from worker.tracing import configure_tracing

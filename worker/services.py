@@ -13,8 +13,8 @@ from jobs.artifacts import ArtifactStore
 from jobs.repository import Repository
 from jobs.rows import Claim
 from jobs.settings import Settings
-from worker.cache import FolderCache
-from worker.inventory import Inventory
+from worker.inputs.cache import FolderCache
+from worker.inputs.inventory import Inventory
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from jobs.rows import Claim
 from jobs.settings import Settings
-from worker.outcomes import Finished, Outcome
+from worker.attempt.outcomes import Finished, Outcome
 
 
 def configure_tracing(settings: Settings) -> None:

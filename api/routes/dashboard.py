@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import Principal, identify
 from api.context import Services, WithServices
-from api.dashboard import view as view
+from api.dashboard import view
 from api.dashboard.stream import fragments
 from api.downloads.serving import archive_response, artifact_response
 from api.failures import problem_for

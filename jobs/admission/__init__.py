@@ -1,4 +1,4 @@
-"""Whether a request can be carried out at all, by which worker, at what cost, and whether it was done before."""
+"""Whether a request can be carried out, by which worker, at what cost, and whether it was done before."""
 
 from __future__ import annotations
 

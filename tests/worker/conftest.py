@@ -16,9 +16,9 @@ from jobs.rows import Job
 from jobs.settings import Settings
 from jobs.specs import parse_request
 from migrations import upgrade
-from worker.cache import FolderCache
-from worker.engine_process import Ended, Message
-from worker.inventory import Inventory
+from worker.engine.process import Ended, Message
+from worker.inputs.cache import FolderCache
+from worker.inputs.inventory import Inventory
 from worker.services import Services
 
 Step = Message | Ended | Callable[[], None]
@@ -56,7 +56,7 @@ class ScriptedEngine:
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
     """The class whose `script` the next attempt follows."""
     scripted = type("Engine", (ScriptedEngine,), {"script": [RESULT], "stopped": 0})
-    monkeypatch.setattr("worker.supervisor.EngineProcess", scripted)
+    monkeypatch.setattr("worker.attempt.supervisor.EngineProcess", scripted)
     return scripted
 
 

@@ -16,7 +16,7 @@ from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.pruning.planner import make_calibrated_plan
-from worker.runners import prune_options
+from worker.engine.runners import prune_options
 
 SIZES: list[dict[str, Any]] = [
     {"pruning_percentage": 30},

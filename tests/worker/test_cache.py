@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.cache import FolderCache
+from worker.inputs.cache import FolderCache
 
 
 def fill_with(size: int, calls: list[Path] | None = None):

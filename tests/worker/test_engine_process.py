@@ -17,20 +17,20 @@ import pytest
 
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.headers import HeaderError
-from worker.engine_process import thread_environment
-from worker.failures import MachineError, describe, outline
-from worker.hub import HubUnavailableError
-from worker.outcomes import of_exit
+from worker.attempt.outcomes import of_exit
+from worker.engine.failures import MachineError, describe, outline
+from worker.engine.process import thread_environment
+from worker.inputs.hub import HubUnavailableError
 
 # A supervisor in a process of its own, with a fork server that does not load torch: quick, and killable.
 SUPERVISOR = """
 import json, multiprocessing, sys
 from pathlib import Path
-from worker.engine_process import Ended, EngineProcess
+from worker.engine.process import Ended, EngineProcess
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["worker.engine_main"])
+    context.set_forkserver_preload(["worker.engine.main"])
     task = json.loads(sys.argv[1])
     engine = EngineProcess(context, task, Path(sys.argv[2]))
     print(engine.pid, flush=True)
@@ -102,11 +102,11 @@ RESTARTED = """
 import multiprocessing, os, signal, sys
 from multiprocessing import forkserver
 from pathlib import Path
-from worker.engine_process import EngineProcess, start_server
+from worker.engine.process import EngineProcess, start_server
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["worker.engine_main"])
+    context.set_forkserver_preload(["worker.engine.main"])
     start_server()
     first = forkserver._forkserver._forkserver_pid
     os.kill(first, signal.SIGKILL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from worker.heartbeat import CANCELLING, LOST, RUNNING, Heartbeat
+from worker.attempt.heartbeat import CANCELLING, LOST, RUNNING, Heartbeat
 
 
 def heartbeat(beat: Callable[[], str | None], watch: Callable[[], str | None], **times: float) -> Heartbeat:

@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
 from optipfair_engine.errors import CalibrationError
-from worker.hub import HubUnavailableError, hub_texts
+from worker.inputs.hub import HubUnavailableError, hub_texts
 
 from .hub_stand_in import COMMIT, hub_with
 

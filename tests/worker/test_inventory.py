@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from optipfair_engine import headers
-from worker.inventory import Inventory
+from worker.inputs.inventory import Inventory
 
 
 def write_model(folder: Path, data: bytes = b"\0" * 8, *, declared: int = 8) -> None:
@@ -51,7 +51,7 @@ def test_an_unchanged_model_is_hashed_once_even_across_restarts(
 ) -> None:
     write_model(inventory.models_dir / "tiny")
     first = inventory.scan()
-    monkeypatch.setattr("worker.inventory.describe_model", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr("worker.inputs.inventory.describe_model", lambda *_: pytest.fail("hashed again"))
     assert inventory.scan() == first
     restarted = Inventory(
         inventory.models_dir, inventory.calibration_dir, inventory.suites_dir, inventory.cache_file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.local_files import OutsideRootError, names_in, resolve_named
+from worker.inputs.files import OutsideRootError, names_in, resolve_named
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from optipfair_engine.errors import ReloadCheckError
-from worker import reload_check
-from worker.failures import MachineError, describe
-from worker.reload_check import forked_runner
+from worker.engine import reload_check
+from worker.engine.failures import MachineError, describe
+from worker.engine.reload_check import forked_runner
 
 
 def fails_with(monkeypatch: pytest.MonkeyPatch, exitcode: int, told: dict[str, object] | None) -> None:

@@ -27,8 +27,8 @@ from jobs.specs.metrics import known_metrics
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.options import prune as engine_options
 from optipfair_engine.progress import null_reporter
-from worker import runners
-from worker.inputs import InputNotFoundError, Inputs, Places
+from worker.engine import runners
+from worker.inputs.places import InputNotFoundError, Inputs, Places
 
 
 def inputs_under(root: Path, **places: object) -> Inputs:

@@ -21,10 +21,10 @@ from jobs.admission import admit
 from jobs.rows import Job
 from jobs.specs import parse_request
 from jobs.states import Outcome, State
+from worker.attempt.supervisor import release_running, run_job
 from worker.beats import Beats
-from worker.engine_process import Ended
+from worker.engine.process import Ended
 from worker.services import Services
-from worker.supervisor import release_running, run_job
 
 from .conftest import RESULT, ScriptedEngine
 from .test_inventory import write_model

@@ -13,8 +13,8 @@ from opentelemetry.trace import StatusCode
 
 from jobs.rows import Job
 from jobs.specs import parse_request
+from worker.attempt.supervisor import run_job
 from worker.services import Services
-from worker.supervisor import run_job
 
 from .conftest import RESULT, ScriptedEngine
 

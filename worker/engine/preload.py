@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import os
 
-from worker.engine_process import secret_names
+from worker.engine.process import secret_names
 
 _MODULES = (
     "numpy",
@@ -31,7 +31,7 @@ _MODULES = (
     "optipfair_engine.workflow.bias",
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
-    "worker.runners",
+    "worker.engine.runners",
 )
 
 

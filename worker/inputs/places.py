@@ -10,9 +10,9 @@ from typing import Any
 
 from optipfair_engine.errors import CalibrationError, CheckpointError, EngineError
 from optipfair_engine.progress import Reporter
-from worker.cache import FolderCache
-from worker.hub import hub_model, hub_texts
-from worker.local_files import OutsideRootError, resolve_named
+from worker.inputs.cache import FolderCache
+from worker.inputs.files import OutsideRootError, resolve_named
+from worker.inputs.hub import hub_model, hub_texts
 
 
 class InputNotFoundError(EngineError, ValueError):

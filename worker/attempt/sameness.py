@@ -10,9 +10,9 @@ from jobs.admission.reuse import key_of
 from jobs.errors import NotFoundError
 from jobs.rows import Job, LocalModel
 from jobs.specs import LocalModelRef, model_references, parse_spec
-from worker.inventory import Signature, signature_of
+from worker.attempt.task import job_ids
+from worker.inputs.inventory import Signature, signature_of
 from worker.services import Services
-from worker.tasks import job_ids
 
 Signatures = Mapping[str, Signature | None]
 

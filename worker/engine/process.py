@@ -32,7 +32,7 @@ def make_context() -> multiprocessing.context.BaseContext:
     if sys.platform == "darwin":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["worker.engine_preload"])
+    context.set_forkserver_preload(["worker.engine.preload"])
     return context
 
 
@@ -80,12 +80,12 @@ class Ended:
 
 
 class EngineProcess:
-    """Runs `worker.engine_main.run` in a process and group of its own, and hears what it reports."""
+    """Runs `worker.engine.main.run` in a process and group of its own, and hears what it reports."""
 
     def __init__(
         self, context: multiprocessing.context.BaseContext, task: Mapping[str, object], log: Path
     ) -> None:
-        from worker import engine_main
+        from worker.engine import main as engine_main
 
         self._receiver, sender = context.Pipe(duplex=False)
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]

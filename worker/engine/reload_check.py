@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import ReloadCheckError
-from worker.engine_process import make_context
-from worker.failures import MachineError, describe
+from worker.engine.failures import MachineError, describe
+from worker.engine.process import make_context
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from typing import Any
 
 from optipfair_engine.jsonable import strict, write_json
 from optipfair_engine.progress import Reporter
-from worker.inputs import Inputs, Places
+from worker.inputs.places import Inputs, Places
 
 Spec = Mapping[str, Any]
 Metrics = dict[str, Any]
@@ -23,7 +23,7 @@ Runner = Callable[[Spec, Path, Inputs, Reporter], Metrics]
 
 
 def perform(task: Mapping[str, Any], report: Reporter) -> Metrics:
-    """Carry out a task as `worker.tasks.build_task` makes it; returns metrics that are strict JSON."""
+    """Carry out a task as `worker.attempt.task.build_task` makes it; returns metrics that are strict JSON."""
     output = Path(task["output"])
     if task["kind"] == "probe":
         return {"devices": devices()}
@@ -85,7 +85,7 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
     """A smaller checkpoint, with its plan, metrics, model card, manifest and plots."""
     from optipfair_engine import workflow
     from optipfair_engine.options.prune import PruneOptions
-    from worker.reload_check import forked_runner
+    from worker.engine.reload_check import forked_runner
 
     return dict(
         workflow.prune_checkpoint(

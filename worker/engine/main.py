@@ -9,8 +9,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from worker import test_hooks
-from worker.engine_process import Reporting, become_group_leader
-from worker.failures import describe, outline
+from worker.engine.failures import describe, outline
+from worker.engine.process import Reporting, become_group_leader
 
 #: Exit codes are for the log only; the supervisor goes by the message, and by the signal if there was none.
 EXIT_OK, EXIT_ERROR = 0, 1
@@ -36,7 +36,7 @@ def run(connection: Connection, task_json: str, log: str) -> None:
 
 
 def _perform(task: dict[str, object], reporting: Reporting) -> dict[str, object]:
-    from worker import runners
+    from worker.engine import runners
 
     def report(stage: str, done: int, total: int, message: str) -> None:
         reporting.send({"type": "progress", "stage": stage, "done": done, "total": total, "message": message})

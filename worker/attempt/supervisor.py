@@ -20,16 +20,17 @@ from jobs.artifacts.sealing import full_disk_is_named
 from jobs.errors import ArtifactNameError, InvalidError, JobsError, StorageFullError
 from jobs.rows import Claim
 from jobs.states import State
-from worker import outcomes, test_hooks
-from worker.engine_process import Ended, EngineProcess, Message
-from worker.heartbeat import CANCELLING, LOST, Heartbeat
+from worker import test_hooks
+from worker.attempt import outcomes
+from worker.attempt.heartbeat import CANCELLING, LOST, Heartbeat
+from worker.attempt.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
+from worker.attempt.progress import ProgressTracker, stages_of
+from worker.attempt.publishing import Workspace
+from worker.attempt.sameness import is_as_admitted, model_signatures
+from worker.attempt.task import build_task, expected_bytes
+from worker.engine.process import Ended, EngineProcess, Message
 from worker.log import logger
-from worker.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
-from worker.progress import ProgressTracker, stages_of
-from worker.publishing import Workspace
-from worker.sameness import is_as_admitted, model_signatures
 from worker.services import Services
-from worker.tasks import build_task, expected_bytes
 from worker.tracing import traced_attempt
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from optipfair_engine.errors import EngineError, causes, is_out_of_memory, system_says
 from optipfair_engine.headers import HeaderError
-from worker.cache import FULL
-from worker.hub import HubUnavailableError
+from worker.inputs.cache import FULL
+from worker.inputs.hub import HubUnavailableError
 
 #: How many of the innermost frames of an error are logged.
 _FRAMES = 12

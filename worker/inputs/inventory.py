@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jobs.rows import JobError, JsonObject, LocalModel
 from optipfair_engine import headers
-from worker.local_files import OutsideRootError, files_under, names_in, resolve_named
+from worker.inputs.files import OutsideRootError, files_under, names_in, resolve_named
 from worker.log import logger
 
 Signature = tuple[tuple[str, int, int], ...]

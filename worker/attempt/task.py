@@ -13,9 +13,9 @@ from jobs.artifacts import Interrupt
 from jobs.errors import InvalidError, NotFoundError, StorageError
 from jobs.rows import Artifact, Claim
 from optipfair_engine.headers import HeaderError, inspect_model_folder, loaded_bytes
-from worker.cache import folder_bytes
-from worker.inputs import Places
-from worker.publishing import Workspace
+from worker.attempt.publishing import Workspace
+from worker.inputs.cache import folder_bytes
+from worker.inputs.places import Places
 from worker.services import Services
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from optipfair_engine.checkpoints import hub_files
 from optipfair_engine.errors import CalibrationError, CheckpointError
 from optipfair_engine.progress import Reporter
-from worker.cache import FULL, FolderCache
+from worker.inputs.cache import FULL, FolderCache
 
 
 def cache_key(model_id: str, revision: str) -> str:
