@@ -26,9 +26,9 @@ import json, sys
 from pathlib import Path
 from optipfair_engine.errors import EngineError
 from optipfair_engine.progress import null_reporter
-from worker.cache import FolderCache
-from worker.failures import describe
-from worker.hub import HubUnavailableError, hub_model
+from worker.inputs.cache import FolderCache
+from worker.engine.failures import describe
+from worker.inputs.hub import HubUnavailableError, hub_model
 
 cache, model_id, revision, limit = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 try:
