@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sides import demo_model
+from sides import demo_model, manual_text
 from streaming_vs_optipfair import GB, SHAPES, make_checkpoint, measure, warm
 
 WINDOWS_CODE = """
@@ -75,13 +75,6 @@ print(time.perf_counter() - start, time.process_time() - cpu)
 )
 
 
-def default_text() -> Path:
-    """The calibration text that the package ships."""
-    import optipfair_engine
-
-    return Path(optipfair_engine.__file__).parent / "data" / "factbook-calibration.txt"
-
-
 def one_round(
     source: Path, output: Path, windows: int, text: str, preset: str
 ) -> tuple[tuple[float, float], tuple[float, float], float]:
@@ -111,14 +104,15 @@ def main() -> int:
     parser.add_argument(
         "--checkpoint", type=Path, help="of --shape: use the one that is there, or make it there"
     )
-    parser.add_argument("--text", type=Path, default=default_text())
+    parser.add_argument("--text", type=Path, help="calibration text; Python's own manual unless given")
     parser.add_argument("--windows", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--preset", default="recommended", help="recommended, or OBS or MAW with the refit")
     options = parser.parse_args()
     beside = options.checkpoint.parent if options.checkpoint else None
     with tempfile.TemporaryDirectory(prefix="optipfair-bench-", dir=beside) as scratch:
-        folder, text = Path(scratch), str(options.text)
+        folder = Path(scratch)
+        text = str(manual_text(options.text, folder))
         if options.shape:
             source, text = options.checkpoint or folder / "source", "random"
             if not (source / "config.json").exists():

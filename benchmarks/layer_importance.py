@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sides import PEER, ROOT, demo_model, environment_of, peer_python
+from sides import PEER, demo_model, environment_of, manual_text, peer_python
 
 LIMIT = 1.08
 
@@ -46,9 +46,7 @@ def main() -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="model folder; the demo model is made unless given")
-    parser.add_argument(
-        "--text", type=Path, default=ROOT / "optipfair_engine" / "data" / "factbook-calibration.txt"
-    )
+    parser.add_argument("--text", type=Path, help="calibration text; Python's own manual unless given")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=9)
@@ -68,7 +66,9 @@ def measure(model: Path, peer: str, scratch: Path, options: argparse.Namespace) 
     from optipfair_engine.calibration import calibration_from_windows, windows_from_text
 
     tokenizer = load_tokenizer(model)
-    windows = windows_from_text(tokenizer, options.text.read_text(), options.tokens, options.windows)
+    windows = windows_from_text(
+        tokenizer, manual_text(options.text, scratch).read_text(), options.tokens, options.windows
+    )
     batches = list(calibration_from_windows(windows, batch_size=2).batches)
     ratio = show("optipfair_engine", ours(load_model(model), batches, options.rounds))
     file = scratch / "batches.pt"

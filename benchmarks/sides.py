@@ -55,3 +55,16 @@ def demo_model(given: Path | None, folder: Path) -> Path:
 def test_data() -> Path:
     """Where the public data sets lie: OPTIPFAIR_TEST_DATA or ../shared/data."""
     return Path(os.environ.get("OPTIPFAIR_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+def manual_text(given: Path | None, folder: Path) -> Path:
+    """The given calibration text, or that of Python's own manual, written to ``folder``."""
+    if given is not None:
+        return given
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    from demo.topics import calibration_text
+
+    file = folder / "manual.txt"
+    file.write_text(calibration_text(), encoding="utf-8")
+    return file

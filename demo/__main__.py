@@ -14,7 +14,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from demo.client import Client, download
+from demo.topics import calibration_text, evaluation_text, excerpts
 
 HOME = Path(".demo")
 MODEL = "SmolLM2-135M-Instruct"
@@ -55,13 +55,6 @@ def ensure_model() -> Path:
         step(f"Writing {MODEL} as bf16 safetensors (once)")
         run([bin_path("optipfair"), "demo-model", str(target)])
     return target
-
-
-def excerpts(name: str, count: int) -> list[str]:
-    """Pieces of a text that the package ships, spread evenly over it."""
-    text = (files("optipfair_engine") / "data" / name).read_text()
-    step = len(text) // count
-    return [text[start : start + EXCERPT_CHARACTERS] for start in range(0, step * count, step)]
 
 
 @contextmanager
@@ -99,7 +92,7 @@ def wait_until_ready(base_url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def job_request() -> dict[str, Any]:
-    """What is POSTed: 20 % of the MLP neurons go, chosen by 32 windows of a public text and refitted."""
+    """What is POSTed: 20 % of the MLP neurons go, chosen by 32 windows of Python's own manual and refitted."""
     return {
         "kind": "prune",
         "spec": {
@@ -108,8 +101,8 @@ def job_request() -> dict[str, Any]:
             "preset": "recommended",
             "allocation": "uniform",  # equal widths, so that plain transformers loads the result
             "pruning_percentage": 20,
-            "calibration": {"texts": excerpts("factbook-calibration.txt", CALIBRATION_TEXTS)},
-            "evaluation": {"texts": excerpts("factbook-evaluation.txt", EVALUATION_TEXTS)},
+            "calibration": {"texts": excerpts(calibration_text(), CALIBRATION_TEXTS, EXCERPT_CHARACTERS)},
+            "evaluation": {"texts": excerpts(evaluation_text(), EVALUATION_TEXTS, EXCERPT_CHARACTERS)},
         },
         "labels": {"demo": "yes"},
         "reuse": True,  # the same work is not done twice: a second demo gets the first one's result
