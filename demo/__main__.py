@@ -92,7 +92,7 @@ def wait_until_ready(base_url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def job_request() -> dict[str, Any]:
-    """What is POSTed: 20 % of the MLP neurons go, chosen by 32 windows of Python's own manual and refitted."""
+    """What is POSTed: 20 % of the MLP neurons go, chosen by windows of Python's own manual and refitted."""
     return {
         "kind": "prune",
         "spec": {

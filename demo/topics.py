@@ -1,10 +1,10 @@
-"""Text that every CPython has: the topics of its own manual, some to calibrate on and others to measure on."""
+"""Text that every CPython has: the topics of its own manual, some to calibrate on, others to measure on."""
 
 from __future__ import annotations
 
 from pydoc_data.topics import topics
 
-#: Every so many topics one is kept apart for measuring, so that nothing is measured on what was calibrated on.
+#: One topic in so many is kept for measuring: nothing is measured on what was calibrated on.
 APART_EVERY = 5
 
 
