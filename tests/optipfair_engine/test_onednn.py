@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from optipfair_engine.computing import onednn
 from optipfair_engine.computing.onednn import onednn_linear
+from tests.numbers import assert_near
 
 operation = onednn._operation()
 
@@ -35,7 +36,7 @@ def test_a_linear_layer_gives_the_same_to_rounding(taken, shape, bias) -> None:
         with onednn_linear():
             found = layer(x)
     assert taken == [shape]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert_near(found, expected)
 
 
 def test_views_and_parts_of_weights_are_multiplied_as_they_are(taken) -> None:
@@ -44,7 +45,7 @@ def test_views_and_parts_of_weights_are_multiplied_as_they_are(taken) -> None:
     with torch.no_grad(), onednn_linear():
         found = F.linear(x, weight)
     assert taken == [(9, 24)]
-    torch.testing.assert_close(found, x @ weight.t(), rtol=1e-5, atol=1e-5)
+    assert_near(found, x @ weight.t())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

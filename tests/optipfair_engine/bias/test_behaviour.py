@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForMaskedLM
 from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
 from optipfair_engine.bias.prompts.suites import CrowsItem, PairItem, StereoItem, blank_span, read_suite
 from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError, TokenizerError
+from tests.numbers import assert_near
 
 CROWS = [
     CrowsItem("the male doctor walked home", "the female doctor walked home", "stereo", "gender"),
@@ -185,7 +186,7 @@ def test_masked_stereoset_scores_the_word_in_the_place_of_blank(bert, tokenizer,
             with torch.no_grad():
                 logits = bert(torch.tensor([ids])).logits[0, len(before) + number]
             logs.append(logits.log_softmax(dim=-1)[token].item())
-        assert tables[0][0, column] == pytest.approx(np.mean(logs), abs=1e-4)
+        assert_near(tables[0][0, column], np.mean(logs))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from transformers import (
 from optipfair_engine.bias.behaviour.likelihood import CausalScorer, MaskedScorer, MaskedText, ScoredText
 from optipfair_engine.bias.behaviour.trees import TokenTree
 from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
+from tests.numbers import assert_near
 
 SMALL = {
     "vocab_size": 64,
@@ -55,9 +56,8 @@ def plainly(model, text: ScoredText) -> float:
 def check(model, groups=GROUPS) -> CausalScorer:
     scorer = CausalScorer(model)
     for group, results in zip(groups, scorer.score(groups), strict=True):
-        for text, (total, count) in zip(group, results, strict=True):
-            assert total == pytest.approx(plainly(model, text), abs=1e-4)
-            assert count == len(text.ids) - text.start
+        assert_near([total for total, _ in results], [plainly(model, text) for text in group])
+        assert [count for _, count in results] == [len(text.ids) - text.start for text in group]
     return scorer
 
 
@@ -103,7 +103,7 @@ def test_a_window_of_attention_that_only_the_longest_sentences_exceed_is_noticed
 def test_batches_do_not_matter(llama) -> None:
     small = CausalScorer(llama, token_budget=1)
     for one, other in zip(small.score(GROUPS), CausalScorer(llama).score(GROUPS), strict=True):
-        assert [value for value, _ in one] == pytest.approx([value for value, _ in other], abs=1e-4)
+        assert_near([value for value, _ in one], [value for value, _ in other])
 
 
 def test_groups_share_trees_and_what_they_begin_with(llama) -> None:
@@ -123,7 +123,7 @@ def test_groups_share_trees_and_what_they_begin_with(llama) -> None:
     assert sum(read) <= 1.1 * 60 * (2 + 2 * 4)
     for group, found in zip(groups, results, strict=True):
         plain = [plainly(llama, text) for text in group]
-        assert [total for total, _ in found] == pytest.approx(plain, abs=1e-4)
+        assert_near([total for total, _ in found], plain)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_logits_are_only_asked_where_a_token_is_scored_and_once_a_place(llama) -
     plain = [CausalScorer(llama).score([[text]])[0][0] for text in group]
     for (total, count), (alone, _) in zip(expected[0], plain, strict=True):
         assert count == 1
-        assert total == pytest.approx(alone, abs=1e-5)
+        assert_near(total, alone)
 
 
 MASKED = [
@@ -190,7 +190,7 @@ def test_masked_scores_equal_masking_one_token_at_a_time(kind, config) -> None:
             masked[0, position] = 4
             with torch.no_grad():
                 expected += model(masked).logits[0, position].log_softmax(dim=-1)[ids[position]].item()
-        assert total == pytest.approx(expected, abs=1e-4)
+        assert_near(total, expected)
         assert count == len(positions)
 
 

@@ -27,7 +27,7 @@ def sides():
 
 def test_keys_and_values_are_the_guides(sides) -> None:
     metrics = calculate_bias_metrics(*sides)
-    difference = (sides[0]["gate_proj_layer_1"] - sides[1]["gate_proj_layer_1"]).abs().mean(dim=1)
+    difference = (sides[0]["gate_proj_layer_1"] - sides[1]["gate_proj_layer_1"]).double().abs().mean(dim=1)
     layer = metrics["layer_metrics"]["gate_proj_layer_1"]
     assert layer["mean_difference"] == pytest.approx(difference.mean().item())
     assert layer["max_difference"] == pytest.approx(difference.max().item())
@@ -45,7 +45,8 @@ def test_keys_and_values_are_the_guides(sides) -> None:
 
 def test_a_component_is_all_its_positions_together(sides) -> None:
     metrics = calculate_bias_metrics(*sides)
-    every = torch.cat([(sides[0][k] - sides[1][k]).abs().mean(dim=1) for k in sides[0] if "gate" in k])
+    keys = [key for key in sides[0] if "gate" in key]
+    every = torch.cat([(sides[0][key] - sides[1][key]).double().abs().mean(dim=1) for key in keys])
     component = metrics["component_metrics"]["gate_proj"]
     assert component["mean_difference"] == pytest.approx(every.mean().item())
     assert component["std_difference"] == pytest.approx(every.std().item())

@@ -27,6 +27,7 @@ from optipfair_engine.calibration import (
 from optipfair_engine.calibration.runner import TokenSelection, check_tokens, forward_batches
 from optipfair_engine.errors import InvalidOptionError, TokenizerError
 from optipfair_engine.pruning import analyze_layer_importance
+from tests.numbers import assert_near
 
 WINDOWS = [
     [(7 * i + j) % 64 for j in range(length)] for i, length in enumerate([9, 4, 9, 2, 7, 5, 9, 3, 9, 6])
@@ -50,9 +51,7 @@ def test_padding_and_batching_change_nothing(view: ModelView) -> None:
         for layer in (0, 2):
             for part in ("fit", "held"):
                 one = getattr(results[0]["down_proj"], part)[layer].result()
-                torch.testing.assert_close(
-                    getattr(other["down_proj"], part)[layer].result(), one, rtol=1e-4, atol=1e-6
-                )
+                assert_near(getattr(other["down_proj"], part)[layer].result(), one)
         assert other["layer"].fit[1].result() == pytest.approx(results[0]["layer"].fit[1].result(), abs=1e-6)
 
 
@@ -64,7 +63,7 @@ def test_gram_equals_the_inputs_of_a_plain_forward(view: ModelView, model: Llama
     model.eval()(ids)
     handle.remove()
     gram = capture(view, [ids], [1], Gram, "o_proj")[1]
-    torch.testing.assert_close(gram.result(), seen[0][0].T @ seen[0][0], rtol=1e-4, atol=1e-6)
+    assert_near(gram.result(), seen[0][0].T @ seen[0][0])
 
 
 def test_mode_and_hooks_are_restored_even_after_an_error(
@@ -153,7 +152,7 @@ def test_padding_on_the_left_changes_nothing(family: str, model: LlamaForCausalL
     bare = analyze_layer_importance(given, [ids], show_progress=False)
     assert analyze_layer_importance(given, [padded], show_progress=False) == pytest.approx(bare, abs=1e-6)
     captured = [capture(locate(given), [batch], [0], SquaredNorm)[0].result() for batch in (ids, padded)]
-    torch.testing.assert_close(captured[0], captured[1], rtol=1e-4, atol=1e-6)
+    assert_near(captured[1], captured[0])
 
 
 def test_who_goes_over_the_batches_computes_as_ever(model: LlamaForCausalLM) -> None:

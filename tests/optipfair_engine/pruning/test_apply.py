@@ -15,6 +15,7 @@ from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans import HeadPlan, PruningPlan, apply_plan
 from optipfair_engine.plans.apply import narrowed_in_passing
 from optipfair_engine.pruning import make_plan as make_engine_plan, prune_model
+from tests.numbers import assert_near
 
 
 def make_plan(**parts: object) -> PruningPlan:
@@ -39,7 +40,7 @@ def test_pruned_forward_equals_the_original_with_the_same_parts_silenced(llama) 
         for layer, kept in plan.kept_neurons.items():
             gone = [i for i in range(100) if i not in kept]
             llama.model.layers[layer].mlp.down_proj.weight[:, gone] = 0
-        torch.testing.assert_close(pruned(ids()).logits, llama(ids()).logits, rtol=1e-5, atol=1e-6)
+        assert_near(pruned(ids()).logits, llama(ids()).logits)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
@@ -58,9 +59,9 @@ def test_layers_narrowed_in_passing_give_the_pruned_models_logits_and_stay_whole
     before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.state_dict().items()}
     shown = repr(model)
     with narrowed_in_passing(view, plan):
-        torch.testing.assert_close(model(ids()).logits, expected)
+        assert_near(model(ids()).logits, expected)
         assert repr(model) == shown
-    assert not torch.allclose(model(ids()).logits, expected)
+    assert (model(ids()).logits - expected).abs().max() > 1e-3 * expected.abs().max()
     for name, tensor in model.state_dict().items():
         assert tensor.data_ptr() == before[name][0]
         assert torch.equal(tensor, before[name][1])
@@ -80,7 +81,7 @@ def test_removed_heads_equal_silenced_heads(llama) -> None:
     with torch.no_grad():
         for layer in llama.model.layers:
             layer.self_attn.o_proj.weight.reshape(32, 8, 4)[:, 1::2] = 0
-        torch.testing.assert_close(pruned(ids()).logits, llama(ids()).logits, rtol=1e-5, atol=1e-6)
+        assert_near(pruned(ids()).logits, llama(ids()).logits)
 
 
 def test_nothing_of_the_model_changes_and_nothing_is_shared(llama) -> None:
@@ -157,7 +158,7 @@ def test_depth_equals_an_identity_bypass(llama) -> None:
     pruned = apply_plan(llama, make_plan(removed_layers=(0, 4)))
     for layer in (0, 4):
         llama.model.layers[layer].register_forward_hook(lambda _m, args, _out: args[0])
-    torch.testing.assert_close(pruned(ids()).logits, llama(ids()).logits)
+    assert_near(pruned(ids()).logits, llama(ids()).logits)
     assert [layer.self_attn.layer_idx for layer in pruned.model.layers] == [0, 1, 2, 3]
     assert pruned.config.num_hidden_layers == 4
 

@@ -12,6 +12,7 @@ from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.pruning import prune_model
 from optipfair_engine.pruning.attention.by_norm import head_plan, weight_energy
+from tests.numbers import assert_near
 
 
 def test_kv_groups_go_as_a_whole_by_their_sum() -> None:
@@ -33,7 +34,7 @@ def test_weight_energies_add_up_to_the_norm_of_all_weights(llama) -> None:
     total = sum(module.weight.square().sum() for module in projections)
     energy = weight_energy(llama, locate(llama).attention(1))
     assert energy.shape == (8,)
-    torch.testing.assert_close(energy.sum(), total)
+    assert_near(energy.sum(), total)
 
 
 @pytest.mark.parametrize(("unit", "heads", "groups"), [("kv_group", 4, 2), ("query_head", 4, 4)])

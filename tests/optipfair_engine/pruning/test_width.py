@@ -25,6 +25,7 @@ from optipfair_engine.pruning import make_plan, prune_model
 from optipfair_engine.pruning.curves import replan
 from optipfair_engine.pruning.gathering import IN_MEMORY
 from optipfair_engine.pruning.width.scores import hybrid_maw, maw, top_indices
+from tests.numbers import assert_near
 
 
 def kept(model, dataloader=None, **options):
@@ -92,7 +93,7 @@ def test_activation_norms_are_over_unmasked_tokens_of_the_down_projections_input
     for batch in batches:
         total += (down_input(llama, batch).square() * batch["attention_mask"][..., None]).sum(dim=(0, 1))
     found = _norms(locate(llama), batches, [2])[2]
-    torch.testing.assert_close(found.float(), total.sqrt(), rtol=1e-5, atol=1e-6)
+    assert_near(found, total.sqrt())
 
 
 def test_data_driven_maw_uses_the_hybrid_score(llama, batches) -> None:
@@ -129,7 +130,7 @@ def test_statistics_depend_neither_on_padding_nor_on_batching(llama, batches, na
     expected = _norms(locate(llama), batches, range(6))
     found = _norms(locate(llama), _variants(batches)[name], range(6))
     for layer, norms in expected.items():
-        torch.testing.assert_close(found[layer], norms, rtol=1e-5, atol=1e-7)
+        assert_near(found[layer], norms)
 
 
 def test_calibration_leaves_mode_hooks_and_gradients_alone(llama, batches) -> None:
@@ -207,7 +208,7 @@ def test_plain_mlps_are_pruned(gpt2, method: str) -> None:
     for index, layer in enumerate(gpt2.transformer.h):
         gone = [i for i in range(128) if i not in plan.kept_neurons[index]]
         layer.mlp.c_proj.weight.data[gone] = 0
-    torch.testing.assert_close(pruned(ids).logits, gpt2(ids).logits, rtol=1e-5, atol=1e-6)
+    assert_near(pruned(ids).logits, gpt2(ids).logits)
 
 
 def test_stats_count_all_parameters_once(llama) -> None:

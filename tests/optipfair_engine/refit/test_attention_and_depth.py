@@ -25,6 +25,7 @@ from optipfair_engine.pruning.depth.neighbour_refit import (
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.recommended import calibration_metrics
 from optipfair_engine.solving.refit import output_error, quadratic, solve_least_squares
+from tests.numbers import assert_near
 
 
 def _outputs(model: torch.nn.Module, calibration: CalibrationSet) -> torch.Tensor:
@@ -131,7 +132,7 @@ def test_neighbour_refit_is_the_least_squares_solution_for_the_stream(
     damp = found.ridge * float((x.T @ x).diagonal().median()) * torch.eye(40, dtype=torch.float64)
     target = b - p + x @ weight.T
     expected = torch.linalg.solve(x.T @ x + damp, x.T @ target + damp @ weight.T).T
-    torch.testing.assert_close(found.weight.double(), expected, rtol=1e-3, atol=1e-4)
+    assert_near(found.weight, expected, 1e-3)
     change = x @ (found.weight.double() - weight).T
     measured = float((b - p - change).square().sum() / (b - p).square().sum())
     assert found.error == pytest.approx(measured, rel=1e-3)

@@ -21,6 +21,7 @@ from optipfair_engine.pruning.gathering import Gatherer
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.width.calibrated import SELECTION_RIDGE, SELECTION_SCALE
 from optipfair_engine.solving.refit import ridge_diagonal, solve_least_squares
+from tests.numbers import assert_near
 
 RECOMMENDED = PruneOptions(preset="recommended", pruning_percentage=30)
 OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)
@@ -104,7 +105,7 @@ def test_batching_changes_nothing(model: LlamaForCausalLM, calibration: Calibrat
     ]
     assert plans[0].kept_neurons == plans[1].kept_neurons
     for name, weight in plans[0].weights.items():
-        torch.testing.assert_close(plans[1].weights[name], weight, rtol=1e-3, atol=1e-4)
+        assert_near(plans[1].weights[name], weight, 1e-3)
 
 
 def test_recommended_compares_allocations_and_keeps_the_budget(

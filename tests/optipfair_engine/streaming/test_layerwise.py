@@ -64,7 +64,10 @@ def results(captured: Any) -> dict[Any, Any]:
 
 
 def close(a: Any, b: Any) -> bool:
-    return bool(torch.allclose(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=1e-6))
+    """Sums of products are as exact as the largest of them; an importance, 1 − a cosine, as the cosine."""
+    found, expected = torch.as_tensor(a).double(), torch.as_tensor(b).double()
+    scale = float(expected.abs().max()) if expected.ndim else 1e-2
+    return bool((found - expected).abs().max() <= 1e-4 * scale)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gpt2", "opt"])

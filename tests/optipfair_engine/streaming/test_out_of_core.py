@@ -17,6 +17,7 @@ from optipfair_engine.errors import CalibrationError, EngineError, InvalidOption
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.pruning import make_plan
 from optipfair_engine.workflow.prune.out_of_core import plan_out_of_core, prune_out_of_core
+from tests.numbers import assert_near
 
 REFIT = {"compensation": "least_squares", "verify": "structure"}
 CASES = [
@@ -72,7 +73,7 @@ def test_the_plan_is_that_of_the_in_memory_path(
     assert found.method.get("calibration") == expected.method.get("calibration")
     assert found.method.get("allocation") == expected.method.get("allocation")
     losses = expected.method.get("allocation_held_out_losses", {})
-    assert found.method.get("allocation_held_out_losses", {}) == pytest.approx(losses, abs=1e-4)
+    assert_near(found.method.get("allocation_held_out_losses", {}), losses, 1e-4)
     assert bool(losses) == (options.preset == "recommended")
 
 
