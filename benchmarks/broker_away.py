@@ -3,7 +3,7 @@
 Each round: a job runs, `serve` is stopped (it would start the broker again), the broker is killed at a random
 moment of the job or a little after it, and `serve` goes on after a random while. A fresh job is posted; the
 time until a worker takes it counts from when the broker answers again, because `serve` waits up to 15 s with
-restarting a broker that keeps ending. Celery's own waits between tries to connect (2 s, 4 s, 6 s …) are in it.
+restarting a broker that keeps ending. Celery's waits between tries to connect (2 s, 4 s, 6 s …) are in it.
 
     python -m benchmarks.broker_away [--rounds 200] [--backend sqlite|postgres] [--seed 0]
 """
@@ -94,7 +94,7 @@ def failed_acks(service: Service) -> int:
 
 
 def time_to_next_job(service: Service) -> float | None:
-    """Seconds from the broker's answer until a fresh job is taken, and wait for its end; None if it never is."""
+    """Seconds from the broker's answer until a fresh job is taken; None if it never is. Waits for its end."""
     fresh = service.post_job("analyze")
     socket = socket_path(service.data_dir)
     wait_for(lambda: answers(socket), "the broker to answer")
