@@ -149,7 +149,7 @@ def outage(server: servers.Valkey, kind: str) -> Callable[[], None]:
 @pytest.mark.server
 @every_ending
 @pytest.mark.parametrize("kind", ["killed", "frozen"])
-def test_the_workers_channel_takes_the_next_message_after_an_outage(
+def test_the_workers_channel_has_its_slot_free_after_an_outage(
     ending: Callable[[Any, str], None],
     kind: str,
     services: Services,
