@@ -11,6 +11,7 @@ from celery.exceptions import Reject
 
 from jobs.queue import TASK_NAME, make_celery
 from worker.attempt.supervisor import release_running, run_job
+from worker.broker_slot import SlotFreeingConnection
 from worker.log import logger
 from worker.services import Services
 
@@ -23,6 +24,7 @@ RELEASE_SECONDS = 1.5
 def make_app(services: Services) -> Celery:
     """The worker's Celery app. Threads, because children of a prefork worker may not start processes."""
     app = make_celery(services.settings)
+    app.amqp.Connection = SlotFreeingConnection
     app.conf.update(
         worker_pool="threads",
         worker_concurrency=1,
