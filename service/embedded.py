@@ -14,14 +14,15 @@ import urllib.request
 from collections.abc import Callable
 from types import FrameType
 
+from jobs.addresses import http_url, socket_path, socket_url
 from jobs.database import connect
+from jobs.handover import FROM_STDIN, api_document, child_environment, worker_document
 from jobs.repository import Repository
-from jobs.settings import Settings, http_url
+from jobs.settings import Settings
 from migrations import upgrade
 from service import broker
 from service.bootstrap import check_secret, ensure_admin_key, make_folders
 from service.children import ChildSpec, Supervisor
-from service.environment import api_environment, worker_environment
 from service.lock import DataFolderLock
 from worker.memory import machine_memory
 
@@ -109,22 +110,21 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def settle(settings: Settings, listener: socket.socket) -> Settings:
-    """Fill in what is known only now: the real port, and where the broker's socket is."""
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    given["port"] = listener.getsockname()[1]
+    """Fill in what is known only now: the real port, and a URL that names it."""
+    known: dict[str, object] = {"port": listener.getsockname()[1]}
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-    if "public_url" not in given and settings.host in here:
-        given["public_url"] = http_url(here[settings.host], given["port"])
-    return broker.with_socket(Settings(**given))
+    if "public_url" not in settings.model_fields_set:
+        known["public_url"] = http_url(here.get(settings.host, settings.host), listener.getsockname()[1])
+    return settings.model_copy(update=known)
 
 
 def uses_embedded_broker(settings: Settings) -> bool:
     """Whether the broker is ours to run: its URL is the data folder's own socket."""
-    return settings.broker_url == broker.broker_url(broker.socket_path(settings.data_dir))
+    return settings.broker_url == socket_url(socket_path(settings.data_dir))
 
 
 def _start_broker(settings: Settings, supervisor: Supervisor, stop: Stop) -> None:
-    folder, path = settings.data_dir / "broker", broker.socket_path(settings.data_dir)
+    folder, path = settings.data_dir / "broker", socket_path(settings.data_dir)
     broker.make_socket_folder(path)
     path.unlink(missing_ok=True)  # we hold the data folder's lock, so it is a dead service's
     child = supervisor.start(
@@ -151,8 +151,9 @@ def _worker(settings: Settings, number: int, workers: int) -> ChildSpec:
     share = settings.model_copy(update={"threads": threads, "memory_bytes": memory})
     return ChildSpec(
         name=name,
-        argv=[sys.executable, "-m", "worker"],
-        env=worker_environment(share),
+        argv=[sys.executable, "-m", "worker", FROM_STDIN],
+        env=child_environment(),
+        document=worker_document(share),
         log=settings.data_dir / "logs" / f"{name}.log",
         stop_seconds=settings.grace_seconds + 10.0,
     )
@@ -162,8 +163,9 @@ def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
     descriptor = listener.fileno()
     return ChildSpec(
         name="api",
-        argv=[sys.executable, "-m", "service.api_process", "--fd", str(descriptor)],
-        env=api_environment(settings),
+        argv=[sys.executable, "-m", "service.api_process", FROM_STDIN, "--fd", str(descriptor)],
+        env=child_environment(),
+        document=api_document(settings),
         log=settings.data_dir / "logs" / "api.log",
         pass_fds=(descriptor,),
     )
