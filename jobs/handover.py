@@ -1,7 +1,7 @@
-"""What a child process is told: its settings as JSON on its standard input, and an environment without any.
+"""What a child process is told: its settings as JSON on its standard input; its environment holds none.
 
-An environment can be read for as long as the process lives, and is inherited by what it starts; a pipe is read
-once. Each child gets only what it may know.
+An environment can be read for as long as the process lives, and is inherited by what it starts; a pipe is
+read once. Each child gets only what it may know.
 """
 
 from __future__ import annotations

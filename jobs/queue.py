@@ -15,7 +15,8 @@ from jobs.settings import Settings
 
 TASK_NAME = "optipfair.run_job"
 QUEUES = ("short", "cpu", "gpu")
-"""`short`: minutes on a CPU (analyze); `cpu`: long work on a CPU; `gpu`: work on a CUDA device."""
+"""`short`: about a minute on a CPU at most (analyses, static pruning of small models); `cpu`: long work on a
+CPU; `gpu`: work on a CUDA device."""
 PRIORITY_STEPS = list(range(10))
 CONNECT_SECONDS = 3
 

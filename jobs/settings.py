@@ -91,7 +91,9 @@ class Settings(BaseModel):
     """A job starts only while this much stays free beside its estimated output."""
 
     workers: int = Field(default=1, ge=1, le=64)
-    """How many workers `serve` runs, beside the one for short jobs."""
+    """How many workers `serve` runs for jobs of every length."""
+    short_workers: int = Field(default=1, ge=0, le=64)
+    """How many workers `serve` runs beside them for short jobs, which then don't wait behind long ones."""
     worker_queues: str = "cpu,short"
     device: str = "cpu"
     threads: int | None = Field(default=None, ge=1)

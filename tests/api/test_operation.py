@@ -78,7 +78,7 @@ class TestMetrics:
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         jobs = {(s.labels["state"], s.labels["kind"]): s.value for s in samples if s.name == "optipfair_jobs"}
         assert jobs == {("queued", "prune"): 1, ("succeeded", "prune"): 1}
-        assert any(s.name == "optipfair_queue_age_seconds" and s.labels == {"queue": "cpu"} for s in samples)
+        assert any(s.name == "optipfair_queue_age_seconds" and s.labels == {"queue": "short"} for s in samples)
         routes = {s.labels["route"] for s in samples if s.name == "optipfair_http_requests_total"}
         assert "/v1/jobs/{job_id}" in routes
 
@@ -147,7 +147,7 @@ class TestLoops:
         monkeypatch.setattr(services.publisher, "publish", sent.append)
         job = caller.create(priority=5)
         assert one_round(services, "dispatch")
-        assert [(entry.job_id, entry.queue, entry.priority) for entry in sent] == [(job["id"], "cpu", 5)]
+        assert [(entry.job_id, entry.queue, entry.priority) for entry in sent] == [(job["id"], "short", 5)]
         assert not one_round(services, "dispatch")
 
     def test_a_broker_that_is_away_loses_nothing(

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from jobs.settings import Settings, read_settings
 from service import broker
 from service.bootstrap import check_secret, write_private
 from service.doctor import check_disk
-from service.embedded import _worker, bind, settle, uses_embedded_broker
+from service.embedded import SHORT_SHARE, bind, settle, uses_embedded_broker, worker_specs
 from service.lock import AlreadyRunningError, DataFolderLock
 from worker.memory import machine_memory
 
@@ -86,13 +87,27 @@ def test_flags_win_over_variables_and_these_over_defaults(tmp_path: Path) -> Non
     assert read_settings({}, environ).port == 9001
 
 
+def told_workers(settings: Settings) -> list[dict[str, Any]]:
+    return [json.loads(spec.document) for spec in worker_specs(settings)]
+
+
 def test_the_workers_of_one_machine_share_its_cores_and_memory(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    share = json.loads(_worker(settings, 0, 2).document)
-    assert share["memory_bytes"] == machine_memory() // 2
-    assert share["threads"] == max(1, (os.cpu_count() or 1) // 2)
-    stated = settings.model_copy(update={"memory_bytes": 123})
-    assert json.loads(_worker(stated, 0, 2).document)["memory_bytes"] == 123
+    first, second, short = told_workers(Settings(data_dir=tmp_path, workers=2))
+    assert first == second
+    assert first["threads"] == max(1, (os.cpu_count() or 1) // 2)
+    assert first["worker_queues"] == "cpu,short"
+    assert short["worker_queues"] == "short"
+    assert short["threads"] == 1
+    assert short["memory_bytes"] == machine_memory() // SHORT_SHARE
+    together = first["memory_bytes"] + second["memory_bytes"] + short["memory_bytes"]
+    assert machine_memory() - 3 <= together <= machine_memory()
+    stated = told_workers(Settings(data_dir=tmp_path, memory_bytes=123, threads=5))
+    assert [(worker["memory_bytes"], worker["threads"]) for worker in stated] == [(123, 5), (123, 1)]
+
+
+def test_serve_can_do_without_a_worker_for_short_jobs(tmp_path: Path) -> None:
+    (only,) = told_workers(Settings(data_dir=tmp_path, short_workers=0))
+    assert only["memory_bytes"] == machine_memory()
 
 
 def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
