@@ -177,7 +177,7 @@ class TestGetting:
         attempt = worker.claim(job["id"])
         running = caller.get(url, headers={"If-None-Match": tag})
         assert (running.status_code, running.json()["state"]) == (200, "running")
-        worker.attempt.progress(job["id"], attempt, 0.25)
+        worker.progress(job["id"], attempt, 0.25)
         moved = caller.get(url, headers={"If-None-Match": running.headers["ETag"]})
         assert moved.json()["progress"]["fraction"] == 0.25
 

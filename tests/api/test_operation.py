@@ -19,6 +19,7 @@ from api import openapi
 from api.background.loops import Loops
 from api.context import Services
 from jobs.artifacts import storage_of
+from jobs.ids import new_id
 from jobs.rows import JobError, LocalModel, OutboxEntry
 from tests.api.conftest import FACTS, Caller, FakeWorker, prune
 
@@ -79,6 +80,12 @@ class TestMetrics:
         jobs = {(s.labels["state"], s.labels["kind"]): s.value for s in samples if s.name == "optipfair_jobs"}
         assert jobs == {("queued", "prune"): 1, ("succeeded", "prune"): 1}
         assert {s.labels["queue"] for s in samples if s.name == "optipfair_queue_age_seconds"} == {"short"}
+
+    def test_requests_are_counted_by_route(self, app: FastAPI, make_key: Callable[..., str]) -> None:
+        admin = Caller(app, make_key("acme", "admin"))
+        admin.get(f"/v1/jobs/{new_id()}")
+        text = admin.get("/metrics").text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         routes = {s.labels["route"] for s in samples if s.name == "optipfair_http_requests_total"}
         assert "/v1/jobs/{job_id}" in routes
 
@@ -105,7 +112,10 @@ class TestMetrics:
         }
         assert Caller(app, make_key("acme", "jobs:write")).get("/metrics").status_code == 403
 
-    def test_no_label_holds_an_id(self, caller: Caller, worker: FakeWorker) -> None:
+    def test_no_label_holds_an_id(
+        self, app: FastAPI, make_key: Callable[..., str], worker: FakeWorker
+    ) -> None:
+        caller = Caller(app, make_key("acme", "admin"))
         job = caller.create()
         caller.get(f"/v1/jobs/{job['id']}")
         caller.get("/nowhere/at/all")
@@ -269,7 +279,7 @@ def one_round(services: Services, name: str) -> bool:
 def metrics_of(services: Services) -> bytes:
     from api.observability import render
 
-    return render(services.metrics, [])
+    return render([], services.metrics)
 
 
 class TestImport:

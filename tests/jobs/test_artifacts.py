@@ -21,6 +21,7 @@ from jobs.artifacts import (
     remove_if_dead,
     remove_orphans,
 )
+from jobs.artifacts.local import LocalStore
 from jobs.artifacts.s3 import PART_BYTES
 from jobs.errors import ArtifactMissingError, StorageError
 from jobs.ids import new_id

@@ -148,9 +148,8 @@ def test_a_short_job_does_not_wait_behind_a_long_one(
     long_spec = {"evaluation": {"texts": ["a text to measure on"]}}  # what is measured may take long
     with start(OPTIPFAIR_SHORT_WORKERS="1") as service:
         wait_for(lambda: service.client.get("/v1/models").json()["items"], "a worker that has the model")
-        wait_for(
-            lambda: 'optipfair_workers{queue="short"} 2.0' in service.client.get("/metrics").text, "both"
-        )
+        both = 'optipfair_workers{queue="short"} 2.0'
+        wait_for(lambda: both in service.client.get("/metrics").text, "both workers to report themselves")
         long = [service.post_job(spec=long_spec, labels={"test.engine": "hold:120"}) for _ in range(2)]
         service.wait_state(long[0], "running")
         short = service.wait_end(service.post_job("analyze"))
