@@ -26,7 +26,7 @@ from jobs.artifacts import make_store
 from jobs.database import connect
 from jobs.queue import Publisher
 from jobs.repository import Repository
-from jobs.settings import Settings
+from jobs.settings import Settings, read_settings
 from jobs.signing.links import LinkSigner
 from jobs.signing.secret import ensure_secret, load_secrets
 
@@ -158,5 +158,5 @@ def __getattr__(name: str) -> FastAPI:
     """`api.main:app`, made when it is first asked for, with settings from the environment."""
     if name != "app":
         raise AttributeError(name)
-    globals()["app"] = made = create_app(Settings())
+    globals()["app"] = made = create_app(read_settings())
     return made

@@ -72,11 +72,11 @@ class _Snapshot(Collector):
             yield family
 
 
-def render(metrics: HttpMetrics, gauges: Iterable[Gauge]) -> bytes:
-    """The text of `/metrics`: what the database says now, and this process's HTTP counters."""
+def render(gauges: Iterable[Gauge], metrics: HttpMetrics | None = None) -> bytes:
+    """The text of `/metrics`: what the database says now, and this process's HTTP counters if given."""
     registry = CollectorRegistry()
     registry.register(_Snapshot(gauges))
-    return generate_latest(registry) + generate_latest(metrics.registry)
+    return generate_latest(registry) + (b"" if metrics is None else generate_latest(metrics.registry))
 
 
 def make_tracer_provider(endpoint: str) -> TracerProvider:

@@ -53,23 +53,25 @@ def _head() -> str:
     return migrations.head()
 
 
-def gauges(services: Services) -> Iterator[Gauge]:
-    """What the database says of jobs, queues and workers."""
+def gauges(services: Services, tenant: str | None) -> Iterator[Gauge]:
+    """What the database says of one tenant's jobs, or of all, and of the workers that all share."""
     repository = services.repository
-    counted = sorted(repository.count_states().items())
+    counted = sorted(repository.count_states(tenant).items())
     yield Gauge("optipfair_jobs", "Jobs by state and kind", ("state", "kind"), counted)
-    totals = sorted(repository.attempt_totals().items())
+    totals = sorted(repository.attempt_totals(tenant).items())
     ended = [((outcome,), float(count)) for outcome, (count, _) in totals]
     yield Gauge("optipfair_attempts", "Attempts by outcome", ("outcome",), ended)
     took = [((outcome,), seconds) for outcome, (_, seconds) in totals]
     yield Gauge("optipfair_attempt_seconds", "Seconds that attempts took, by outcome", ("outcome",), took)
-    ages = sorted((((queue,), age)) for queue, age in repository.queue_age_seconds().items())
+    ages = sorted((((queue,), age)) for queue, age in repository.queue_age_seconds(tenant).items())
     help_text = "Seconds that the oldest job of a queue has waited"
     yield Gauge("optipfair_queue_age_seconds", help_text, ("queue",), ages)
     workers = repository.live_workers()
     per_queue = {queue: sum(queue in w.queues for w in workers) for w in workers for queue in w.queues}
     samples = sorted(((queue,), float(count)) for queue, count in per_queue.items())
     yield Gauge("optipfair_workers", "Live workers by queue", ("queue",), samples)
+    if tenant is not None:
+        return
     yield Gauge(
         "optipfair_waiting_requests",
         "Jobs that held requests wait for",

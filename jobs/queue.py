@@ -5,17 +5,19 @@ A message says "look at this job", nothing else; it may be lost, or come twice, 
 
 from __future__ import annotations
 
-from typing import Any
-
-from celery import Celery
-from kombu.entity import Queue
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from jobs.rows import OutboxEntry
 from jobs.settings import Settings
 
+if TYPE_CHECKING:
+    from celery import Celery
+
 TASK_NAME = "optipfair.run_job"
 QUEUES = ("short", "cpu", "gpu")
-"""`short`: minutes on a CPU (analyze); `cpu`: long work on a CPU; `gpu`: work on a CUDA device."""
+"""`short`: about a minute on a CPU at most (analyses, static pruning of small models); `cpu`: long work on a
+CPU; `gpu`: work on a CUDA device."""
 PRIORITY_STEPS = list(range(10))
 CONNECT_SECONDS = 3
 
@@ -27,6 +29,9 @@ def make_celery(settings: Settings, *, producer: bool = False) -> Celery:
     message comes back within about ten seconds instead of kombu's hundred. A `producer` gives up on a
     silent broker after a few seconds instead of waiting: the outbox tries again.
     """
+    from celery import Celery  # a fifth of a second, which an API process spends once it listens
+    from kombu.entity import Queue
+
     app = Celery("optipfair", broker=settings.broker_url, set_as_current=False)
     options: dict[str, Any] = {
         "visibility_timeout": 3600,
@@ -63,10 +68,17 @@ def make_celery(settings: Settings, *, producer: bool = False) -> Celery:
 
 
 class Publisher:
-    """Publishes due messages; one a process, safe to share by threads."""
+    """Publishes due messages; one a process, safe to share by threads.
+
+    Celery is loaded by the first message or ping.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._app = make_celery(settings, producer=True)
+        self._settings = settings
+
+    @cached_property
+    def _app(self) -> Celery:
+        return make_celery(self._settings, producer=True)
 
     def publish(self, entry: OutboxEntry) -> None:
         """Send one message. Raises kombu's OperationalError if the broker does not take it."""
@@ -89,7 +101,8 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connections."""
-        self._app.close()
+        if "_app" in self.__dict__:
+            self._app.close()
 
 
 def broker_priority(priority: int) -> int:

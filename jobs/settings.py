@@ -1,30 +1,38 @@
-"""Everything that can be configured, read once in the entry point and passed down."""
+"""Everything that can be configured: read once, in the entry point of a process, and passed down."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jobs.addresses import http_url, socket_path, socket_url
+
+PREFIX = "OPTIPFAIR_"
+#: Variables with our prefix that are no settings: the client's address and key, and what tests look at.
+OTHER_VARIABLES = ("OPTIPFAIR_URL", "OPTIPFAIR_KEY", "OPTIPFAIR_TEST_DATA", "OPTIPFAIR_TEST_HOOKS")
+_TEST_PREFIX = "OPTIPFAIR_TEST_"
+
+
+class SettingsError(ValueError):
+    """A setting is not what it may be, or a variable has our prefix and would change nothing."""
 
 
 def _under_data_dir(*parts: str) -> Any:
     return Field(default_factory=lambda data: Path(data["data_dir"], *parts))
 
 
-def http_url(host: str, port: int) -> str:
-    """The URL of an address; IPv6 addresses stand in brackets (RFC 3986)."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+class Settings(BaseModel):
+    """Settings of every process. Every default suits one machine with nothing but a data folder.
 
-
-class Settings(BaseSettings):
-    """Settings of every process, from `OPTIPFAIR_*` variables or keyword arguments (which win).
-
-    Every default suits one machine with nothing but a data folder.
+    Making one looks at nothing but its arguments; `read_settings` is what looks at the environment.
     """
 
-    model_config = SettingsConfigDict(env_prefix="OPTIPFAIR_", extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data_dir: Path = Path("data")
     host: str = "127.0.0.1"
@@ -33,9 +41,7 @@ class Settings(BaseSettings):
     """Prefix of every absolute URL handed out, without a slash at the end."""
 
     database_url: str = Field(default_factory=lambda data: f"sqlite:///{data['data_dir']}/service.db")
-    broker_url: str = Field(
-        default_factory=lambda data: f"redis+socket://{data['data_dir']}/broker/valkey.sock"
-    )
+    broker_url: str = Field(default_factory=lambda data: socket_url(socket_path(data["data_dir"])))
     artifacts_url: str = Field(default_factory=lambda data: f"{data['data_dir']}/artifacts")
     """A folder (path or file:// URL), or s3://bucket/prefix."""
     artifacts_s3_endpoint: str | None = None
@@ -84,6 +90,10 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(default=256 * 1024**2, ge=0)
     """A job starts only while this much stays free beside its estimated output."""
 
+    workers: int = Field(default=1, ge=1, le=64)
+    """How many workers `serve` runs for jobs of every length."""
+    short_workers: int = Field(default=1, ge=0, le=64)
+    """How many workers `serve` runs beside them for short jobs, which then don't wait behind long ones."""
     worker_queues: str = "cpu,short"
     device: str = "cpu"
     threads: int | None = Field(default=None, ge=1)
@@ -116,3 +126,42 @@ class Settings(BaseSettings):
     def queues(self) -> tuple[str, ...]:
         """The queues that this worker serves."""
         return tuple(name.strip() for name in self.worker_queues.split(",") if name.strip())
+
+
+def read_settings(
+    flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings of this process: flags win over `OPTIPFAIR_*` variables, these over the defaults.
+
+    Raises:
+        SettingsError: a variable has our prefix and is no setting, or a value is not what its setting takes.
+    """
+    ours = {name.upper(): text for name, text in (os.environ if environ is None else environ).items()}
+    _check_names(ours)
+    variables = {name: ours[variable] for name, variable in _variables().items() if variable in ours}
+    try:
+        return Settings.model_validate({**variables, **(flags or {})})
+    except ValidationError as error:
+        reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("wrong settings: " + "; ".join(reasons)) from error
+
+
+def _variables() -> dict[str, str]:
+    """The variable of each setting, by the setting's name."""
+    return {name: PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def _check_names(environ: Mapping[str, str]) -> None:
+    known = [*_variables().values(), *OTHER_VARIABLES]
+    unknown = sorted(
+        name
+        for name in environ
+        if name.startswith(PREFIX) and name not in known and not name.startswith(_TEST_PREFIX)
+    )
+    if unknown:
+        nearest = [f"{name} (the nearest is {get_close_matches(name, known, 1, 0.0)[0]})" for name in unknown]
+        verb = "is no setting" if len(unknown) == 1 else "are no settings"
+        raise SettingsError(
+            f"the environment has {', '.join(nearest)}, which {verb} of this service: "
+            "correct the name or unset it (docs/operations.md lists all settings)"
+        )

@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from jobs.database import connect
-from jobs.settings import Settings
+from jobs.settings import read_settings
 from jobs.tables import metadata
 
 _LOCK = 0x6F66706D  # any number; two processes that migrate at once wait for each other
@@ -51,7 +51,7 @@ def main() -> None:
     """Migrate the database of `config` (or of the settings, for the alembic command)."""
     if context.is_offline_mode():
         raise SystemExit("offline migrations are not supported: SQLite's batches must see the tables")
-    engine = connect(config.attributes.get("database_url") or Settings().database_url)
+    engine = connect(config.attributes.get("database_url") or read_settings().database_url)
     try:
         with engine.connect() as connection:
             run(connection)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import uvicorn
 
+from jobs.handover import FROM_STDIN, settings_of_process
 from jobs.settings import Settings
 
 
@@ -65,10 +66,12 @@ def run_api(settings: Settings, descriptor: int | None = None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m service.api_process --fd N`, as `serve` starts it: settings come from the environment."""
+    """`python -m service.api_process`, as `serve` starts it; by hand it reads the environment's settings."""
     parser = argparse.ArgumentParser(description="the HTTP process of optipfair-service")
     parser.add_argument("--fd", type=int, default=None, help="a listening socket inherited from the parent")
-    run_api(Settings(), parser.parse_args(arguments).fd)
+    parser.add_argument(FROM_STDIN, action="store_true", help="settings as JSON on standard input")
+    given = parser.parse_args(arguments)
+    run_api(settings_of_process(given.settings_from_stdin), given.fd)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class ChildSpec:
     #: Children of a lower number are stopped first, those of the same number at the same time.
     stop_order: int = 0
     pass_fds: tuple[int, ...] = ()
+    #: What the child reads on its standard input, at every start.
+    document: bytes = b""
 
 
 @dataclass
@@ -58,14 +60,21 @@ class Child:
             self.process = subprocess.Popen(
                 list(self.spec.argv),
                 env=dict(self.spec.env),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,  # a terminal's Ctrl-C reaches the service only, which then stops in order
                 pass_fds=self.spec.pass_fds,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
             )
+        self._tell(self.process)
         self.started = time.monotonic()
+
+    def _tell(self, process: subprocess.Popen[bytes]) -> None:
+        if process.stdin is None:
+            return
+        with suppress(BrokenPipeError), process.stdin:  # one that has ended already is restarted
+            process.stdin.write(self.spec.document)
 
     def terminate(self) -> None:
         """SIGTERM to the process alone: it stops its own children, and in its own order."""

@@ -41,15 +41,14 @@ def serve(
     artifacts_url: ArtifactsUrl = None,
     public_url: PublicUrl = None,
     allow_hub: AllowHub = None,
-    workers: Annotated[
-        int, typer.Option(help="Jobs that run at once.", min=1, max=64, envvar="OPTIPFAIR_WORKERS")
-    ] = 1,
+    workers: Annotated[int | None, typer.Option(help="Long jobs that run at once.", min=1, max=64)] = None,
 ) -> None:
     """Run everything on this machine: broker, database, workers and HTTP. Ctrl-C stops it."""
-    from service.embedded import serve as run
-
     with explained():
-        code = run(make_settings(locals()), say=say, workers=workers)
+        settings = make_settings(locals())
+        from service.embedded import serve as run
+
+        code = run(settings, say=say)
     raise typer.Exit(code)
 
 
@@ -65,10 +64,11 @@ def api(
     allow_hub: AllowHub = None,
 ) -> None:
     """Run the HTTP process alone, beside a broker and a database that run elsewhere."""
-    from service.api_process import run_api
-
     with explained():
-        run_api(make_settings(locals()))
+        settings = make_settings(locals())
+        from service.api_process import run_api
+
+        run_api(settings)
 
 
 @app.command()
@@ -86,21 +86,25 @@ def worker(
     threads: Annotated[int | None, typer.Option(help="CPU threads of an engine process.", min=1)] = None,
 ) -> None:
     """Run one worker. Start several for several jobs at once; each runs one job at a time."""
-    from service.environment import worker_environment
-
     with explained():
-        environment = worker_environment(make_settings(locals()))
+        settings = make_settings(locals())
+    from jobs.handover import FROM_STDIN, child_environment, worker_document
+
     # The worker replaces this process, so that signals reach it and no secret stays in the environment.
-    os.execve(sys.executable, [sys.executable, "-m", "worker"], environment)  # noqa: S606
+    reader, writer = os.pipe()
+    os.write(writer, worker_document(settings))  # far less than a pipe holds
+    os.close(writer)
+    os.dup2(reader, 0)
+    os.execve(sys.executable, [sys.executable, "-m", "worker", FROM_STDIN], child_environment())  # noqa: S606
 
 
 @app.command()
 def migrate(data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Bring the database's schema to the newest version; repeating it changes nothing."""
-    from migrations import current, upgrade
-
     with explained():
         settings = make_settings(locals())
+        from migrations import current, upgrade
+
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         upgrade(settings.database_url)
         say(f"the schema is at {current(settings.database_url)}")
@@ -115,27 +119,26 @@ def doctor(
     artifacts_url: ArtifactsUrl = None,
 ) -> None:
     """Check everything a job needs, and say what to do about what is missing; exit code 1 if anything is."""
-    from service.doctor import examine
-
     with explained():
-        findings = examine(make_settings(locals()))
+        settings = make_settings(locals())
+        from service.doctor import examine
+
+        findings = examine(settings)
     for finding in findings:
         say(finding.line())
     raise typer.Exit(0 if all(finding.well for finding in findings) else 1)
 
 
 def make_settings(flags: dict[str, Any]) -> Settings:
-    """Settings from the flags that were given, then the environment, then the defaults."""
-    from jobs.settings import Settings
-    from service.broker import with_socket
+    """Settings from the flags that were given (each named after its setting), then the environment."""
+    from jobs.settings import read_settings
 
-    return with_socket(Settings(**{name: value for name, value in flags.items() if value is not None}))
+    return read_settings({name: value for name, value in flags.items() if value is not None})
 
 
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn foreseen failures into one line on stderr and exit code 1, without a stack trace."""
-    from pydantic import ValidationError
     from sqlalchemy.exc import SQLAlchemyError
 
     from jobs.errors import JobsError
@@ -143,9 +146,6 @@ def explained() -> Iterator[None]:
 
     try:
         yield
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        fail("wrong settings: " + "; ".join(lines))
     except SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
         fail(f"the database can't be used ({reason}); `optipfair-service doctor` says more")

@@ -1,4 +1,7 @@
-"""`optipfair-service doctor`: looks at everything a job needs, and says what to do about what is missing."""
+"""`optipfair-service doctor`: looks at everything a job needs, and says what to do about what is missing.
+
+It makes no file and no folder: whoever asks what is wrong has not asked for a service to be set up.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,7 @@ def check_broker(settings: Settings) -> Finding:
 
 
 def check_artifacts(settings: Settings) -> Finding:
-    """The artifact store takes a file and gives it back."""
+    """The artifact store can be used."""
     make_store(settings).check(secrets.token_hex(8))
     return Finding("artifacts", True, "the store can be written and read")
 

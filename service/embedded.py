@@ -14,24 +14,27 @@ import urllib.request
 from collections.abc import Callable
 from types import FrameType
 
+from jobs.addresses import http_url, socket_path, socket_url
 from jobs.database import connect
+from jobs.handover import FROM_STDIN, api_document, child_environment, worker_document
 from jobs.repository import Repository
-from jobs.settings import Settings, http_url
+from jobs.settings import Settings
 from migrations import upgrade
 from service import broker
 from service.bootstrap import check_secret, ensure_admin_key, make_folders
 from service.children import ChildSpec, Supervisor
-from service.environment import api_environment, worker_environment
 from service.lock import DataFolderLock
 from worker.memory import machine_memory
 
 #: Longest wait for the broker to load its append-only file.
 BROKER_SECONDS = 60.0
+#: A worker for short jobs gets the memory divided by this.
+SHORT_SHARE = 8
 _POLL_SECONDS = 0.1
 
 
-def serve(settings: Settings, *, say: Callable[[str], None], workers: int = 1) -> int:
-    """Run with so many workers until SIGTERM or Ctrl-C; 0 after an ordered stop.
+def serve(settings: Settings, *, say: Callable[[str], None]) -> int:
+    """Run until SIGTERM or Ctrl-C; 0 after an ordered stop.
 
     Raises:
         AlreadyRunningError: another service uses the data folder.
@@ -44,7 +47,7 @@ def serve(settings: Settings, *, say: Callable[[str], None], workers: int = 1) -
         supervisor = Supervisor(say)
         stop = Stop(supervisor)
         try:
-            return _run(settings, listener, supervisor, stop, say, workers)
+            return _run(settings, listener, supervisor, stop, say)
         finally:
             supervisor.stop()
             say("stopped")
@@ -71,7 +74,6 @@ def _run(
     supervisor: Supervisor,
     stop: Stop,
     say: Callable[[str], None],
-    workers: int,
 ) -> int:
     if uses_embedded_broker(settings):
         _start_broker(settings, supervisor, stop)
@@ -81,8 +83,8 @@ def _run(
     engine.dispose()  # children must not share connections, and this process needs none
     if stop.asked.is_set():
         return 0
-    for number in range(workers):
-        supervisor.start(_worker(settings, number, workers))
+    for spec in worker_specs(settings):
+        supervisor.start(spec)
     supervisor.start(_api(settings, listener))
     announce = Announcement(settings, say)
     while not stop.asked.wait(_POLL_SECONDS):
@@ -109,22 +111,21 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def settle(settings: Settings, listener: socket.socket) -> Settings:
-    """Fill in what is known only now: the real port, and where the broker's socket is."""
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    given["port"] = listener.getsockname()[1]
+    """Fill in what is known only now: the real port, and a URL that names it."""
+    known: dict[str, object] = {"port": listener.getsockname()[1]}
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-    if "public_url" not in given and settings.host in here:
-        given["public_url"] = http_url(here[settings.host], given["port"])
-    return broker.with_socket(Settings(**given))
+    if "public_url" not in settings.model_fields_set:
+        known["public_url"] = http_url(here.get(settings.host, settings.host), listener.getsockname()[1])
+    return settings.model_copy(update=known)
 
 
 def uses_embedded_broker(settings: Settings) -> bool:
     """Whether the broker is ours to run: its URL is the data folder's own socket."""
-    return settings.broker_url == broker.broker_url(broker.socket_path(settings.data_dir))
+    return settings.broker_url == socket_url(socket_path(settings.data_dir))
 
 
 def _start_broker(settings: Settings, supervisor: Supervisor, stop: Stop) -> None:
-    folder, path = settings.data_dir / "broker", broker.socket_path(settings.data_dir)
+    folder, path = settings.data_dir / "broker", socket_path(settings.data_dir)
     broker.make_socket_folder(path)
     path.unlink(missing_ok=True)  # we hold the data folder's lock, so it is a dead service's
     child = supervisor.start(
@@ -143,16 +144,39 @@ def _start_broker(settings: Settings, supervisor: Supervisor, stop: Stop) -> Non
         time.sleep(0.02)
 
 
-def _worker(settings: Settings, number: int, workers: int) -> ChildSpec:
-    """One of several workers; they share the memory, and the cores: threads that outnumber them crawl."""
-    name = "worker" if number == 0 else f"worker-{number + 1}"
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // workers)
-    memory = settings.memory_bytes or machine_memory() // workers
-    share = settings.model_copy(update={"threads": threads, "memory_bytes": memory})
+def worker_specs(settings: Settings) -> list[ChildSpec]:
+    """The workers for jobs of every length, then those for short jobs alone.
+
+    The former share the cores, since threads that outnumber them crawl. A worker for short jobs is idle most
+    of the time: reserving cores for it would slow every long job down, so its engine has one thread, and the
+    scheduler finds the room. Of the memory it gets a fixed small part, since memory that is promised twice
+    ends in a killed process; a short job that needs more goes to another worker.
+    """
+    memory = settings.memory_bytes or machine_memory()
+    reserved = settings.short_workers * (memory // SHORT_SHARE) if settings.memory_bytes is None else 0
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
+    each = settings.memory_bytes or (memory - reserved) // settings.workers
+    long = settings.model_copy(update={"threads": threads, "memory_bytes": each})
+    short_memory = settings.memory_bytes or memory // SHORT_SHARE
+    short = settings.model_copy(
+        update={"threads": 1, "memory_bytes": short_memory, "worker_queues": "short", "device": "cpu"}
+    )
+    return [
+        *(_worker(long, _numbered("worker", number)) for number in range(settings.workers)),
+        *(_worker(short, _numbered("worker-short", number)) for number in range(settings.short_workers)),
+    ]
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 0 else f"{name}-{number + 1}"
+
+
+def _worker(settings: Settings, name: str) -> ChildSpec:
     return ChildSpec(
         name=name,
-        argv=[sys.executable, "-m", "worker"],
-        env=worker_environment(share),
+        argv=[sys.executable, "-m", "worker", FROM_STDIN],
+        env=child_environment(),
+        document=worker_document(settings),
         log=settings.data_dir / "logs" / f"{name}.log",
         stop_seconds=settings.grace_seconds + 10.0,
     )
@@ -162,8 +186,9 @@ def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
     descriptor = listener.fileno()
     return ChildSpec(
         name="api",
-        argv=[sys.executable, "-m", "service.api_process", "--fd", str(descriptor)],
-        env=api_environment(settings),
+        argv=[sys.executable, "-m", "service.api_process", FROM_STDIN, "--fd", str(descriptor)],
+        env=child_environment(),
+        document=api_document(settings),
         log=settings.data_dir / "logs" / "api.log",
         pass_fds=(descriptor,),
     )

@@ -1,4 +1,4 @@
-"""`python -m worker`: one worker process, configured by `OPTIPFAIR_*` variables.
+"""`python -m worker`: one worker process, told its settings by its parent or by `OPTIPFAIR_*` variables.
 
 This module stays small on purpose: multiprocessing does not import a `__main__.py` again in engine processes.
 """

@@ -13,6 +13,8 @@ from worker.services import Services
 
 #: How often the models folder is looked at; an unchanged one costs a few stat calls.
 SCAN_SECONDS = 2.0
+#: In the work folder; touched after each beat, so that a container's health check need not ask the database.
+ALIVE_FILE = "alive"
 
 
 class Beats:
@@ -85,5 +87,6 @@ class Beats:
         }
         try:
             self._services.repository.worker_beat(self._services.worker_id, **content)
+            (self._services.settings.work_dir / ALIVE_FILE).touch()
         except Exception:
             logger.warning("worker.beat_failed", exc_info=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import socket
 import threading
+from collections.abc import Sequence
 from importlib import metadata
 from multiprocessing.context import BaseContext
 
@@ -13,6 +15,7 @@ from celery import signals
 
 from jobs.artifacts import make_store
 from jobs.database import connect
+from jobs.handover import FROM_STDIN, settings_of_process
 from jobs.logs import configure_logging
 from jobs.repository import Repository
 from jobs.settings import Settings
@@ -37,9 +40,15 @@ PROBE_SECONDS = 180.0
 PROBE_TRIES = 3
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker until SIGTERM; the exit code is Celery's."""
-    settings = Settings()
+    parser = argparse.ArgumentParser(prog="python -m worker", description="one worker of optipfair-service")
+    parser.add_argument(FROM_STDIN, action="store_true", help="settings as JSON on standard input")
+    return run(settings_of_process(parser.parse_args(arguments).settings_from_stdin))
+
+
+def run(settings: Settings) -> int:
+    """Run a worker with these settings until SIGTERM; the exit code is Celery's."""
     configure_logging(settings, "worker")
     configure_tracing(settings)
     # Before anything starts a process: the fork server and the engines inherit these.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from standardwebhooks import Webhook as Signer
-
 from api.background.egress import EgressRefusedError, make_client, post
 from jobs.rows import Delivery
 from jobs.settings import Settings
@@ -59,6 +57,8 @@ class WebhookSender:
 
 def signed_headers(delivery: Delivery, now: datetime | None = None) -> dict[str, str]:
     """The headers of a message; its id stays the same when it is sent again, so receivers can tell."""
+    from standardwebhooks import Webhook as Signer
+
     moment = now or datetime.now(UTC)
     signature = Signer(delivery.secret).sign(delivery.id, moment, delivery.payload)
     return {

@@ -7,7 +7,6 @@ that send the signed URL's permission nowhere else.
 from __future__ import annotations
 
 import base64
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
 from api.context import Services
 from api.downloads.conditional import none_match
-from api.downloads.ranges import ByteRange, RangeNotSatisfiableError, parse_ranges
+from api.downloads.ranges import ByteRange, RangeNotSatisfiableError, parse_range
 from api.problem import Problem, not_found, problem_response, request_id_of
 from jobs.artifacts import ArchivePlan, ArtifactStore
 from jobs.rows import Artifact, Job
@@ -116,16 +115,13 @@ async def respond(request: Request, content: Content) -> Response:
 
 async def _send(request: Request, content: Content) -> Response:
     try:
-        ranges = parse_ranges(_range_header(request, content), content.size)
+        asked = parse_range(_range_header(request, content), content.size)
     except RangeNotSatisfiableError:
-        detail = "No such bytes, or too many or overlapping ranges."
-        return _refused(request, content, 416, "range_not_satisfiable", detail)
-    if ranges is None:
+        return _refused(request, content, 416, "range_not_satisfiable", "The file has no such bytes.")
+    if asked is None:
         return await _stream(content, ByteRange(0, content.size - 1), 200, content.headers())
-    if len(ranges) > 1:
-        return await _multipart(content, ranges)
-    headers = {**content.headers(), "Content-Range": ranges[0].content_range(content.size)}
-    return await _stream(content, ranges[0], 206, headers)
+    headers = {**content.headers(), "Content-Range": asked.content_range(content.size)}
+    return await _stream(content, asked, 206, headers)
 
 
 def _range_header(request: Request, content: Content) -> str | None:
@@ -150,38 +146,6 @@ async def _stream(content: Content, asked: ByteRange, status: int, headers: dict
     first = await run_in_threadpool(content.open, asked.first, asked.length)
     headers = {**headers, "Content-Length": str(asked.length)}
     return StreamingResponse(_chunks(first), status, headers, content.media_type)
-
-
-async def _multipart(content: Content, ranges: list[ByteRange]) -> Response:
-    boundary = secrets.token_hex(13)
-    heads = [_part_head(content, boundary, part) for part in ranges]
-    tail = f"\r\n--{boundary}--\r\n".encode()
-    length = sum(len(head) + part.length for head, part in zip(heads, ranges, strict=True)) + len(tail)
-    headers = {**content.headers(), "Content-Length": str(length)}
-    media_type = f"multipart/byteranges; boundary={boundary}"
-    await run_in_threadpool(content.open, ranges[0].first, 0)  # gone bytes are a 404, not a broken stream
-
-    async def parts() -> AsyncIterator[bytes]:
-        for head, part in zip(heads, ranges, strict=True):
-            yield head
-            opened = await run_in_threadpool(content.open, part.first, part.length)
-            async for chunk in _chunks(opened):
-                yield chunk
-        yield tail
-
-    return StreamingResponse(parts(), 206, headers, media_type)
-
-
-def _part_head(content: Content, boundary: str, part: ByteRange) -> bytes:
-    lines = [
-        "",
-        f"--{boundary}",
-        f"Content-Type: {content.media_type}",
-        f"Content-Range: {part.content_range(content.size)}",
-        "",
-        "",
-    ]
-    return "\r\n".join(lines).encode()
 
 
 async def _chunks(opened: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -7,13 +7,13 @@ takes no cookie, so no other site can make a browser use it.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
-from jinja2 import Environment, FileSystemLoader
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Principal, identify
@@ -28,6 +28,9 @@ from jobs.rows import Job
 from jobs.specs import KINDS
 from jobs.states import State
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 COOKIE = "optipfair_key"
 PAGE = 25
 SECURITY_POLICY = (
@@ -37,10 +40,17 @@ _HEADERS = {"Content-Security-Policy": SECURITY_POLICY, "Cache-Control": "no-sto
 _FOLDER = Path(__file__).resolve().parent.parent / "templates"
 
 router = APIRouter(include_in_schema=False)
-templates = Environment(
-    loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-templates.filters.update(view.FILTERS)
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader  # only who looks at pages needs it
+
+    made = Environment(
+        loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters.update(view.FILTERS)
+    return made
 
 
 async def session(request: Request) -> Principal | None:
@@ -128,7 +138,7 @@ async def job_stream(job_id: str, principal: LoggedIn, services: WithServices) -
     await run_in_threadpool(services.repository.get_job, job_id, principal.sees)
 
     def render(job: Job) -> str:
-        return templates.get_template("job_body.html").render(_body(services, principal, job))
+        return _templates().get_template("job_body.html").render(_body(services, principal, job))
 
     stream = fragments(services, job_id, render)
     return StreamingResponse(
@@ -207,7 +217,7 @@ def _local(target: str) -> str:
 
 
 def _page(template: str, principal: Principal | None, *, status: int = 200, **context: Any) -> HTMLResponse:
-    text = templates.get_template(template).render(principal=principal, **context)
+    text = _templates().get_template(template).render(principal=principal, **context)
     return HTMLResponse(text, status, _HEADERS)
 
 

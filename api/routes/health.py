@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from api import models
-from api.auth import AnyKey
+from api.auth import Reader
 from api.context import WithServices
 from api.observability import METRICS_MEDIA_TYPE, render
 from api.readiness import check_all, gauges
@@ -30,6 +30,11 @@ def readyz(services: WithServices) -> JSONResponse:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def metrics(principal: AnyKey, services: WithServices) -> Response:
-    """Prometheus metrics: the jobs by state and kind, the age of the queues, and HTTP."""
-    return Response(render(services.metrics, gauges(services)), media_type=METRICS_MEDIA_TYPE)
+def metrics(principal: Reader, services: WithServices) -> Response:
+    """Prometheus metrics: jobs by state and kind, attempts, the age of the queues, the workers.
+
+    They count the jobs of the key's tenant; for an admin key those of all tenants, and HTTP requests too.
+    """
+    if principal.admin:
+        return Response(render(gauges(services, None), services.metrics), media_type=METRICS_MEDIA_TYPE)
+    return Response(render(gauges(services, principal.tenant)), media_type=METRICS_MEDIA_TYPE)

@@ -7,6 +7,7 @@ that says why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +20,7 @@ from jobs.rows import Artifact, Job, JsonObject, LocalModel, Worker
 from jobs.specs import (
     AnyRequest,
     HubModelRef,
+    ImportanceSpec,
     JobModelRef,
     LocalModelRef,
     PipelineSpec,
@@ -29,6 +31,8 @@ from jobs.specs import (
 from jobs.states import State
 
 RETRY_AFTER_SECONDS = 10
+#: A job of at most so long an estimate goes to the queue `short`.
+SHORT_SECONDS = 60.0
 Location = tuple[str | int, ...]
 
 
@@ -90,11 +94,10 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
     sources = {
         job_id: _source_job(books, tenant, job_id, where) for job_id, where in _jobs_named(request.spec)
     }
-    queue, able = _choose_queue(request.kind, request.spec, able)
     facts = _facts(request.spec, able, sources)
-    _check_layers(request.spec, facts)
     cost = cost_of(request.kind, request.spec, facts)
-    _check_memory(cost, able)
+    _check_layers(request.spec, facts)
+    queue, able = _choose_queue(_queue_order(request, cost), able, cost)
     return Admission(queue, cost, reuse_key(request, able, sources))
 
 
@@ -190,14 +193,25 @@ def _source_job(books: Books, tenant: str, job_id: str, where: Location) -> JobF
     return JobFacts(job, books.get_metrics(job_id) or {}, books.list_artifacts(job_id))
 
 
-def _choose_queue(kind: str, spec: Spec, able: list[Worker]) -> tuple[str, list[Worker]]:
-    """The queue, and those of the able workers that serve it."""
-    for queue in _queue_order(kind, _device(spec)):
+def _choose_queue(order: Iterable[str], able: list[Worker], cost: Cost | None) -> tuple[str, list[Worker]]:
+    """The first queue that a worker with enough memory serves, and all of the able workers that serve it."""
+    served = []
+    for queue in order:
         serving = [worker for worker in able if queue in worker.queues and has_device(worker, queue)]
-        if serving:
+        if serving and _largest_memory(serving) >= (0 if cost is None else cost.peak_memory_bytes):
             return queue, serving
+        served += serving
+    if served and cost is not None:
+        needed, there = cost.peak_memory_bytes, _largest_memory(served)
+        message = f"the job needs about {needed} bytes of memory; a worker has {there:.0f}"
+        raise InvalidError(message, code="model_too_large", location=("spec", "model"))
     message = "no live worker that has the model serves a queue with the wanted device"
     raise InvalidError(message, code="device_unavailable", location=("spec", "device"))
+
+
+def _largest_memory(workers: Sequence[Worker]) -> float:
+    """Bytes; a worker that has not said how much it has is taken to have enough."""
+    return max(math.inf if worker.memory_bytes is None else worker.memory_bytes for worker in workers)
 
 
 def _device(spec: Spec) -> str:
@@ -205,10 +219,24 @@ def _device(spec: Spec) -> str:
     return "cuda" if "cuda" in wanted else "cpu" if "cpu" in wanted else "auto"
 
 
-def _queue_order(kind: str, device: str) -> Iterable[str]:
-    if kind == "analyze":
+def _queue_order(request: AnyRequest, cost: Cost | None) -> Iterable[str]:
+    if request.kind == "analyze":
         return ("short", "cpu", "gpu")
-    return {"cuda": ("gpu",), "cpu": ("cpu",), "auto": ("gpu", "cpu")}[device]
+    on_cpu = ("short", "cpu") if _is_short(request.spec, cost) else ("cpu",)
+    return {"cuda": ("gpu",), "cpu": on_cpu, "auto": ("gpu", *on_cpu)}[_device(request.spec)]
+
+
+def _is_short(spec: Spec, cost: Cost | None) -> bool:
+    """Whether the job is so quick that it should not wait behind a long one.
+
+    Only what the estimate covers whole: static pruning, and layer importance. Calibration, healing,
+    evaluation and bias depend on more than sizes.
+    """
+    if cost is None or cost.seconds > SHORT_SECONDS:
+        return False
+    if isinstance(spec, PruneSpec):
+        return spec.calibration is None and spec.evaluation is None and spec.healing is None
+    return isinstance(spec, ImportanceSpec)
 
 
 def has_device(worker: Worker, queue: str) -> bool:
@@ -271,16 +299,6 @@ def _check_layers(spec: Spec, facts: Sequence[JsonObject | None]) -> None:
 
 def _layers(message: str, where: Location) -> InvalidError:
     return InvalidError(message, code="layers_out_of_range", location=("spec", *where))
-
-
-def _check_memory(cost: Cost | None, able: Sequence[Worker]) -> None:
-    limits = [worker.memory_bytes for worker in able]
-    if cost is None or None in limits:
-        return
-    largest = max(limit for limit in limits if limit is not None)
-    if cost.peak_memory_bytes > largest:
-        message = f"the job needs about {cost.peak_memory_bytes} bytes of memory; a worker has {largest}"
-        raise InvalidError(message, code="model_too_large", location=("spec", "model"))
 
 
 def cost_of_job(books: Books, job: Job, spec: Spec, workers: Sequence[Worker]) -> Cost | None:

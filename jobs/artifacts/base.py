@@ -98,7 +98,10 @@ class ArtifactStore(Protocol):
         ...
 
     def check(self, token: str) -> None:
-        """Write, read and remove a small object named after `token`; raises StorageError if that fails."""
+        """See whether the store takes and gives objects; raises StorageError if not.
+
+        A folder is only looked at; in a bucket a small object named after `token` comes and goes.
+        """
         ...
 
 

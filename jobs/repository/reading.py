@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, literal, select
+from sqlalchemy import ColumnElement, Select, bindparam, func, literal, select, true
 
 from jobs import tables as t
 from jobs.database import now_ms
@@ -153,25 +153,33 @@ class ReadingVerbs(Verbs):
         text = self._column(job_id, t.jobs.c.checks)
         return [] if text is None else [Check(**item) for item in json.loads(text)]
 
-    def count_states(self) -> dict[tuple[str, str], int]:
-        """(state, kind) → number of jobs."""
+    def count_states(self, tenant: str | None = None) -> dict[tuple[str, str], int]:
+        """(state, kind) → number of jobs, of one tenant or of all."""
         c = t.jobs.c
+        query = select(c.state, c.kind, func.count()).where(_of(tenant)).group_by(c.state, c.kind)
         with self._read() as connection:
-            rows = connection.execute(select(c.state, c.kind, func.count()).group_by(c.state, c.kind)).all()
+            rows = connection.execute(query).all()
         return {(row[0], row[1]): row[2] for row in rows}
 
-    def attempt_totals(self) -> dict[str, tuple[int, float]]:
-        """Outcome → number of attempts that ended so (or run), and the seconds that they took together."""
+    def attempt_totals(self, tenant: str | None = None) -> dict[str, tuple[int, float]]:
+        """Outcome → number of attempts that ended so (or run), and the seconds that they took together.
+
+        Those of one tenant's jobs, or all.
+        """
         a = t.attempts.c
         took = func.coalesce(func.sum(a.finished_at - a.started_at), 0)
+        query = select(a.outcome, func.count(), took).group_by(a.outcome)
+        if tenant is not None:
+            query = query.where(a.job_id.in_(select(t.jobs.c.id).where(_of(tenant))))
         with self._read() as connection:
-            rows = connection.execute(select(a.outcome, func.count(), took).group_by(a.outcome)).all()
+            rows = connection.execute(query).all()
         return {row[0]: (row[1], float(row[2]) / 1000) for row in rows}
 
-    def queue_age_seconds(self) -> dict[str, float]:
-        """For each queue with waiting jobs: how long the oldest has waited."""
+    def queue_age_seconds(self, tenant: str | None = None) -> dict[str, float]:
+        """For each queue with waiting jobs (of one tenant, or of all): how long the oldest has waited."""
         c = t.jobs.c
-        query = select(c.queue, now_ms() - func.min(c.queued_at)).where(is_in(State.QUEUED)).group_by(c.queue)
+        waited = now_ms() - func.min(c.queued_at)
+        query = select(c.queue, waited).where(is_in(State.QUEUED), _of(tenant)).group_by(c.queue)
         with self._read() as connection:
             return {row[0]: max(row[1], 0) / 1000 for row in connection.execute(query)}
 
@@ -222,3 +230,8 @@ def _page_query(given: frozenset[str], labels: int) -> Select[Any]:
 def _artifact(row: Mapping[Any, Any]) -> Artifact:
     names = ("name", "media_type", "size", "sha256", "storage", "published_at")
     return Artifact(**{name: row[name] for name in names})
+
+
+def _of(tenant: str | None) -> ColumnElement[bool]:
+    """The condition that a job is this tenant's; of every job for None."""
+    return true() if tenant is None else t.jobs.c.tenant == tenant

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,8 @@ class PruningPlan:
 
             tensors = {name: self.weights[name].detach().cpu().contiguous() for name in sorted(self.weights)}
             save_file(tensors, weights, metadata={"format": "pt"})
+            # safetensors makes files that their owner alone may read, unlike everything beside them
+            weights.chmod(stat.S_IMODE((target / PLAN_FILE).stat().st_mode))
 
     def to_json(self) -> str:
         """The plan without its weights as JSON text, one top-level key a line, keys sorted."""

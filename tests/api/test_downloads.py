@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import email
 import hashlib
 import io
 import tarfile
@@ -128,25 +127,12 @@ class TestRanges:
         response = nobody.get(link, headers={"Range": "bytes=5000-", "If-Range": condition})
         assert (response.status_code, response.content) == (200, DATA)
 
-    def test_several_parts_come_as_multipart(self, nobody: Caller, link: str) -> None:
-        response = nobody.get(link, headers={"Range": "bytes=0-3,10-12,-2"})
-        assert response.status_code == 206
-        assert response.headers["Content-Length"] == str(len(response.content))
-        head = f"Content-Type: {response.headers['Content-Type']}\r\n\r\n".encode()
-        parts = email.message_from_bytes(head + response.content).get_payload()
-        assert isinstance(parts, list)
-        assert [part.get_payload(decode=True) for part in parts] == [DATA[:4], DATA[10:13], DATA[-2:]]
-        assert parts[1]["Content-Range"] == f"bytes 10-12/{len(DATA)}"
+    @pytest.mark.parametrize("asked", ["bytes=0-3,10-12,-2", "bytes=" + ",".join(["0-"] * 500)])
+    def test_several_ranges_at_once_give_the_whole(self, nobody: Caller, link: str, asked: str) -> None:
+        response = nobody.get(link, headers={"Range": asked})
+        assert (response.status_code, response.content) == (200, DATA)
 
-    @pytest.mark.parametrize(
-        "asked",
-        [
-            f"bytes={len(DATA)}-",
-            "bytes=-0",
-            "bytes=0-9,5-12",
-            "bytes=" + ",".join(f"{i}-{i}" for i in range(0, 60, 2)),
-        ],
-    )
+    @pytest.mark.parametrize("asked", [f"bytes={len(DATA)}-", "bytes=-0"])
     def test_what_cannot_be_given_is_416(self, nobody: Caller, link: str, asked: str) -> None:
         response = nobody.get(link, headers={"Range": asked})
         assert (response.status_code, response.json()["code"]) == (416, "range_not_satisfiable")

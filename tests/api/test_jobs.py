@@ -41,7 +41,7 @@ def test_creation_leaves_a_message_with_the_trace_in_the_outbox(
 ) -> None:
     job = caller.create()
     entries = services.repository.take_outbox()
-    assert [(entry.job_id, entry.queue) for entry in entries] == [(job["id"], "cpu")]
+    assert [(entry.job_id, entry.queue) for entry in entries] == [(job["id"], "short")]
 
 
 def test_validate_estimates_and_creates_nothing(caller: Caller, worker: FakeWorker) -> None:
@@ -50,7 +50,7 @@ def test_validate_estimates_and_creates_nothing(caller: Caller, worker: FakeWork
     estimate = response.json()
     assert set(estimate) == {"peak_memory_bytes", "output_bytes", "seconds", "queue"}
     assert 0 < estimate["output_bytes"] < 400_000
-    assert estimate["queue"] == "cpu"
+    assert estimate["queue"] == "short"
     assert caller.get("/v1/jobs").json()["items"] == []
 
 
@@ -177,7 +177,7 @@ class TestGetting:
         attempt = worker.claim(job["id"])
         running = caller.get(url, headers={"If-None-Match": tag})
         assert (running.status_code, running.json()["state"]) == (200, "running")
-        worker.attempt.progress(job["id"], attempt, 0.25)
+        worker.progress(job["id"], attempt, 0.25)
         moved = caller.get(url, headers={"If-None-Match": running.headers["ETag"]})
         assert moved.json()["progress"]["fraction"] == 0.25
 

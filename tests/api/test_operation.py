@@ -19,6 +19,7 @@ from api import openapi
 from api.background.loops import Loops
 from api.context import Services
 from jobs.artifacts import storage_of
+from jobs.ids import new_id
 from jobs.rows import JobError, LocalModel, OutboxEntry
 from tests.api.conftest import FACTS, Caller, FakeWorker, prune
 
@@ -78,11 +79,43 @@ class TestMetrics:
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         jobs = {(s.labels["state"], s.labels["kind"]): s.value for s in samples if s.name == "optipfair_jobs"}
         assert jobs == {("queued", "prune"): 1, ("succeeded", "prune"): 1}
-        assert any(s.name == "optipfair_queue_age_seconds" and s.labels == {"queue": "cpu"} for s in samples)
+        assert {s.labels["queue"] for s in samples if s.name == "optipfair_queue_age_seconds"} == {"short"}
+
+    def test_requests_are_counted_by_route(self, app: FastAPI, make_key: Callable[..., str]) -> None:
+        admin = Caller(app, make_key("acme", "admin"))
+        admin.get(f"/v1/jobs/{new_id()}")
+        text = admin.get("/metrics").text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         routes = {s.labels["route"] for s in samples if s.name == "optipfair_http_requests_total"}
         assert "/v1/jobs/{job_id}" in routes
 
-    def test_no_label_holds_an_id(self, caller: Caller, worker: FakeWorker) -> None:
+    def test_a_key_without_admin_sees_its_own_tenants_jobs_only(
+        self, app: FastAPI, make_key: Callable[..., str], worker: FakeWorker
+    ) -> None:
+        ours = Caller(app, make_key())
+        theirs = Caller(app, make_key("other"))
+        admin = Caller(app, make_key("third", "admin"))
+        ours.create()
+        worker.run(theirs.create()["id"])
+
+        def counted(caller: Caller) -> dict[str, float]:
+            families = text_string_to_metric_families(caller.get("/metrics").text)
+            samples = [sample for family in families for sample in family.samples]
+            found = {f"job {s.labels['state']}": s.value for s in samples if s.name == "optipfair_jobs"}
+            names = ("optipfair_attempts", "optipfair_queue_age_seconds", "optipfair_http_requests_total")
+            return found | {name: 1 for name in names if any(s.name == name for s in samples)}
+
+        assert counted(ours) == {"job queued": 1, "optipfair_queue_age_seconds": 1}
+        assert counted(theirs) == {"job succeeded": 1, "optipfair_attempts": 1}
+        assert counted(admin).keys() == counted(ours).keys() | counted(theirs).keys() | {
+            "optipfair_http_requests_total"
+        }
+        assert Caller(app, make_key("acme", "jobs:write")).get("/metrics").status_code == 403
+
+    def test_no_label_holds_an_id(
+        self, app: FastAPI, make_key: Callable[..., str], worker: FakeWorker
+    ) -> None:
+        caller = Caller(app, make_key("acme", "admin"))
         job = caller.create()
         caller.get(f"/v1/jobs/{job['id']}")
         caller.get("/nowhere/at/all")
@@ -147,7 +180,7 @@ class TestLoops:
         monkeypatch.setattr(services.publisher, "publish", sent.append)
         job = caller.create(priority=5)
         assert one_round(services, "dispatch")
-        assert [(entry.job_id, entry.queue, entry.priority) for entry in sent] == [(job["id"], "cpu", 5)]
+        assert [(entry.job_id, entry.queue, entry.priority) for entry in sent] == [(job["id"], "short", 5)]
         assert not one_round(services, "dispatch")
 
     def test_a_broker_that_is_away_loses_nothing(
@@ -246,12 +279,21 @@ def one_round(services: Services, name: str) -> bool:
 def metrics_of(services: Services) -> bytes:
     from api.observability import render
 
-    return render(services.metrics, [])
+    return render([], services.metrics)
 
 
 class TestImport:
     def test_it_loads_no_engine(self) -> None:
         code = f"import sys, api.main; print([name for name in {HEAVY!r} if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+    def test_it_loads_nothing_that_one_route_or_a_loop_alone_needs(self) -> None:
+        names = [
+            *("celery", "kombu", "jinja2", "obstore", "httpx", "standardwebhooks", "alembic", "psycopg"),
+            *("opentelemetry.sdk", "opentelemetry.exporter", "pydantic_settings", "yaml"),
+        ]
+        code = f"import sys, api.main; print([name for name in {names} if name in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]"
 

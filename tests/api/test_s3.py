@@ -55,12 +55,7 @@ def test_links_lead_to_the_same_answers_as_on_disk(
                 }
                 if name != "*":  # the archive's folder is named after the job
                     shown |= {k: response.headers.get(k) for k in ("ETag", "Repr-Digest")}
-                    boundary = (shown["Content-Type"] or "").partition("boundary=")[2]
-                    content = response.content.replace(boundary.encode() or b"-", b"-")
-                    shown |= {"body": "" if response.status_code == 416 else str(content)}
-                    shown["Content-Type"] = (shown["Content-Type"] or "").partition(";")[0]
-                elif "multipart" in (shown["Content-Type"] or ""):
-                    shown["Content-Type"] = "multipart"
+                    shown |= {"body": "" if response.status_code == 416 else str(response.content)}
                 if response.status_code == 416:
                     shown["Content-Length"] = None  # a problem document carries an id
                 found.append((name, str(headers), response.status_code, shown))

@@ -83,10 +83,10 @@ def refusal(repository: Repository, request: Any) -> InvalidError:
     return caught.value
 
 
-def test_a_known_model_goes_to_the_cpu_queue_with_an_estimate(repository: Repository) -> None:
+def test_a_quick_prune_goes_to_the_queue_for_short_work_with_an_estimate(repository: Repository) -> None:
     beat(repository, WORKER)
     admission = admit(repository, TENANT, prune())
-    assert admission.queue == "cpu"
+    assert admission.queue == "short"
     assert admission.estimate is not None
     assert 0 < admission.estimate.output_bytes < FACTS["bytes"]
     assert admission.estimate.seconds > 0
@@ -101,13 +101,37 @@ def test_short_work_has_a_queue_of_its_own(repository: Repository) -> None:
     assert admit(repository, TENANT, request).queue == "cpu"
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"calibration": {"texts": ["a text"]}, "preset": "recommended"},
+        {"evaluation": {"texts": ["a text"]}},
+        {"model": {"source": "local", "name": "large"}},
+    ],
+)
+def test_a_prune_that_may_take_long_is_no_short_work(repository: Repository, spec: dict[str, Any]) -> None:
+    large = LocalModel("large", "r1", {**FACTS, "bytes": 10**11, "parameters": 5 * 10**10})
+    beat(repository, replace(WORKER, models=[TINY, large]))
+    assert admit(repository, TENANT, prune(**spec)).queue == "cpu"
+
+
+def test_short_work_that_needs_more_memory_than_the_worker_for_it_has_goes_elsewhere(
+    repository: Repository,
+) -> None:
+    small = replace(WORKER, id="w2", queues=["short"], memory_bytes=1_000_000)
+    beat(repository, small, replace(WORKER, queues=["cpu"], memory_bytes=10**12))
+    assert admit(repository, TENANT, prune()).queue == "cpu"
+    beat(repository, small, replace(WORKER, queues=["cpu"], memory_bytes=1_000_000))
+    assert refusal(repository, prune()).code == "model_too_large"
+
+
 def test_a_gpu_is_taken_if_there_is_one_and_required_if_asked_for(repository: Repository) -> None:
     beat(repository, WORKER)
     assert refusal(repository, prune(device="cuda")).code == "device_unavailable"
     beat(repository, GPU)
     assert admit(repository, TENANT, prune(device="cuda")).queue == "gpu"
     assert admit(repository, TENANT, prune()).queue == "gpu"
-    assert admit(repository, TENANT, prune(device="cpu")).queue == "cpu"
+    assert admit(repository, TENANT, prune(device="cpu")).queue == "short"
 
 
 def test_a_job_goes_only_where_the_model_is(repository: Repository) -> None:
@@ -170,7 +194,7 @@ def test_what_cannot_fit_is_refused(repository: Repository) -> None:
     beat(repository, replace(WORKER, memory_bytes=1_000_000))
     assert refusal(repository, prune()).code == "model_too_large"
     beat(repository, replace(WORKER, id="w2", memory_bytes=10**12))
-    assert admit(repository, TENANT, prune()).queue == "cpu"
+    assert admit(repository, TENANT, prune()).queue == "short"
 
 
 def test_hub_models_go_to_workers_that_may_use_the_hub(repository: Repository) -> None:

@@ -21,6 +21,7 @@ from jobs.artifacts import (
     remove_if_dead,
     remove_orphans,
 )
+from jobs.artifacts.local import LocalStore
 from jobs.artifacts.s3 import PART_BYTES
 from jobs.errors import ArtifactMissingError, StorageError
 from jobs.ids import new_id
@@ -187,6 +188,19 @@ def test_the_check_leaves_nothing(store: ArtifactStore) -> None:
     store.check("abc123")
     assert list(store.folders()) == []
     assert store.free_bytes() > 0
+
+
+def test_a_look_at_a_folder_that_is_not_there_yet_does_not_make_it(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "data" / "artifacts")
+    store.check("abc123")
+    assert store.free_bytes() > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(StorageError, match=f"{tmp_path / 'data'} is not a folder"):
+        LocalStore(tmp_path / "data" / "artifacts").check("abc123")
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../x", "a b", "ä", "x" * 129, "a\n", "-"])

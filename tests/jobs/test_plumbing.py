@@ -65,15 +65,6 @@ class TestSettings:
         assert settings.models_dir == tmp_path / "models"
         assert settings.public_url == "http://127.0.0.1:8123"
 
-    def test_arguments_win_over_the_environment(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        monkeypatch.setenv("OPTIPFAIR_PORT", "9001")
-        monkeypatch.setenv("OPTIPFAIR_MODELS_DIR", "/models")
-        assert Settings(data_dir=tmp_path).port == 9001
-        assert Settings(data_dir=tmp_path, port=9002).port == 9002
-        assert Settings(data_dir=tmp_path).models_dir == Path("/models")
-
     def test_secrets_do_not_show(self, tmp_path: Path) -> None:
         settings = Settings(data_dir=tmp_path, artifacts_s3_secret_key="hunter2")
         assert "hunter2" not in repr(settings)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -138,3 +140,18 @@ def test_downloads_need_no_key_and_support_ranges(service: Service) -> None:
     part = httpx.get(link["url"], headers={"Range": "bytes=10-19"})
     assert part.status_code == 206
     assert part.content == whole[10:20]
+
+
+def test_a_short_job_does_not_wait_behind_a_long_one(
+    start: Callable[..., AbstractContextManager[Service]],
+) -> None:
+    long_spec = {"evaluation": {"texts": ["a text to measure on"]}}  # what is measured may take long
+    with start(OPTIPFAIR_SHORT_WORKERS="1") as service:
+        wait_for(lambda: service.client.get("/v1/models").json()["items"], "a worker that has the model")
+        both = 'optipfair_workers{queue="short"} 2.0'
+        wait_for(lambda: both in service.client.get("/metrics").text, "both workers to report themselves")
+        long = [service.post_job(spec=long_spec, labels={"test.engine": "hold:120"}) for _ in range(2)]
+        service.wait_state(long[0], "running")
+        short = service.wait_end(service.post_job("analyze"))
+        assert short["state"] == "succeeded", short["error"]
+        assert [service.job(job_id)["state"] for job_id in long] == ["running", "queued"]

@@ -127,7 +127,18 @@ def test_doctor_says_what_to_do_when_nothing_runs(tmp_path: Path) -> None:
     failing = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
     assert {line.split()[1] for line in failing} >= {"database", "schema", "broker", "models", "worker"}
     assert all(" — " in line for line in failing)
-    assert not (tmp_path / "new" / "service.db").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_doctor_leaves_a_data_folder_as_it_is(tmp_path: Path) -> None:
+    def run(verb: str) -> None:
+        argv = [*command(tmp_path)[:3], verb, "--data-dir", str(tmp_path / "data")]
+        subprocess.run(argv, capture_output=True, env=environment(), timeout=120, check=False)
+
+    run("migrate")
+    before = sorted(tmp_path.rglob("*"))
+    run("doctor")
+    assert sorted(tmp_path.rglob("*")) == before != []
 
 
 def test_settings_that_make_no_sense_are_refused_without_a_stack_trace(tmp_path: Path) -> None:

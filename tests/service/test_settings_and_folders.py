@@ -2,60 +2,117 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jobs.addresses import socket_path
 from jobs.artifacts.local import LocalStore
-from jobs.settings import Settings
+from jobs.handover import FROM_STDIN, api_document, child_environment, worker_document
+from jobs.settings import Settings, read_settings
 from service import broker
 from service.bootstrap import check_secret, write_private
 from service.doctor import check_disk
-from service.embedded import _worker, bind, settle, uses_embedded_broker
-from service.environment import api_environment, worker_environment
+from service.embedded import SHORT_SHARE, bind, settle, uses_embedded_broker, worker_specs
 from service.lock import AlreadyRunningError, DataFolderLock
 from worker.memory import machine_memory
 
 
-def test_a_worker_gets_the_settings_but_nothing_secret_of_the_api(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, lease_seconds=17, allow_hub=True)
-    environ = {
+def test_a_worker_is_told_the_settings_but_nothing_secret_of_the_api(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, lease_seconds=17, allow_hub=True, secret_file=tmp_path / "s3cret")
+    told = json.loads(worker_document(settings))
+    assert set(Settings.model_fields) - set(told) == {
+        "secret_file", "host", "port", "public_url", "allow_loopback_webhooks",
+    }  # fmt: skip
+    assert "s3cret" not in str(told)
+    assert (told["lease_seconds"], told["allow_hub"]) == (17.0, True)
+
+
+def test_no_child_inherits_settings_or_a_clients_key_in_its_environment() -> None:
+    ours = {
         "OPTIPFAIR_SECRET_FILE": "/s",
-        "OPTIPFAIR_API_KEY": "ofk_x",
-        "OPTIPFAIR_TEST_HOOKS": "1",
-        "HOME": "/h",
+        "OPTIPFAIR_KEY": "ofk_x",
+        "OPTIPFAIR_DATABASE_URL": "postgresql://",
     }
-    environment = worker_environment(settings, environ)
-    assert not [name for name in environment if "SECRET_FILE" in name or "API_KEY" in name]
-    assert "ofk_x" not in environment.values()
-    assert environment["OPTIPFAIR_TEST_HOOKS"] == "1"
-    assert environment["HOME"] == "/h"
-    assert environment["OPTIPFAIR_LEASE_SECONDS"] == "17.0"
-    assert environment["OPTIPFAIR_ALLOW_HUB"] == "true"
+    kept = {"OPTIPFAIR_TEST_HOOKS": "1", "HOME": "/h"}
+    assert child_environment({**ours, **kept}) == kept
+
+
+@pytest.mark.parametrize("module", ["worker", "service.api_process"])
+def test_a_process_that_is_handed_its_settings_does_not_look_at_the_environment(
+    module: str, tmp_path: Path
+) -> None:
+    settings = Settings(data_dir=tmp_path, artifacts_url="s3://bucket", log_format="console")
+    document = json.dumps({**json.loads(api_document(settings)), "lease_seconds": "from the pipe"})
+    environ = {**os.environ, "OPTIPFAIR_LEASE_SECONDS": "from the environment"}
+    argv = [sys.executable, "-m", module, FROM_STDIN]
+    done = subprocess.run(argv, input=document, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "from the pipe" in done.stderr and "from the environment" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", ["serve", "api", "worker", "migrate", "doctor", "keys create", "keys list", "keys revoke 1"]
+)
+def test_every_command_names_the_variable_that_a_misspelt_one_may_have_meant(
+    verb: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    argv = [sys.executable, "-m", "service.cli", *verb.split(), "--data-dir", str(folder)]
+    environ = {**os.environ, "OPTIPFAIR_LEASE_SECOND": "5"}
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "OPTIPFAIR_LEASE_SECOND (the nearest is OPTIPFAIR_LEASE_SECONDS)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["OPTIPFAIR_URL", "OPTIPFAIR_KEY", "OPTIPFAIR_TEST_DATA", "OPENAI_API_KEY"])
+def test_variables_that_are_no_settings_of_ours_are_let_be(name: str, tmp_path: Path) -> None:
+    assert read_settings({"data_dir": tmp_path}, {name: "x"}) == Settings(data_dir=tmp_path)
+
+
+def test_flags_win_over_variables_and_these_over_defaults(tmp_path: Path) -> None:
+    environ = {"OPTIPFAIR_PORT": "9001", "OPTIPFAIR_MODELS_DIR": "/models", "OPTIPFAIR_ALLOW_HUB": "true"}
+    settings = read_settings({"data_dir": tmp_path, "port": 9002}, environ)
+    assert settings == Settings(data_dir=tmp_path, port=9002, models_dir=Path("/models"), allow_hub=True)
+    assert read_settings({}, environ).port == 9001
+
+
+def told_workers(settings: Settings) -> list[dict[str, Any]]:
+    return [json.loads(spec.document) for spec in worker_specs(settings)]
 
 
 def test_the_workers_of_one_machine_share_its_cores_and_memory(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path)
-    share = _worker(settings, 0, 2).env
-    assert int(share["OPTIPFAIR_MEMORY_BYTES"]) == machine_memory() // 2
-    assert int(share["OPTIPFAIR_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
-    stated = settings.model_copy(update={"memory_bytes": 123})
-    assert _worker(stated, 0, 2).env["OPTIPFAIR_MEMORY_BYTES"] == "123"
+    first, second, short = told_workers(Settings(data_dir=tmp_path, workers=2))
+    assert first == second
+    assert first["threads"] == max(1, (os.cpu_count() or 1) // 2)
+    assert first["worker_queues"] == "cpu,short"
+    assert short["worker_queues"] == "short"
+    assert short["threads"] == 1
+    assert short["memory_bytes"] == machine_memory() // SHORT_SHARE
+    together = first["memory_bytes"] + second["memory_bytes"] + short["memory_bytes"]
+    assert machine_memory() - 3 <= together <= machine_memory()
+    stated = told_workers(Settings(data_dir=tmp_path, memory_bytes=123, threads=5))
+    assert [(worker["memory_bytes"], worker["threads"]) for worker in stated] == [(123, 5), (123, 1)]
 
 
-def test_settings_survive_the_way_through_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = Settings(data_dir=tmp_path, port=4321, worker_queues="gpu", min_free_bytes=5)
-    for name in [name for name in os.environ if name.startswith("OPTIPFAIR_")]:
-        monkeypatch.delenv(name)
-    for name, text in api_environment(settings, {}).items():
-        monkeypatch.setenv(name, text)
-    assert Settings().model_dump() == settings.model_dump()
+def test_serve_can_do_without_a_worker_for_short_jobs(tmp_path: Path) -> None:
+    (only,) = told_workers(Settings(data_dir=tmp_path, short_workers=0))
+    assert only["memory_bytes"] == machine_memory()
+
+
+def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, port=4321, worker_queues="gpu", memory_bytes=None)
+    assert Settings.model_validate_json(api_document(settings)) == settings
 
 
 @pytest.mark.parametrize(
@@ -110,12 +167,12 @@ def test_a_second_holder_of_a_data_folder_is_told_who_holds_it(tmp_path: Path) -
 
 
 def test_the_brokers_socket_moves_when_the_data_folders_path_is_long(tmp_path: Path) -> None:
-    near = broker.socket_path(Path("/srv/optipfair"))
-    far = broker.socket_path(tmp_path / ("x" * 120))
+    near = socket_path(Path("/srv/optipfair"))
+    far = socket_path(tmp_path / ("x" * 120))
     assert near == Path("/srv/optipfair/broker/valkey.sock")
     assert len(os.fsencode(far)) < 104
-    assert far == broker.socket_path(tmp_path / ("x" * 120))
-    assert far != broker.socket_path(tmp_path / ("y" * 120))
+    assert far == socket_path(tmp_path / ("x" * 120))
+    assert far != socket_path(tmp_path / ("y" * 120))
 
 
 def test_a_socket_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
@@ -126,9 +183,9 @@ def test_a_socket_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_embedded_broker_is_used_unless_another_is_named(tmp_path: Path) -> None:
-    assert uses_embedded_broker(broker.with_socket(Settings(data_dir=tmp_path)))
+    assert uses_embedded_broker(Settings(data_dir=tmp_path))
     other = Settings(data_dir=tmp_path, broker_url="redis://elsewhere:6379/0")
-    assert not uses_embedded_broker(broker.with_socket(other))
+    assert not uses_embedded_broker(other)
 
 
 def test_port_zero_becomes_the_real_port_everywhere(tmp_path: Path) -> None:

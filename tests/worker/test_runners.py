@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,8 +22,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from jobs.specs import requests as specs
+from jobs import specs
 from jobs.specs.metrics import known_metrics
+from optipfair_engine import workflow
+from optipfair_engine.calibration import CalibrationSet
+from optipfair_engine.cli.shared import read_calibration
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.options import prune as engine_options
 from optipfair_engine.progress import null_reporter
@@ -145,6 +148,41 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>")
     tokenizer.save_pretrained(root / "models" / "tiny")
     return root
+
+
+def same(ours: CalibrationSet, theirs: CalibrationSet) -> bool:
+    facts = replace(ours, batches=()) == replace(theirs, batches=())
+    pairs = zip(ours.batches, theirs.batches, strict=True)
+    return facts and all(torch.equal(a[key], b[key]) for a, b in pairs for key in a.keys() | b.keys())
+
+
+@pytest.mark.parametrize("name", ["sentences.jsonl", "book.txt"])
+def test_a_job_and_a_command_calibrate_alike_on_the_same_file(
+    tiny: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = ["the male nurse sat the baker sat the driver sat", "the driver sat", "the female baker sat"]
+    (tiny / "calibration").mkdir(exist_ok=True)
+    content = (
+        "\n".join(json.dumps({"text": line}) for line in lines) if name.endswith("l") else " ".join(lines)
+    )
+    file = tiny / "calibration" / name
+    file.write_text(content)
+    model = tiny / "models" / "tiny"
+    by_command = read_calibration(file, model, num_samples=5, batch_size=2, max_length=4)
+    seen: list[CalibrationSet] = []
+    monkeypatch.setattr(
+        workflow, "prune_checkpoint", lambda *_, calibration_texts, **__: seen.append(calibration_texts) or {}
+    )
+    reference = {"source": "local", "name": name, "num_samples": 5, "batch_size": 2, "max_length": 4}
+    spec = job(
+        "prune",
+        {"model": TINY, "pruning_percentage": 50, "compensation": "least_squares", "calibration": reference},
+    )
+    runners.run_prune(spec, tmp_path, inputs_under(tiny), null_reporter)
+    assert by_command is not None
+    if name.endswith(".jsonl"):
+        assert by_command.num_samples == len(lines)  # and not one more for the end of the long line
+    assert same(by_command, seen[0])
 
 
 TINY = {"source": "local", "name": "tiny"}

@@ -64,12 +64,12 @@ def run_importance(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -
     """How much each layer changes what passes through it."""
     from optipfair_engine import workflow
 
-    calibration = spec["calibration"]
+    calibration, model = spec["calibration"], inputs.model(spec["model"])
     return dict(
         workflow.importance_checkpoint(
-            inputs.model(spec["model"]),
+            model,
             output,
-            texts=inputs.texts(calibration) or [],
+            texts=inputs.calibration(calibration, model) or [],
             max_length=calibration["max_length"],
             batch_size=calibration["batch_size"],
             num_samples=calibration["num_samples"],
@@ -87,12 +87,13 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
     from optipfair_engine.options.prune import PruneOptions
     from worker.engine.reload_check import forked_runner
 
+    model = inputs.model(spec["model"])
     return dict(
         workflow.prune_checkpoint(
-            inputs.model(spec["model"]),
+            model,
             output,
             PruneOptions(**prune_options(spec, {field.name for field in fields(PruneOptions)})),
-            calibration_texts=inputs.texts(spec["calibration"]),
+            calibration_texts=inputs.calibration(spec["calibration"], model),
             evaluation_texts=inputs.texts(spec["evaluation"]),
             plan=inputs.model({"source": "job", **spec["plan"]}) if spec["plan"] else None,
             reload_runner=forked_runner,

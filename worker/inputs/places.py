@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import CalibrationError, CheckpointError, EngineError
 from optipfair_engine.progress import Reporter
 from worker.inputs.cache import FolderCache
 from worker.inputs.files import OutsideRootError, resolve_named
 from worker.inputs.hub import hub_model, hub_texts
+
+if TYPE_CHECKING:
+    from optipfair_engine.calibration import CalibrationSet
 
 
 class InputNotFoundError(EngineError, ValueError):
@@ -89,8 +92,23 @@ class Inputs:
             raise InputNotFoundError(f"step {name!r} wrote no checkpoint")
         return folder
 
+    def calibration(
+        self, reference: Mapping[str, Any] | None, model: Path
+    ) -> CalibrationSet | list[str] | None:
+        """What a calibration reference names, for the model in this folder; None stays None.
+
+        A named file is read as the command reads it: a line of a ``.jsonl`` is one sample.
+        """
+        if reference is None or reference.get("source") != "local":
+            return self.texts(reference)
+        from optipfair_engine.calibration import load_calibration_file
+        from optipfair_engine.checkpoints import load_tokenizer
+
+        sizes = {name: reference[name] for name in ("max_length", "num_samples", "batch_size")}
+        return load_calibration_file(self._calibration_file(reference), load_tokenizer(model), **sizes)
+
     def texts(self, reference: Mapping[str, Any] | None) -> list[str] | None:
-        """The texts of a calibration or evaluation reference; None stays None."""
+        """The texts of a reference; None stays None."""
         if reference is None:
             return None
         if reference.get("texts") is not None:
@@ -99,7 +117,10 @@ class Inputs:
             return self._hub_texts(reference)
         from optipfair_engine.calibration.text import read_texts
 
-        return read_texts(self._named(self.places.calibration, "calibration file", reference["name"]))[0]
+        return read_texts(self._calibration_file(reference))[0]
+
+    def _calibration_file(self, reference: Mapping[str, Any]) -> Path:
+        return self._named(self.places.calibration, "calibration file", reference["name"])
 
     def _hub_texts(self, reference: Mapping[str, Any]) -> list[str]:
         if not self.places.allow_hub:

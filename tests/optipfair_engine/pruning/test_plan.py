@@ -47,6 +47,12 @@ def test_equal_plans_give_equal_bytes(plan: PruningPlan, tmp_path: Path) -> None
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_who_may_read_the_plan_may_read_its_weights(plan: PruningPlan, tmp_path: Path) -> None:
+    plan.save(tmp_path)
+    modes = {(tmp_path / name).stat().st_mode for name in ("plan.json", "plan.safetensors")}
+    assert len(modes) == 1
+
+
 def test_saving_a_plan_without_weights_removes_stale_ones(plan: PruningPlan, tmp_path: Path) -> None:
     plan.save(tmp_path)
     dataclasses.replace(plan, weights={}).save(tmp_path)
