@@ -20,8 +20,6 @@ from jobs.specs.references import (
     CalibrationRef,
     Component,
     Device,
-    Dtype,
-    Finite,
     LayerIndices,
     ModelRef,
     OpaqueName,
@@ -29,10 +27,11 @@ from jobs.specs.references import (
     PromptPairs,
     StepModelRef,
     StepName,
-    Strict,
     TextRef,
     names_given,
 )
+from optipfair_engine.options.base import Finite, Strict
+from optipfair_engine.options.words import DType
 
 MAX_STEPS = 16
 
@@ -53,7 +52,7 @@ class ImportanceSpec(Strict):
         default=None,
         description='Where the layers are, for a model with several stacks, as "encoder.block" of T5.',
     )
-    dtype: Dtype = "auto"
+    dtype: DType = "auto"
     device: Device = "auto"
 
 
@@ -94,7 +93,7 @@ class BiasSpec(Strict):
         description="Change from the baseline that doesn't count: of the mean difference, relative "
         "(null: 0.05); of a preference suite's distance from one half (null: 0.02).",
     )
-    dtype: Dtype = "auto"
+    dtype: DType = "auto"
     device: Device = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the bootstrap."""
@@ -129,7 +128,7 @@ class EvaluateSpec(Strict):
     """Tokens in a window of the text."""
     max_new_tokens: int = Field(default=50, ge=1, le=2048)
     """Tokens to generate for each prompt."""
-    dtype: Dtype = "auto"
+    dtype: DType = "auto"
     device: Device = "auto"
 
     @model_validator(mode="after")

@@ -1,0 +1,101 @@
+"""The engine's errors for what a model of options refuses: the one translation of pydantic's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from optipfair_engine.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+#: Fields that the engine's texts call by another name.
+_NAMES = {
+    "healing.max_seconds": "healing.max_seconds",
+    "fairness.weight": "The fairness weight",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
+#: What must hold of a number, where the bound that was passed is only half of it.
+_WHOLE = {
+    "pruning_percentage": "at least 0 and below 100",
+    "depth_pruning_percentage": "above 0 and below 100",
+    "fairness.weight": "at least 0 and finite",
+}
+
+
+class ContradictionError(ValueError):
+    """Options that don't go together, worded for a job; ``guide``: as the engine's own calls say it."""
+
+    def __init__(self, text: str, guide: str | None = None) -> None:
+        super().__init__(text)
+        self.guide = text if guide is None else guide
+
+
+@contextmanager
+def engines_errors() -> Iterator[None]:
+    """Contradictions of options as the engine's ``InvalidOptionError``, in the words of its calls."""
+    try:
+        yield
+    except ContradictionError as error:
+        raise InvalidOptionError(error.guide) from None
+
+
+def explained(error: ValidationError, model: str) -> Exception:
+    """The first thing that is wrong, as the error that the engine's callers know."""
+    found = error.errors(include_url=False)[0]
+    place = [str(part) for part in found["loc"]]
+    if place[:1] == ["layer_indices"]:
+        kind = type(found["input"]).__name__
+        return TypeError(f"layer_indices must be a list, got {kind}")
+    if found["type"] == "extra_forbidden" and len(place) == 1:
+        return TypeError(f"{model} has no option {place[0]!r}")
+    cause = found.get("ctx", {}).get("error")
+    if isinstance(cause, ContradictionError):
+        return InvalidOptionError(cause.guide)
+    return InvalidOptionError(_text(found, ".".join(place)))
+
+
+def _text(found: ErrorDetails, name: str) -> str:
+    """One sentence that says what would be right."""
+    kind, value = found["type"], found["input"]
+    context: Mapping[str, Any] = found.get("ctx", {})
+    label = _NAMES.get(name, name)
+    if kind == "literal_error" and name == "expansion_divisor":
+        from optipfair_engine.options.words import EXPANSION_DIVISORS
+
+        return f"expansion_divisor must be one of {list(EXPANSION_DIVISORS)} or None. Got: {value}"
+    if kind == "literal_error":
+        choices = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+        return f"{label} must be one of {choices}; got {value!r}"
+    if kind in _BOUNDS or kind == "finite_number":
+        return f"{label} must be {_bound(kind, name, context)}, got {value}"
+    if kind == "int_type" and isinstance(value, float):
+        return f"{label} must be a positive integer"
+    if kind in ("float_type", "int_type"):
+        return f"{label} must be a number, got {value!r}"
+    if kind == "missing":
+        return f"{found['loc'][0]} needs {found['loc'][-1]}"
+    if kind == "too_short" and value is not None and len(value) == 0:
+        return f"{found['loc'][0]} needs {found['loc'][-1]}"
+    if kind == "extra_forbidden":
+        return f"{found['loc'][0]} has no {found['loc'][-1]}"
+    return f"{label}: {found['msg'].removeprefix('Value error, ')}"
+
+
+def _bound(kind: str, name: str, context: Mapping[str, Any]) -> str:
+    if name in _WHOLE:
+        return _WHOLE[name]
+    if kind == "finite_number":
+        return "a finite number"
+    key, word = _BOUNDS[kind]
+    if (key, context[key]) == ("ge", 1):
+        return "above 0"
+    return f"{word} {context[key]}"
