@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.options.words import EXPANSION_DIVISORS
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
 #: Fields that the engine's texts call by another name.
-_NAMES = {
-    "healing.max_seconds": "healing.max_seconds",
-    "fairness.weight": "The fairness weight",
-}
+_NAMES = {"fairness.weight": "The fairness weight"}
+#: What is wrong with the parts of a field that is a model itself.
+_PARTS = {"missing": "needs", "too_short": "needs", "extra_forbidden": "has no"}
 _BOUNDS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
@@ -66,28 +66,24 @@ def explained(error: ValidationError, model: str) -> Exception:
 def _text(found: ErrorDetails, name: str) -> str:
     """One sentence that says what would be right."""
     kind, value = found["type"], found["input"]
-    context: Mapping[str, Any] = found.get("ctx", {})
     label = _NAMES.get(name, name)
-    if kind == "literal_error" and name == "expansion_divisor":
-        from optipfair_engine.options.words import EXPANSION_DIVISORS
-
-        return f"expansion_divisor must be one of {list(EXPANSION_DIVISORS)} or None. Got: {value}"
     if kind == "literal_error":
-        choices = str(context["expected"]).replace("'", "").replace(" or ", ", ")
-        return f"{label} must be one of {choices}; got {value!r}"
+        return _choice(found, name)
     if kind in _BOUNDS or kind == "finite_number":
-        return f"{label} must be {_bound(kind, name, context)}, got {value}"
-    if kind == "int_type" and isinstance(value, float):
-        return f"{label} must be a positive integer"
+        return f"{label} must be {_bound(kind, name, found.get('ctx', {}))}, got {value}"
     if kind in ("float_type", "int_type"):
-        return f"{label} must be a number, got {value!r}"
-    if kind == "missing":
-        return f"{found['loc'][0]} needs {found['loc'][-1]}"
-    if kind == "too_short" and value is not None and len(value) == 0:
-        return f"{found['loc'][0]} needs {found['loc'][-1]}"
-    if kind == "extra_forbidden":
-        return f"{found['loc'][0]} has no {found['loc'][-1]}"
-    return f"{label}: {found['msg'].removeprefix('Value error, ')}"
+        right = "a positive integer" if isinstance(value, float) else f"a number, got {value!r}"
+        return f"{label} must be {right}"
+    if kind in _PARTS:
+        return f"{found['loc'][0]} {_PARTS[kind]} {found['loc'][-1]}"
+    return f"{label}: {found['msg']}"
+
+
+def _choice(found: ErrorDetails, name: str) -> str:
+    if name == "expansion_divisor":
+        return f"{name} must be one of {list(EXPANSION_DIVISORS)} or None. Got: {found['input']}"
+    choices = str(found["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
+    return f"{name} must be one of {choices}; got {found['input']!r}"
 
 
 def _bound(kind: str, name: str, context: Mapping[str, Any]) -> str:
@@ -96,6 +92,4 @@ def _bound(kind: str, name: str, context: Mapping[str, Any]) -> str:
     if kind == "finite_number":
         return "a finite number"
     key, word = _BOUNDS[kind]
-    if (key, context[key]) == ("ge", 1):
-        return "above 0"
-    return f"{word} {context[key]}"
+    return "above 0" if (key, context[key]) == ("ge", 1) else f"{word} {context[key]}"

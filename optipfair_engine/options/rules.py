@@ -175,8 +175,8 @@ def check_fairness(options: Prune) -> None:
     if names:
         raise ContradictionError(
             f"{', '.join(names)}: not with fairness, which ranks neurons by utility and bias",
-            guide=f"{names[0]} {getattr(options, names[0])} has no effect with fairness, which scores neurons "
-            "by rank(OBS's cost) - weight * rank(bias): leave it out",
+            guide=f"{names[0]} {getattr(options, names[0])} has no effect with fairness, which scores "
+            "neurons by rank(OBS's cost) - weight * rank(bias): leave it out",
         )
 
 
