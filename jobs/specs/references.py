@@ -146,8 +146,3 @@ class TextRef(Strict):
         if (self.texts is None) == (self.source is None) or (self.source is None) != (self.name is None):
             raise ValueError('give texts, or source "local" with name')
         return self
-
-
-def names_given(names: list[str]) -> str:
-    """` (a, b given)` for an error that asks for exactly one; nothing if none is given."""
-    return f" ({', '.join(names)} given)" if names else ""

@@ -90,7 +90,11 @@ def again(model: type[BaseModel], name: str, **changes: Any) -> Any:
     ``changes``: another ``default``.
     """
     field = model.model_fields[name]
-    said = {"default": field.default, "description": field.description} | changes
+    said = {"description": field.description} | changes
+    if field.default_factory is not None:
+        said.setdefault("default_factory", field.default_factory)
+    elif not field.is_required():
+        said.setdefault("default", field.default)
     found: Any = Field(**said)
     found.metadata.append(about(field))
     return found

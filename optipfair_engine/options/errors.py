@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,8 @@ def engines_errors() -> Iterator[None]:
 
 def explained(error: ValidationError, model: str) -> Exception:
     """The first thing that is wrong, as the error that the engine's callers know."""
-    found = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    found = errors[0]
     place = [str(part) for part in found["loc"]]
     if place[:1] == ["layer_indices"]:
         kind = type(found["input"]).__name__
@@ -60,7 +61,15 @@ def explained(error: ValidationError, model: str) -> Exception:
     cause = found.get("ctx", {}).get("error")
     if isinstance(cause, ContradictionError):
         return InvalidOptionError(cause.guide)
+    if found["type"] == "literal_error" and isinstance(found["loc"][-1], int):
+        return InvalidOptionError(_list(errors, place[0]))
     return InvalidOptionError(_text(found, ".".join(place)))
+
+
+def _list(errors: Sequence[ErrorDetails], name: str) -> str:
+    """All wrong words of a list."""
+    wrong = sorted({str(found["input"]) for found in errors if found["loc"][0] == name})
+    return f"{name} must be among {_choices(errors[0])}; got {', '.join(wrong)}"
 
 
 def _text(found: ErrorDetails, name: str) -> str:
@@ -82,8 +91,11 @@ def _text(found: ErrorDetails, name: str) -> str:
 def _choice(found: ErrorDetails, name: str) -> str:
     if name == "expansion_divisor":
         return f"{name} must be one of {list(EXPANSION_DIVISORS)} or None. Got: {found['input']}"
-    choices = str(found["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
-    return f"{name} must be one of {choices}; got {found['input']!r}"
+    return f"{name} must be one of {_choices(found)}; got {found['input']!r}"
+
+
+def _choices(found: ErrorDetails) -> str:
+    return str(found["ctx"]["expected"]).replace("'", "").replace(" or ", ", ")
 
 
 def _bound(kind: str, name: str, context: Mapping[str, Any]) -> str:

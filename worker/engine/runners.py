@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +114,7 @@ def run_bias(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metr
     """How differently a model treats prompts that differ in one attribute."""
     from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
 
-    names = {field.name for field in fields(BiasOptions)}
-    options = {name: value for name, value in spec.items() if name in names and value is not None}
+    options = {name: spec[name] for name in BiasOptions.model_fields if name in spec}
     if spec["suite"] is not None:
         options["suite"] = inputs.suite(spec["suite"])
     baseline = inputs.model(spec["baseline"]) if spec["baseline"] else None
