@@ -55,7 +55,12 @@ _SPELLED = (
 )
 #: What a comparison draws none of.
 _DRAWN = ("figure_format", "neuron_ranking")
-_SAID = {"margin": {"min": 0}}
+_SAID = {
+    "margin": {
+        "min": 0,
+        "help": "Change that doesn't count (relative, of the mean difference: 0.05; of a suite's share: 0.02).",
+    }
+}
 
 
 @explained

@@ -14,7 +14,7 @@ LayerSelectionMethod = Literal["last", "first", "custom", "importance", "greedy_
 AttentionUnit = Literal["kv_group", "query_head"]
 Compensation = Literal["none", "least_squares"]
 VerifyLevel = Literal["none", "structure", "logits"]
-DType = Literal["auto", "float32", "float16", "bfloat16"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 Visualization = Literal["mean_diff", "heatmap", "pca"]
 FigureFormat = Literal["png", "svg", "pdf"]
