@@ -58,7 +58,7 @@ _DRAWN = ("figure_format", "neuron_ranking")
 _SAID = {
     "margin": {
         "min": 0,
-        "help": "Change that doesn't count (relative, of the mean difference: 0.05; of a suite's share: 0.02).",
+        "help": "Change that doesn't count (relative, mean difference: 0.05; a suite's share: 0.02).",
     }
 }
 
