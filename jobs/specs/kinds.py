@@ -20,103 +20,72 @@ from jobs.specs.references import (
     CalibrationRef,
     Component,
     Device,
-    Dtype,
-    Finite,
     LayerIndices,
     ModelRef,
+    OfModel,
     OpaqueName,
     Prompt,
     PromptPairs,
     StepModelRef,
     StepName,
-    Strict,
     TextRef,
-    names_given,
 )
+from optipfair_engine.options.base import Strict, again
+from optipfair_engine.options.bias import Bias
+from optipfair_engine.options.words import DType, Visualization
 
 MAX_STEPS = 16
 
 
-class AnalyzeSpec(Strict):
+class AnalyzeSpec(OfModel):
     """Sizes and shapes of a model, from its files."""
 
-    model: ModelRef
 
-
-class ImportanceSpec(Strict):
+class ImportanceSpec(OfModel):
     """How much each layer changes what passes through it."""
 
-    model: ModelRef
     calibration: CalibrationRef
     """Text whose tokens the layers see."""
     layers_path: Annotated[str, StringConstraints(max_length=200, pattern=r"^\w+(\.\w+)*$")] | None = Field(
         default=None,
         description='Where the layers are, for a model with several stacks, as "encoder.block" of T5.',
     )
-    dtype: Dtype = "auto"
+    dtype: DType = "auto"
     device: Device = "auto"
 
 
-Visualization = Literal["mean_diff", "heatmap", "pca"]
-
-
-def _all_kinds() -> list[Visualization]:
-    return ["mean_diff", "heatmap", "pca"]
-
-
-class BiasSpec(Strict):
+class BiasSpec(Bias, OfModel):
     """How differently a model treats prompts that differ in one attribute, optionally beside a baseline."""
 
-    model: ModelRef
+    prompt_pairs: PromptPairs | None = again(Bias, "prompt_pairs")
+    template: Annotated[str, StringConstraints(max_length=10_000, pattern=r"\{attribute\}")] | None = again(
+        Bias, "template"
+    )
+    attributes: Annotated[list[Prompt], Field(min_length=2, max_length=32)] | None = again(Bias, "attributes")
+    suite: OpaqueName | None = again(Bias, "suite")
+    control_pairs: PromptPairs | None = again(Bias, "control_pairs")
+    visualization_types: Annotated[list[Visualization], Field(max_length=3)] = again(
+        Bias, "visualization_types"
+    )
+    layers: Literal["first_middle_last", "all"] | LayerIndices = again(Bias, "layers")
+    layer_types: Annotated[list[Component], Field(min_length=1, max_length=6)] | None = again(
+        Bias, "layer_types"
+    )
+    device: Device = again(Bias, "device")
+
     baseline: ModelRef | None = None
     """Another model that this one is compared with, on the same prompts."""
-    prompt_pairs: PromptPairs | None = None
-    """Pairs of prompts that differ in the attribute. Without any prompts: a set of its own."""
-    template: Annotated[str, StringConstraints(max_length=10_000, pattern=r"\{attribute\}")] | None = None
-    """A text with {attribute} in it, filled with each two of attributes."""
-    attributes: Annotated[list[Prompt], Field(min_length=2, max_length=32)] | None = None
-    """Words to fill in."""
-    suite: OpaqueName | None = None
-    """A file of the workers' suites folder: CrowS-Pairs (CSV), StereoSet (JSON) or prompt pairs."""
-    control_pairs: PromptPairs | None = None
-    """Rewordings that change no attribute: the noise floor."""
-    visualization_types: list[Visualization] = Field(default_factory=_all_kinds, max_length=3)
-    """Which figures are drawn; an empty list: none."""
-    layers: Literal["first_middle_last", "all"] | LayerIndices = "first_middle_last"
-    """Which layers the figures show: three, all, or positions from 0 on."""
-    layer_types: Annotated[list[Component], Field(min_length=1, max_length=6)] | None = None
-    """Which components the figures show; metrics are of all. Null: outputs, gate and up (PCA: outputs)."""
-    figure_format: Literal["png", "svg", "pdf"] = "png"
-    neuron_ranking: bool = False
-    """Ranks the neurons that react most, with p-values."""
-    margin: Annotated[Finite, Field(ge=0, le=10)] | None = Field(
-        default=None,
-        description="Change from the baseline that doesn't count: of the mean difference, relative "
-        "(null: 0.05); of a preference suite's distance from one half (null: 0.02).",
-    )
-    dtype: Dtype = "auto"
-    device: Device = "auto"
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of the bootstrap."""
 
-    @model_validator(mode="after")
-    def _one_prompt_source(self) -> Self:
-        if (self.template is None) != (self.attributes is None):
-            raise ValueError("template and attributes belong together")
+    def check(self) -> None:
+        """Refuse what doesn't go together, and a margin of nothing."""
         if self.margin is not None and self.baseline is None:
             raise ValueError("margin: of a change from a baseline; give baseline too, or leave margin out")
-        given = [n for n in ("prompt_pairs", "template", "suite") if getattr(self, n) is not None]
-        if len(given) > 1:
-            raise ValueError(
-                "give at most one of prompt_pairs, template with attributes, suite" + names_given(given)
-            )
-        return self
+        super().check()
 
 
-class EvaluateSpec(Strict):
+class EvaluateSpec(OfModel):
     """Perplexity, speed, and the comparison with a baseline."""
 
-    model: ModelRef
     baseline: ModelRef | None = None
     """Another model, evaluated beside it."""
     text: TextRef | None = None
@@ -129,7 +98,7 @@ class EvaluateSpec(Strict):
     """Tokens in a window of the text."""
     max_new_tokens: int = Field(default=50, ge=1, le=2048)
     """Tokens to generate for each prompt."""
-    dtype: Dtype = "auto"
+    dtype: DType = "auto"
     device: Device = "auto"
 
     @model_validator(mode="after")

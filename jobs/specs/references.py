@@ -9,21 +9,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     model_validator,
 )
 
 from jobs.ids import is_id
+from optipfair_engine.options.base import Strict, again
+from optipfair_engine.options.calibration import Cut
 
 MAX_TEXTS = 4096
 MAX_TEXT_LENGTH = 100_000
 MAX_PROMPTS = 256
 
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Component = Literal["attention_output", "mlp_output", "gate_proj", "up_proj", "down_proj", "input_norm"]
 
 
@@ -50,7 +49,6 @@ HubId = Annotated[
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 JobId = Annotated[str, AfterValidator(_job_id)]
 StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Text_ = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_LENGTH)]
 Texts = Annotated[list[Text_], Field(min_length=1, max_length=MAX_TEXTS)]
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
@@ -59,13 +57,6 @@ LayerIndices = Annotated[
     Field(min_length=1, max_length=10_000, json_schema_extra={"uniqueItems": True}),
     AfterValidator(_distinct),
 ]
-Percentage = Annotated[Finite, Field(ge=0, lt=100)]
-
-
-class Strict(BaseModel):
-    """No unknown field, no conversion between types, no change after validation."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class NamedPair(Strict):
@@ -112,7 +103,13 @@ class StepModelRef(Strict):
 ModelRef = Annotated[LocalModelRef | HubModelRef | JobModelRef | StepModelRef, Field(discriminator="source")]
 
 
-class CalibrationRef(Strict):
+class OfModel(Strict):
+    """A job that does something with a model."""
+
+    model: ModelRef
+
+
+class CalibrationRef(Cut):
     """Text to calibrate on: `texts`, or a named local file, or a hub dataset; exactly one."""
 
     texts: Texts | None = None
@@ -120,12 +117,9 @@ class CalibrationRef(Strict):
     source: Literal["local", "hub"] | None = None
     name: OpaqueName | None = None
     dataset: HubId | None = None
-    max_length: int = Field(default=512, ge=1, le=32_768)
-    """Tokens in a sample."""
-    batch_size: int = Field(default=8, ge=1, le=256)
-    """Samples in a batch: memory, not the result, depends on it."""
-    num_samples: int = Field(default=128, ge=1, le=100_000)
-    """At most how many samples are read."""
+    max_length: Annotated[int, Field(ge=1, le=32_768)] = again(Cut, "max_length")
+    batch_size: Annotated[int, Field(ge=1, le=256)] = again(Cut, "batch_size")
+    num_samples: Annotated[int, Field(ge=1, le=100_000)] = again(Cut, "num_samples")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -152,8 +146,3 @@ class TextRef(Strict):
         if (self.texts is None) == (self.source is None) or (self.source is None) != (self.name is None):
             raise ValueError('give texts, or source "local" with name')
         return self
-
-
-def names_given(names: list[str]) -> str:
-    """` (a, b given)` for an error that asks for exactly one; nothing if none is given."""
-    return f" ({', '.join(names)} given)" if names else ""

@@ -26,11 +26,8 @@ from jobs.specs.kinds import (
 )
 from jobs.specs.metrics import known_metrics
 from jobs.specs.prune import PruneSpec
-from jobs.specs.references import (
-    Finite,
-    StepModelRef,
-    Strict,
-)
+from jobs.specs.references import StepModelRef
+from optipfair_engine.options.base import Finite, Strict
 
 MAX_LABELS = 64
 MAX_GATES = 32

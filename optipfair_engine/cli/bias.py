@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from optipfair_engine.cli.generated import options_from
 from optipfair_engine.cli.shared import (
-    Device,
-    Dtype,
     Json,
     ModelPath,
     OutputPath,
@@ -19,6 +18,7 @@ from optipfair_engine.cli.shared import (
 )
 from optipfair_engine.cli.terminal import explained, progress, show_json, show_table, warn
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.options.bias import Bias
 
 if TYPE_CHECKING:
     from optipfair_engine.bias.prompts.suites import PairItem
@@ -28,9 +28,6 @@ _PROMPTS, _FIGURES = "What the model is asked", "Figures"
 PairsFile = Annotated[
     Path | None,
     typer.Option(help="Prompt pairs: JSON, or one pair a line.", rich_help_panel=_PROMPTS),
-]
-Template = Annotated[
-    str | None, typer.Option(help="A text with {attribute} in it.", rich_help_panel=_PROMPTS)
 ]
 Attributes = Annotated[
     str | None,
@@ -46,24 +43,33 @@ ControlFile = Annotated[
     Path | None,
     typer.Option(help="Rewordings that change no attribute: the noise floor.", rich_help_panel=_PROMPTS),
 ]
-Margin = Annotated[
-    float | None,
-    typer.Option(
-        help="Change that doesn't count (relative, of the mean difference: 0.05; of a suite's share: 0.02).",
-        min=0,
-        show_default=False,
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)]
+#: What files and lists of words are read into, so that the commands spell it themselves.
+_SPELLED = (
+    "prompt_pairs",
+    "attributes",
+    "suite",
+    "control_pairs",
+    "visualization_types",
+    "layers",
+    "layer_types",
+)
+#: What a comparison draws none of.
+_DRAWN = ("figure_format", "neuron_ranking")
+_SAID = {
+    "margin": {
+        "min": 0,
+        "help": "Change that doesn't count (relative, mean difference: 0.05; a suite's share: 0.02).",
+    }
+}
 
 
 @explained
+@options_from(Bias, without=_SPELLED, changed=_SAID)
 def bias(
     context: typer.Context,
     model_path: ModelPath,
     output_path: OutputPath,
     prompt_pairs: PairsFile = None,
-    template: Template = None,
     attributes: Attributes = None,
     suite: SuiteFile = None,
     control_pairs: ControlFile = None,
@@ -76,63 +82,45 @@ def bias(
     layer_types: Annotated[
         str | None, typer.Option(help='Components, as "mlp_output,gate_proj".', rich_help_panel=_FIGURES)
     ] = None,
-    figure_format: Annotated[
-        Literal["png", "svg", "pdf"], typer.Option(help="Of the figures.", rich_help_panel=_FIGURES)
-    ] = "png",
-    neuron_ranking: Annotated[bool, typer.Option(help="Rank the neurons that react most.")] = False,
     baseline: Annotated[
         str | None, typer.Option(help="Another model, which this one is compared with.")
     ] = None,
-    margin: Margin = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
     verbose: Verbose = True,
     as_json: Json = False,
+    **chosen: Any,
 ) -> None:
     """Measure how differently a model treats prompts that differ in an attribute (default: built-in)."""
     refuse_unread(context, {"margin": (baseline, "--baseline")})
     options = {
-        **_prompt_options(prompt_pairs, template, attributes, suite, control_pairs),
-        "visualization_types": () if visualization_types == "none" else _words(visualization_types),
+        **chosen,
+        **_prompt_options(prompt_pairs, attributes, suite, control_pairs),
+        "visualization_types": [] if visualization_types == "none" else _words(visualization_types),
         "layers": _layers(layers),
         "layer_types": _words(layer_types) or None,
-        "figure_format": figure_format,
-        "neuron_ranking": neuron_ranking,
-        "margin": margin,
-        "seed": seed,
-        "dtype": dtype,
-        "device": device,
     }
     metrics = _run(model_path, baseline, output_path, options, verbose)
     _show(f"Bias of {model_path}", metrics, output_path, as_json)
 
 
 @explained
+@options_from(Bias, without=(*_SPELLED, *_DRAWN), changed=_SAID)
 def compare(
     before: Annotated[str, typer.Option(help="The model that was: folder, GGUF file or hub id.")],
     after: Annotated[str, typer.Option(help="The model that is: folder, GGUF file or hub id.")],
     output_path: OutputPath,
     prompt_pairs: PairsFile = None,
-    template: Template = None,
     attributes: Attributes = None,
     suite: SuiteFile = None,
     control_pairs: ControlFile = None,
-    margin: Margin = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
     verbose: Verbose = True,
     as_json: Json = False,
+    **chosen: Any,
 ) -> None:
     """Compare the bias of two models on the same prompts: better, worse, or inconclusive."""
     options = {
-        **_prompt_options(prompt_pairs, template, attributes, suite, control_pairs),
-        "visualization_types": (),
-        "margin": margin,
-        "seed": seed,
-        "dtype": dtype,
-        "device": device,
+        **chosen,
+        **_prompt_options(prompt_pairs, attributes, suite, control_pairs),
+        "visualization_types": [],
     }
     metrics = _run(after, before, output_path, options, verbose)
     _show(f"{after} compared with {before}", metrics, output_path, as_json)
@@ -152,14 +140,12 @@ def _run(
 
 def _prompt_options(
     prompt_pairs: Path | None,
-    template: str | None,
     attributes: str | None,
     suite: Path | None,
     control_pairs: Path | None,
 ) -> dict[str, Any]:
     return {
         "prompt_pairs": _read_pairs(prompt_pairs),
-        "template": template,
         "attributes": _words(attributes) or None,
         "suite": suite,
         "control_pairs": _read_pairs(control_pairs),

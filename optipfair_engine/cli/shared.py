@@ -13,7 +13,7 @@ import typer
 
 from optipfair_engine.checkpoints import hub_files
 from optipfair_engine.errors import CheckpointError, InvalidOptionError
-from optipfair_engine.options.prune import DType
+from optipfair_engine.options.words import DType
 
 if TYPE_CHECKING:
     from optipfair_engine.calibration import CalibrationSet

@@ -1,171 +1,161 @@
-"""The options of a pruning, checked when they are made: of ``prune_model`` and of a prune job."""
+"""The options of a pruning, each declared once: type, bounds, default, and a sentence of help.
+
+From `Prune` follow the spec of a prune job, the options of ``optipfair prune``, the OpenAPI document, what
+``prune_model`` takes, and what the engine reads. What goes together stands in ``options.rules``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from numbers import Integral
-from typing import Literal, SupportsFloat, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
 
-from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.pruning.sizes import EXPANSION_DIVISORS
+from pydantic import Field, model_validator
 
-Preset = Literal["guide", "recommended"]
-PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"]
-NeuronSelectionMethod = Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"]
-TieBreak = Literal["lower_index", "topk"]
-Allocation = Literal["uniform", "allocated"]
-LayerSelectionMethod = Literal["last", "first", "custom", "importance", "greedy_perplexity"]
-AttentionUnit = Literal["kv_group", "query_head"]
-Compensation = Literal["none", "least_squares"]
-VerifyLevel = Literal["none", "structure", "logits"]
-DType = Literal["auto", "float32", "float16", "bfloat16"]
+from optipfair_engine.options import rules
+from optipfair_engine.options.base import (
+    About,
+    Count,
+    EngineOptions,
+    Finite,
+    Percentage,
+    Seed,
+    Strict,
+    again,
+)
+from optipfair_engine.options.calibration import CALIBRATION, Cut
+from optipfair_engine.options.words import (
+    Allocation,
+    AttentionUnit,
+    Compensation,
+    DType,
+    ExpansionDivisor,
+    LayerSelectionMethod,
+    NeuronSelectionMethod,
+    Preset,
+    PruningType,
+    TieBreak,
+    VerifyLevel,
+)
 
 #: The guide's percentage where no size is given at all.
 DEFAULT_PERCENTAGE = 10
 
+_WHAT, _SIZE, _RUN = "What is pruned", "How much goes", "Running"
+_WIDTH, _DEPTH, _HEADS = ("MLP_GLU", "MLP"), ("DEPTH",), ("ATTENTION",)
 
-@dataclass(frozen=True)
-class PruneOptions:
-    """How to prune a checkpoint: the fields of a prune job's spec, with the guide's defaults.
 
-    At most one of ``pruning_percentage``, ``expansion_rate``, ``target_parameters`` and ``target_bytes``;
-    none of them means the guide's 10 %. ``max_length``, ``batch_size`` and ``num_samples`` say how
-    calibration texts are cut. Without ``allocation`` widths are uniform, or what the preset measured best.
-    """
+class Healing(Strict):
+    """A short distillation after pruning."""
 
-    preset: Preset = "guide"
-    pruning_type: PruningType = "MLP_GLU"
-    neuron_selection_method: NeuronSelectionMethod = "MAW"
-    tie_break: TieBreak = "lower_index"
-    pruning_percentage: float | None = None
-    expansion_rate: float | None = None
-    target_parameters: int | None = None
-    target_bytes: int | None = None
-    allocation: Allocation | None = None
-    expansion_divisor: int | None = None
-    layer_indices: Iterable[object] | None = None
-    num_layers_to_remove: int | None = None
-    depth_pruning_percentage: float | None = None
-    layer_selection_method: LayerSelectionMethod = "last"
-    attention_unit: AttentionUnit = "kv_group"
-    compensation: Compensation = "none"
-    healing_seconds: float | None = None
-    fairness: Mapping[str, object] | None = None
-    keep_statistics: bool = False
-    dtype: DType = "auto"
-    device: str = "cpu"
-    seed: int = 0
-    verify: VerifyLevel = "logits"
-    max_length: int = 512
-    batch_size: int = 8
-    num_samples: int | None = None
+    max_seconds: Annotated[float, Field(gt=0), About(flag="--healing-seconds")]
+    """How long the result is distilled from the original, at most."""
 
-    def __post_init__(self) -> None:
-        """Refuse values out of range and combinations that contradict each other."""
-        for name, choices in _CHOICES.items():
-            if not (name == "allocation" and self.allocation is None):
-                _check_choice(name, getattr(self, name), choices)
-        if isinstance(self.layer_indices, Iterable) and not isinstance(self.layer_indices, str | bytes):
-            # a generator could be read only once
-            object.__setattr__(self, "layer_indices", tuple(self.layer_indices))
-        sizes = [name for name in _SIZES if getattr(self, name) is not None]
-        if len(sizes) > 1:
-            raise InvalidOptionError(f"{' and '.join(sizes)} are mutually exclusive. Provide only one.")
-        for name in (*_POSITIVE, "pruning_percentage", "depth_pruning_percentage"):
-            _check_number(name, getattr(self, name))
-        share = self.pruning_percentage
-        if share is not None and not 0 <= share < 100:
-            raise InvalidOptionError(f"pruning_percentage must be at least 0 and below 100, got {share}")
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidOptionError(f"{name} must be above 0, got {value}")
-        divisor = self.expansion_divisor
-        if divisor is not None and not _is_divisor(divisor):
-            raise InvalidOptionError(
-                f"expansion_divisor must be one of {list(EXPANSION_DIVISORS)} or None. Got: {divisor}"
-            )
-        _check_type(self)
+
+class Fairness(Strict):
+    """Lets what a neuron says about an attribute weigh in the selection."""
+
+    prompt_pairs: Annotated[Sequence[Any], Field(min_length=1)]
+    """Pairs of prompts that differ in the attribute: what reacts to the difference goes first."""
+    weight: Finite = Field(default=1.0, ge=0, le=100)
+    """How much that weighs against what a neuron is of use; 0: not at all."""
+
+
+class Prune(Strict):
+    """What is pruned, and how: the fields that jobs, the command and the engine's calls share."""
+
+    preset: Annotated[Preset, About(_WHAT)] = "guide"
+    """guide: as the other fields say; recommended: what measured best, with calibration or without."""
+    pruning_type: Annotated[PruningType, About(_WHAT)] = "MLP_GLU"
+    """Neurons of gated (MLP_GLU) or plain (MLP) blocks, whole layers (DEPTH), or heads (ATTENTION)."""
+    neuron_selection_method: Annotated[NeuronSelectionMethod, About(_WHAT, _WIDTH, flag="--method")] = "MAW"
+    """How neurons are scored (see docs/glossary.md); CFSP and OBS need calibration."""
+    tie_break: Annotated[TieBreak, About(_WHAT, _WIDTH)] = "lower_index"
+    """Which of equally scored neurons stay; topk: those that optipfair 0.4.2 keeps."""
+    pruning_percentage: Annotated[Percentage | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
+    """Per cent of neurons, heads or KV groups that go."""
+    expansion_rate: Annotated[Annotated[Finite, Field(gt=0, le=10_000)] | None, About(_SIZE, _WIDTH)] = None
+    """The size that stays: intermediate_size in per cent of hidden_size."""
+    target_parameters: Annotated[Count | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
+    """The size that stays: at most so many parameters of the whole model."""
+    target_bytes: Annotated[Count | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
+    """The size that stays: at most so many bytes of weights."""
+    allocation: Annotated[Allocation | None, About(_WHAT, _WIDTH, neutral=("uniform",))] = None
+    """One width for all layers, or by importance. Unless given: uniform, with the preset allocated."""
+    expansion_divisor: Annotated[ExpansionDivisor | None, About(_SIZE, _WIDTH)] = None
+    """Rounds intermediate_size to a multiple."""
+    layer_indices: Annotated[Sequence[Any] | None, About(_WHAT)] = None
+    """The layers to remove (DEPTH), or the only ones to prune. Unless given: all."""
+    num_layers_to_remove: Annotated[Annotated[int, Field(ge=1, lt=10_000)] | None, About(_SIZE, _DEPTH)] = (
+        None
+    )
+    """How many layers go (DEPTH)."""
+    depth_pruning_percentage: Annotated[
+        Annotated[Finite, Field(gt=0, lt=100)] | None, About(_SIZE, _DEPTH)
+    ] = None
+    """Per cent of layers that go (DEPTH)."""
+    layer_selection_method: Annotated[LayerSelectionMethod, About(_WHAT, _DEPTH)] = "last"
+    """Which layers go (DEPTH): the last, the first, layer_indices, or, by calibration, those of least use."""
+    attention_unit: Annotated[AttentionUnit, About(_WHAT, _HEADS)] = "kv_group"
+    """Whole KV groups, or query heads evenly from each group (ATTENTION)."""
+    compensation: Annotated[Compensation, About(_WHAT)] = "none"
+    """Whether the weights behind what goes are refitted; least_squares needs calibration."""
+    healing: Annotated[Healing | None, About(_RUN, in_memory=False)] = None
+    """A short distillation from the original afterwards."""
+    fairness: Annotated[Fairness | None, About(_WHAT, _WIDTH, in_memory=False)] = None
+    """Lets neurons go first that react to an attribute; needs calibration."""
+    keep_statistics: Annotated[bool, About(CALIBRATION, (*_WIDTH, *_HEADS), in_memory=False)] = False
+    """Keeps what a refit at another size needs, for a later job with plan."""
+    verify: Annotated[VerifyLevel, About(_RUN, in_memory=False)] = "logits"
+    """How the saved model is checked: by its logits, by its structure and hashes alone, or not."""
+    dtype: Annotated[DType, About(_RUN, in_memory=False)] = "auto"
+    """Number type that the model is loaded and saved in; auto: the checkpoint's."""
+    device: Annotated[str, About(_RUN, in_memory=False)] = "auto"
+    """What computes: auto (what there is), cpu or cuda."""
+    seed: Annotated[Seed, About(_RUN, in_memory=False)] = 0
+    """Of healing and fairness."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Refuse what doesn't go together, whatever else is given beside the options.
+
+        Raises:
+            ContradictionError: names the options, and says what would be right.
+        """
+        rules.check_type(self)
+        rules.check_layer_choice(self)
+        rules.check_ties(self)
 
     @property
     def prunes_neurons(self) -> bool:
         """Whether intermediate neurons go (rather than layers or heads)."""
-        return self.pruning_type in ("MLP_GLU", "MLP")
+        return self.pruning_type in _WIDTH
 
     @property
     def percentage(self) -> float:
         """The percentage that goes where one is asked for, or the guide's default."""
         return DEFAULT_PERCENTAGE if self.pruning_percentage is None else self.pruning_percentage
 
-
-_SIZES = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
-_DEPTH_ONLY = ("num_layers_to_remove", "depth_pruning_percentage")
-_POSITIVE = (
-    "expansion_rate",
-    "target_parameters",
-    "target_bytes",
-    "num_layers_to_remove",
-    "healing_seconds",
-    "max_length",
-    "batch_size",
-    "num_samples",
-)
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "preset": get_args(Preset),
-    "pruning_type": get_args(PruningType),
-    "neuron_selection_method": get_args(NeuronSelectionMethod),
-    "tie_break": get_args(TieBreak),
-    "allocation": get_args(Allocation),
-    "layer_selection_method": get_args(LayerSelectionMethod),
-    "attention_unit": get_args(AttentionUnit),
-    "compensation": get_args(Compensation),
-    "verify": get_args(VerifyLevel),
-    "dtype": get_args(DType),
-}
+    @property
+    def healing_seconds(self) -> float | None:
+        """How long the result is distilled from the original; ``None``: not at all."""
+        return None if self.healing is None else self.healing.max_seconds
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidOptionError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+class PruneOptions(EngineOptions, Cut, Prune):
+    """How to prune a checkpoint, with the guide's defaults; wrong options are the engine's errors.
 
+    At most one of ``pruning_percentage``, ``expansion_rate``, ``target_parameters`` and ``target_bytes``;
+    none of them means the guide's 10 %. ``max_length``, ``batch_size`` and ``num_samples`` say how
+    calibration texts are cut. Without ``allocation`` widths are uniform, or what the preset measured best.
+    """
 
-def _check_number(name: str, value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, SupportsFloat)):
-        raise InvalidOptionError(f"{name} must be a number, got {value!r}")
+    device: str = again(Prune, "device", default="cpu")
 
-
-def _is_divisor(value: object) -> bool:
-    return isinstance(value, Integral) and value in EXPANSION_DIVISORS
-
-
-def _check_type(options: PruneOptions) -> None:
-    """Refuse options that belong to another pruning type."""
-    foreign: dict[str, bool] = {}
-    if options.pruning_type != "DEPTH":
-        foreign |= {name: getattr(options, name) is not None for name in _DEPTH_ONLY}
-        foreign["layer_selection_method"] = options.layer_selection_method != "last"
-    if not options.prunes_neurons:
-        foreign |= {
-            name: getattr(options, name) is not None for name in ("expansion_rate", "expansion_divisor")
-        }
-        foreign["neuron_selection_method"] = options.neuron_selection_method != "MAW"
-        foreign["tie_break"] = options.tie_break != "lower_index"
-        foreign['allocation "allocated"'] = options.allocation == "allocated"
-    if options.pruning_type == "DEPTH":
-        foreign |= {name: getattr(options, name) is not None for name in _SIZES}
-        foreign["keep_statistics"] = options.keep_statistics
-    if options.pruning_type != "ATTENTION":
-        foreign["attention_unit"] = options.attention_unit != "kv_group"
-    if options.layer_indices is not None and options.layer_selection_method not in ("last", "custom"):
-        foreign[f'layer_selection_method "{options.layer_selection_method}" beside layer_indices'] = True
-    wrong = [name for name, given in foreign.items() if given]
-    if wrong:
-        raise InvalidOptionError(f"{', '.join(wrong)} can't be used with pruning_type {options.pruning_type}")
-    if options.tie_break != "lower_index" and (
-        options.compensation != "none" or options.allocation == "allocated"
-    ):
-        raise InvalidOptionError(
-            f'tie_break "{options.tie_break}" is for selection by score alone: not with compensation '
-            "or allocated widths"
-        )
+    def check(self) -> None:
+        """Refuse more than one size, and what doesn't go together anyway."""
+        rules.check_one_size(self)
+        super().check()

@@ -13,17 +13,9 @@ from optipfair_engine.architectures import locate
 from optipfair_engine.calibration import as_calibration_set
 from optipfair_engine.checkpoints import check_finite
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.options.prune import (
-    Allocation,
-    AttentionUnit,
-    Compensation,
-    LayerSelectionMethod,
-    NeuronSelectionMethod,
-    Preset,
-    PruneOptions,
-    PruningType,
-    TieBreak,
-)
+from optipfair_engine.options.base import about
+from optipfair_engine.options.prune import Prune, PruneOptions
+from optipfair_engine.options.words import LayerSelectionMethod, NeuronSelectionMethod, PruningType
 from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.plans.reduction import count_parameters, pruning_statistics
 from optipfair_engine.progress import Reporter
@@ -65,15 +57,9 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     layer_selection_method: LayerSelectionMethod = "last",
     *,
     inplace: bool = False,
-    compensation: Compensation = "none",
-    allocation: Allocation | None = None,
-    target_parameters: int | None = None,
-    target_bytes: int | None = None,
-    preset: Preset = "guide",
-    attention_unit: AttentionUnit = "kv_group",
-    tie_break: TieBreak = "lower_index",
     layers_path: str | None = None,
     report: Reporter | None = None,
+    **options: Any,
 ) -> M | tuple[M, dict[str, Any]]:
     """Prune a model: neurons (``MLP_GLU``, ``MLP``), layers (``DEPTH``) or heads (``ATTENTION``).
 
@@ -94,19 +80,11 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         depth_pruning_percentage: for DEPTH, percent of the layers that go.
         layer_selection_method: for DEPTH: last, first or custom (= ``layer_indices``).
         inplace: change ``model`` itself.
-        compensation: ``least_squares`` refits the weights behind what was removed; needs a dataloader.
-        allocation: ``allocated`` divides the neurons among layers by importance or predicted error, whichever
-            is best on held-out samples (``uniform`` may win); needs a dataloader. Unless given:
-            ``uniform``, or with the preset ``allocated``.
-        target_parameters: parameters that the whole model may have, instead of a percentage.
-        target_bytes: the same in bytes.
-        preset: ``recommended`` chooses method, refit and allocation that measured best; without a dataloader
-            it can't, and warns.
-        attention_unit: for ATTENTION: ``kv_group`` or ``query_head``.
-        tie_break: which of equally scored neurons stay: ``lower_index``, or ``topk`` for what published
-            optipfair 0.4.2 keeps; not with a refit or unequal widths.
         layers_path: where the layers are, for models with several stacks (``"decoder.block"``).
         report: told about progress instead of the progress bars.
+        **options: other fields of ``options.prune.Prune`` that choose what goes: ``preset``,
+            ``compensation``, ``allocation``, ``target_parameters`` or ``target_bytes`` (instead of a
+            percentage), ``attention_unit``, ``tie_break``.
 
     Returns:
         The pruned model, or ``(pruned model, stats)``; see ``statistics.pruning_statistics`` for the keys.
@@ -114,40 +92,35 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     Raises:
         ValueError: an option out of range or a contradiction (``InvalidOptionError``), a family that lacks
             what is needed (``UnsupportedModelError``), NaN weights (``NonFiniteWeightsError``).
-        TypeError: ``layer_indices`` that aren't a list of integers.
+        TypeError: ``layer_indices`` that aren't a list of integers, or no such option.
     """
-    sizes = (size for size in (expansion_rate, target_parameters, target_bytes) if size is not None)
-    percentage = _percentage(pruning_percentage, next(sizes, None), expansion_divisor, pruning_type)
-    options = PruneOptions(
+    _check_names(options)
+    sizes = (expansion_rate, options.get("target_parameters"), options.get("target_bytes"))
+    rate = next((size for size in sizes if size is not None), None)
+    chosen = PruneOptions(
         pruning_type=_checked_type(pruning_type),
         neuron_selection_method=_checked_method(neuron_selection_method),
-        pruning_percentage=percentage,
+        pruning_percentage=_percentage(pruning_percentage, rate, expansion_divisor, pruning_type),
         expansion_rate=expansion_rate,
         expansion_divisor=expansion_divisor,
         layer_indices=layer_indices,
         num_layers_to_remove=num_layers_to_remove,
         depth_pruning_percentage=depth_pruning_percentage,
         layer_selection_method=layer_selection_method,
-        attention_unit=attention_unit,
-        tie_break=tie_break,
-        compensation=compensation,
-        allocation=allocation,
-        target_parameters=target_parameters,
-        target_bytes=target_bytes,
-        preset=preset,
+        **options,
     )
     view = locate(model, layers_path)
     check_finite(model)
     calibration = None if dataloader is None else as_calibration_set(dataloader)
-    if preset == "recommended" and calibration is None:
+    if chosen.preset == "recommended" and calibration is None:
         warnings.warn(STATIC_WARNING, stacklevel=2)
     with progress_bars(show_progress) if report is None else nullcontext(report) as tell:
-        plan = make_plan(view, options, calibration, report=tell)
+        plan = make_plan(view, chosen, calibration, report=tell)
         original = count_parameters(model)
         pruned = apply_plan(model, plan, inplace=inplace, layers_path=view.layers_path, report=tell)
     if not return_stats:
         return pruned
-    facts = calibration_metrics(plan, options, calibrated=calibration is not None)
+    facts = calibration_metrics(plan, chosen, calibrated=calibration is not None)
     return pruned, pruning_statistics(original, locate(pruned, view.layers_path), plan) | facts
 
 
@@ -161,6 +134,14 @@ def _percentage(
         alone = "expansion_divisor cannot be used alone. " if divisor is not None else ""
         raise InvalidOptionError(f"{alone}Please provide either pruning_percentage or expansion_rate.")
     return percentage
+
+
+def _check_names(options: Iterable[str]) -> None:
+    """Refuse what is no option, or one of checkpoints, which nothing here would read."""
+    read = {name for name, field in Prune.model_fields.items() if about(field).in_memory}
+    for name in options:
+        if name not in read:
+            raise TypeError(f"prune_model() got an unexpected keyword argument {name!r}")
 
 
 def _checked_type(pruning_type: str) -> PruningType:

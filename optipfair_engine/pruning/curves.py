@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import PlanError
 from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.options.rules import SIZES
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import curve_widths
-from optipfair_engine.pruning.plan_options import SIZES, allocation_of, plan_type, size_of
+from optipfair_engine.pruning.plan_options import allocation_of, plan_type, size_of
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.sizes import kept_by_percentage
 from optipfair_engine.pruning.targets import size_facts
@@ -66,8 +67,7 @@ def replan(
     """
     plan.validate(view)
     method: Mapping[str, Any] = plan.method
-    changed = replace(
-        options,
+    changed = options.changed(
         preset="guide",
         pruning_type=method.get("pruning_type", "MLP_GLU"),
         neuron_selection_method=method.get("neuron_selection_method", "MAW"),

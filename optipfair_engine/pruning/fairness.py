@@ -26,6 +26,9 @@ from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.bias.statistics.significance import FEW_CLUSTERS, Array, outcome, relative_change
 from optipfair_engine.bias.statistics.summary import pair_values
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.options import rules
+from optipfair_engine.options.errors import engines_errors
+from optipfair_engine.options.presets import resolve_preset
 from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.width.calibrated import (
@@ -192,7 +195,8 @@ def fair_plan(
 
     if not options.prunes_neurons:
         raise InvalidOptionError(f"fairness chooses neurons: pruning_type {options.pruning_type} has none")
-    _refuse_unread(options)
+    with engines_errors():
+        rules.check_fairness(options)
     if draws < 1:
         raise InvalidOptionError(f"at least one random draw is needed, got {draws}")
     chosen, held = split_templates(pairs)
@@ -210,16 +214,6 @@ def fair_plan(
     candidates = chain(plans.items(), random)
     judged = _judge(model, tokenizer, held, candidates, len(plans) + draws, calibration, report)
     return FairPlan(Calibrated(plan, statistics), {**facts, **judged, "draws": draws})
-
-
-def _refuse_unread(options: PruneOptions) -> None:
-    """Fairness is itself the score of neurons, and orders equal ones by their index."""
-    for name, default in (("neuron_selection_method", "MAW"), ("tie_break", "lower_index")):
-        if getattr(options, name) != default:
-            raise InvalidOptionError(
-                f"{name} {getattr(options, name)} has no effect with fairness, which scores neurons by "
-                "rank(OBS's cost) - weight * rank(bias): leave it out"
-            )
 
 
 def _method(method: Mapping[str, object], facts: Mapping[str, object]) -> dict[str, object]:
@@ -241,23 +235,18 @@ def fair_plan_of(
     Raises:
         InvalidOptionError: no prompt pairs, an unknown field, or no calibration.
     """
-    from optipfair_engine.pruning.recommended import resolve_preset
-
-    asked = dict(options.fairness or {})
-    pairs, weight = asked.pop("prompt_pairs", None), asked.pop("weight", 1.0)
-    if asked:
-        raise InvalidOptionError(f"fairness has prompt_pairs and weight, not {', '.join(sorted(asked))}")
-    _refuse_unread(options)
-    if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
+    asked = options.fairness
+    if asked is None:
         raise InvalidOptionError("fairness needs prompt_pairs")
+    with engines_errors():
+        rules.check_fairness(options)
+        rules.check_needs(options, calibrated=calibration is not None, healed=False)
     if calibration is None:
-        raise InvalidOptionError("fairness needs calibration data: a neuron's utility is measured on it")
-    if not isinstance(weight, int | float):
-        raise InvalidOptionError(f"The fairness weight must be a number, got {weight!r}")
+        raise InvalidOptionError("fairness needs calibration data")
     # a preset would choose a score too, which fairness doesn't use
-    chosen = replace(resolve_preset(options, calibrated=True), fairness=None, neuron_selection_method="MAW")
-    items = pair_items(pairs, "Fairness")
-    made = fair_plan(model, tokenizer, items, chosen, calibration, weight=float(weight), report=report)
+    chosen = resolve_preset(options, calibrated=True).changed(fairness=None, neuron_selection_method="MAW")
+    items = pair_items(asked.prompt_pairs, "Fairness")
+    made = fair_plan(model, tokenizer, items, chosen, calibration, weight=asked.weight, report=report)
     if options.healing_seconds is not None:
         made.report["warnings"].append(BEFORE_HEALING)
     return made

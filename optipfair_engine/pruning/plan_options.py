@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.options.rules import SIZES
 from optipfair_engine.pruning.depth.choice import count_to_remove
 from optipfair_engine.pruning.sizes import checked_layer_indices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from optipfair_engine.options.prune import Allocation
+    from optipfair_engine.options.words import Allocation
     from optipfair_engine.plans.plan import PruningPlan
-
-SIZES = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
 
 #: What makes a plan anew, of a kind that has widths or heads.
 _RESIZING = (*SIZES, "expansion_divisor", "allocation")

@@ -6,15 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.options import rules
+from optipfair_engine.options.errors import engines_errors
+from optipfair_engine.options.presets import resolve_preset
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention.by_norm import attention_plan
 from optipfair_engine.pruning.attention.calibrated import calibrated_attention_plan
 from optipfair_engine.pruning.depth.calibrated import calibrated_depth_plan
 from optipfair_engine.pruning.depth.choice import depth_plan, select_layers
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
-from optipfair_engine.pruning.recommended import resolve_preset
 from optipfair_engine.pruning.targets import size_facts
-from optipfair_engine.pruning.width.by_score import WidthSize, check_method, target_layers, width_plan
+from optipfair_engine.pruning.width.by_score import WidthSize, target_layers, width_plan
 from optipfair_engine.pruning.width.calibrated import Calibrated, calibrated_width_plan, uniform_counts
 from optipfair_engine.pruning.width.scores import DATA_DRIVEN_METHODS
 
@@ -67,23 +69,23 @@ def make_calibrated_plan(
             "fairness needs the model and its tokenizer: use pruning.fairness.fair_plan_of, or "
             "prune_checkpoint in memory"
         )
-    if options.prunes_neurons:
-        check_method(
-            options.neuron_selection_method, calibrated=calibrated, compensated=options.compensation != "none"
-        )
+    with engines_errors():
+        rules.check_needs(options, calibrated=calibrated, healed=False)
+        if calibrated:
+            rules.check_calibration_is_used(options)
     refitted, allocated = options.compensation != "none", options.allocation == "allocated"
     if options.prunes_neurons and (refitted or allocated):
         return calibrated_width_plan(
             view, options, calibration, statistics, gatherer=gatherer, rule=rule, report=report
         )
-    if options.pruning_type == "DEPTH" and (refitted or _selects_by_text(options)):
+    if options.pruning_type == "DEPTH" and (refitted or rules.selects_layers_by_text(options)):
         return calibrated_depth_plan(view, options, calibration, report=report)
     if options.pruning_type == "ATTENTION" and refitted:
         return calibrated_attention_plan(
             view, options, calibration, statistics, gatherer=gatherer, report=report
         )
-    if options.keep_statistics:
-        raise InvalidOptionError('keep_statistics needs compensation="least_squares" or allocated widths')
+    with engines_errors():
+        rules.check_statistics(options, calibrated=calibrated)
     return Calibrated(_plan_by_score(view, options, calibration, gatherer, report))
 
 
@@ -92,11 +94,7 @@ def uses_calibration(options: PruneOptions) -> bool:
     options = resolve_preset(options, calibrated=True)
     by_score = options.prunes_neurons and options.neuron_selection_method in DATA_DRIVEN_METHODS
     solved = options.compensation != "none" or options.allocation == "allocated"
-    return by_score or solved or _selects_by_text(options) or options.fairness is not None
-
-
-def _selects_by_text(options: PruneOptions) -> bool:
-    return options.layer_selection_method in ("importance", "greedy_perplexity")
+    return by_score or solved or rules.selects_layers_by_text(options) or options.fairness is not None
 
 
 def _plan_by_score(
@@ -108,11 +106,6 @@ def _plan_by_score(
 ) -> PruningPlan:
     if options.prunes_neurons:
         return _plan_by_neuron_scores(view, options, calibration, gatherer, report)
-    if calibration is not None:
-        raise InvalidOptionError(
-            f"pruning_type {options.pruning_type} chooses by weights: calibration is not used without "
-            'compensation="least_squares"'
-        )
     if options.pruning_type == "DEPTH":
         return _plan_depth(view, options)
     return attention_plan(view, options, report=report)

@@ -1,9 +1,8 @@
-"""The preset ``recommended``: the best measured way for each pruning type, with or without calibration."""
+"""What a result says of its calibration, or of the want of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,26 +15,6 @@ STATIC_WARNING = (
     "neurons removed by static MAW has 29 times the dense perplexity, calibrated and refitted 1.23 times); "
     "give calibration text"
 )
-
-
-def resolve_preset(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
-    """Options with the preset written out; what was chosen away from the defaults stays as it is.
-
-    Without calibration ``recommended`` changes nothing: the result then carries ``STATIC_WARNING``.
-    """
-    if options.preset != "recommended" or not calibrated:
-        return options
-    changes: dict[str, Any] = {"compensation": "least_squares"}
-    if options.prunes_neurons:
-        if options.neuron_selection_method == "MAW":
-            changes["neuron_selection_method"] = "OBS"
-        if options.layer_indices is None and options.allocation is None:
-            changes["allocation"] = "allocated"
-    elif options.pruning_type == "ATTENTION":
-        changes["attention_unit"] = "query_head"
-    elif options.layer_selection_method == "last" and options.layer_indices is None:
-        changes["layer_selection_method"] = "importance"
-    return replace(options, **changes)
 
 
 def calibration_metrics(plan: PruningPlan, options: PruneOptions, *, calibrated: bool) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +18,7 @@ from optipfair_engine.bias.defaults import (
 from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.jsonable import write_json
+from optipfair_engine.options.bias import BiasOptions
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
@@ -28,56 +29,6 @@ METRICS_FILE: Final = "metrics.json"
 PAIRS_FILE: Final = "bias_metrics.json"
 SUMMARY_FILE: Final = "bias_summary.json"
 REPORT_FILE: Final = "report.html"
-_FIGURES: Final = ("mean_diff", "heatmap", "pca")
-_FORMATS: Final = ("png", "svg", "pdf")
-
-
-@dataclass(frozen=True)
-class BiasOptions:
-    """What a bias job measures; the fields of its spec.
-
-    At most one of ``prompt_pairs``, ``template`` with ``attributes`` (every two of the words are compared),
-    and ``suite`` (a file: CrowS-Pairs, StereoSet or prompt pairs); none of them means the default pairs with
-    the default control pairs. ``control_pairs`` are rewordings that change no attribute. A pair is two texts,
-    or an object with ``prompt1``, ``prompt2`` and ``template``. ``margin`` is the
-    change that a comparison with a baseline ignores: of the mean difference, relative (None: 0.05), or of a
-    preference's distance from one half (None: 0.02).
-    """
-
-    prompt_pairs: Sequence[Sequence[str] | Mapping[str, str] | PairItem] | None = None
-    template: str | None = None
-    attributes: Sequence[str] | None = None
-    suite: Path | None = None
-    control_pairs: Sequence[Sequence[str] | Mapping[str, str] | PairItem] | None = None
-    visualization_types: Sequence[str] = _FIGURES
-    layers: str | Sequence[int] = "first_middle_last"
-    layer_types: Sequence[str] | None = None
-    figure_format: str = "png"
-    neuron_ranking: bool = False
-    margin: float | None = None
-    dtype: str = "auto"
-    device: str = "cpu"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself, before any model is loaded."""
-        if (self.template is None) != (self.attributes is None):
-            raise InvalidOptionError("template and attributes belong together")
-        sources = ("prompt_pairs", "template", "suite")
-        given = [name for name in sources if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise InvalidOptionError(f"{' and '.join(given)} are mutually exclusive; give only one")
-        unknown = sorted(set(self.visualization_types) - set(_FIGURES))
-        if unknown:
-            raise InvalidOptionError(
-                f"visualization_types must be among {', '.join(_FIGURES)}; got {', '.join(unknown)}"
-            )
-        if self.figure_format not in _FORMATS:
-            raise InvalidOptionError(
-                f"figure_format must be one of {', '.join(_FORMATS)}, got {self.figure_format!r}"
-            )
-        if self.margin is not None and self.margin < 0:
-            raise InvalidOptionError(f"margin must be at least 0, got {self.margin}")
 
 
 @dataclass(frozen=True)
@@ -134,8 +85,7 @@ def bias_checkpoint(
     before = None
     if baseline is not None:
         # no figures, so nothing that only they have, and that the baseline may lack
-        plain = replace(
-            options,
+        plain = options.changed(
             visualization_types=(),
             layers="first_middle_last",
             layer_types=None,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -19,6 +18,9 @@ from jobs.specs import (
     parse_spec,
     spec_to_json,
 )
+from optipfair_engine.options.base import about
+from optipfair_engine.options.bias import Bias
+from optipfair_engine.options.prune import Prune
 
 LOCAL = {"source": "local", "name": "tiny"}
 CALIBRATION = {"texts": ["a text"]}
@@ -314,36 +316,17 @@ def test_every_kind_has_a_request_and_a_spec() -> None:
     assert {body["kind"] for body in ACCEPTED.values()} == set(KINDS) == set(SPECS)
 
 
-def words(annotation: Any) -> set[Any]:
-    """The words of a Literal, inside a list or an optional too."""
-    if get_origin(annotation) is Literal:
-        return set(get_args(annotation))
-    return {word for part in get_args(annotation) for word in words(part)}
-
-
-SERVICE_ONLY = {"model", "baseline", "calibration", "evaluation", "plan", "healing", "suite"}
-"""References, which the worker resolves before it calls the engine."""
-ENGINE_ONLY = {"verify", "max_length", "batch_size", "num_samples", "healing_seconds"}
-"""What the worker sets: the level of the check, and how the texts that it resolved are cut."""
-
-
-@pytest.mark.parametrize(
-    ("spec", "module", "name"),
-    [
-        (PruneSpec, "optipfair_engine.options.prune", "PruneOptions"),
-        (BiasSpec, "optipfair_engine.workflow.bias", "BiasOptions"),
-    ],
-)
-def test_specs_spell_the_engines_words(spec: type[BaseModel], module: str, name: str) -> None:
-    """The worker hands fields on by name: one that only one side knows would be dropped in silence."""
-    options = getattr(pytest.importorskip(module), name)
-    ours = set(spec.model_fields) - SERVICE_ONLY
-    hints = get_type_hints(options)
-    assert ours == set(hints) - ENGINE_ONLY - SERVICE_ONLY
-    for field in ours:
-        theirs = words(hints[field])
-        if theirs:
-            assert words(spec.model_fields[field].annotation) == theirs, field
+@pytest.mark.parametrize(("spec", "options"), [(PruneSpec, Prune), (BiasSpec, Bias)])
+def test_a_spec_is_the_engines_options_with_references(
+    spec: type[BaseModel], options: type[BaseModel]
+) -> None:
+    assert issubclass(spec, options)
+    for name, field in options.model_fields.items():
+        assert spec.model_fields[name].description == field.description, name
+        assert spec.model_fields[name].get_default(call_default_factory=True) == field.get_default(
+            call_default_factory=True
+        ), name
+        assert about(spec.model_fields[name]) == about(field), name
 
 
 @pytest.mark.parametrize(
@@ -360,13 +343,49 @@ def test_bounds_of_optional_numbers_are_words_of_json_schema(
     assert {name: number[name] for name in number if name != "type"} == bounds
 
 
-def test_defaults_are_the_engines() -> None:
-    options = pytest.importorskip("optipfair_engine.options.prune").PruneOptions
-    theirs = {f.name: f.default for f in dataclasses.fields(options)}
-    shared = (set(theirs) & set(PruneSpec.model_fields)) - {"device"}
-    assert {n: PruneSpec.model_fields[n].default for n in shared} == {n: theirs[n] for n in shared}
+@pytest.mark.parametrize("level", ["none", "structure", "logits"])
+def test_a_prune_job_says_how_its_result_is_verified(level: str) -> None:
+    assert spec_to_json(parse_request(prune()).spec)["verify"] == "logits"
+    assert spec_to_json(parse_request(prune(verify=level)).spec)["verify"] == level
 
 
-def test_divisors_are_the_engines() -> None:
-    sizes = pytest.importorskip("optipfair_engine.pruning.sizes")
-    assert words(PruneSpec.model_fields["expansion_divisor"].annotation) == set(sizes.EXPANSION_DIVISORS)
+def test_a_spec_stored_before_a_field_was_added_is_still_valid() -> None:
+    stored = spec_to_json(parse_request(prune()).spec)
+    del stored["verify"]
+    assert parse_spec("prune", stored).verify == "logits"
+
+
+READ_BY = {name: about(field).types for name, field in Prune.model_fields.items()}
+
+
+@pytest.mark.parametrize("pruning_type", ["MLP_GLU", "DEPTH", "ATTENTION"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tie_break", "topk"),
+        ("neuron_selection_method", "L2"),
+        ("allocation", "allocated"),
+        ("expansion_divisor", 32),
+        ("layer_selection_method", "first"),
+        ("attention_unit", "query_head"),
+        ("keep_statistics", True),
+    ],
+)
+def test_a_field_that_the_pruning_type_does_not_read_is_refused(
+    pruning_type: str, name: str, value: Any
+) -> None:
+    size = {"num_layers_to_remove": 1} if pruning_type == "DEPTH" else {"pruning_percentage": 20}
+    body = unsized(pruning_type=pruning_type, **size, **{name: value})
+    types = READ_BY[name]
+    assert types is not None
+    try:
+        parse_request(body)
+        said = ""
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+    assert (f'not with pruning_type "{pruning_type}"' in said) == (pruning_type not in types)
+    assert pruning_type in types or name in said
+
+
+def test_a_value_that_means_the_default_is_no_choice() -> None:
+    parse_request(depth(num_layers_to_remove=1, allocation="uniform"))

@@ -31,6 +31,8 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
         for value in (*arguments, options):
             if isinstance(value, PruneOptions | BiasOptions):
                 seen.update(vars(value))
+                if isinstance(value, PruneOptions):
+                    seen["healing_seconds"] = value.healing_seconds
         seen.update(options)
         raise Stopped("stopped")
 
@@ -38,7 +40,7 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
         "workflow.prune_checkpoint",
         "workflow.importance_checkpoint",
         "workflow.evaluate_checkpoint",
-        "bias.workflow.bias_checkpoint",
+        "workflow.bias.bias_checkpoint",
     ):
         monkeypatch.setattr(f"optipfair_engine.{place}", record)
     monkeypatch.setattr("optipfair_engine.workflow.prune.streamed.can_stream", lambda *_: False)
@@ -142,8 +144,8 @@ def test_files_of_pairs(called: Callable[..., dict[str, Any]], tmp_path: Path) -
         (pair,) = called("bias", option, str(file))[name]
         assert "the woman sat" in str(pair)
     seen = called("prune", "--fairness-pairs", str(file), "--fairness-weight", "0.5")
-    assert seen["fairness"]["weight"] == 0.5
-    assert "the woman sat" in str(seen["fairness"]["prompt_pairs"])
+    assert seen["fairness"].weight == 0.5
+    assert "the woman sat" in str(seen["fairness"].prompt_pairs)
 
 
 @pytest.mark.parametrize(

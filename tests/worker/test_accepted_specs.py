@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from jobs.specs import parse_request, spec_to_json
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
-from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from worker.engine.runners import prune_options
 
@@ -71,9 +69,8 @@ def test_every_accepted_combination_can_be_planned(view: ModelView) -> None:
     assert {spec["pruning_type"] for spec in specs} == set(CHOICES["pruning_type"])
     ids = torch.randint(0, 16, (8, 8), generator=torch.Generator().manual_seed(0))
     batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
-    known = {field.name for field in fields(PruneOptions)}
     for spec in specs:
         calibration = None if spec["calibration"] is None else CalibrationSet(batches, 64, "test", 8, 8, 8)
-        options = PruneOptions(**{**prune_options(spec, known), "device": "cpu"})
+        options = prune_options(spec).changed(device="cpu")
         made = make_calibrated_plan(view, options, calibration)
         assert made.statistics is not None or not options.keep_statistics, spec

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ from optipfair_engine import workflow
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.cli.shared import read_calibration
 from optipfair_engine.errors import CheckpointError
-from optipfair_engine.options import prune as engine_options
+from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.progress import null_reporter
 from worker.engine import runners
 from worker.inputs.places import InputNotFoundError, Inputs, Places
@@ -40,29 +40,9 @@ def inputs_under(root: Path, **places: object) -> Inputs:
     return Inputs(Places(**{**folders, **defaults, **places}), ExitStack(), null_reporter)
 
 
-@pytest.mark.parametrize(
-    "field",
-    [
-        "pruning_type",
-        "neuron_selection_method",
-        "tie_break",
-        "allocation",
-        "layer_selection_method",
-        "attention_unit",
-    ],
-)
-def test_both_sides_spell_the_same_words(field: str) -> None:
-    annotation = specs.PruneSpec.model_fields[field].annotation
-    parts = [part for part in get_args(annotation) if get_args(part)] or [annotation]
-    spec = {word for part in parts for word in get_args(part)}
-    engine = set(engine_options._CHOICES[field])
-    assert spec == engine
-
-
 def test_every_option_of_a_prune_job_reaches_the_engine_or_the_call() -> None:
-    known = {field.name for field in fields(engine_options.PruneOptions)}
-    elsewhere = {"model", "calibration", "evaluation", "plan", "healing"}
-    assert set(specs.PruneSpec.model_fields) - elsewhere <= known
+    references = {"model", "calibration", "evaluation", "plan"}
+    assert set(specs.PruneSpec.model_fields) - references <= set(PruneOptions.model_fields)
     request = specs.parse_request(
         {
             "kind": "prune",
@@ -70,14 +50,17 @@ def test_every_option_of_a_prune_job_reaches_the_engine_or_the_call() -> None:
                 "model": {"source": "local", "name": "m"},
                 "pruning_percentage": 20,
                 "healing": {"max_seconds": 7},
+                "verify": "structure",
+                "layer_indices": [1, 2],
                 "calibration": {"texts": ["a"], "max_length": 9, "num_samples": 3, "batch_size": 2},
             },
         }
     )
-    options = runners.prune_options(specs.spec_to_json(request.spec), known)
-    assert options["healing_seconds"] == 7.0
-    assert (options["max_length"], options["num_samples"], options["batch_size"]) == (9, 3, 2)
-    assert options["pruning_percentage"] == 20
+    options = runners.prune_options(specs.spec_to_json(request.spec))
+    assert options.healing_seconds == 7.0
+    assert (options.max_length, options.num_samples, options.batch_size) == (9, 3, 2)
+    assert (options.pruning_percentage, options.verify) == (20, "structure")
+    assert list(options.layer_indices or ()) == [1, 2]
 
 
 def test_auto_devices_become_the_workers_in_every_step() -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.jsonable import strict, write_json
 from optipfair_engine.progress import Reporter
 from worker.inputs.places import Inputs, Places
+
+if TYPE_CHECKING:
+    from optipfair_engine.options.prune import PruneOptions
 
 Spec = Mapping[str, Any]
 Metrics = dict[str, Any]
@@ -84,7 +86,6 @@ def run_importance(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -
 def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
     """A smaller checkpoint, with its plan, metrics, model card, manifest and plots."""
     from optipfair_engine import workflow
-    from optipfair_engine.options.prune import PruneOptions
     from worker.engine.reload_check import forked_runner
 
     model = inputs.model(spec["model"])
@@ -92,7 +93,7 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
         workflow.prune_checkpoint(
             model,
             output,
-            PruneOptions(**prune_options(spec, {field.name for field in fields(PruneOptions)})),
+            prune_options(spec),
             calibration_texts=inputs.calibration(spec["calibration"], model),
             evaluation_texts=inputs.texts(spec["evaluation"]),
             plan=inputs.model({"source": "job", **spec["plan"]}) if spec["plan"] else None,
@@ -102,24 +103,19 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
     )
 
 
-def prune_options(spec: Spec, known: set[str]) -> dict[str, Any]:
-    """The engine's options of a prune spec: the same names, with the nested parts spread out."""
-    options = {name: value for name, value in spec.items() if name in known}
-    calibration, healing = spec.get("calibration") or {}, spec.get("healing") or {}
-    for name in ("max_length", "batch_size", "num_samples"):
-        if name in calibration:
-            options[name] = calibration[name]
-    if healing:
-        options["healing_seconds"] = float(healing["max_seconds"])
-    return options
+def prune_options(spec: Spec) -> PruneOptions:
+    """The engine's options of a prune spec: the same names, and how its calibration text is cut."""
+    from optipfair_engine.options.prune import PruneOptions
+
+    given = {**spec, **(spec["calibration"] or {})}
+    return PruneOptions(**{name: given[name] for name in PruneOptions.model_fields if name in given})
 
 
 def run_bias(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
     """How differently a model treats prompts that differ in one attribute."""
     from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
 
-    names = {field.name for field in fields(BiasOptions)}
-    options = {name: value for name, value in spec.items() if name in names and value is not None}
+    options = {name: spec[name] for name in BiasOptions.model_fields if name in spec}
     if spec["suite"] is not None:
         options["suite"] = inputs.suite(spec["suite"])
     baseline = inputs.model(spec["baseline"]) if spec["baseline"] else None

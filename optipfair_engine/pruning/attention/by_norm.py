@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from optipfair_engine.architectures import AttentionView, ModelView
-    from optipfair_engine.options.prune import AttentionUnit, PruneOptions
+    from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.options.words import AttentionUnit
 
 
 def head_plan(scores: Tensor, groups: int, unit: AttentionUnit, kept: int) -> HeadPlan:

@@ -13,7 +13,8 @@ from optipfair_engine.pruning.targets import Target, target_of
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import AttentionView, ModelView
-    from optipfair_engine.options.prune import AttentionUnit, PruneOptions
+    from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.options.words import AttentionUnit
 
 
 def whole_units(attention: AttentionView, unit: AttentionUnit) -> int:

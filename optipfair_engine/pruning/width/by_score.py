@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.sizes import checked_layer_indices, kept_neurons_count, warn_if_nothing_changes
 from optipfair_engine.pruning.width.scores import (
-    DATA_DRIVEN_METHODS,
-    STATIC_METHODS,
     neuron_scores,
     removal_order,
     top_indices,
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
     from optipfair_engine.architectures import MlpView, ModelView
 
 WidthType = Literal["MLP_GLU", "MLP"]
-
-#: What people may ask for; OBS is chosen by the refit, not by a score.
-NEURON_SELECTION_METHODS = (*STATIC_METHODS, "CFSP", "OBS")
 
 
 @dataclass(frozen=True)
@@ -50,31 +45,6 @@ class WidthSize:
     def facts(self) -> dict[str, object]:
         """What was asked for, as plain JSON."""
         return {name: value for name, value in vars(self).items() if value is not None}
-
-
-def check_method(method: str, *, calibrated: bool, compensated: bool) -> None:
-    """Refuse a selection method that doesn't exist or doesn't go with (or without) calibration data.
-
-    Raises:
-        InvalidOptionError: the text says what would go together.
-    """
-    if method not in NEURON_SELECTION_METHODS:
-        choices = list(NEURON_SELECTION_METHODS)
-        raise InvalidOptionError(f"Invalid neuron selection method: {method}. Choose from {choices}.")
-    if method == "OBS" and not compensated:
-        raise InvalidOptionError('neuron_selection_method="OBS" needs compensation="least_squares"')
-    if compensated and not calibrated:
-        raise InvalidOptionError("compensation needs calibration data (a dataloader, or calibration texts)")
-    if method == "CFSP" and not calibrated:
-        raise InvalidOptionError(
-            'neuron_selection_method="CFSP" needs calibration data (a dataloader, or texts)'
-        )
-    if calibrated and not compensated and method not in DATA_DRIVEN_METHODS:
-        raise InvalidOptionError(
-            "Data-driven pruning with dataloader is only supported for the MAW method. "
-            f"Got neuron_selection_method='{method}'. "
-            "Please use neuron_selection_method='MAW' or remove the dataloader parameter."
-        )
 
 
 def target_layers(view: ModelView, layer_indices: Iterable[object] | None) -> tuple[int, ...]:
@@ -188,12 +158,11 @@ def width_plan(
     They are gathered, for the layers that it is called with, when every option was found to be right.
 
     Raises:
-        InvalidOptionError, TypeError: an option out of range; see ``check_method`` and ``sizes``.
+        InvalidOptionError, TypeError: an option out of range; see ``sizes``.
         UnsupportedModelError: the family has no such MLP.
         NonFiniteWeightsError: NaN or infinite weights.
     """
     calibrated = gather_norms is not None
-    check_method(method, calibrated=calibrated, compensated=False)
     layers = target_layers(view, layer_indices)
     counts = kept_counts(view, layers, size, pruning_type) if counts is None else counts
     x_norms = None if gather_norms is None else gather_norms(layers)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from optipfair_engine.calibration import CalibrationSet
-    from optipfair_engine.options.prune import AttentionUnit, PruneOptions
+    from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.options.words import AttentionUnit
     from optipfair_engine.progress import Reporter
 
 

@@ -248,13 +248,13 @@ def test_a_preset_and_healing_are_taken_note_of(biased, tokenizer, templated_pai
         preset="recommended",
         layer_indices=[LAYER],
         fairness=fairness,
-        healing_seconds=1,
+        healing={"max_seconds": 1},
     )
     made = fair_plan_of(biased, tokenizer, options, calibration)
     assert made.calibrated.plan.weights  # the preset refits
     assert BEFORE_HEALING in made.report["warnings"]
     with pytest.raises(InvalidOptionError, match="OBS has no effect with fairness"):
-        fair_plan_of(biased, tokenizer, replace(options, neuron_selection_method="OBS"), calibration)
+        fair_plan_of(biased, tokenizer, options.changed(neuron_selection_method="OBS"), calibration)
 
 
 def test_fairness_on_the_command_line(biased, tokenizer, templated_pairs, tmp_path) -> None:

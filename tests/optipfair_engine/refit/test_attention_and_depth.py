@@ -13,7 +13,8 @@ from optipfair_engine import prune_model
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet, Gram, as_calibration_set, capture
 from optipfair_engine.errors import CalibrationError, InvalidOptionError, UnsupportedModelError
-from optipfair_engine.options.prune import LayerSelectionMethod, PruneOptions
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.options.words import LayerSelectionMethod
 from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.pruning.attention import by_refit as attention_refit
 from optipfair_engine.pruning.attention.by_refit import RemovalCost, head_columns, select_heads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -124,7 +123,7 @@ def test_recommended_compares_allocations_and_keeps_the_budget(
 def test_recommended_with_uniform_widths_keeps_them_uniform(
     view: ModelView, calibration: CalibrationSet
 ) -> None:
-    plan = make_calibrated_plan(view, replace(RECOMMENDED, allocation="uniform"), calibration).plan
+    plan = make_calibrated_plan(view, RECOMMENDED.changed(allocation="uniform"), calibration).plan
     assert plan.method["neuron_selection_method"] == "OBS"
     assert {len(kept) for kept in plan.kept_neurons.values()} == {28}
     assert plan.weights

@@ -76,7 +76,7 @@ def test_healing_reports_before_and_after(source: Path, tmp_path: Path) -> None:
     metrics = prune_checkpoint(
         source,
         tmp_path / "out",
-        _options(healing_seconds=1.0),
+        _options(healing={"max_seconds": 1.0}),
         calibration_texts=[TEXT],
         evaluation_texts=[TEXT],
         report=lambda stage, *_: said.append(stage),
@@ -91,7 +91,7 @@ def test_healing_without_calibration_is_refused_before_anything_is_read(tmp_path
         prune_checkpoint(
             tmp_path / "none",
             tmp_path / "out",
-            _options(preset="guide", healing_seconds=1.0, verify="logits"),
+            _options(preset="guide", healing={"max_seconds": 1.0}, verify="logits"),
         )
 
 
@@ -106,7 +106,7 @@ def test_healing_without_calibration_is_refused_before_anything_is_read(tmp_path
 def test_calibration_may_be_for_healing_alone(
     source: Path, tmp_path: Path, options: dict[str, object]
 ) -> None:
-    asked = _options(preset="guide", healing_seconds=0.5, **options)
+    asked = _options(preset="guide", healing={"max_seconds": 0.5}, **options)
     metrics = prune_checkpoint(source, tmp_path / "out", asked, calibration_texts=[TEXT])
     assert metrics["healing_steps"] > 0
     assert "calibration" not in PruningPlan.load(tmp_path / "out").method

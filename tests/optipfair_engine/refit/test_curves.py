@@ -15,7 +15,8 @@ from optipfair_engine.architectures import ModelView
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.cli.app import app
 from optipfair_engine.errors import InvalidOptionError, PlanError
-from optipfair_engine.options.prune import Allocation, NeuronSelectionMethod, PruneOptions
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.options.words import Allocation, NeuronSelectionMethod
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.pruning.curves import error_table, replan
 from optipfair_engine.pruning.plan_options import asks_for_another_size, check_beside_plan
@@ -33,7 +34,7 @@ def test_with_statistics_another_ratio_is_the_plan_made_at_that_ratio(
     view: ModelView, model: LlamaForCausalLM, calibration: CalibrationSet
 ) -> None:
     made = make_calibrated_plan(view, OBS, calibration)
-    expected = make_calibrated_plan(view, replace(OBS, pruning_percentage=50), calibration).plan
+    expected = make_calibrated_plan(view, OBS.changed(pruning_percentage=50), calibration).plan
     model.forward = None  # type: ignore[assignment]
     model.model.forward = None  # type: ignore[assignment]
     found = replan(view, SIZE_50, made.plan, made.statistics)
@@ -59,10 +60,10 @@ def test_a_refit_without_statistics_says_what_it_needs(view: ModelView, calibrat
 def test_without_a_refit_the_order_of_removal_is_enough(view: ModelView, calibration: CalibrationSet) -> None:
     options = PruneOptions(allocation="allocated", pruning_percentage=30)
     plan = make_calibrated_plan(view, options, calibration).plan
-    found = replan(view, replace(SIZE_50, allocation="uniform"), plan, None)
+    found = replan(view, SIZE_50.changed(allocation="uniform"), plan, None)
     expected = make_calibrated_plan(view, SIZE_50, calibration).plan
     assert found.kept_neurons == expected.kept_neurons
-    allocated = replan(view, replace(SIZE_50, allocation="allocated"), plan, None)
+    allocated = replan(view, SIZE_50.changed(allocation="allocated"), plan, None)
     assert sum(map(len, allocated.kept_neurons.values())) == 4 * 20
 
 
@@ -74,7 +75,7 @@ def test_another_ratio_keeps_the_way_in_which_the_plan_divided_its_neurons(
     made = make_calibrated_plan(view, options, calibration).plan
     plan = replace(made, method={**made.method, "allocation": rule})
     allocation: Allocation = "uniform" if rule == "uniform" else "allocated"
-    expected = replan(view, replace(SIZE_50, allocation=allocation), plan, None)
+    expected = replan(view, SIZE_50.changed(allocation=allocation), plan, None)
     assert replan(view, SIZE_50, plan, None).kept_neurons == expected.kept_neurons
 
 
@@ -92,7 +93,7 @@ def test_a_data_driven_plan_at_another_ratio_is_the_plan_made_at_that_ratio(
 ) -> None:
     options = PruneOptions(neuron_selection_method=method, pruning_percentage=30)
     plan = make_calibrated_plan(view, options, calibration).plan
-    other = replace(options, pruning_percentage=pruning_percentage)
+    other = options.changed(pruning_percentage=pruning_percentage)
     found = replan(view, PruneOptions(pruning_percentage=pruning_percentage), plan, None)
     assert found.to_json() == make_calibrated_plan(view, other, calibration).plan.to_json()
 
@@ -133,7 +134,7 @@ def test_what_a_plan_has_settled_is_refused_beside_it(
 
 def test_what_agrees_with_a_plan_may_stand_beside_it(view: ModelView, calibration: CalibrationSet) -> None:
     check_beside_plan(
-        replace(OBS, layer_indices=[0, 1, 2, 3]), make_calibrated_plan(view, OBS, calibration).plan
+        OBS.changed(layer_indices=[0, 1, 2, 3]), make_calibrated_plan(view, OBS, calibration).plan
     )
     options = PruneOptions(pruning_type="DEPTH", num_layers_to_remove=2, layer_selection_method="first")
     plan = make_calibrated_plan(view, options).plan

@@ -134,7 +134,7 @@ def test_widths_are_compared_once_for_a_work_folder(
         {"verify": "logits"},
         {"dtype": "float16"},
         {"keep_statistics": True},
-        {"healing_seconds": 5},
+        {"healing": {"max_seconds": 5}},
         {"fairness": {"prompt_pairs": [["a", "b"]]}},
     ],
 )

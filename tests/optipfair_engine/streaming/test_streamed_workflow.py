@@ -165,7 +165,7 @@ def test_unchecked_streaming_needs_no_transformers_and_writes_the_same(
     source = checkpoint("qwen3")
     code = (
         "import sys; from pathlib import Path;"
-        "from optipfair_engine.pruning import PruneOptions;"
+        "from optipfair_engine.options.prune import PruneOptions;"
         "from optipfair_engine.workflow import prune_checkpoint;"
         f"prune_checkpoint(Path({str(source)!r}), Path({str(tmp_path / 'plain')!r}),"
         f" PruneOptions(verify='none', **{asked!r})); print('transformers' in sys.modules)"

@@ -1,0 +1,94 @@
+"""The options of a bias measurement, each declared once; see ``options.prune`` for what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from optipfair_engine.options.base import About, EngineOptions, Finite, Seed, Strict, again
+from optipfair_engine.options.errors import ContradictionError
+from optipfair_engine.options.words import DType, FigureFormat, Visualization
+
+_PROMPTS, _FIGURES, _OTHERWISE = "What the model is asked", "Figures", "Options"
+
+
+def _all_figures() -> Sequence[Visualization]:
+    return ["mean_diff", "heatmap", "pca"]
+
+
+class Bias(Strict):
+    """What a model is asked, and what is shown of its answers: shared by jobs, commands and calls."""
+
+    prompt_pairs: Annotated[Sequence[Any] | None, About(_PROMPTS)] = None
+    """Pairs of prompts that differ in the attribute. Without any prompts: a set of its own."""
+    template: Annotated[str | None, About(_PROMPTS)] = None
+    """A text with {attribute} in it, filled with each two of attributes."""
+    attributes: Annotated[Sequence[str] | None, About(_PROMPTS)] = None
+    """Words to fill in."""
+    suite: Annotated[Path | str | None, About(_PROMPTS)] = None
+    """A file of the workers' suites folder: CrowS-Pairs (CSV), StereoSet (JSON) or prompt pairs."""
+    control_pairs: Annotated[Sequence[Any] | None, About(_PROMPTS)] = None
+    """Rewordings that change no attribute: the noise floor."""
+    visualization_types: Annotated[Sequence[Visualization], About(_FIGURES)] = Field(
+        default_factory=_all_figures
+    )
+    """Which figures are drawn; an empty list: none."""
+    layers: Annotated[str | Sequence[int], About(_FIGURES)] = "first_middle_last"
+    """Which layers the figures show: three, all, or positions from 0 on."""
+    layer_types: Annotated[Sequence[str] | None, About(_FIGURES)] = None
+    """Which components the figures show; metrics are of all. Null: outputs, gate and up (PCA: outputs)."""
+    figure_format: Annotated[FigureFormat, About(_FIGURES)] = "png"
+    """File type of the figures."""
+    neuron_ranking: Annotated[bool, About(_OTHERWISE)] = False
+    """Ranks the neurons that react most, with p-values."""
+    margin: Annotated[Annotated[Finite, Field(ge=0, le=10)] | None, About(_OTHERWISE)] = Field(
+        default=None,
+        description="Change from the baseline that doesn't count: of the mean difference, relative "
+        "(null: 0.05); of a preference suite's distance from one half (null: 0.02).",
+    )
+    dtype: Annotated[DType, About()] = "auto"
+    """Number type that the model is loaded in; auto: the checkpoint's."""
+    device: Annotated[str, About()] = "auto"
+    """What computes: auto (what there is), cpu or cuda."""
+    seed: Annotated[Seed, About(_OTHERWISE)] = 0
+    """Of the bootstrap."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Refuse half a template, and more than one source of prompts.
+
+        Raises:
+            ContradictionError: says which belong together, or exclude each other.
+        """
+        if (self.template is None) != (self.attributes is None):
+            raise ContradictionError("template and attributes belong together")
+        sources = ("prompt_pairs", "template", "suite")
+        given = [name for name in sources if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ContradictionError(
+                "give at most one of prompt_pairs, template with attributes, suite "
+                f"({', '.join(given)} given)",
+                guide=f"{' and '.join(given)} are mutually exclusive; give only one",
+            )
+
+
+class BiasOptions(EngineOptions, Bias):
+    """What a bias measurement asks and shows; wrong options are the engine's errors.
+
+    At most one of ``prompt_pairs``, ``template`` with ``attributes`` (every two of the words are compared),
+    and ``suite`` (a file: CrowS-Pairs, StereoSet or prompt pairs); none of them means the default pairs with
+    the default control pairs. ``control_pairs`` are rewordings that change no attribute. A pair is two texts,
+    or an object with ``prompt1``, ``prompt2`` and ``template``. ``margin`` is the change that a comparison
+    with a baseline ignores: of the mean difference, relative (None: 0.05), or of a preference's distance from
+    one half (None: 0.02).
+    """
+
+    suite: Path | None = again(Bias, "suite")
+    device: str = again(Bias, "device", default="cpu")

@@ -1,0 +1,246 @@
+"""What goes together in a pruning: every rule, once.
+
+A rule looks at values alone, not at which were written: a stored spec has every default spelled out. Rules
+that depend on calibration text or an earlier plan are told whether there is one. Each raises a
+``ContradictionError``, worded for jobs and, where the guide's calls say it in another way, for those too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from optipfair_engine.options.base import about
+from optipfair_engine.options.errors import ContradictionError
+
+if TYPE_CHECKING:
+    from optipfair_engine.options.prune import Prune
+
+#: How much goes: of neurons and heads, and of layers.
+SIZES: Final = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
+DEPTH_SIZES: Final = ("num_layers_to_remove", "depth_pruning_percentage", "layer_indices")
+
+#: Ways to choose neurons by weights alone, and the ways that look at activations if there is text.
+STATIC_METHODS: Final = ("VOW", "PON", "L2")
+
+#: What an earlier plan has settled; size, divisor, allocation and healing can be asked for beside it.
+SETTLED_BY_PLAN: Final = (
+    *("preset", "neuron_selection_method", "tie_break", "compensation", "attention_unit"),
+    *("layer_indices", "num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method"),
+    *("fairness", "keep_statistics"),
+)
+
+
+def check_one_size(options: Prune) -> None:
+    """Refuse two sizes; none means the guide's percentage."""
+    sizes = [name for name in SIZES if getattr(options, name) is not None]
+    if len(sizes) > 1:
+        raise ContradictionError(f"{' and '.join(sizes)} are mutually exclusive. Provide only one.")
+
+
+def check_exactly_one_size(options: Prune, *, planned: bool) -> None:
+    """Refuse two sizes, and none too, except beside a plan, which has its own."""
+    wanted = DEPTH_SIZES if options.pruning_type == "DEPTH" else SIZES
+    given = [name for name in wanted if getattr(options, name) is not None]
+    if len(given) != 1 and not (planned and not given):
+        said = f" ({', '.join(given)} given)" if given else ""
+        raise ContradictionError(f"give exactly one of {', '.join(wanted)}{said}")
+
+
+def check_type(options: Prune) -> None:
+    """Refuse fields that the pruning type doesn't read, unless they are at their default."""
+    names = []
+    for name, field in type(options).model_fields.items():
+        told = about(field)
+        if told.types is None or options.pruning_type in told.types or not is_chosen(options, name):
+            continue
+        value = getattr(options, name)
+        if value not in told.neutral:
+            names.append(f'{name} "{value}"' if told.neutral else name)
+    if names:
+        kind, listed = options.pruning_type, ", ".join(names)
+        raise ContradictionError(
+            f'{listed}: not with pruning_type "{kind}"',
+            guide=f"{listed} can't be used with pruning_type {kind}",
+        )
+
+
+def check_layer_choice(options: Prune) -> None:
+    """Refuse a way to choose layers beside the layers themselves.
+
+    "last" is the default, and as good as "custom" where the layers are named.
+    """
+    method = options.layer_selection_method
+    if options.layer_indices is not None and method not in ("last", "custom"):
+        raise ContradictionError(
+            f'layer_selection_method "{method}" chooses layers itself: not with layer_indices',
+            guide=f'layer_selection_method "{method}" beside layer_indices can\'t be used with pruning_type '
+            f"{options.pruning_type}",
+        )
+
+
+def check_named_layers(options: Prune) -> None:
+    """Refuse a choice of layers by hand that names none."""
+    if options.layer_selection_method == "custom" and options.layer_indices is None:
+        raise ContradictionError(
+            'layer_selection_method "custom" takes layer_indices',
+            guide='layer_selection_method "custom" needs layer_indices',
+        )
+
+
+def check_ties(options: Prune) -> None:
+    """Refuse a way to break ties where something else than a score of one layer's neurons chooses."""
+    if options.tie_break != "lower_index" and (
+        options.compensation != "none" or options.allocation == "allocated"
+    ):
+        raise ContradictionError(
+            _TIES,
+            guide=f'tie_break "{options.tie_break}" is for selection by score alone: not with compensation '
+            "or allocated widths",
+        )
+
+
+def check_ties_of_job(options: Prune) -> None:
+    """The same, and refuse it with what may come to that: a preset or fairness."""
+    check_ties(options)
+    if options.tie_break != "lower_index" and (options.preset == "recommended" or options.fairness):
+        raise ContradictionError(_TIES)
+
+
+_TIES = 'tie_break "topk": not with compensation, allocated widths, fairness or a preset'
+
+
+def check_needs(options: Prune, *, calibrated: bool, planned: bool = False, healed: bool = True) -> None:
+    """Refuse what can't be done without calibration text, whatever the preset.
+
+    ``planned``: an earlier plan is applied, so nothing is chosen. ``healed``: healing counts, too.
+    """
+    alone = options.neuron_selection_method == "OBS" and not refits(options, calibrated=calibrated)
+    needs = _needs(options, planned=planned, healed=healed)
+    if needs and not calibrated:
+        raise ContradictionError(
+            f"{', '.join(needs)}: needs calibration", guide=_OBS_ALONE if alone else _first(needs)
+        )
+    if alone:
+        raise ContradictionError(
+            'neuron_selection_method "OBS" works only with compensation "least_squares"', guide=_OBS_ALONE
+        )
+
+
+def _first(needs: Mapping[str, str]) -> str:
+    """What the engine says of several needs: of that which explains the others, if there is one."""
+    leading = ("fairness", 'compensation "least_squares"')
+    return next((needs[name] for name in leading if name in needs), next(iter(needs.values())))
+
+
+_OBS_ALONE = 'neuron_selection_method="OBS" needs compensation="least_squares"'
+_DATA = "needs calibration data (a dataloader, or calibration texts)"
+_DEPTH_NEEDS = (
+    "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
+    "(a dataloader, or calibration texts)"
+)
+
+
+def _needs(options: Prune, *, planned: bool, healed: bool) -> dict[str, str]:
+    """What needs calibration text: its name → how the engine says so."""
+    method, layers = options.neuron_selection_method, options.layer_selection_method
+    refitted = _DEPTH_NEEDS if options.pruning_type == "DEPTH" else f"compensation {_DATA}"
+    needy = (
+        (method == "CFSP", 'neuron_selection_method "CFSP"', f'neuron_selection_method="CFSP" {_DATA}'),
+        (method == "OBS", 'neuron_selection_method "OBS"', refitted),
+        (options.compensation != "none", 'compensation "least_squares"', refitted),
+        (
+            options.allocation == "allocated" and not planned,
+            'allocation "allocated"',
+            "a refit, OBS and allocated widths need calibration data, or kept statistics",
+        ),
+        (selects_layers_by_text(options), f'layer_selection_method "{layers}"', _DEPTH_NEEDS),
+        (
+            options.healing is not None and healed,
+            "healing",
+            "healing needs calibration text to distil on",
+        ),
+        (
+            options.fairness is not None,
+            "fairness",
+            "fairness needs calibration data: a neuron's utility is measured on it",
+        ),
+    )
+    return {name: said for needed, name, said in needy if needed}
+
+
+def check_fairness(options: Prune) -> None:
+    """Fairness is itself the score of neurons, and orders equal ones by their index."""
+    names = [name for name in ("neuron_selection_method", "tie_break") if is_chosen(options, name)]
+    if names:
+        raise ContradictionError(
+            f"{', '.join(names)}: not with fairness, which ranks neurons by utility and bias",
+            guide=f"{names[0]} {getattr(options, names[0])} has no effect with fairness, which scores "
+            "neurons by rank(OBS's cost) - weight * rank(bias): leave it out",
+        )
+
+
+def check_calibration_is_used(options: Prune) -> None:
+    """Refuse text that nothing looks at: only some ways of choosing do; healing distils on it anyway."""
+    if refits(options, calibrated=True) or options.fairness is not None or options.healing is not None:
+        return
+    if not options.prunes_neurons and not selects_layers_by_text(options):
+        raise ContradictionError(
+            f'calibration: pruning_type "{options.pruning_type}" chooses by weights; '
+            'give compensation "least_squares" too, or leave calibration out',
+            guide=f"pruning_type {options.pruning_type} chooses by weights: calibration is not used without "
+            'compensation="least_squares"',
+        )
+    if options.neuron_selection_method in STATIC_METHODS:
+        raise ContradictionError(
+            f'calibration: neuron_selection_method "{options.neuron_selection_method}" chooses by weights; '
+            'take "MAW", "PPM" or "CFSP", give compensation "least_squares" too, or leave calibration out',
+            guide="Data-driven pruning with dataloader is only supported for the MAW method. "
+            f"Got neuron_selection_method='{options.neuron_selection_method}'. "
+            "Please use neuron_selection_method='MAW' or remove the dataloader parameter.",
+        )
+
+
+def check_statistics(options: Prune, *, calibrated: bool) -> None:
+    """Refuse to keep statistics that nothing gathers."""
+    gathered = refits(options, calibrated=calibrated) or options.allocation == "allocated"
+    if options.keep_statistics and not (gathered or options.fairness is not None):
+        raise ContradictionError(
+            "keep_statistics keeps what a refit of neurons or heads measured: it needs compensation "
+            '"least_squares" or allocation "allocated", and no pruning_type "DEPTH"',
+            guide='keep_statistics needs compensation="least_squares" or allocated widths',
+        )
+
+
+def check_beside_plan(options: Prune, *, calibrated: bool) -> None:
+    """Refuse what an earlier plan has settled, and text that nothing but healing could look at."""
+    _refuse(
+        (name for name in SETTLED_BY_PLAN if is_chosen(options, name)), "not beside plan, which settles it"
+    )
+    if calibrated and options.healing is None:
+        raise ContradictionError(
+            "calibration: beside plan it is used for healing only",
+            guide="calibration text beside a plan is only for healing: leave it out to apply the plan, or "
+            "leave out the plan to prune anew",
+        )
+
+
+def refits(options: Prune, *, calibrated: bool) -> bool:
+    """Whether what stays is refitted, because it is asked for or by the preset."""
+    return options.compensation != "none" or (options.preset == "recommended" and calibrated)
+
+
+def selects_layers_by_text(options: Prune) -> bool:
+    """Whether layers are chosen by what calibration text measures."""
+    return options.layer_selection_method in ("importance", "greedy_perplexity")
+
+
+def is_chosen(options: Prune, name: str) -> bool:
+    """Whether a field differs from its default."""
+    return bool(getattr(options, name) != type(options).model_fields[name].default)
+
+
+def _refuse(names: Iterable[str], reason: str) -> None:
+    listed = ", ".join(names)
+    if listed:
+        raise ContradictionError(f"{listed}: {reason}")

@@ -1,0 +1,23 @@
+"""The words of options: what may be said where one of several is to be chosen."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+Preset = Literal["guide", "recommended"]
+PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"]
+NeuronSelectionMethod = Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"]
+TieBreak = Literal["lower_index", "topk"]
+Allocation = Literal["uniform", "allocated"]
+ExpansionDivisor = Literal[32, 64, 128, 256]
+LayerSelectionMethod = Literal["last", "first", "custom", "importance", "greedy_perplexity"]
+AttentionUnit = Literal["kv_group", "query_head"]
+Compensation = Literal["none", "least_squares"]
+VerifyLevel = Literal["none", "structure", "logits"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+Visualization = Literal["mean_diff", "heatmap", "pca"]
+FigureFormat = Literal["png", "svg", "pdf"]
+
+#: Multiples that matrix hardware likes, and the only ones that the guide allows.
+EXPANSION_DIVISORS: Final = (32, 64, 128, 256)
