@@ -42,7 +42,7 @@ def test_a_list_that_is_cut_does_not_say_that_it_is_the_last(
     job = caller.create()
     attempt = worker.claim(job["id"])
     for _ in range(1001):
-        worker.attempt.progress(job["id"], attempt, 0.5)
+        worker.progress(job["id"], attempt, 0.5)
     worker.succeed(job["id"], attempt)
     url = f"/v1/jobs/{job['id']}/events"
     first = caller.get(url).json()
