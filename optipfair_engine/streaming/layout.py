@@ -14,15 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optipfair_engine.architectures import refusals
+from optipfair_engine.architectures import config_names, refusals
 from optipfair_engine.architectures.base import TEXT_TOWERS, Architecture, AttentionSpec, MlpSpec, StackSpec
 from optipfair_engine.architectures.registry import find_architecture
 from optipfair_engine.architectures.rows import check_groups, gate_of, kv_heads_of_qkv, up_of
 from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.streaming.source import DTYPES, CheckpointSource
-
-_HIDDEN_SIZES = ("hidden_size", "n_embd", "d_model")
-_HEADS = ("num_attention_heads", "n_head")
 
 
 class StoredMlp:
@@ -186,19 +183,19 @@ class CheckpointLayout:
     @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
-        return self._number(_HIDDEN_SIZES)
+        return self._number(config_names.HIDDEN_SIZE)
 
     @property
     def head_dim(self) -> int:
         """Features of one attention head."""
         stated = self.config.get("head_dim")
-        return stated if isinstance(stated, int) else self.hidden_size // self._number(_HEADS)
+        return stated if isinstance(stated, int) else self.hidden_size // self._number(config_names.NUM_HEADS)
 
     def _number(self, names: tuple[str, ...]) -> int:
-        for name in names:
-            if isinstance(value := self.config.get(name), int):
-                return value
-        raise UnsupportedModelError(f"{self.model_type}: config.json doesn't state {names[0]}")
+        value = config_names.stated(self.config, names)
+        if value is None:
+            raise UnsupportedModelError(f"{self.model_type}: config.json doesn't state {names[0]}")
+        return value
 
     def _find_stack(self) -> tuple[StackSpec, str]:
         tried = []
