@@ -26,7 +26,7 @@ def stated(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
 def intermediate_size(config: Mapping[str, Any], family: Architecture | None) -> int | None:
     """The neurons of a layer's MLP: under the family's own name, or the usual four times the hidden size."""
     if family is None or family.mlp is None:
-        names = _INTERMEDIATE_SIZE
+        names: tuple[str, ...] = _INTERMEDIATE_SIZE
     else:
         names = (family.mlp.size_attribute,) if family.mlp.size_attribute else ()
     hidden = stated(config, HIDDEN_SIZE)
