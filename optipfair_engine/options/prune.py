@@ -8,7 +8,6 @@ from numbers import Integral
 from typing import Literal, SupportsFloat, get_args
 
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.pruning.sizes import EXPANSION_DIVISORS
 
 Preset = Literal["guide", "recommended"]
 PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"]
@@ -20,6 +19,9 @@ AttentionUnit = Literal["kv_group", "query_head"]
 Compensation = Literal["none", "least_squares"]
 VerifyLevel = Literal["none", "structure", "logits"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
+
+#: Multiples that matrix hardware likes, and the only ones that the guide allows.
+EXPANSION_DIVISORS = (32, 64, 128, 256)
 
 #: The guide's percentage where no size is given at all.
 DEFAULT_PERCENTAGE = 10

@@ -13,9 +13,7 @@ from fractions import Fraction
 from numbers import Integral
 
 from optipfair_engine.errors import InvalidOptionError
-
-#: Multiples that matrix hardware likes, and the only ones that the guide allows.
-EXPANSION_DIVISORS = (32, 64, 128, 256)
+from optipfair_engine.options.prune import EXPANSION_DIVISORS
 
 #: What people are told when rounding undoes what they asked for.
 NOTHING_PRUNED = (
