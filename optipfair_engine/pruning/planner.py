@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.attention import calibrated as attention_calibrated
 from optipfair_engine.pruning.attention.by_norm import attention_plan
 from optipfair_engine.pruning.attention.calibrated import calibrated_attention_plan
+from optipfair_engine.pruning.depth import calibrated as depth_calibrated
 from optipfair_engine.pruning.depth.calibrated import calibrated_depth_plan
 from optipfair_engine.pruning.depth.choice import depth_plan, select_layers
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 from optipfair_engine.pruning.recommended import resolve_preset
 from optipfair_engine.pruning.targets import size_facts
+from optipfair_engine.pruning.width import calibrated as width_calibrated
 from optipfair_engine.pruning.width.by_score import WidthSize, check_method, target_layers, width_plan
 from optipfair_engine.pruning.width.calibrated import Calibrated, calibrated_width_plan, uniform_counts
 from optipfair_engine.pruning.width.scores import DATA_DRIVEN_METHODS
@@ -102,7 +105,8 @@ def make_static_plan(
     """
     options = _checked(options, calibrated=False)
     if options.compensation != "none" or options.allocation == "allocated" or _selects_by_text(options):
-        raise InvalidOptionError("compensation, allocated widths and choices by text need calibration data")
+        needs = {"DEPTH": depth_calibrated, "ATTENTION": attention_calibrated}
+        raise InvalidOptionError(needs.get(options.pruning_type, width_calibrated).NEEDS_CALIBRATION)
     return _plan_by_weights(view, options, report)
 
 

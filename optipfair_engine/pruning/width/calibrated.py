@@ -41,6 +41,8 @@ SELECTION_RIDGE = 1e-2
 #: by 0.3 % of perplexity at 40 % (SmolLM2-135M); for the refit itself the median was better.
 SELECTION_SCALE: RidgeScale = "coordinate"
 
+NEEDS_CALIBRATION = "a refit, OBS and allocated widths need calibration data, or kept statistics"
+
 
 @dataclass(frozen=True)
 class Calibrated:
@@ -93,9 +95,7 @@ def calibrated_width_plan(
     uniform = uniform_counts(view, options, layers, kind)
     if statistics is None:
         if calibration is None:
-            raise InvalidOptionError(
-                "a refit, OBS and allocated widths need calibration data, or kept statistics"
-            )
+            raise InvalidOptionError(NEEDS_CALIBRATION)
         statistics = gatherer.grams(view, calibration, layers, "down_proj", report)
     if eliminations is None:
         eliminations = _eliminate(mlps, statistics, options, report)
