@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 #: What transformers cuts checkpoints into, and ``save_pruned`` too.
 MAX_SHARD_BYTES = 5_000_000_000
 
-
 #: Files that belong to a model besides its weights and config.
 _COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
