@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from api import failures, openapi
+from api import failures, operations
 from api.auth import AnyKey, Authenticator
 from api.background.loops import background
 from api.context import Services
@@ -116,7 +116,7 @@ def make_routes(metrics: HttpMetrics, *, tracer: TracerProvider | None = None) -
     _add_openapi_path(app)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     failures.install(app)
-    openapi.install(app)
+    operations.install(app)
     app.add_middleware(BodyLimitMiddleware)
     app.add_middleware(RequestContextMiddleware, metrics=metrics)
     return app

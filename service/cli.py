@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from service.keys_cli import keys_app
-
-if TYPE_CHECKING:
-    from jobs.settings import Settings
+from service.terminal import DatabaseUrl, DataDir, explained, make_settings, say
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys_app, name="keys")
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder of everything the service keeps.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
 ModelsDir = Annotated[Path | None, typer.Option(help="Folder whose sub-folders are the local models.")]
-DatabaseUrl = Annotated[str | None, typer.Option(help="sqlite:///… or postgresql://…")]
 BrokerUrl = Annotated[str | None, typer.Option(help="redis://…; by default a Valkey of our own.")]
 ArtifactsUrl = Annotated[str | None, typer.Option(help="A folder, or s3://bucket/prefix.")]
 PublicUrl = Annotated[str | None, typer.Option(help="Prefix of the URLs that are handed out.")]
@@ -127,41 +121,6 @@ def doctor(
     for finding in findings:
         say(finding.line())
     raise typer.Exit(0 if all(finding.well for finding in findings) else 1)
-
-
-def make_settings(flags: dict[str, Any]) -> Settings:
-    """Settings from the flags that were given (each named after its setting), then the environment."""
-    from jobs.settings import read_settings
-
-    return read_settings({name: value for name, value in flags.items() if value is not None})
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn foreseen failures into one line on stderr and exit code 1, without a stack trace."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from jobs.errors import JobsError
-    from service.lock import AlreadyRunningError
-
-    try:
-        yield
-    except SQLAlchemyError as error:
-        reason = str(error).splitlines()[0]
-        fail(f"the database can't be used ({reason}); `optipfair-service doctor` says more")
-    except (AlreadyRunningError, JobsError, OSError, RuntimeError, ValueError) as error:
-        fail(str(error))
-
-
-def say(line: str) -> None:
-    """One line to stdout, at once: whoever reads a pipe waits for it."""
-    print(line, flush=True)
-
-
-def fail(reason: str) -> None:
-    """One line to stderr, and the end."""
-    print(f"optipfair-service: {reason}", file=sys.stderr, flush=True)
-    raise typer.Exit(1)
 
 
 def main() -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+from service.terminal import DatabaseUrl, DataDir, explained, fail, make_settings, say
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder of everything the service keeps.")]
-DatabaseUrl = Annotated[str | None, typer.Option(help="sqlite:///… or postgresql://…")]
+keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
 
 @keys_app.command("create")
@@ -28,13 +26,12 @@ def create(
     """Make a key and print it; it is stored hashed and can't be shown again."""
     from jobs.signing.keys import SCOPES, generate_key
     from jobs.signing.secret import load_secrets
-    from service import cli
     from service.bootstrap import check_secret
 
     scopes = scope or ["jobs:read", "jobs:write"]
     if unknown := sorted(set(scopes) - set(SCOPES)):
-        cli.fail(f"unknown scope {', '.join(unknown)}; there are {', '.join(SCOPES)}")
-    with cli.explained():
+        fail(f"unknown scope {', '.join(unknown)}; there are {', '.join(SCOPES)}")
+    with explained():
         settings, repository = _open(data_dir=data_dir, database_url=database_url)
         check_secret(settings.secret_file)
         key = generate_key(load_secrets(settings.secret_file))
@@ -43,7 +40,7 @@ def create(
         stored = repository.create_key(
             tenant, key_hash=key.hash, hint=key.hint, scopes=scopes, name=name, expires_at=expires
         )
-    cli.say(f"{stored.id}  {key.plain}")
+    say(f"{stored.id}  {key.plain}")
 
 
 @keys_app.command("list")
@@ -53,33 +50,28 @@ def list_keys(
     database_url: DatabaseUrl = None,
 ) -> None:
     """List keys by id, with their last characters; the keys themselves are not stored."""
-    from service import cli
-
-    with cli.explained():
+    with explained():
         _settings, repository = _open(data_dir=data_dir, database_url=database_url)
         keys = repository.list_keys(tenant)
     for key in keys:
         state = "revoked" if key.revoked_at else _expiry(key.expires_at)
-        cli.say(f"{key.id}  …{key.hint}  {key.tenant}  {','.join(sorted(key.scopes))}  {state}  {key.name}")
+        say(f"{key.id}  …{key.hint}  {key.tenant}  {','.join(sorted(key.scopes))}  {state}  {key.name}")
 
 
 @keys_app.command("revoke")
 def revoke(key_id: str, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Revoke a key by its id: it opens nothing any more. Links that it made work until they expire."""
-    from service import cli
-
-    with cli.explained():
+    with explained():
         _settings, repository = _open(data_dir=data_dir, database_url=database_url)
         repository.revoke_key(key_id, None)
-    cli.say(f"revoked {key_id}")
+    say(f"revoked {key_id}")
 
 
 def _open(**flags: Any) -> tuple[Any, Any]:
     from jobs.database import connect
     from jobs.repository import Repository
-    from service import cli
 
-    settings = cli.make_settings(flags)
+    settings = make_settings(flags)
     return settings, Repository(connect(settings.database_url), settings)
 
 

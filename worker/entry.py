@@ -21,14 +21,8 @@ from jobs.repository import Repository
 from jobs.settings import Settings
 from worker import app, orphans
 from worker.beats import Beats
-from worker.engine.process import (
-    Ended,
-    EngineProcess,
-    Message,
-    make_context,
-    start_server,
-    thread_environment,
-)
+from worker.engine.process import Ended, EngineProcess, Message
+from worker.engine.server import make_context, start_server, thread_environment
 from worker.inputs.cache import FolderCache
 from worker.inputs.inventory import Inventory
 from worker.log import logger

@@ -14,7 +14,7 @@ from api.body import body_of
 from api.context import WithServices
 from api.downloads.linking import make_link
 from api.downloads.serving import artifact_response
-from api.openapi import BYTES_RESPONSES, GET_BYTES, body_schema
+from api.operations import BYTES_RESPONSES, GET_BYTES, body_schema
 from api.routes.results import check_kept, succeeded
 from api.views import artifact_view
 

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from api.context import WithServices
 from api.downloads.linking import open_link
 from api.downloads.serving import respond
-from api.openapi import BYTES_RESPONSES, GET_BYTES
+from api.operations import BYTES_RESPONSES, GET_BYTES
 
 router = APIRouter(prefix="/v1/download", tags=["artifacts"])
 

@@ -12,7 +12,7 @@ from api.auth import Principal, Reader, Writer
 from api.body import job_request
 from api.context import Services, WithServices, services_of
 from api.downloads.conditional import field, none_match, prefer_wait
-from api.openapi import CREATE_JOB, GET_JOB, JOB_BODY
+from api.operations import CREATE_JOB, GET_JOB, JOB_BODY
 from api.problem import Problem, field_error, invalid
 from api.views import etag, job_view
 from api.waiting.held import wait_for_change

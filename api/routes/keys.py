@@ -11,7 +11,7 @@ from api import models
 from api.auth import Admin
 from api.body import body_of
 from api.context import WithServices
-from api.openapi import body_schema
+from api.operations import body_schema
 from api.problem import field_error, invalid
 from api.views import key_view, rfc3339_or_none
 from jobs.signing.keys import generate_key

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from api import models
 from api.auth import Principal, Reader
 from api.context import Services, WithServices
-from api.openapi import GET_EVENTS
+from api.operations import GET_EVENTS
 from api.problem import Problem
 from api.views import attempt_view, check_view, event_view
 from api.waiting.held import event_stream

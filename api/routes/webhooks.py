@@ -11,7 +11,7 @@ from api import models
 from api.auth import Reader, Writer
 from api.body import body_of
 from api.context import WithServices
-from api.openapi import body_schema
+from api.operations import body_schema
 from api.problem import field_error, invalid
 from api.views import delivery_view, webhook_view
 from jobs.errors import InvalidError

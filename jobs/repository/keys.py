@@ -76,14 +76,6 @@ class KeyVerbs(Verbs):
             row = connection.execute(query).mappings().first()
         return None if row is None else _key(row)
 
-    def get_key(self, key_id: str) -> ApiKey | None:
-        """A key by its id, whatever its state."""
-        if not is_id(key_id):
-            return None
-        with self._read() as connection:
-            row = connection.execute(select(t.api_keys).where(t.api_keys.c.id == key_id)).mappings().first()
-        return None if row is None else _key(row)
-
     def list_keys(self, tenant: str | None) -> list[ApiKey]:
         """A tenant's keys (None: all), the newest first, the revoked ones included."""
         query = select(t.api_keys).order_by(t.api_keys.c.id.desc())

@@ -15,7 +15,7 @@ from jobs.errors import InvalidError, NotFoundError
 from jobs.ids import is_id, is_text, lowest_id_at
 from jobs.repository.base import JOB_COLUMNS, Verbs, is_in
 from jobs.rows import Artifact, Attempt, Check, Event, Job, JsonObject, Page, Version, job_error, job_from_row
-from jobs.states import ACTIVE, Outcome, State
+from jobs.states import Outcome, State
 
 ARCHIVE = "*"
 """The name of the row that describes the archive of all artifacts."""
@@ -182,12 +182,6 @@ class ReadingVerbs(Verbs):
         query = select(c.queue, waited).where(is_in(State.QUEUED), _of(tenant)).group_by(c.queue)
         with self._read() as connection:
             return {row[0]: max(row[1], 0) / 1000 for row in connection.execute(query)}
-
-    def count_active(self, tenant: str) -> int:
-        """How many jobs of a tenant are queued or running (what its quota counts)."""
-        query = select(func.count()).select_from(t.jobs).where(t.jobs.c.tenant == tenant, is_in(*ACTIVE))
-        with self._read() as connection:
-            return connection.execute(query).scalar_one()
 
     def now(self) -> int:
         """The database's clock, in milliseconds since the epoch."""

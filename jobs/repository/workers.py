@@ -71,14 +71,6 @@ class WorkerVerbs(Verbs):
         with self._read() as connection:
             return [_worker(row) for row in connection.execute(query.order_by(c.id)).mappings()]
 
-    def list_models(self) -> list[LocalModel]:
-        """The local models of the live workers, by name; where revisions differ, the first worker's."""
-        found: dict[str, LocalModel] = {}
-        for worker in self.live_workers():
-            for model in worker.models:
-                found.setdefault(model.name, model)
-        return [found[name] for name in sorted(found)]
-
 
 def _worker(row: Mapping[Any, Any]) -> Worker:
     parsed = {name: json.loads(row[name]) for name in ("queues", "devices", "models", "files")}

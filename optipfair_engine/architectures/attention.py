@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from optipfair_engine.architectures.base import AttentionSpec
 from optipfair_engine.architectures.config_edits import check_head_counts
-from optipfair_engine.architectures.tensors import (
-    Linear,
-    as_linear,
-    check_indices,
-    is_transposed,
-    keep_inputs,
-    keep_outputs,
-    matrix,
-)
+from optipfair_engine.architectures.refusals import check_heads_removable
+from optipfair_engine.architectures.rows import check_groups, kept_of_attention, kv_heads_of_qkv
+from optipfair_engine.architectures.tensors import Linear, as_linear, is_transposed, keep, matrix
 from optipfair_engine.errors import UnsupportedModelError
 
 _HEADS = ("num_heads", "num_attention_heads")
@@ -48,7 +41,7 @@ class AttentionView:
         if self._spec.key is not None:
             return self._outputs(self._spec.key) // self.head_dim
         if self._spec.qkv is not None and self._spec.heads_refused is None:
-            return (self._outputs(self._spec.qkv) // self.head_dim - self.num_heads) // 2
+            return kv_heads_of_qkv(self._outputs(self._spec.qkv), self.num_heads, self.head_dim)
         return next((n for name in _KV_HEADS if (n := getattr(self.module, name, None))), self.num_heads)
 
     def _outputs(self, path: str) -> int:
@@ -85,10 +78,6 @@ class AttentionView:
                 names[f"{role}_bias"] = f"{self._prefix}.{path}.bias"
         return names
 
-    def rows(self, heads: Tensor) -> Tensor:
-        """The features of these heads: head h covers h·head_dim … (h+1)·head_dim − 1."""
-        return (heads[:, None] * self.head_dim + torch.arange(self.head_dim, device="cpu")).flatten()
-
     def check_heads(self, query: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
         """The indices, sorted; raises if the family or the grouping can't represent them.
 
@@ -99,19 +88,10 @@ class AttentionView:
             UnsupportedModelError: the family's heads can't be removed.
             ValueError: the indices don't form equal groups.
         """
-        if self._spec.heads_refused:
-            raise UnsupportedModelError(
-                f"{self._model_type}: attention heads can't be removed: {self._spec.heads_refused}"
-            )
-        query = check_indices(query, self.num_heads, "query heads")
-        kv = check_indices(kv, self.num_key_value_heads, "key/value heads")
-        owners = query // (self.num_heads // self.num_key_value_heads)
-        counts = torch.bincount(owners, minlength=self.num_key_value_heads)
-        if not torch.equal(torch.nonzero(counts).flatten(), kv) or len(set(counts[kv].tolist())) != 1:
-            raise ValueError(
-                "each kept key/value head needs the same number of its own query heads, "
-                f"and no other query head may stay (query {query.tolist()}, key/value {kv.tolist()})"
-            )
+        check_heads_removable(self._model_type, self._spec.heads_refused)
+        query, kv = check_groups(
+            query, kv, num_heads=self.num_heads, num_key_value_heads=self.num_key_value_heads
+        )
         try:
             check_head_counts(self._config, query.numel(), kv.numel(), self.head_dim)
         except ValueError as error:
@@ -121,17 +101,17 @@ class AttentionView:
     def keep_heads(self, query: Tensor, kv: Tensor) -> None:
         """Keep these query heads and key/value heads, in place; see ``check_heads`` for what is refused."""
         query, kv = self.check_heads(query, kv)
-        query_rows, kv_rows = self.rows(query), self.rows(kv)
-        spec = self._spec
-        if spec.qkv is not None:
-            key_start = self.num_heads * self.head_dim
-            value_start = key_start + self.num_key_value_heads * self.head_dim
-            rows = torch.cat((query_rows, key_start + kv_rows, value_start + kv_rows))
-            keep_outputs(self._linear(spec.qkv), rows)
-        else:
-            for path, rows in ((spec.query, query_rows), (spec.key, kv_rows), (spec.value, kv_rows)):
-                keep_outputs(self._linear(path or ""), rows)
-        keep_inputs(self.o_module, query_rows)
+        selected = kept_of_attention(
+            query,
+            kv,
+            num_heads=self.num_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+        )
+        for role, kept in selected.items():
+            path: str | None = getattr(self._spec, role)
+            if path is not None:
+                keep(self._linear(path), kept)
         self._note_heads(query.numel(), kv.numel())
 
     def _note_heads(self, heads: int, kv_heads: int) -> None:

@@ -188,6 +188,9 @@ _GEMMA3N = _glu(
     "and its last layers share the key/value states of earlier ones",
 )
 
+#: The ``model_type`` of a multimodal family → that of its text tower.
+TEXT_TOWERS_OF = {"gemma3": "gemma3_text", "gemma3n": "gemma3n_text", "qwen3_5": "qwen3_5_text"}
+
 DECODERS: tuple[Architecture, ...] = (
     *_GLU_FAMILIES,
     *_MOE_FAMILIES,

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from optipfair_engine.architectures.base import MlpKind, MlpSpec
-from optipfair_engine.architectures.tensors import (
-    Linear,
-    as_linear,
-    check_indices,
-    is_transposed,
-    keep_inputs,
-    keep_outputs,
-    matrix,
-    replace_weight,
-)
+from optipfair_engine.architectures.rows import check_indices, gate_of, kept_of_mlp, up_of
+from optipfair_engine.architectures.tensors import Linear, as_linear, is_transposed, keep, matrix
 
 #: what families call the size on the MLP module itself
 _SIZE_ATTRIBUTES = ("intermediate_size", "intermediate_dim", "ffn_dim", "inner_dim")
@@ -52,13 +43,12 @@ class MlpView:
         """The gate's rows [I, H]; None in a plain MLP. A view: don't write to it."""
         if self.gate_module is None:
             return None
-        return matrix(self.gate_module)[: self.intermediate_size]
+        return gate_of(matrix(self.gate_module), self.intermediate_size)
 
     @property
     def up_weight(self) -> Tensor:
         """The up projection's rows [I, H] (a view)."""
-        weight = matrix(self.up_module)
-        return weight[self.intermediate_size :] if self.kind == "fused_glu" else weight
+        return up_of(self.kind, matrix(self.up_module), self.intermediate_size)
 
     @property
     def down_weight(self) -> Tensor:
@@ -92,22 +82,12 @@ class MlpView:
         """
         size = self.intermediate_size
         kept = check_indices(indices, size, "neurons")
-        if self.kind == "fused_glu":
-            keep_outputs(self.up_module, torch.cat((kept, kept + size)))
-        else:
-            keep_outputs(self.up_module, kept)
-            if self.gate_module is not None:
-                keep_outputs(self.gate_module, kept)
-        keep_inputs(self.down_module, kept)
+        selected = kept_of_mlp(self.kind, kept, size)
+        keep(self.up_module, selected["up"])
+        if self.gate_module is not None and self.gate_module is not self.up_module:
+            keep(self.gate_module, selected["gate"])
+        keep(self.down_module, selected["down"])
         self._note_size(size, kept.numel())
-
-    def set_down(self, weight: Tensor) -> None:
-        """Replace the down weight by [H, I] (a refit); dtype, device and storage order stay."""
-        if weight.shape != self.down_weight.shape:
-            raise ValueError(
-                f"down weight must be {tuple(self.down_weight.shape)}, not {tuple(weight.shape)}"
-            )
-        replace_weight(self.down_module, weight)
 
     def _note_size(self, old: int, new: int) -> None:
         for name in _SIZE_ATTRIBUTES:

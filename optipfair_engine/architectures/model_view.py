@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from optipfair_engine.architectures import config_edits
+from optipfair_engine.architectures import config_edits, refusals
 from optipfair_engine.architectures.attention import AttentionView
 from optipfair_engine.architectures.base import (
     TEXT_TOWERS,
@@ -80,10 +80,7 @@ class ModelView:
         Raises:
             UnsupportedModelError: the family or this layer (mixture of experts) has none to narrow.
         """
-        spec = self.architecture.mlp
-        if self.architecture.width_refused or spec is None:
-            reason = self.architecture.width_refused or "its layers have no known MLP"
-            raise UnsupportedModelError(f"{self.model_type}: neurons can't be removed: {reason}")
+        spec = refusals.check_width(self.architecture)
         layer = self.layers[index]
         missing = [path for path in (spec.gate, spec.up, spec.down) if path and not _has(layer, path)]
         if missing:
@@ -144,19 +141,9 @@ class ModelView:
             UnsupportedModelError: the family's layers depend on their number in a way no config expresses.
             ValueError: no such layer, a repeated one, or none would be left.
         """
-        architecture, removed = self.architecture, tuple(sorted(indices))
-        reasons = [reason for name, reason in architecture.depth_guards if getattr(self.config, name, None)]
-        if architecture.depth_refused:
-            reasons.append(architecture.depth_refused)
-        if reasons:
-            raise UnsupportedModelError(f"{self.model_type}: layers can't be removed: {'; '.join(reasons)}")
-        if len(set(removed)) != len(removed) or any(not 0 <= i < self.num_layers for i in removed):
-            raise ValueError(
-                f"layers to remove must be distinct and in [0, {self.num_layers}): {list(removed)}"
-            )
-        if len(removed) >= self.num_layers:
-            raise ValueError(f"at least one of the {self.num_layers} layers must stay")
-        return removed
+        return refusals.check_depth(
+            self.architecture, lambda name: getattr(self.config, name, None), self.num_layers, indices
+        )
 
     def remove_layers(self, indices: Iterable[int]) -> None:
         """Remove these layers in place, with ``layer_idx`` at every depth and every per-layer config list."""

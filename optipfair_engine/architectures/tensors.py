@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from optipfair_engine.architectures.rows import Kept
 from optipfair_engine.errors import UnsupportedModelError
 
 Linear: TypeAlias = nn.Linear | Conv1D
@@ -57,26 +58,11 @@ def replace_weight(module: Linear, weight: Tensor) -> None:
         module.nx, module.nf = inputs, outputs
 
 
-def keep_outputs(module: Linear, indices: Tensor) -> None:
-    """Keep these outputs (rows and bias entries), in the given order."""
-    index = indices.to(module.weight.device)
-    replace_weight(module, matrix(module).detach().index_select(0, index))
-    if module.bias is not None:
+def keep(module: Linear, kept: Kept) -> None:
+    """Keep these outputs (rows and bias entries) or inputs (columns), in the given order."""
+    index = kept.indices.to(module.weight.device)
+    dim = 0 if kept.axis == "outputs" else 1
+    replace_weight(module, matrix(module).detach().index_select(dim, index))
+    if module.bias is not None and kept.axis == "outputs":
         bias = module.bias
         module.bias = nn.Parameter(bias.detach().index_select(0, index), requires_grad=bias.requires_grad)
-
-
-def keep_inputs(module: Linear, indices: Tensor) -> None:
-    """Keep these inputs (columns), in the given order."""
-    replace_weight(module, matrix(module).detach().index_select(1, indices.to(module.weight.device)))
-
-
-def check_indices(indices: Tensor, size: int, what: str) -> Tensor:
-    """Indices as sorted int64 on the CPU, without repetition, within ``size``, at least one."""
-    flat = torch.as_tensor(indices, dtype=torch.int64, device="cpu").flatten()
-    if flat.numel() == 0:
-        raise ValueError(f"at least one of the {size} {what} must be kept")
-    ordered: Tensor = torch.unique(flat)
-    if ordered.numel() != flat.numel() or int(ordered[0]) < 0 or int(ordered[-1]) >= size:
-        raise ValueError(f"indices of {what} must be distinct and in [0, {size})")
-    return ordered

@@ -1,10 +1,12 @@
-"""Rough predictions of a prune job's memory, output and time, from sizes alone. Standard library only."""
+"""Rough predictions of a prune job's memory, output and time, from sizes alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from optipfair_engine.architectures.registry import known_architecture
 
 if TYPE_CHECKING:
     from optipfair_engine.headers.folder import ModelFacts
@@ -88,10 +90,11 @@ def _removed_share(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
     removed = (
         1 - min(1.0, rate / 100 * hidden / wide) if rate else (spec.get("pruning_percentage") or 0) / 100
     )
-    matrices = (
-        3
-        if facts.model_type not in {"gpt2", "opt", "gpt_neox", "falcon", "bloom", "phi", "starcoder2"}
-        else 2
-    )
-    mlp = min(in_layers, layers * matrices * hidden * wide / max(facts.parameters, 1))
+    mlp = min(in_layers, layers * _matrices(facts.model_type) * hidden * wide / max(facts.parameters, 1))
     return mlp * share * removed
+
+
+def _matrices(model_type: str) -> int:
+    """Weight matrices that a neuron has a row or column of: up and down, and a gate in most families."""
+    family = known_architecture(model_type)
+    return 2 if family is not None and family.mlp is not None and family.mlp.gate is None else 3

@@ -1,7 +1,7 @@
 """What a model folder says about itself, read without torch: names, shapes, sizes, and whether it is safe.
 
-Standard library only, so that an API server can use it. Nothing here reads a weight; every length and offset
-is checked against the size of its file before it is believed.
+No torch, NumPy or transformers, so that an API server can use it. Nothing here reads a weight; every length
+and offset is checked against the size of its file before it is believed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
+from optipfair_engine.architectures import config_names
+from optipfair_engine.architectures.registry import NATIVE_MODEL_TYPES, known_architecture
 from optipfair_engine.headers.errors import HeaderError
 from optipfair_engine.headers.gguf import read_gguf_header
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_CONFIG_BYTES = 10_000_000
-
-_NATIVE = """
-    apertus arcee bert bloom cohere cohere2 deepseek_v2 deepseek_v3 distilbert ernie4_5 exaone4 falcon
-    gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gpt_oss
-    gptj granite helium hunyuan_v1_dense llama ministral ministral3 mistral mixtral mpt nemotron olmo olmo2
-    olmo3 olmoe opt phi phi3 qwen2 qwen2_moe qwen3 qwen3_5 qwen3_5_text qwen3_moe qwen3_next roberta seed_oss
-    smollm3 stablelm starcoder2 t5
-"""
-#: families whose code is part of transformers and of this engine: their `auto_map` is never needed
-NATIVE_MODEL_TYPES = frozenset(_NATIVE.split())
 
 _DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
@@ -283,20 +275,20 @@ def _safetensors_facts(path: Path, shards: list[Path], files: dict[str, int]) ->
     counts: Counter[str] = Counter()
     for info in tensors:
         counts[info.dtype] += info.numel
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    hidden = _first_count(text, "hidden_size", "n_embd", "d_model")
-    heads = _first_count(text, "num_attention_heads", "n_head", "num_heads")
-    wide = _first_count(text, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "d_ff")
+    nested = config.get("text_config")
+    text: Mapping[str, Any] = nested if isinstance(nested, dict) else config
+    family = str(text.get("model_type") or config["model_type"])
+    heads = config_names.stated(text, config_names.NUM_HEADS)
     architectures = config.get("architectures")
     return ModelFacts(
         model_type=str(config["model_type"]),
         architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (),
-        num_layers=_first_count(text, "num_hidden_layers", "n_layer", "num_layers"),
-        hidden_size=hidden,
-        intermediate_size=wide or (4 * hidden if hidden else None),
+        num_layers=config_names.stated(text, config_names.NUM_LAYERS),
+        hidden_size=config_names.stated(text, config_names.HIDDEN_SIZE),
+        intermediate_size=config_names.intermediate_size(text, known_architecture(family)),
         num_attention_heads=heads,
-        num_key_value_heads=_first_count(text, "num_key_value_heads", "num_kv_heads") or heads,
-        vocab_size=_first_count(text, "vocab_size"),
+        num_key_value_heads=config_names.stated(text, config_names.NUM_KEY_VALUE_HEADS) or heads,
+        vocab_size=config_names.stated(text, ("vocab_size",)),
         parameters=sum(counts.values()),
         bytes=sum(shard.stat().st_size for shard in shards),
         dtype=counts.most_common(1)[0][0] if counts else "F32",
@@ -304,11 +296,6 @@ def _safetensors_facts(path: Path, shards: list[Path], files: dict[str, int]) ->
         has_tokenizer=any(name in files for name in _TOKENIZER_FILES),
         files=files,
     )
-
-
-def _first_count(config: Mapping[str, Any] | None, *names: str) -> int | None:
-    values = (config.get(name) for name in names) if config else ()
-    return next((value for value in values if type(value) is int and value > 0), None)
 
 
 def model_revision(path: Path) -> str:
@@ -335,16 +322,16 @@ def _gguf_facts(path: Path, files: dict[str, int]) -> ModelFacts:
     if not isinstance(arch, str):
         raise HeaderError("model_config_invalid", f"{path.name} names no architecture")
     facts = {name.removeprefix(f"{arch}."): value for name, value in values.items()}
-    heads = _first_count(facts, "attention.head_count")
-    vocabulary = _first_count(facts, "vocab_size", "tokenizer.ggml.tokens")
+    heads = config_names.stated(facts, ("attention.head_count",))
+    vocabulary = config_names.stated(facts, ("vocab_size", "tokenizer.ggml.tokens"))
     return ModelFacts(
         model_type=arch,
         architectures=(),
-        num_layers=_first_count(facts, "block_count"),
-        hidden_size=_first_count(facts, "embedding_length"),
-        intermediate_size=_first_count(facts, "feed_forward_length"),
+        num_layers=config_names.stated(facts, ("block_count",)),
+        hidden_size=config_names.stated(facts, ("embedding_length",)),
+        intermediate_size=config_names.stated(facts, ("feed_forward_length",)),
         num_attention_heads=heads,
-        num_key_value_heads=_first_count(facts, "attention.head_count_kv") or heads,
+        num_key_value_heads=config_names.stated(facts, ("attention.head_count_kv",)) or heads,
         vocab_size=vocabulary,
         parameters=parameters,
         bytes=path.stat().st_size,

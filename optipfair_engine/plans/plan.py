@@ -19,7 +19,7 @@ from optipfair_engine.errors import EngineError, PlanError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optipfair_engine.architectures import AttentionView, ModelView
+    from optipfair_engine.architectures.view import AttentionWeights, WeightsView
 
 PLAN_FILE = "plan.json"
 WEIGHTS_FILE = "plan.safetensors"
@@ -74,7 +74,7 @@ class PruningPlan:
         for layer, kept in self.kept_neurons.items():
             _check_indices(f"kept_neurons of layer {layer}", kept)
 
-    def validate(self, view: ModelView) -> None:
+    def validate(self, view: WeightsView) -> None:
         """Check that the plan fits a model, before anything is touched.
 
         Raises:
@@ -162,7 +162,7 @@ class PruningPlan:
             raise PlanError(f"{path.name} is malformed: {error}") from error
 
 
-def _check_heads(layer: int, heads: HeadPlan, attention: AttentionView) -> None:
+def _check_heads(layer: int, heads: HeadPlan, attention: AttentionWeights) -> None:
     import torch
 
     try:

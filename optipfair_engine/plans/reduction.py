@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Any
 from optipfair_engine.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.architectures.view import Parameters, WeightsView
     from optipfair_engine.plans.plan import PruningPlan
 
 
-def count_parameters(model: nn.Module) -> int:
+def count_parameters(model: Parameters) -> int:
     """The number of a model's parameters, whether they are trained or not."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def mean_expansion_rate(view: ModelView) -> float | None:
+def mean_expansion_rate(view: WeightsView) -> float | None:
     """Intermediate over hidden size in percent, the mean over layers; ``None`` without such MLPs."""
     try:
         sizes = [view.mlp(layer).intermediate_size for layer in range(view.num_layers)]
@@ -27,7 +25,7 @@ def mean_expansion_rate(view: ModelView) -> float | None:
     return 100 * sum(sizes) / (len(sizes) * view.hidden_size)
 
 
-def pruning_statistics(original_parameters: int, pruned: ModelView, plan: PruningPlan) -> dict[str, Any]:
+def pruning_statistics(original_parameters: int, pruned: WeightsView, plan: PruningPlan) -> dict[str, Any]:
     """The guide's ``stats``.
 
     Width and attention: ``expansion_rate``, ``pruned_layers``, ``total_layers``. Depth:

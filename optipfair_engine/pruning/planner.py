@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from optipfair_engine.errors import InvalidOptionError
@@ -21,7 +22,12 @@ from optipfair_engine.pruning.width.calibrated import Calibrated, calibrated_wid
 from optipfair_engine.pruning.width.scores import DATA_DRIVEN_METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
     from optipfair_engine.architectures import ModelView
+    from optipfair_engine.architectures.view import WeightsView
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.calibration.statistics import GramStatistics
     from optipfair_engine.options.prune import PruneOptions
@@ -62,17 +68,7 @@ def make_calibrated_plan(
     ``gatherer``: where statistics come from, if none are given. ``rule``: how ``allocated`` widths are
     divided, if that was compared before.
     """
-    calibrated = calibration is not None or statistics is not None
-    options = resolve_preset(options, calibrated=calibrated)
-    if options.fairness is not None:
-        raise InvalidOptionError(
-            "fairness needs the model and its tokenizer: use pruning.fairness.fair_plan_of, or "
-            "prune_checkpoint in memory"
-        )
-    with engines_errors():
-        rules.check_needs(options, calibrated=calibrated, healed=False)
-        if calibrated:
-            rules.check_calibration_is_used(options)
+    options = _checked(options, calibrated=calibration is not None or statistics is not None)
     refitted, allocated = options.compensation != "none", options.allocation == "allocated"
     if options.prunes_neurons and (refitted or allocated):
         return calibrated_width_plan(
@@ -84,9 +80,53 @@ def make_calibrated_plan(
         return calibrated_attention_plan(
             view, options, calibration, statistics, gatherer=gatherer, report=report
         )
+    if calibration is None:
+        return Calibrated(_plan_by_weights(view, options, report))
+    _refuse_statistics(options, calibrated=True)
+    facts = calibration.facts(view.mlp(0).intermediate_size)
+    gather = partial(gatherer.norms, view, calibration, report=report)
+    return Calibrated(_plan_by_neuron_scores(view, options, gather, facts, report=report))
+
+
+def make_static_plan(
+    view: WeightsView, options: PruneOptions, *, report: Reporter = null_reporter
+) -> PruningPlan:
+    """Choose what stays by the weights alone, of a model in memory or of a checkpoint on disk.
+
+    Raises:
+        InvalidOptionError: options that contradict each other or need calibration.
+        TypeError, UnsupportedModelError, NonFiniteWeightsError: see ``make_plan``.
+    """
+    return _plan_by_weights(view, _checked(options, calibrated=False), report)
+
+
+def _plan_by_weights(view: WeightsView, options: PruneOptions, report: Reporter) -> PruningPlan:
+    _refuse_statistics(options, calibrated=False)
+    if options.prunes_neurons:
+        return _plan_by_neuron_scores(view, options, report=report)
+    if options.pruning_type == "DEPTH":
+        return _plan_depth(view, options)
+    return attention_plan(view, options, report=report)
+
+
+def _checked(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
+    """The options with their preset resolved; refused if they don't go with what there is."""
+    options = resolve_preset(options, calibrated=calibrated)
+    if options.fairness is not None:
+        raise InvalidOptionError(
+            "fairness needs the model and its tokenizer: use pruning.fairness.fair_plan_of, or "
+            "prune_checkpoint in memory"
+        )
+    with engines_errors():
+        rules.check_needs(options, calibrated=calibrated, healed=False)
+        if calibrated:
+            rules.check_calibration_is_used(options)
+    return options
+
+
+def _refuse_statistics(options: PruneOptions, *, calibrated: bool) -> None:
     with engines_errors():
         rules.check_statistics(options, calibrated=calibrated)
-    return Calibrated(_plan_by_score(view, options, calibration, gatherer, report))
 
 
 def uses_calibration(options: PruneOptions) -> bool:
@@ -97,30 +137,16 @@ def uses_calibration(options: PruneOptions) -> bool:
     return by_score or solved or rules.selects_layers_by_text(options) or options.fairness is not None
 
 
-def _plan_by_score(
-    view: ModelView,
-    options: PruneOptions,
-    calibration: CalibrationSet | None,
-    gatherer: Gatherer,
-    report: Reporter,
-) -> PruningPlan:
-    if options.prunes_neurons:
-        return _plan_by_neuron_scores(view, options, calibration, gatherer, report)
-    if options.pruning_type == "DEPTH":
-        return _plan_depth(view, options)
-    return attention_plan(view, options, report=report)
-
-
 def _plan_by_neuron_scores(
-    view: ModelView,
+    view: WeightsView,
     options: PruneOptions,
-    calibration: CalibrationSet | None,
-    gatherer: Gatherer,
+    gather_norms: Callable[[Sequence[int]], Mapping[int, Tensor]] | None = None,
+    calibration_facts: Mapping[str, object] | None = None,
+    *,
     report: Reporter,
 ) -> PruningPlan:
     counts = _target_counts(view, options)
     by_percentage = options.expansion_rate is None and counts is None
-    features = view.mlp(0).intermediate_size if calibration is not None else 1
     plan = width_plan(
         view,
         pruning_type="MLP" if options.pruning_type == "MLP" else "MLP_GLU",
@@ -130,17 +156,15 @@ def _plan_by_neuron_scores(
         ),
         counts=counts,
         layer_indices=options.layer_indices,
-        gather_norms=(
-            None if calibration is None else lambda layers: gatherer.norms(view, calibration, layers, report)
-        ),
-        calibration_facts=None if calibration is None else calibration.facts(features),
+        gather_norms=gather_norms,
+        calibration_facts=calibration_facts,
         tie_break=options.tie_break,
         report=report,
     )
     return replace(plan, method={**plan.method, **size_facts(options)})
 
 
-def _target_counts(view: ModelView, options: PruneOptions) -> dict[int, int] | None:
+def _target_counts(view: WeightsView, options: PruneOptions) -> dict[int, int] | None:
     """Neurons per layer for a target size; ``None`` where a percentage or a rate says it."""
     if options.target_parameters is None and options.target_bytes is None:
         return None
@@ -148,7 +172,7 @@ def _target_counts(view: ModelView, options: PruneOptions) -> dict[int, int] | N
     return uniform_counts(view, options, layers, "MLP" if options.pruning_type == "MLP" else "MLP_GLU")
 
 
-def _plan_depth(view: ModelView, options: PruneOptions) -> PruningPlan:
+def _plan_depth(view: WeightsView, options: PruneOptions) -> PruningPlan:
     removed = select_layers(
         view.num_layers,
         num_layers_to_remove=options.num_layers_to_remove,

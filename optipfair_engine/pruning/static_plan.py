@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.planner import make_static_plan
 from optipfair_engine.streaming.layout import CheckpointLayout
 from optipfair_engine.streaming.source import CheckpointSource
 
@@ -24,9 +25,7 @@ def static_plan(
         UnsupportedModelError: the family lacks what is to be pruned.
         NonFiniteWeightsError: NaN or infinite weights among those that the scores read.
     """
-    from optipfair_engine.pruning.planner import make_plan
-
-    return make_plan(layout, options, report=report)  # type: ignore[arg-type]  # answers what a ModelView answers
+    return make_static_plan(layout, options, report=report)
 
 
 def static_plan_from_checkpoint(

@@ -10,7 +10,7 @@ from optipfair_engine.errors import InvalidOptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.architectures.view import WeightsView
     from optipfair_engine.options.prune import PruneOptions
 
 
@@ -45,7 +45,7 @@ class Target:
         )
 
 
-def target_of(view: ModelView, options: PruneOptions) -> Target | None:
+def target_of(view: WeightsView, options: PruneOptions) -> Target | None:
     """The target size that options name; ``None`` where a percentage or a rate says the size.
 
     Raises:

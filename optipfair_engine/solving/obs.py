@@ -56,25 +56,6 @@ class Elimination:
         remains[self.order[:removed]] = False
         return remains.nonzero().squeeze(1)
 
-    def error_at(self, width: int) -> float:
-        """Relative squared error of the refitted output at a width."""
-        return float(self.errors[self.size - width])
-
-
-def obs_select(
-    weight: Tensor, gram: Tensor, width: int, ridge: float = 1e-2, block_size: int | None = None
-) -> Tensor:
-    """The ``width`` inputs that OBS keeps, ascending (int64)."""
-    return eliminate(weight, gram, ridge, block_size=block_size, smallest=width).kept(width)
-
-
-def error_curve(weight: Tensor, gram: Tensor, order: Tensor | None = None, ridge: float = 1e-2) -> Tensor:
-    """Relative squared output error of every width 0…I, refitted with ``ridge``; ``errors[k]`` is width k.
-
-    ``order`` says which inputs go first (any score, ascending); OBS's own order unless given.
-    """
-    return eliminate(weight, gram, ridge, order=order).errors.flip(0)
-
 
 def eliminate(
     weight: Tensor,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-import gc
 import json
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
 
 #: What transformers cuts checkpoints into, and ``save_pruned`` too.
 MAX_SHARD_BYTES = 5_000_000_000
-
-_TURN_SECONDS = 2e-4
 
 #: Files that belong to a model besides its weights and config.
 _COMPANIONS = (
@@ -118,7 +114,6 @@ def stream_checkpoint(
     with (
         ExitStack() as failed,
         ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside,
-        _quick_import(),
     ):
         building = aside.submit(build_on_meta, folder) if check else None
         plan = choose(layout)
@@ -140,24 +135,6 @@ def stream_checkpoint(
         failed.pop_all()
     _copy_companions(folder, target)
     return StreamedCheckpoint(plan, files, count_stored(layout.source))
-
-
-@contextmanager
-def _quick_import() -> Iterator[None]:
-    """Let an import in another thread take little time, and little of the copying's.
-
-    Threads take shorter turns, or the copying would wait for 5 ms at each call; and cyclic garbage is
-    collected later: during transformers' import, whose many objects all stay, that takes a tenth of its time.
-    """
-    turn, collecting = sys.getswitchinterval(), gc.isenabled()
-    sys.setswitchinterval(min(turn, _TURN_SECONDS))
-    gc.disable()
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(turn)
-        if collecting:
-            gc.enable()
 
 
 def _shrink(

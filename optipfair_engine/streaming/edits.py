@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from optipfair_engine.architectures.rows import Kept, kept_of_attention, kept_of_mlp
 from optipfair_engine.errors import PlanError, UnsupportedModelError
 from optipfair_engine.plans.plan import HeadPlan, PruningPlan
 from optipfair_engine.streaming.layout import CheckpointLayout
@@ -63,7 +64,7 @@ def plan_edits(layout: CheckpointLayout, plan: PruningPlan) -> list[TensorEdit]:
         PlanError: the plan doesn't fit the checkpoint.
         UnsupportedModelError: it can't be carried out on tensors one by one.
     """
-    plan.validate(layout)  # type: ignore[arg-type]  # a layout answers what a ModelView answers
+    plan.validate(layout)
     if plan.removed_layers:
         layout.check_depth(plan.removed_layers)
         if layout.stack.first_layer_only:
@@ -144,37 +145,29 @@ def _selections(layout: CheckpointLayout, plan: PruningPlan) -> dict[str, Select
 
 def _neuron_selections(layout: CheckpointLayout, layer: int, kept: Tensor) -> dict[str, Selection]:
     mlp = layout.mlp(layer)
-    inputs = torch.cat((kept, kept + mlp.intermediate_size)) if mlp.kind == "fused_glu" else kept
-    outputs, columns = (1, 0) if mlp.transposed else (0, 1)
-    found: dict[str, Selection] = {}
-    for role in ("gate", "up"):
-        if role in mlp.names:
-            found[mlp.names[role]] = Selection(outputs, inputs)
-        if f"{role}_bias" in mlp.names:
-            found[mlp.names[f"{role}_bias"]] = Selection(0, inputs)
-    found[mlp.names["down"]] = Selection(columns, kept)
-    return found
+    return _named(
+        mlp.names, kept_of_mlp(mlp.kind, kept, mlp.intermediate_size), transposed=mlp.down_transposed
+    )
 
 
 def _head_selections(layout: CheckpointLayout, layer: int, heads: HeadPlan) -> dict[str, Selection]:
     attention = layout.attention(layer)
-    query = _head_rows(heads.query, attention.head_dim)
-    kv = _head_rows(heads.kv, attention.head_dim)
-    key_start = attention.num_heads * attention.head_dim
-    value_start = key_start + attention.num_key_value_heads * attention.head_dim
-    rows: Mapping[str, Tensor] = {
-        "query": query,
-        "key": kv,
-        "value": kv,
-        "qkv": torch.cat((query, key_start + kv, value_start + kv)),
-    }
-    found = {attention.names["output"]: Selection(1, query)}
-    for role, indices in rows.items():
-        for name in (attention.names.get(role), attention.names.get(f"{role}_bias")):
-            if name is not None:
-                found[name] = Selection(0, indices)
+    kept = kept_of_attention(
+        torch.tensor(heads.query),
+        torch.tensor(heads.kv),
+        num_heads=attention.num_heads,
+        num_key_value_heads=attention.num_key_value_heads,
+        head_dim=attention.head_dim,
+    )
+    return _named(attention.names, kept, transposed=attention.o_transposed)
+
+
+def _named(names: Mapping[str, str], kept: Mapping[str, Kept], *, transposed: bool) -> dict[str, Selection]:
+    """Tensor name → what stays of it, for the roles that the checkpoint holds; a bias follows its outputs."""
+    found: dict[str, Selection] = {}
+    for role, (axis, indices) in kept.items():
+        if role in names:
+            found[names[role]] = Selection(int((axis == "inputs") != transposed), indices)
+        if axis == "outputs" and f"{role}_bias" in names:
+            found[names[f"{role}_bias"]] = Selection(0, indices)
     return found
-
-
-def _head_rows(heads: Iterable[int], head_dim: int) -> Tensor:
-    return (torch.tensor(list(heads))[:, None] * head_dim + torch.arange(head_dim)).flatten()

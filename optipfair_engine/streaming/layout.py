@@ -1,8 +1,8 @@
 """Which tensor of a checkpoint has which role, from names and shapes alone.
 
-``CheckpointLayout`` answers what ``architectures.ModelView`` answers about a model in memory, so that
-planning by weights is one code for both. It is read from the family's description and the shards' headers
-in milliseconds, without building a model; ``structure`` compares its answers with those of a real
+``CheckpointLayout`` is an ``architectures.view.WeightsView``, as ``ModelView`` is of a model in memory, so
+that planning by weights is one code for both. It is read from the family's description and the shards'
+headers in milliseconds, without building a model; ``structure`` compares its answers with those of a real
 ``ModelView`` before a result is published.
 """
 
@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optipfair_engine.architectures import config_names, refusals
 from optipfair_engine.architectures.base import TEXT_TOWERS, Architecture, AttentionSpec, MlpSpec, StackSpec
 from optipfair_engine.architectures.registry import find_architecture
+from optipfair_engine.architectures.rows import check_groups, gate_of, kv_heads_of_qkv, up_of
 from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.streaming.source import DTYPES, CheckpointSource
-
-_HIDDEN_SIZES = ("hidden_size", "n_embd", "d_model")
-_HEADS = ("num_attention_heads", "n_head")
 
 
 class StoredMlp:
@@ -47,7 +46,7 @@ class StoredMlp:
             raise UnsupportedModelError(f"{self._stored} are no matrices")
 
     @property
-    def transposed(self) -> bool:
+    def down_transposed(self) -> bool:
         """Whether weights are stored [inputs, outputs] (Conv1D); refused where shapes can't tell."""
         hidden = self._hidden_size
         straight = self._up[1] == hidden == self._down[0]
@@ -58,25 +57,24 @@ class StoredMlp:
 
     def _matrix(self, role: str) -> Tensor:
         weight = self._source.tensor(self.names[role])
-        return weight.T if self.transposed else weight
+        return weight.T if self.down_transposed else weight
 
     @property
     def intermediate_size(self) -> int:
         """Neurons of this layer."""
         if self._down == (self._hidden_size, self._hidden_size):  # whichever way they are stored
             return self._hidden_size
-        return self._down[0 if self.transposed else 1]
+        return self._down[0 if self.down_transposed else 1]
 
     @property
     def gate_weight(self) -> Tensor | None:
         """The gate's rows [I, H]; None in a plain MLP."""
-        return self._matrix("gate")[: self.intermediate_size] if "gate" in self.names else None
+        return gate_of(self._matrix("gate"), self.intermediate_size) if "gate" in self.names else None
 
     @property
     def up_weight(self) -> Tensor:
         """The up projection's rows [I, H]."""
-        weight = self._matrix("up")
-        return weight[self.intermediate_size :] if self.kind == "fused_glu" else weight
+        return up_of(self.kind, self._matrix("up"), self.intermediate_size)
 
     @property
     def down_weight(self) -> Tensor:
@@ -102,7 +100,8 @@ class StoredAttention:
         if "key" in self.names:
             return self._source.info(self.names["key"]).shape[0] // self.head_dim
         if "qkv" in self.names and self.heads_refused is None:
-            return (self._source.info(self.names["qkv"]).shape[0] // self.head_dim - self.num_heads) // 2
+            rows = self._source.info(self.names["qkv"]).shape[0]
+            return kv_heads_of_qkv(rows, self.num_heads, self.head_dim)
         return self.num_heads
 
     @property
@@ -110,20 +109,15 @@ class StoredAttention:
         """The output projection [H, num_heads·head_dim]."""
         return self._source.tensor(self.names["output"])
 
+    @property
+    def o_transposed(self) -> bool:
+        """False: families whose code stores it the other way round can't lose heads."""
+        return False
+
     def check_heads(self, query: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
         """Refuse what no attention can represent, as ``AttentionView.check_heads`` does."""
-        if self.heads_refused:
-            raise UnsupportedModelError(
-                f"{self._model_type}: attention heads can't be removed: {self.heads_refused}"
-            )
-        groups = torch.div(query, self.num_heads // self.num_key_value_heads, rounding_mode="floor")
-        counts = torch.bincount(groups, minlength=self.num_key_value_heads)
-        if not torch.equal(counts.nonzero().flatten(), kv) or len(set(counts[kv].tolist())) != 1:
-            raise ValueError(
-                "each kept key/value head needs the same number of its own query heads, "
-                f"and no other query head may stay (query {query.tolist()}, key/value {kv.tolist()})"
-            )
-        return query, kv
+        refusals.check_heads_removable(self._model_type, self.heads_refused)
+        return check_groups(query, kv, num_heads=self.num_heads, num_key_value_heads=self.num_key_value_heads)
 
 
 class _Weights:
@@ -132,9 +126,9 @@ class _Weights:
     def __init__(self, source: CheckpointSource) -> None:
         self._source = source
 
-    def get_parameter(self, name: str) -> Tensor:
+    def get_parameter(self, target: str) -> Tensor:
         """A tensor by its state-dict name."""
-        return self._source.tensor(name)
+        return self._source.tensor(target)
 
     def parameters(self) -> Iterator[Tensor]:
         """Every stored tensor; tied ones once."""
@@ -189,19 +183,19 @@ class CheckpointLayout:
     @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
-        return self._number(_HIDDEN_SIZES)
+        return self._number(config_names.HIDDEN_SIZE)
 
     @property
     def head_dim(self) -> int:
         """Features of one attention head."""
         stated = self.config.get("head_dim")
-        return stated if isinstance(stated, int) else self.hidden_size // self._number(_HEADS)
+        return stated if isinstance(stated, int) else self.hidden_size // self._number(config_names.NUM_HEADS)
 
     def _number(self, names: tuple[str, ...]) -> int:
-        for name in names:
-            if isinstance(value := self.config.get(name), int):
-                return value
-        raise UnsupportedModelError(f"{self.model_type}: config.json doesn't state {names[0]}")
+        value = config_names.stated(self.config, names)
+        if value is None:
+            raise UnsupportedModelError(f"{self.model_type}: config.json doesn't state {names[0]}")
+        return value
 
     def _find_stack(self) -> tuple[StackSpec, str]:
         tried = []
@@ -217,11 +211,7 @@ class CheckpointLayout:
 
     def mlp(self, index: int) -> StoredMlp:
         """The MLP of one layer; raises ``UnsupportedModelError`` if there is none that can be narrowed."""
-        spec = self.architecture.mlp
-        if self.architecture.width_refused or spec is None:
-            reason = self.architecture.width_refused or "its layers have no known MLP"
-            raise UnsupportedModelError(f"{self.model_type}: neurons can't be removed: {reason}")
-        return StoredMlp(self, index, spec)
+        return StoredMlp(self, index, refusals.check_width(self.architecture))
 
     def attention(self, index: int) -> StoredAttention:
         """The attention of one layer; raises ``UnsupportedModelError`` if it has none."""
@@ -229,14 +219,9 @@ class CheckpointLayout:
             raise UnsupportedModelError(f"{self.model_type}: layer {index} has no attention")
         return StoredAttention(self, index, self.architecture.attention)
 
-    def check_depth(self, indices: Iterable[int] = ()) -> tuple[int, ...]:
-        """Refuse a family whose layers can't be removed; returns the sorted indices."""
-        reasons = [reason for name, reason in self.architecture.depth_guards if self.config.get(name)]
-        if self.architecture.depth_refused:
-            reasons.append(self.architecture.depth_refused)
-        if reasons:
-            raise UnsupportedModelError(f"{self.model_type}: layers can't be removed: {'; '.join(reasons)}")
-        return tuple(sorted(indices))
+    def check_depth(self, indices: Iterable[int]) -> tuple[int, ...]:
+        """The layers to remove, sorted; raises if that can't be done, as ``ModelView.check_depth`` does."""
+        return refusals.check_depth(self.architecture, self.config.get, self.num_layers, indices)
 
 
 def _names(source: CheckpointSource, prefix: str, paths: Mapping[str, str | None]) -> dict[str, str]:

@@ -80,13 +80,14 @@ def _check_roles(view: ModelView, layout: CheckpointLayout, plan: PruningPlan) -
     differing = [] if view.layers_path == layout.layers_path else ["the layers"]
     for layer in plan.kept_neurons:
         mlp, stored = view.mlp(layer), layout.mlp(layer)
-        told = (stored.names, stored.kind, stored.transposed, stored.intermediate_size)
+        told = (stored.names, stored.kind, stored.down_transposed, stored.intermediate_size)
         if told != (mlp.names, mlp.kind, mlp.down_transposed, mlp.intermediate_size):
             differing.append(f"the MLP of layer {layer}")
     for layer in plan.kept_heads:
         block, kept = view.attention(layer), layout.attention(layer)
-        told_heads = (kept.names, kept.head_dim, kept.num_heads, kept.num_key_value_heads)
-        if told_heads != (block.names, block.head_dim, block.num_heads, block.num_key_value_heads):
+        told_heads = (kept.names, kept.o_transposed, kept.head_dim, kept.num_heads, kept.num_key_value_heads)
+        found = (block.names, block.o_transposed, block.head_dim, block.num_heads, block.num_key_value_heads)
+        if told_heads != found:
             differing.append(f"the attention of layer {layer}")
     if differing:
         raise UnsupportedModelError(

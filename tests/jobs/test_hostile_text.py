@@ -32,7 +32,6 @@ def test_names_of_nothing_find_nothing(repository: Repository, create: Create, t
             look()
     assert repository.get_artifact(job.id, text) is None
     assert repository.get_artifact(text, "a") is None
-    assert repository.get_key(text) is None
     assert repository.list_jobs(TENANT, labels={"team": text}).items == []
     assert repository.list_jobs(TENANT, labels={text: "nlp"}).items == []
 

@@ -19,7 +19,7 @@ from optipfair_engine.errors import CheckpointError
 from optipfair_engine.headers import HeaderError
 from worker.attempt.outcomes import of_exit
 from worker.engine.failures import MachineError, describe, outline
-from worker.engine.process import thread_environment
+from worker.engine.server import thread_environment
 from worker.inputs.hub import HubUnavailableError
 
 # A supervisor in a process of its own, with a fork server that does not load torch: quick, and killable.
@@ -102,7 +102,8 @@ RESTARTED = """
 import multiprocessing, os, signal, sys
 from multiprocessing import forkserver
 from pathlib import Path
-from worker.engine.process import EngineProcess, start_server
+from worker.engine.process import EngineProcess
+from worker.engine.server import start_server
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
@@ -110,6 +111,7 @@ if __name__ == "__main__":
     start_server()
     first = forkserver._forkserver._forkserver_pid
     os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # a kill takes its time
     engine = EngineProcess(context, {"kind": "none"}, Path(sys.argv[1]))
     second = forkserver._forkserver._forkserver_pid
     told = [Path(f"/proc/{pid}/environ").read_bytes() for pid in (second, engine.pid)]

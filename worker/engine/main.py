@@ -10,7 +10,7 @@ from pathlib import Path
 
 from worker import test_hooks
 from worker.engine.failures import describe, outline
-from worker.engine.process import Reporting, become_group_leader
+from worker.engine.reporting import Reporting, become_group_leader
 
 #: Exit codes are for the log only; the supervisor goes by the message, and by the signal if there was none.
 EXIT_OK, EXIT_ERROR = 0, 1

@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import os
 
-from worker.engine.process import secret_names
+from worker.engine.server import secret_names
 
 _MODULES = (
     "numpy",

@@ -11,65 +11,18 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from worker.engine import main as engine_main
+from worker.engine.server import start_server
+
 Message = dict[str, object]
-SECRET_PREFIXES = ("OPTIPFAIR_", "AWS_", "PG", "REDIS", "CELERY_", "OTEL_")
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_starting = threading.Lock()
-
-
-def make_context() -> multiprocessing.context.BaseContext:
-    """The start method of engine processes: a preloaded fork server; spawn on macOS."""
-    if sys.platform == "darwin":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["worker.engine.preload"])
-    return context
-
-
-def secret_names(environ: Iterable[str]) -> list[str]:
-    """The variables that configure the service or hold a credential: no engine process gets them."""
-    return [name for name in environ if name.startswith(SECRET_PREFIXES)]
-
-
-def start_server() -> None:
-    """Start the fork server if it does not run, with an environment without secrets.
-
-    They are left out at its start, not deleted in it: /proc shows what a process was started with. Other
-    threads miss them for that moment; what they need they have read before, or try again.
-    """
-    if sys.platform == "darwin":
-        return
-    with _starting:
-        kept = {name: os.environ.pop(name) for name in secret_names(list(os.environ))}
-        try:
-            forkserver.ensure_running()
-        finally:
-            os.environ.update(kept)
-
-
-def thread_environment(cores: int | None, processes: int, threads: int | None) -> dict[str, str]:
-    """OpenMP's variables for one of `processes` concurrent engine processes.
-
-    Two OpenMP threads that spin on a busy machine make small matrix products 10 to 200 times slower, so the
-    cores are divided and waiting threads sleep.
-    """
-    count = threads or max(1, (cores or 1) // max(1, processes))
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {
-        **dict.fromkeys(names, str(count)),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 @dataclass(frozen=True)
@@ -85,8 +38,6 @@ class EngineProcess:
     def __init__(
         self, context: multiprocessing.context.BaseContext, task: Mapping[str, object], log: Path
     ) -> None:
-        from worker.engine import main as engine_main
-
         self._receiver, sender = context.Pipe(duplex=False)
         self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=engine_main.run, args=(sender, json.dumps(task), str(log)), name="optipfair-engine"
@@ -144,30 +95,3 @@ class EngineProcess:
             # Before its first statement the process has no group of its own yet.
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-
-
-class Reporting:
-    """The engine side of the pipe."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-
-    def send(self, message: Mapping[str, object]) -> None:
-        """Send one message; blocks while the supervisor is busy, so that nothing piles up."""
-        with self._lock:
-            self._connection.send_bytes(json.dumps(message, default=str).encode())
-
-
-def become_group_leader() -> None:
-    """Give this process a group of its own and tie its life to its supervisor's."""
-    os.setpgid(0, 0)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True, name="parent-watch").start()
-
-
-def _die_with(sentinel: int) -> None:
-    # PR_SET_PDEATHSIG is no help: the kernel's parent of this process is the fork server, not the supervisor.
-    wait([sentinel])
-    os.killpg(os.getpgid(0), signal.SIGKILL)

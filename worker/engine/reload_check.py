@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import ReloadCheckError
 from worker.engine.failures import MachineError, describe
-from worker.engine.process import make_context
+from worker.engine.server import make_context
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from optipfair_engine.errors import NonFiniteWeightsError, UnsupportedModelError
+from optipfair_engine.architectures.refusals import check_heads_removable
+from optipfair_engine.errors import NonFiniteWeightsError
 from optipfair_engine.plans.plan import HeadPlan, PruningPlan
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention.units import kept_units, whole_units
@@ -20,9 +21,9 @@ from optipfair_engine.pruning.width.by_score import target_layers
 from optipfair_engine.pruning.width.scores import top_indices
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from optipfair_engine.architectures import AttentionView, ModelView
+    from optipfair_engine.architectures.view import AttentionWeights, Parameters, WeightsView
     from optipfair_engine.options.prune import PruneOptions
     from optipfair_engine.options.words import AttentionUnit
 
@@ -47,7 +48,7 @@ def head_plan(scores: Tensor, groups: int, unit: AttentionUnit, kept: int) -> He
     return HeadPlan(query, tuple(range(groups)))
 
 
-def weight_energy(model: nn.Module, attention: AttentionView) -> Tensor:
+def weight_energy(model: Parameters, attention: AttentionWeights) -> Tensor:
     """The squared Frobenius norm of each query head's own weights ``[num_heads]``, in float32.
 
     A head's own weights are its rows of the query and its columns of the output projection, plus an equal
@@ -61,7 +62,7 @@ def weight_energy(model: nn.Module, attention: AttentionView) -> Tensor:
     return output + per_head + shared.repeat_interleave(heads // groups)
 
 
-def _projection_rows(model: nn.Module, attention: AttentionView) -> tuple[Tensor, Tensor, Tensor]:
+def _projection_rows(model: Parameters, attention: AttentionWeights) -> tuple[Tensor, Tensor, Tensor]:
     """The squared norm of each row of the query, key and value projections."""
     names = attention.names
 
@@ -76,7 +77,7 @@ def _projection_rows(model: nn.Module, attention: AttentionView) -> tuple[Tensor
     return query, key, value
 
 
-def locate_attentions(view: ModelView, layers: Iterable[int]) -> dict[int, AttentionView]:
+def locate_attentions(view: WeightsView, layers: Iterable[int]) -> dict[int, AttentionWeights]:
     """The attention blocks of these layers.
 
     Raises:
@@ -84,15 +85,12 @@ def locate_attentions(view: ModelView, layers: Iterable[int]) -> dict[int, Atten
     """
     found = {layer: view.attention(layer) for layer in layers}
     for attention in found.values():
-        if attention.heads_refused:
-            raise UnsupportedModelError(
-                f"{view.architecture.model_type}: attention heads can't be removed: {attention.heads_refused}"
-            )
+        check_heads_removable(view.model_type, attention.heads_refused)
     return found
 
 
 def attention_plan(
-    view: ModelView, options: PruneOptions, *, report: Reporter = null_reporter
+    view: WeightsView, options: PruneOptions, *, report: Reporter = null_reporter
 ) -> PruningPlan:
     """Plan attention pruning by weight norm.
 
@@ -122,8 +120,8 @@ def attention_plan(
 
 
 def heads_by_norm(
-    view: ModelView,
-    blocks: Mapping[int, AttentionView],
+    view: WeightsView,
+    blocks: Mapping[int, AttentionWeights],
     counts: Mapping[int, int],
     unit: AttentionUnit,
     *,

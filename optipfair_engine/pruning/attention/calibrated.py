@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.options.prune import PruneOptions
 
+NEEDS_CALIBRATION = "compensation needs calibration data (a dataloader, or calibration texts)"
+
 
 def calibrated_attention_plan(
     view: ModelView,
@@ -49,9 +51,7 @@ def calibrated_attention_plan(
     whole = {layer: whole_units(block, unit) for layer, block in blocks.items()}
     if statistics is None:
         if calibration is None:
-            raise InvalidOptionError(
-                "compensation needs calibration data (a dataloader, or calibration texts)"
-            )
+            raise InvalidOptionError(NEEDS_CALIBRATION)
         statistics = gatherer.grams(view, calibration, layers, "o_proj", report)
     heads: dict[int, HeadPlan] = {}
     weights: dict[str, Tensor] = {}

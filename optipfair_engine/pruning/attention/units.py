@@ -12,19 +12,19 @@ from optipfair_engine.pruning.sizes import kept_by_percentage, warn_if_nothing_c
 from optipfair_engine.pruning.targets import Target, target_of
 
 if TYPE_CHECKING:
-    from optipfair_engine.architectures import AttentionView, ModelView
+    from optipfair_engine.architectures.view import AttentionWeights, WeightsView
     from optipfair_engine.options.prune import PruneOptions
     from optipfair_engine.options.words import AttentionUnit
 
 
-def whole_units(attention: AttentionView, unit: AttentionUnit) -> int:
+def whole_units(attention: AttentionWeights, unit: AttentionUnit) -> int:
     """How many KV groups, or how many query heads of each group, a layer has."""
     groups = attention.num_key_value_heads
     return groups if unit == "kv_group" else attention.num_heads // groups
 
 
 def kept_units(
-    view: ModelView, blocks: Mapping[int, AttentionView], options: PruneOptions, unit: AttentionUnit
+    view: WeightsView, blocks: Mapping[int, AttentionWeights], options: PruneOptions, unit: AttentionUnit
 ) -> dict[int, int]:
     """How many units each layer keeps; warns when a percentage is too small for any to go.
 
@@ -49,7 +49,7 @@ def kept_units(
 
 
 def _removed_for(
-    view: ModelView, blocks: Mapping[int, AttentionView], target: Target, unit: AttentionUnit
+    view: WeightsView, blocks: Mapping[int, AttentionWeights], target: Target, unit: AttentionUnit
 ) -> int:
     """How many units every layer loses for a target size: the fewest that suffice and can be represented."""
     whole = {layer: whole_units(block, unit) for layer, block in blocks.items()}
@@ -69,7 +69,7 @@ def _removed_for(
     raise target.unreachable(target.size - most * each, f"{unit}s")
 
 
-def _cost_per_unit(view: ModelView, block: AttentionView, target: Target, unit: AttentionUnit) -> int:
+def _cost_per_unit(view: WeightsView, block: AttentionWeights, target: Target, unit: AttentionUnit) -> int:
     """What goes with one KV group, or with one query head of each group: of all projections, with biases."""
     heads, groups = block.num_heads, block.num_key_value_heads
 
@@ -89,7 +89,7 @@ def _cost_per_unit(view: ModelView, block: AttentionView, target: Target, unit: 
 
 
 def _check_representable(
-    blocks: Mapping[int, AttentionView], counts: Mapping[int, int], unit: AttentionUnit
+    blocks: Mapping[int, AttentionWeights], counts: Mapping[int, int], unit: AttentionUnit
 ) -> None:
     """Refuse numbers of heads that the family's config can't represent, whichever heads they will be."""
     for layer, block in blocks.items():

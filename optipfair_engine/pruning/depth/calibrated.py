@@ -30,6 +30,11 @@ FIRST_LAYER_GOES = (
     "nothing compensates for them"
 )
 
+NEEDS_CALIBRATION = (
+    "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
+    "(a dataloader, or calibration texts)"
+)
+
 
 def calibrated_depth_plan(
     view: ModelView,
@@ -45,10 +50,7 @@ def calibrated_depth_plan(
         UnsupportedModelError: the family can't lose layers, or (refit) doesn't simply add its MLP's output.
     """
     if calibration is None:
-        raise InvalidOptionError(
-            "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
-            "(a dataloader, or calibration texts)"
-        )
+        raise InvalidOptionError(NEEDS_CALIBRATION)
     view.check_depth(())
     removed = _select(view, options, calibration, report)
     view.check_depth(removed)

@@ -12,7 +12,7 @@ from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.pruning.sizes import checked_layer_indices, layers_by_percentage
 
 if TYPE_CHECKING:
-    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.architectures.view import WeightsView
 
 #: Without calibration; ``importance`` and ``greedy_perplexity`` need it.
 LAYER_SELECTION_METHODS = ("last", "first", "custom")
@@ -115,7 +115,7 @@ def least_important(scores: Mapping[int, float], count: int) -> tuple[int, ...]:
     return tuple(sorted(sorted(scores, key=lambda layer: (scores[layer], layer))[:count]))
 
 
-def depth_plan(view: ModelView, removed: tuple[int, ...], facts: Mapping[str, object]) -> PruningPlan:
+def depth_plan(view: WeightsView, removed: tuple[int, ...], facts: Mapping[str, object]) -> PruningPlan:
     """A plan that removes these layers, refused for families that can't lose layers."""
     view.check_depth(removed)
     return PruningPlan(

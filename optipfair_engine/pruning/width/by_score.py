@@ -19,7 +19,7 @@ from optipfair_engine.pruning.width.scores import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optipfair_engine.architectures import MlpView, ModelView
+    from optipfair_engine.architectures.view import MlpWeights, WeightsView
 
 WidthType = Literal["MLP_GLU", "MLP"]
 
@@ -47,14 +47,14 @@ class WidthSize:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def target_layers(view: ModelView, layer_indices: Iterable[object] | None) -> tuple[int, ...]:
+def target_layers(view: WeightsView, layer_indices: Iterable[object] | None) -> tuple[int, ...]:
     """The layers to prune: those asked for, or all."""
     if layer_indices is None:
         return tuple(range(view.num_layers))
     return checked_layer_indices(layer_indices, view.num_layers)
 
 
-def locate_mlps(view: ModelView, layers: Sequence[int], pruning_type: WidthType) -> dict[int, MlpView]:
+def locate_mlps(view: WeightsView, layers: Sequence[int], pruning_type: WidthType) -> dict[int, MlpWeights]:
     """The MLPs of these layers, all of the kind that ``pruning_type`` is for.
 
     Raises:
@@ -82,7 +82,7 @@ def locate_mlps(view: ModelView, layers: Sequence[int], pruning_type: WidthType)
 
 
 def kept_counts(
-    view: ModelView, layers: Sequence[int], size: WidthSize, pruning_type: WidthType
+    view: WeightsView, layers: Sequence[int], size: WidthSize, pruning_type: WidthType
 ) -> dict[int, int]:
     """How many neurons each of these layers keeps; warns when rounding leaves everything as it was."""
     sizes = {layer: mlp.intermediate_size for layer, mlp in locate_mlps(view, layers, pruning_type).items()}
@@ -107,7 +107,7 @@ class Selection:
 
 
 def select_neurons(
-    view: ModelView,
+    view: WeightsView,
     counts: Mapping[int, int],
     method: str,
     x_norms: Mapping[int, Tensor] | None = None,
@@ -141,7 +141,7 @@ def select_neurons(
 
 
 def width_plan(
-    view: ModelView,
+    view: WeightsView,
     *,
     pruning_type: WidthType = "MLP_GLU",
     method: str = "MAW",

@@ -29,7 +29,8 @@ from optipfair_engine.solving.obs import Elimination, eliminate
 from optipfair_engine.solving.refit import RidgeScale, refit
 
 if TYPE_CHECKING:
-    from optipfair_engine.architectures import MlpView, ModelView
+    from optipfair_engine.architectures import ModelView
+    from optipfair_engine.architectures.view import MlpWeights, WeightsView
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.options.prune import PruneOptions
 
@@ -39,6 +40,8 @@ SELECTION_RIDGE = 1e-2
 #: D of selection and of the predicted errors: each input's own energy. Its sets were better than the median's
 #: by 0.3 % of perplexity at 40 % (SmolLM2-135M); for the refit itself the median was better.
 SELECTION_SCALE: RidgeScale = "coordinate"
+
+NEEDS_CALIBRATION = "a refit, OBS and allocated widths need calibration data, or kept statistics"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Calibrated:
 class _Layers:
     """What the choice of widths works on."""
 
-    mlps: Mapping[int, MlpView]
+    mlps: Mapping[int, MlpWeights]
     statistics: GramStatistics
     eliminations: Mapping[int, Elimination]
     refitted: bool
@@ -92,9 +95,7 @@ def calibrated_width_plan(
     uniform = uniform_counts(view, options, layers, kind)
     if statistics is None:
         if calibration is None:
-            raise InvalidOptionError(
-                "a refit, OBS and allocated widths need calibration data, or kept statistics"
-            )
+            raise InvalidOptionError(NEEDS_CALIBRATION)
         statistics = gatherer.grams(view, calibration, layers, "down_proj", report)
     if eliminations is None:
         eliminations = _eliminate(mlps, statistics, options, report)
@@ -119,7 +120,7 @@ def calibrated_width_plan(
 
 
 def uniform_counts(
-    view: ModelView, options: PruneOptions, layers: Sequence[int], kind: WidthType
+    view: WeightsView, options: PruneOptions, layers: Sequence[int], kind: WidthType
 ) -> dict[int, int]:
     """How many neurons each layer keeps when all lose the same share: by percentage, rate or target."""
     target = target_of(view, options)
@@ -148,7 +149,7 @@ def eliminations_of(plan: PruningPlan) -> dict[int, Elimination] | None:
     }
 
 
-def _cost_per_neuron(mlp: MlpView, target: Target) -> int:
+def _cost_per_neuron(mlp: MlpWeights, target: Target) -> int:
     """What goes with one neuron: its rows of gate and up, its column of down, its biases."""
     matrices = 2 if mlp.kind == "plain" else 3
     biases = sum(name in mlp.names for name in ("up_bias", "gate_bias"))
@@ -156,14 +157,14 @@ def _cost_per_neuron(mlp: MlpView, target: Target) -> int:
     return target.weigh(mlp.down_weight[0, :1]) * parameters
 
 
-def eliminate_neurons(mlp: MlpView, gram: Tensor, order: Tensor | None = None) -> Elimination:
+def eliminate_neurons(mlp: MlpWeights, gram: Tensor, order: Tensor | None = None) -> Elimination:
     """Remove an MLP's neurons in OBS's order, or in a given one ``[I]``, by the ridge of plans."""
     weight = mlp.down_weight.detach()
     return eliminate(weight, gram, SELECTION_RIDGE, order=order, scale=SELECTION_SCALE)
 
 
 def _eliminate(
-    mlps: Mapping[int, MlpView], statistics: GramStatistics, options: PruneOptions, report: Reporter
+    mlps: Mapping[int, MlpWeights], statistics: GramStatistics, options: PruneOptions, report: Reporter
 ) -> dict[int, Elimination]:
     """The order of removal in each layer, with the predicted error of every width."""
     found = {}
@@ -175,7 +176,7 @@ def _eliminate(
     return found
 
 
-def _score_order(mlp: MlpView, gram: Tensor, options: PruneOptions) -> Tensor:
+def _score_order(mlp: MlpWeights, gram: Tensor, options: PruneOptions) -> Tensor:
     """Neurons in the order in which a score lets them go."""
     method = options.neuron_selection_method
     x_norm = gram.diagonal().double().clamp_min(0).sqrt() if method in DATA_DRIVEN_METHODS else None

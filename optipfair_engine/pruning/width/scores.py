@@ -21,7 +21,7 @@ from optipfair_engine.errors import InvalidOptionError, NonFiniteWeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optipfair_engine.architectures import MlpView
+    from optipfair_engine.architectures.view import MlpWeights
 
 #: Keeps a layer whose weights are all zero from dividing by zero.
 _TINY = 1e-8
@@ -113,7 +113,7 @@ _PLAIN: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def neuron_scores(mlp: MlpView, method: str, x_norm: Tensor | None = None) -> Tensor:
+def neuron_scores(mlp: MlpWeights, method: str, x_norm: Tensor | None = None) -> Tensor:
     """The scores ``[I]`` of one MLP's neurons, gated or plain, with activations when ``x_norm [I]`` is given.
 
     Raises:
@@ -138,7 +138,7 @@ def neuron_scores(mlp: MlpView, method: str, x_norm: Tensor | None = None) -> Te
     return scores
 
 
-def _blame(mlp: MlpView) -> str:
+def _blame(mlp: MlpWeights) -> str:
     weights = {"gate": mlp.gate_weight, "up": mlp.up_weight, "down": mlp.down_weight}
     for role, weight in weights.items():
         if weight is not None and not bool(torch.isfinite(weight).all()):

@@ -118,11 +118,11 @@ def _finish(
     }
     Manifest(origin, summary, options.verify, files, package_versions()).write(output)
     report("save", 1, 1, "the checkpoint is written and checked")
-    # read off the files, without a model: a layout answers what a ModelView answers
+    # read off the files, without a model
     written = CheckpointLayout(CheckpointSource(output))
     said = calibration_metrics(result.plan, options, calibrated=False)
     return (
-        pruning_statistics(result.original_parameters, written, result.plan)  # type: ignore[arg-type]
+        pruning_statistics(result.original_parameters, written, result.plan)
         | said
         | {
             "reload_check": options.verify,

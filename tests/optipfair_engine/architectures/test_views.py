@@ -101,17 +101,14 @@ def test_indices_that_make_no_sense_change_nothing(indices: list[int]) -> None:
 
 
 @pytest.mark.parametrize("build", [llama, gpt2])
-def test_a_refitted_down_projection_is_stored_the_family_s_way(build: object) -> None:
+def test_a_narrowed_down_projection_is_stored_the_family_s_way(build: object) -> None:
     view = locate(build()).mlp(0)  # type: ignore[operator]
+    weight = view.down_weight[:, :8].detach().clone()
     view.keep(torch.arange(8))
-    weight = torch.randn(32, 8)
-    view.set_down(weight)
     assert torch.equal(view.down_weight, weight)
     stored = view.down_module.weight
     assert stored.shape == ((8, 32) if view.down_transposed else (32, 8))
     assert stored.is_contiguous()
-    with pytest.raises(ValueError, match="must be"):
-        view.set_down(torch.randn(32, 9))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 Kind = Literal["glu", "fused", "plain", "moe", "hybrid", "encoder", "encoder-decoder", "other"]
 
@@ -275,10 +275,15 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+def config_of(family: Family) -> PreTrainedConfig:
+    """The family's tiny config."""
+    sizes = {} if "text_config" in family.config else _SIZES
+    return AutoConfig.for_model(family.model_type, **{**sizes, **family.config})
+
+
 def build(family: Family) -> PreTrainedModel:
     """The family's tiny model in float32 and eval mode; the same weights in every process."""
-    sizes = {} if "text_config" in family.config else _SIZES
-    config = AutoConfig.for_model(family.model_type, **{**sizes, **family.config})
+    config = config_of(family)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: PreTrainedModel = getattr(transformers, family.model_class)(config)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.solving.obs import eliminate, error_curve, obs_select
+from optipfair_engine.solving.obs import eliminate
 from optipfair_engine.solving.refit import output_error, solve_least_squares
 
 H, I, TOKENS = 5, 12, 300  # noqa: E741
@@ -31,7 +31,8 @@ def test_single_removals_are_the_exact_greedy_choice(problem: tuple[torch.Tensor
     for _ in range(8):
         errors = {j: _refit_error(w, gram, [i for i in kept if i != j], 0.0) for j in kept}
         kept.remove(min(errors, key=lambda j: errors[j]))
-        assert obs_select(w, gram, len(kept), 0.0, block_size=1).tolist() == kept
+        found = eliminate(w, gram, 0.0, block_size=1, smallest=len(kept))
+        assert found.kept(len(kept)).tolist() == kept
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-2, 0.5])
@@ -43,13 +44,13 @@ def test_errors_equal_those_of_the_refits(
     found = eliminate(w, gram, ridge, block_size=block)
     for width in range(I - block, 0, -block):
         expected = _refit_error(w, gram, found.kept(width).tolist(), ridge)
-        assert found.error_at(width) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert float(found.errors[I - width]) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 def test_curve_of_a_given_order_is_that_of_its_refits(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
     w, gram = problem
     order = torch.randperm(I)
-    curve = error_curve(w, gram, order, 0.0)
+    curve = eliminate(w, gram, 0.0, order=order).errors.flip(0)
     for width in range(1, I):
         expected = _refit_error(w, gram, order[I - width :].tolist(), 0.0)
         assert float(curve[width]) == pytest.approx(expected, rel=1e-3, abs=1e-6)
@@ -67,7 +68,7 @@ def test_sets_are_nested_and_errors_grow(problem: tuple[torch.Tensor, torch.Tens
 def test_obs_beats_a_norm_after_refit(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
     w, gram = problem
     norm = (w.norm(dim=0) * gram.diagonal().sqrt()).topk(6).indices.sort().values
-    by_obs = obs_select(w, gram, 6, 0.0, block_size=1)
+    by_obs = eliminate(w, gram, 0.0, block_size=1, smallest=6).kept(6)
     assert _refit_error(w, gram, by_obs.tolist(), 0.0) < _refit_error(w, gram, norm.tolist(), 0.0)
 
 

@@ -1,0 +1,122 @@
+"""What the OpenAPI document says of the operations beside what FastAPI sees in their signatures.
+
+Bodies are parsed by `api.body`, not by FastAPI, so their schemas are added here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, TypeAdapter
+
+from api.problem import MEDIA_TYPE, ProblemDocument
+from jobs.specs import JobRequest
+
+_REFERENCE = "#/components/schemas/{model}"
+
+
+SECURITY = {
+    "api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "ofk_…", "description": "an API key"}
+}
+KEYLESS = ("/livez", "/readyz", "/v1/download/{token}/{name}")
+
+
+def body_schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """`openapi_extra` of an operation whose body is `model`."""
+    return _body(model.__name__, required=required)
+
+
+def _body(name: str, *, required: bool = True) -> dict[str, Any]:
+    schema = {"$ref": _REFERENCE.format(model=name)}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+def headers(**described: str) -> dict[str, Any]:
+    """`openapi_extra` of an operation whose handler reads these request headers (`_` for `-`) by itself."""
+    listed = [
+        {"name": name.replace("_", "-"), "in": "header", "required": False, "description": text}
+        | {"schema": {"type": "string"}}
+        for name, text in described.items()
+    ]
+    return {"parameters": listed}
+
+
+JOB_BODY = _body("JobRequest")
+CREATE_JOB = {
+    **JOB_BODY,
+    **headers(Idempotency_Key="1 to 255 characters: the same key and body again give the first answer again"),
+}
+GET_JOB = headers(
+    If_None_Match="an ETag of this job: 304 while nothing changed",
+    Prefer="wait=N (at most 30): answer at the next change, or after N seconds",
+)
+GET_EVENTS = headers(Last_Event_ID="of an event stream: go on after this event")
+GET_BYTES = headers(
+    Range="byte ranges, at most 16",
+    If_Range="the ETag that Range is meant for; if it is another one, the whole comes",
+    If_None_Match="304 if the file has this ETag",
+    If_Match="412 if the file has another ETag",
+)
+
+BYTES_RESPONSES: dict[int | str, dict[str, object]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+    206: {"description": "The ranges that were asked for"},
+    304: {"description": "The caller has these bytes already"},
+    416: {"description": "No such bytes"},
+}
+
+
+def install(app: FastAPI) -> None:
+    """Make `app.openapi()` give the complete document."""
+    from api import models
+
+    bodies: list[type[BaseModel]] = [
+        models.LinkRequest,
+        models.WebhookRequest,
+        models.RedeliverRequest,
+        models.KeyRequest,
+    ]
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, bodies)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents for extending the schema
+
+
+def _document(app: FastAPI, bodies: list[type[BaseModel]]) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+    )
+    schemas = document["components"]["schemas"]
+    job = TypeAdapter(JobRequest).json_schema(ref_template=_REFERENCE)
+    schemas.update(job.pop("$defs", {}))
+    schemas["JobRequest"] = job
+    everything: list[type[BaseModel]] = [*bodies, ProblemDocument]
+    for model in everything:
+        schema = model.model_json_schema(ref_template=_REFERENCE)
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    document["components"]["securitySchemes"] = SECURITY
+    _declare_problems(document)
+    return document
+
+
+def _declare_problems(document: dict[str, Any]) -> None:
+    """Every operation may answer with a problem document, and all but the keyless ones need a key."""
+    reference = {"$ref": _REFERENCE.format(model="ProblemDocument")}
+    problem = {"description": "A problem document", "content": {MEDIA_TYPE: {"schema": reference}}}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = problem
+            operation["security"] = [] if path in KEYLESS else [{"api_key": []}]

@@ -1,0 +1,56 @@
+"""What a family's description refuses, in the words that people are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from optipfair_engine.architectures.base import Architecture, MlpSpec
+from optipfair_engine.errors import UnsupportedModelError
+
+
+def check_width(architecture: Architecture) -> MlpSpec:
+    """Where the family's MLP is.
+
+    Raises:
+        UnsupportedModelError: its neurons can't be removed.
+    """
+    if architecture.width_refused or architecture.mlp is None:
+        reason = architecture.width_refused or "its layers have no known MLP"
+        raise UnsupportedModelError(f"{architecture.model_type}: neurons can't be removed: {reason}")
+    return architecture.mlp
+
+
+def check_heads_removable(model_type: str, refused: str | None) -> None:
+    """Raise ``UnsupportedModelError`` if there is a reason why the family's heads can't be removed."""
+    if refused:
+        raise UnsupportedModelError(f"{model_type}: attention heads can't be removed: {refused}")
+
+
+def check_depth(
+    architecture: Architecture, stated: Callable[[str], object], num_layers: int, indices: Iterable[int]
+) -> tuple[int, ...]:
+    """The layers to remove, sorted.
+
+    Args:
+        architecture: the family.
+        stated: what the config says under a name; falsy if it says nothing.
+        num_layers: of the stack.
+        indices: the layers to remove.
+
+    Raises:
+        UnsupportedModelError: the family's layers depend on their number in a way no config expresses.
+        ValueError: no such layer, a repeated one, or none would be left.
+    """
+    removed = tuple(sorted(indices))
+    reasons = [reason for name, reason in architecture.depth_guards if stated(name)]
+    if architecture.depth_refused:
+        reasons.append(architecture.depth_refused)
+    if reasons:
+        raise UnsupportedModelError(
+            f"{architecture.model_type}: layers can't be removed: {'; '.join(reasons)}"
+        )
+    if len(set(removed)) != len(removed) or any(not 0 <= i < num_layers for i in removed):
+        raise ValueError(f"layers to remove must be distinct and in [0, {num_layers}): {list(removed)}")
+    if len(removed) >= num_layers:
+        raise ValueError(f"at least one of the {num_layers} layers must stay")
+    return removed
