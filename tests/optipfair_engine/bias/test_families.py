@@ -8,7 +8,8 @@ import torch
 
 from optipfair_engine.architectures import ARCHITECTURES, locate
 from optipfair_engine.bias.activations.batching import Prompt
-from optipfair_engine.bias.activations.components import LAYER_TYPES, NEURONS, find_sites, split_key
+from optipfair_engine.bias.activations.components import LAYER_TYPES, NEURONS, find_sites
+from optipfair_engine.bias.activations.keys import split_key
 from optipfair_engine.bias.activations.stream import EncodedPair, run_pairs
 from optipfair_engine.bias.analysis import NeuronRanking
 from optipfair_engine.bias.prompts.alignment import align

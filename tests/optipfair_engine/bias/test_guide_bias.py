@@ -12,8 +12,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from optipfair_engine import bias
-from optipfair_engine.bias import DEFAULT_PROMPT_PAIRS
-from optipfair_engine.bias.figures import guide as visualization
+from optipfair_engine.bias import DEFAULT_PROMPT_PAIRS, guide as visualization
 from optipfair_engine.bias.figures.kinds import Style
 
 GUIDE = Path(__file__).with_name("guide.md").read_text(encoding="utf-8")
