@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     StringConstraints,
@@ -60,8 +61,16 @@ class ImportanceSpec(Strict):
 Visualization = Literal["mean_diff", "heatmap", "pca"]
 
 
-def _all_kinds() -> list[Visualization]:
-    return ["mean_diff", "heatmap", "pca"]
+def _different(words: list[str]) -> list[str]:
+    """The words, if none is blank and no two are equal: those would make a pair of equal prompts."""
+    known: set[str] = set()
+    for word in (word.strip() for word in words):
+        if not word:
+            raise ValueError("an attribute is blank")
+        if word in known:
+            raise ValueError(f"{word!r} stands more than once, which would make a pair of equal prompts")
+        known.add(word)
+    return words
 
 
 class BiasSpec(Strict):
@@ -74,14 +83,17 @@ class BiasSpec(Strict):
     """Pairs of prompts that differ in the attribute. Without any prompts: a set of its own."""
     template: Annotated[str, StringConstraints(max_length=10_000, pattern=r"\{attribute\}")] | None = None
     """A text with {attribute} in it, filled with each two of attributes."""
-    attributes: Annotated[list[Prompt], Field(min_length=2, max_length=32)] | None = None
+    attributes: (
+        Annotated[list[Prompt], Field(min_length=2, max_length=32), AfterValidator(_different)] | None
+    ) = None
     """Words to fill in."""
     suite: OpaqueName | None = None
     """A file of the workers' suites folder: CrowS-Pairs (CSV), StereoSet (JSON) or prompt pairs."""
     control_pairs: PromptPairs | None = None
     """Rewordings that change no attribute: the noise floor."""
-    visualization_types: list[Visualization] = Field(default_factory=_all_kinds, max_length=3)
-    """Which figures are drawn; an empty list: none."""
+    visualization_types: Annotated[list[Visualization], Field(max_length=3)] | None = None
+    """Figures of single pairs, beside the one chart of all layers (mean_diff). Null: the chart alone; an empty
+    list: no figure at all."""
     layers: Literal["first_middle_last", "all"] | LayerIndices = "first_middle_last"
     """Which layers the figures show: three, all, or positions from 0 on."""
     layer_types: Annotated[list[Component], Field(min_length=1, max_length=6)] | None = None

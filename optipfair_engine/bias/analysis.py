@@ -89,8 +89,8 @@ def analyze_pairs(
     """One forward pass a batch; figures go to ``folder`` (in other processes) or to ``display``, or nowhere.
 
     ``ranking`` sees the same stream, one template's pairs after the other. Figures call the model
-    ``model_name``, by default the folder or hub id that it was loaded from. Progress: "bias" a batch, "plot" a
-    figure.
+    ``model_name``, by default the folder or hub id that it was loaded from. Progress: "bias" a batch, "plot"
+    a figure.
 
     Raises:
         InvalidOptionError: an unknown option, or no pairs.

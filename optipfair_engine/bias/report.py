@@ -64,7 +64,8 @@ def _activations(activations: ActivationSummary) -> Iterable[str]:
     share = activations.alignment.mean_share_aligned
     yield (
         f"<p>{_count(activations.pairs, 'pair')} from {_count(activations.templates, 'template')}, "
-        f"{_count(activations.control_pairs, 'control pair')}; {share:.1%} of the tokens could be compared.</p>"
+        f"{_count(activations.control_pairs, 'control pair')}; {share:.1%} of the tokens could be "
+        "compared.</p>"
     )
     entries = {"overall": activations.overall, **activations.components}
     yield table(
@@ -148,7 +149,8 @@ def _neurons(neurons: RankedNeurons) -> Iterable[str]:
             f"(false discovery rate {neurons.false_discovery_rate:.0%}, {units}{dependent}).</p>"
         )
     else:
-        yield f"<p>Ranked by effect and not tested: {units} {'is' if neurons.units == 1 else 'are'} too few.</p>"
+        verb = "is" if neurons.units == 1 else "are"
+        yield f"<p>Ranked by effect and not tested: {units} {verb} too few.</p>"
     yield table(
         "Mean difference is signed (second − first prompt); output effect is it times the norm of the "
         "neuron's output weights",

@@ -63,12 +63,15 @@ def _told_apart(overall: Difference, model: str) -> str:
     effect = overall.noise.effect if overall.noise is not None else None
     if effect is None:
         return (
-            f"{model} tells the two prompts of a pair apart by {_limits(overall.mean)} on average, and without "
-            "control pairs nothing says whether that is much."
+            f"{model} tells the two prompts of a pair apart by {_limits(overall.mean)} on average, and "
+            "without control pairs nothing says whether that is much."
         )
     times = f"the mean difference is {three_digits(effect.value)} times that of control pairs"
     if effect.low is None or effect.high is None:
-        return f"Whether {model} reacts to the attribute more than to a rewording stays open: {times}, from too few templates for an interval."
+        return (
+            f"Whether {model} reacts to the attribute more than to a rewording stays open: {times}, from too "
+            "few templates for an interval."
+        )
     times += f" (95 % interval {three_digits(effect.low)} … {three_digits(effect.high)})"
     if effect.low > 1:
         return f"{model} reacts to the attribute more than to a rewording: {times}."
@@ -91,12 +94,14 @@ def _preferred(scores: SuiteScores, model: str) -> str:
     else:
         share, what = scores.overall.ss, "stereotype"
         suite, end = "StereoSet", f", with a language score (lms) of {three_digits(scores.overall.lms.value)}"
-    found = f"the {what} in {_limits(share, ' %')} of {scores.items:,} {suite} items{end}"
+    found = f"the {what} likelier in {_limits(share, ' %')} of {scores.items:,} {suite} items{end}"
     if share.low is not None and share.low > 50:
-        return f"{model} prefers stereotypes: it finds {found}, where 50 % would be no preference."
+        return f"{model} prefers stereotypes: it finds {found}, where 50 % would be neutral."
     if share.high is not None and share.high < 50:
-        return f"{model} prefers the opposite of stereotypes: it finds {found}, where 50 % would be no preference."
-    return f"No preference of {model} for stereotypes is shown: it prefers {found}, where 50 % would be none."
+        return f"{model} prefers the opposite of stereotypes: it finds {found}, where 50 % would be neutral."
+    return (
+        f"No preference of {model} for stereotypes is shown: it finds {found}, where 50 % would be neutral."
+    )
 
 
 def _changed(comparison: Comparison, model: str, baseline: str) -> str:
@@ -113,8 +118,8 @@ def _changed(comparison: Comparison, model: str, baseline: str) -> str:
     percent = _limits(change.percent(), unit)
     if overall.outcome == "inconclusive":
         return (
-            f"Whether {model} is more or less biased than {baseline} stays open: {what} changed by {percent}, "
-            f"and only a change beyond ±{100 * comparison.margin:g}{unit} counts."
+            f"Whether {model} is more or less biased than {baseline} stays open: {what} changed by "
+            f"{percent}, and only a change beyond ±{100 * comparison.margin:g}{unit} counts."
         )
     word = "less" if overall.outcome == "better" else "more"
     return f"{model} is {word} biased than {baseline} by this measure: {what} changed by {percent}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -45,8 +46,8 @@ class BiasOptions:
     the default control pairs. ``control_pairs`` are rewordings that change no attribute. A pair is two texts,
     or an object with ``prompt1``, ``prompt2`` and ``template``. ``margin`` is the
     change that a comparison with a baseline ignores: of the mean difference, relative (None: 0.05), or of a
-    preference's distance from one half (None: 0.02). ``visualization_types`` are figures of single pairs, drawn
-    beside the one chart of all layers (None: the chart alone; an empty list: no figure at all).
+    preference's distance from one half (None: 0.02). ``visualization_types`` are figures of single pairs,
+    drawn beside the one chart of all layers (None: the chart alone; an empty list: no figure at all).
     """
 
     prompt_pairs: Sequence[Sequence[str] | Mapping[str, str] | PairItem] | None = None
@@ -74,9 +75,8 @@ class BiasOptions:
             raise InvalidOptionError(f"{' and '.join(given)} are mutually exclusive; give only one")
         unknown = sorted(set(self.visualization_types or ()) - set(VISUALIZATION_TYPES))
         if unknown:
-            raise InvalidOptionError(
-                f"visualization_types must be among {', '.join(VISUALIZATION_TYPES)}; got {', '.join(unknown)}"
-            )
+            known = ", ".join(VISUALIZATION_TYPES)
+            raise InvalidOptionError(f"visualization_types must be among {known}; got {', '.join(unknown)}")
         if self.figure_format not in FORMATS:
             raise InvalidOptionError(
                 f"figure_format must be one of {', '.join(FORMATS)}, got {self.figure_format!r}"
@@ -315,7 +315,7 @@ def _with_figures(
 ) -> BiasResult:
     """The result with the names of its figures, once the chart of all layers is drawn too."""
     profile, chosen = after.profile, options.visualization_types
-    if profile is None or result.activations is None or chosen == () or chosen == []:
+    if profile is None or result.activations is None or (chosen is not None and not chosen):
         return result
     from optipfair_engine.bias.figures.chart import chart_of
     from optipfair_engine.bias.figures.fonts import warnings_about
@@ -343,10 +343,17 @@ def _write(output: Path, answers: _Answers, result: BiasResult, metrics: dict[st
     from optipfair_engine.bias.statistics.profile import write_pair_metrics
     from optipfair_engine.bias.wording import conclusion
 
-    write_json(output / SUMMARY_FILE, {**result.as_dict(), "conclusion": conclusion(result)})
+    found = {**result.as_dict(), "conclusion": conclusion(result), "warnings": list(result.warnings)}
+    write_json(output / SUMMARY_FILE, found)
     if answers.profile is not None:
         write_pair_metrics(answers.profile, output / PAIRS_FILE)
     elif result.behaviour is not None:
         write_json(output / PAIRS_FILE, result.behaviour.as_dict())
     write_json(output / METRICS_FILE, metrics)
     write_report(result, answers.profile, output / REPORT_FILE)
+
+
+def read_findings(output: Path) -> tuple[str, list[str]]:
+    """The conclusion of a finished analysis, in one sentence, and its warnings."""
+    found = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return found["conclusion"], found["warnings"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 from matplotlib import rc_context
@@ -28,6 +29,13 @@ SIDE: Final = 0.35
 def save(figure: Figure, path: Path, dpi: int) -> None:
     """Write the figure in the format of the file's ending (png, svg, pdf); folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with catch_warnings():
+        # one warning names all of them (see fonts.families)
+        filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        _save(figure, path, dpi)
+
+
+def _save(figure: Figure, path: Path, dpi: int) -> None:
     if path.suffix == ".png":
         _save_png(figure, path, dpi)
         return

@@ -110,7 +110,9 @@ def draw_chart(data: ChartData, style: Style) -> Figure:
             _draw_panel(
                 axes, data.panels[number], data.baseline, is_last=number + _COLUMNS >= len(data.panels)
             )
-            axes.set_ylabel("mean |Δ|" if number % _COLUMNS == 0 else "", fontsize=NOTE, color=INK)
+            axes.set_ylabel(
+                "mean |Δ| (activation)" if number % _COLUMNS == 0 else "", fontsize=NOTE, color=INK
+            )
         else:
             axes.set_visible(False)
     found = {text.get_label(): text for axes in grid.flat for text in axes.get_legend_handles_labels()[0]}

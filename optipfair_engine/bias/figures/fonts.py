@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from typing import Final
 
@@ -55,8 +56,18 @@ def _cover(characters: str) -> tuple[tuple[str, ...], str]:
     return tuple(chosen), "".join(sorted(missing))
 
 
+@cache
+def _look_for_new_fonts() -> None:
+    """Matplotlib remembers which fonts there were when it was first used: add those that came since."""
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
+    for file in set(font_manager.findSystemFonts()) - known:
+        with suppress(OSError, RuntimeError):
+            font_manager.fontManager.addfont(file)
+
+
 def _candidates(characters: str) -> list[tuple[str, str]]:
     """Installed fonts (name, file): sans-serif and the text's language first."""
+    _look_for_new_fonts()
     language = next(
         (
             name

@@ -133,7 +133,7 @@ class Profile:
         return found
 
     def layer_means(self) -> dict[str, float]:
-        """Layer key → mean difference from the first difference on, over the pairs that have such positions."""
+        """Layer key → mean difference from the first difference on, over the pairs that have any."""
         heard = self.has_signal(FROM_FIRST_DIFFERENCE)
         if not heard.any():
             return {}

@@ -81,7 +81,7 @@ def test_neurons_of_different_layouts_are_ranked(name: str) -> None:
     run_pairs(view, PAIRS, sites, [consumer])
     norms = output_norms(view, sites)
     result = rank_neurons(consumer.result(), norms, unit=consumer.unit)
-    assert result["tested"] == sum(len(values) for values in norms.values())
+    assert result.tested == sum(len(values) for values in norms.values())
     assert len(norms) == view.num_layers
     assert NeuronRanking(view.model) is not None
 

@@ -108,7 +108,7 @@ def test_comprehensive_bias_analysis(run, capsys) -> None:
     assert set(metrics) == {"pair_1", "pair_2"}
     assert len(figures("bias_analysis")) == 2 * (4 + 12 + 6)
     saved = json.loads(Path("bias_analysis/bias_metrics.json").read_text())
-    assert saved == json.loads(json.dumps(metrics))
+    assert saved == json.loads(json.dumps(dict(metrics)))
     assert "First-to-last ratio" in capsys.readouterr().out
 
 

@@ -78,7 +78,7 @@ def test_all_figures_in_folders_that_did_not_exist(llama, tokenizer, pairs, tmp_
     }
     assert names == expected
     assert json.loads((folder / "bias_metrics.json").read_text()) == json.loads(
-        json.dumps(metrics, allow_nan=False)
+        json.dumps(dict(metrics), allow_nan=False)
     )
     for path in folder.glob("*.png"):
         kind = path.name.split("_mlp")[0]
