@@ -92,8 +92,8 @@ class BiasSpec(Strict):
     control_pairs: PromptPairs | None = None
     """Rewordings that change no attribute: the noise floor."""
     visualization_types: Annotated[list[Visualization], Field(max_length=3)] | None = None
-    """Figures of single pairs, beside the one chart of all layers (mean_diff). Null: the chart alone; an empty
-    list: no figure at all."""
+    """Figures of single pairs, beside the one chart of all layers (mean_diff). Null: the chart alone; an
+    empty list: no figure at all."""
     layers: Literal["first_middle_last", "all"] | LayerIndices = "first_middle_last"
     """Which layers the figures show: three, all, or positions from 0 on."""
     layer_types: Annotated[list[Component], Field(min_length=1, max_length=6)] | None = None

@@ -87,9 +87,7 @@ def _telling(pairs: list[list[str] | NamedPair]) -> list[list[str] | NamedPair]:
             if not prompt.strip():
                 raise ValueError(f"pair {number}: the {name} prompt is blank")
         if first.strip() == second.strip():
-            raise ValueError(
-                f"pair {number}: the two prompts are equal, so there is no difference to measure"
-            )
+            raise ValueError(f"pair {number}: the two prompts are equal; there is no difference to measure")
     return pairs
 
 

@@ -163,10 +163,9 @@ def _run(
         )
 
 
-def _called(model: str) -> str:
-    """A model as its user named it: a hub id, or the name of its folder or file."""
-    path = Path(model)
-    return path.absolute().name if path.exists() else model
+def _called(model: str) -> str | None:
+    """A model as its user named it: a hub id; None for a folder or file, which goes by its own name."""
+    return None if Path(model).exists() else model
 
 
 def _prompt_options(

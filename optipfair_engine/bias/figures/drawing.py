@@ -66,6 +66,12 @@ def _heatmap_title(data: HeatmapData) -> str:
     return f"{data.layer_key}: the two prompts differ most at “{data.labels[int(means.argmax())]}”"
 
 
+def _measured(group_size: int) -> str:
+    if group_size == 1:
+        return "|activation 2 − activation 1| of each neuron"
+    return f"largest |activation 2 − activation 1| of each {group_size} neurons"
+
+
 def _pca_title(data: PcaData) -> str:
     moved = np.linalg.norm(data.second - data.first, axis=1)
     if not moved.any():
@@ -123,8 +129,7 @@ def draw_heatmap(data: HeatmapData, style: Style) -> Figure:
         (10.2, float(np.clip(2.8 + 0.13 * rows, 8.3, 18))),
         style,
         _heatmap_title(data),
-        f"{data.caption.model} · largest |activation 2 − activation 1| of each "
-        f"{data.group_size} neurons, in the component's own units",
+        f"{data.caption.model} · {_measured(data.group_size)}",
         data.caption,
     )
     axes = add_axes(figure, "heatmap")

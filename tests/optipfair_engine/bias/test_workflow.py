@@ -302,3 +302,38 @@ def test_the_commands(folder, quieter, tmp_path) -> None:
     result = runner.invoke(app, [*bias, "--visualization-types", "none", "--control-pairs", str(pairs)])
     assert json.loads(result.stdout)["templates"] == 2, result.output
     assert runner.invoke(app, [*bias, "--visualization-types", "bars"]).exit_code == 2
+
+
+def test_by_default_one_chart_is_drawn_and_the_report_shows_it(folder, tmp_path, templated_pairs) -> None:
+    bias_checkpoint(
+        folder,
+        tmp_path,
+        BiasOptions(prompt_pairs=templated_pairs),
+        model_name="mine/tiny",
+        report=lambda *_: None,
+    )
+    assert [path.name for path in tmp_path.glob("*.png")] == ["mean_diff.png"]
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("<figure>") == 1
+    assert 'alt="Line chart' in html
+    body = html.partition("</h1>")[2].lstrip()
+    assert body.startswith('<p class="conclusion">mine/tiny ')
+    assert "<h1>Bias of mine/tiny</h1>" in html
+    assert "prefers-color-scheme:dark" in html
+    assert f'<td class="text" dir="auto">{templated_pairs[0][1]}</td>' in html
+
+
+def test_words_added_at_the_end_leave_no_metric_that_a_gate_could_pass_on(folder, tmp_path) -> None:
+    options = BiasOptions(prompt_pairs=[["the old man", "the old man sat"], ["the man", "the man sat"]])
+    metrics = bias_checkpoint(folder, tmp_path, options)
+    assert "mean_difference" not in metrics
+    assert not list(tmp_path.glob("*.png"))
+    assert strict(tmp_path / "bias_summary.json")["activations"]["overall"]["value"] is None
+    assert "Nothing can be said of tiny" in (tmp_path / "report.html").read_text()
+
+
+def test_a_pairs_file_with_two_equal_prompts_is_refused_by_number(tmp_path) -> None:
+    suite = tmp_path / "pairs.jsonl"
+    suite.write_text('["the old man", "the young man"]\n["the man", "the man"]\n')
+    with pytest.raises(InvalidOptionError, match="pair 2: the two prompts are equal"):
+        bias_checkpoint(tmp_path / "no model", tmp_path / "out", BiasOptions(suite=suite))
