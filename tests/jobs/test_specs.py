@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "equal attributes": (
         {
             "kind": "bias",
-            "spec": {"model": LOCAL, "template": "a {attribute}", "attributes": ["x", "y", "x"]},
+            "spec": {"model": LOCAL, "template": "{attribute}", "attributes": ["x", "y", "x"]},
         },
         "spec.attributes",
     ),

@@ -54,7 +54,7 @@ def noise(low: float | None, high: float | None) -> Noise:
     [
         (
             Difference(Interval(0.2, 0.1, 0.3), None, noise(1.5, 2.5)),
-            "more than to a rewording: .* 2.00 times",
+            "more than to a rewording: .* 2.00",
         ),
         (Difference(Interval(0.2, 0.1, 0.3), None, noise(0.5, 2.5)), "No reaction of tiny .* is shown"),
         (Difference(Interval(0.2, 0.1, 0.3), None, noise(None, None)), "stays open"),
