@@ -64,12 +64,12 @@ def plain_stereoset(model: Any, tokenizer: Any, items: Sequence[StereoItem]) -> 
 
 
 def engine_crows(model: Any, tokenizer: Any, items: Sequence[CrowsItem]) -> dict[str, float]:
-    report = score_crows_pairs(model, tokenizer, items).report
+    report = score_crows_pairs(model, tokenizer, items).scores.as_dict()
     return {"score": report["score"]["value"], "perplexity": report["perplexity"]}
 
 
 def engine_stereoset(model: Any, tokenizer: Any, items: Sequence[StereoItem]) -> dict[str, float]:
-    overall = score_stereoset(model, tokenizer, items).report["overall"]
+    overall = score_stereoset(model, tokenizer, items).scores.as_dict()["overall"]
     return {name: overall[name] for name in ("ss", "lms", "icat")}
 
 

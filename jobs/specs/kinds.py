@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     StringConstraints,
@@ -54,6 +55,18 @@ class ImportanceSpec(OfModel):
     device: Device = "auto"
 
 
+def _different(words: list[str]) -> list[str]:
+    """The words, if none is blank and no two are equal: those would make a pair of equal prompts."""
+    known: set[str] = set()
+    for word in (word.strip() for word in words):
+        if not word:
+            raise ValueError("an attribute is blank")
+        if word in known:
+            raise ValueError(f"{word!r} stands more than once, which would make a pair of equal prompts")
+        known.add(word)
+    return words
+
+
 class BiasSpec(Bias, OfModel):
     """How differently a model treats prompts that differ in one attribute, optionally beside a baseline."""
 
@@ -61,10 +74,12 @@ class BiasSpec(Bias, OfModel):
     template: Annotated[str, StringConstraints(max_length=10_000, pattern=r"\{attribute\}")] | None = again(
         Bias, "template"
     )
-    attributes: Annotated[list[Prompt], Field(min_length=2, max_length=32)] | None = again(Bias, "attributes")
+    attributes: (
+        Annotated[list[Prompt], Field(min_length=2, max_length=32), AfterValidator(_different)] | None
+    ) = again(Bias, "attributes")
     suite: OpaqueName | None = again(Bias, "suite")
     control_pairs: PromptPairs | None = again(Bias, "control_pairs")
-    visualization_types: Annotated[list[Visualization], Field(max_length=3)] = again(
+    visualization_types: Annotated[list[Visualization], Field(max_length=3)] | None = again(
         Bias, "visualization_types"
     )
     layers: Literal["first_middle_last", "all"] | LayerIndices = again(Bias, "layers")

@@ -68,7 +68,23 @@ class NamedPair(Strict):
 
 
 PromptPair = Annotated[list[Prompt], Field(min_length=2, max_length=2)] | NamedPair
-PromptPairs = Annotated[list[PromptPair], Field(min_length=1, max_length=MAX_PROMPTS)]
+
+
+def _telling(pairs: list[list[str] | NamedPair]) -> list[list[str] | NamedPair]:
+    """The pairs, if every one has a difference to measure: a gate on anything else would pass on nothing."""
+    for number, pair in enumerate(pairs, 1):
+        first, second = pair if isinstance(pair, list) else (pair.prompt1, pair.prompt2)
+        for name, prompt in (("first", first), ("second", second)):
+            if not prompt.strip():
+                raise ValueError(f"pair {number}: the {name} prompt is blank")
+        if first.strip() == second.strip():
+            raise ValueError(f"pair {number}: the two prompts are equal; there is no difference to measure")
+    return pairs
+
+
+PromptPairs = Annotated[
+    list[PromptPair], Field(min_length=1, max_length=MAX_PROMPTS), AfterValidator(_telling)
+]
 
 
 class LocalModelRef(Strict):

@@ -1,4 +1,4 @@
-"""How a model treats prompts that differ in a protected attribute: metrics, pictures, statistics, behaviour.
+"""How a model treats prompts that differ in a protected attribute: metrics, figures, statistics, behaviour.
 
 Importing this package loads neither torch nor matplotlib: the names in ``__init__.pyi`` are resolved on first
 use, so that the processes that only draw stay small.

@@ -10,7 +10,7 @@ from .defaults import (
     DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,
     generate_prompt_pairs as generate_prompt_pairs,
 )
-from .figures.guide import (
+from .guide import (
     visualize_bias as visualize_bias,
     visualize_heatmap as visualize_heatmap,
     visualize_mean_differences as visualize_mean_differences,

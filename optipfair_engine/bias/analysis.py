@@ -18,9 +18,10 @@ from optipfair_engine.bias.activations.stream import (
     run_pairs,
 )
 from optipfair_engine.bias.defaults import PromptPair
-from optipfair_engine.bias.figures.drawing import Painter, check_format
-from optipfair_engine.bias.figures.kinds import Picture, Style, check_figsize
-from optipfair_engine.bias.figures.selection import PictureConsumer, Sink, give_bars, plan_figures
+from optipfair_engine.bias.figures.kinds import FigureData, Style, check_figsize
+from optipfair_engine.bias.figures.selection import FigureConsumer, Sink, give_bars, plan_figures
+from optipfair_engine.bias.figures.writing import FigureWriter, check_format
+from optipfair_engine.bias.results.differences import RankedNeurons
 from optipfair_engine.bias.statistics.neurons import (
     NeuronConsumer,
     NeuronStatistics,
@@ -46,7 +47,7 @@ class NeuronRanking:
         self._consumer, self._sites = NeuronConsumer(pairs), sites
         return self._consumer
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> RankedNeurons:
         """The ranking (see ``rank_neurons``).
 
         Raises:
@@ -81,13 +82,15 @@ def analyze_pairs(
     style: Style | None = None,
     templates: Sequence[str] | None = None,
     ranking: NeuronRanking | None = None,
+    model_name: str | None = None,
     token_budget: int = TOKEN_BUDGET,
     report: Reporter = null_reporter,
 ) -> Profile:
     """One forward pass a batch; figures go to ``folder`` (in other processes) or to ``display``, or nowhere.
 
-    ``ranking`` sees the same stream, one template's pairs after the other. Progress: "bias" a batch, "plot" a
-    figure.
+    ``ranking`` sees the same stream, one template's pairs after the other. Figures call the model
+    ``model_name``, by default the folder or hub id that it was loaded from. Progress: "bias" a batch, "plot"
+    a figure.
 
     Raises:
         InvalidOptionError: an unknown option, or no pairs.
@@ -101,7 +104,11 @@ def analyze_pairs(
     end = last_output(view)
     plan = plan_figures(keys, visualization_types, layers, layer_types)
     check_figsize(style or Style(), plan.kinds)
-    name, profiles, ends = model_name_of(model), ProfileConsumer(keys), ProfileConsumer([end.key])
+    name, profiles, ends = (
+        model_name or model_name_of(model),
+        ProfileConsumer(keys),
+        ProfileConsumer([end.key]),
+    )
     written: list[str] = []
     with ExitStack() as stack:
         sink = _sink(
@@ -118,7 +125,7 @@ def analyze_pairs(
         if ranking is not None:
             looking.append(ranking.start(pairs, sites))
         if sink is not None:
-            looking.append(PictureConsumer(plan, name, sink))
+            looking.append(FigureConsumer(plan, name, sink))
         ordered = list(pairs_in_template_order(pairs))
         run_pairs(view, ordered, [*sites, end], looking, token_budget=token_budget, report=report)
         profile = profiles.result()
@@ -142,10 +149,10 @@ def _sink(
     if folder is None or expected == 0:
         return display if expected else None
     target = folder
-    painter = stack.enter_context(Painter(expected, report=report))
+    writer = stack.enter_context(FigureWriter(expected, report=report))
 
-    def submit(name: str, picture: Picture) -> None:
-        painter.submit(picture, style, target / f"{name}.{figure_format}")
+    def submit(name: str, data: FigureData) -> None:
+        writer.submit(data, style, target / f"{name}.{figure_format}")
         written.append(f"{name}.{figure_format}")
 
     return submit

@@ -74,8 +74,13 @@ def bias(
     suite: SuiteFile = None,
     control_pairs: ControlFile = None,
     visualization_types: Annotated[
-        str, typer.Option(help='Of mean_diff, heatmap, pca; "none" for no figures.', rich_help_panel=_FIGURES)
-    ] = "mean_diff,heatmap,pca",
+        str | None,
+        typer.Option(
+            help="Figures of each pair, beside the one chart of all layers: mean_diff, heatmap, pca; "
+            '"none" for no figure at all.',
+            rich_help_panel=_FIGURES,
+        ),
+    ] = None,
     layers: Annotated[
         str, typer.Option(help='first_middle_last, all, or positions as "0,2,15".', rich_help_panel=_FIGURES)
     ] = "first_middle_last",
@@ -94,7 +99,7 @@ def bias(
     options = {
         **chosen,
         **_prompt_options(prompt_pairs, attributes, suite, control_pairs),
-        "visualization_types": [] if visualization_types == "none" else _words(visualization_types),
+        "visualization_types": _kinds(visualization_types),
         "layers": _layers(layers),
         "layer_types": _words(layer_types) or None,
     }
@@ -135,7 +140,20 @@ def _run(
     source = find_model(model)
     other = find_model(baseline) if baseline is not None else None
     with progress(not verbose) as report:
-        return bias_checkpoint(source, output, chosen, baseline=other, report=report)
+        return bias_checkpoint(
+            source,
+            output,
+            chosen,
+            baseline=other,
+            model_name=_called(model),
+            baseline_name=_called(baseline) if baseline is not None else None,
+            report=report,
+        )
+
+
+def _called(model: str) -> str | None:
+    """A model as its user named it: a hub id; None for a folder or file, which goes by its own name."""
+    return None if Path(model).exists() else model
 
 
 def _prompt_options(
@@ -160,6 +178,11 @@ def _read_pairs(path: Path | None) -> list[PairItem] | None:
     return read_pairs(path)
 
 
+def _kinds(text: str | None) -> list[str] | None:
+    """Kinds of figures of single pairs; None: nothing said, so the chart alone."""
+    return None if text is None else ([] if text == "none" else _words(text))
+
+
 def _words(text: str | None) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()] if text else []
 
@@ -179,7 +202,11 @@ def _show(title: str, metrics: dict[str, object], output: Path, as_json: bool) -
     if as_json:
         show_json(metrics)
         return
+    from optipfair_engine.workflow.bias import read_findings
+
+    conclusion, warnings = read_findings(output)
+    print(conclusion)
     show_table(title, metrics)
-    if metrics.get("control_pairs") == 0:
-        warn("no control pairs: there is no noise floor to judge the differences by")
+    for text in warnings:
+        warn(text)
     print(f"Report: {output / 'report.html'}")

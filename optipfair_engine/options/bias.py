@@ -15,10 +15,6 @@ from optipfair_engine.options.words import DType, FigureFormat, Visualization
 _PROMPTS, _FIGURES, _OTHERWISE = "What the model is asked", "Figures", "Options"
 
 
-def _all_figures() -> Sequence[Visualization]:
-    return ["mean_diff", "heatmap", "pca"]
-
-
 class Bias(Strict):
     """What a model is asked, and what is shown of its answers: shared by jobs, commands and calls."""
 
@@ -32,10 +28,9 @@ class Bias(Strict):
     """A file of the workers' suites folder: CrowS-Pairs (CSV), StereoSet (JSON) or prompt pairs."""
     control_pairs: Annotated[Sequence[Any] | None, About(_PROMPTS)] = None
     """Rewordings that change no attribute: the noise floor."""
-    visualization_types: Annotated[Sequence[Visualization], About(_FIGURES)] = Field(
-        default_factory=_all_figures
-    )
-    """Which figures are drawn; an empty list: none."""
+    visualization_types: Annotated[Sequence[Visualization] | None, About(_FIGURES)] = None
+    """Figures of single pairs, beside the one chart of all layers (mean_diff). Null: the chart alone; an
+    empty list: no figure at all."""
     layers: Annotated[str | Sequence[int], About(_FIGURES)] = "first_middle_last"
     """Which layers the figures show: three, all, or positions from 0 on."""
     layer_types: Annotated[Sequence[str] | None, About(_FIGURES)] = None

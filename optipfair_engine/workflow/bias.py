@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,13 +24,17 @@ from optipfair_engine.options.bias import BiasOptions
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
-    from optipfair_engine.bias.behaviour.preferences import BehaviourResult
+    from optipfair_engine.bias.results.changes import Comparison
+    from optipfair_engine.bias.results.differences import RankedNeurons
+    from optipfair_engine.bias.results.result import BiasResult
+    from optipfair_engine.bias.results.scores import BehaviourResult
     from optipfair_engine.bias.statistics.profile import Profile
 
 METRICS_FILE: Final = "metrics.json"
 PAIRS_FILE: Final = "bias_metrics.json"
 SUMMARY_FILE: Final = "bias_summary.json"
 REPORT_FILE: Final = "report.html"
+CHART: Final = "mean_diff"
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class _Answers:
     name: str
     profile: Profile | None = None
     controls: Profile | None = None
-    neurons: dict[str, Any] | None = None
+    neurons: RankedNeurons | None = None
     behaviour: BehaviourResult | None = None
 
 
@@ -58,6 +64,8 @@ def bias_checkpoint(
     options: BiasOptions,
     *,
     baseline: Path | None = None,
+    model_name: str | None = None,
+    baseline_name: str | None = None,
     report: Reporter = null_reporter,
 ) -> dict[str, object]:
     """Measure the bias of a model folder, and how it differs from a baseline's.
@@ -71,6 +79,8 @@ def bias_checkpoint(
         output: a folder, made if need be.
         options: what to measure.
         baseline: another model folder, asked the same; ``source`` is compared with it.
+        model_name: what report and figures call the model; by default its folder or hub id.
+        baseline_name: the same of the baseline.
         report: progress; stages "load", "bias", "plot".
 
     Returns:
@@ -91,13 +101,13 @@ def bias_checkpoint(
             layer_types=None,
             neuron_ranking=False,
         )
-        before = _ask(baseline, questions, plain, None, report)
+        before = _ask(baseline, questions, plain, None, baseline_name, report)
         gc.collect()
     output.mkdir(parents=True, exist_ok=True)
-    after = _ask(source, questions, options, output, report)
-    summary = _summary(after, before, options)
-    metrics = {**_flat(summary), "seconds": time.perf_counter() - started}
-    _write(output, after, summary, metrics, options)
+    after = _ask(source, questions, options, output, model_name, report)
+    result = _with_figures(_result(after, before, options), after, before, options, output, report)
+    metrics = {**result.flat(), "seconds": time.perf_counter() - started}
+    _write(output, after, result, metrics)
     return metrics
 
 
@@ -106,19 +116,29 @@ def _questions(options: BiasOptions) -> _Questions:
     if options.suite is not None:
         return _suite_questions(options, options.suite, controls)
     if options.template is not None and options.attributes is not None:
-        if len(set(options.attributes)) < 2:
-            raise InvalidOptionError("attributes need at least two different words")
-        pairs = [
-            PairItem(fill_template(options.template, a), fill_template(options.template, b), options.template)
-            for a, b in combinations(dict.fromkeys(options.attributes), 2)
-        ]
-        return _Questions(pairs, controls)
+        return _Questions(_filled(options.template, options.attributes), controls)
     if options.prompt_pairs is not None:
         return _Questions(pair_items(options.prompt_pairs, "Prompt"), controls)
     return _Questions(
         pair_items(DEFAULT_PROMPT_PAIRS, "Prompt"),
         controls or pair_items(DEFAULT_CONTROL_PAIRS, "Control"),
     )
+
+
+def _filled(template: str, attributes: Sequence[str]) -> list[PairItem]:
+    """The template filled with every two of the words."""
+    words = [word.strip() for word in attributes]
+    twice = [word for word, count in Counter(words).items() if count > 1]
+    if twice:
+        raise InvalidOptionError(
+            f"attributes has {twice[0]!r} more than once: two equal words would make a pair of equal prompts"
+        )
+    if len(words) < 2 or not all(words):
+        raise InvalidOptionError("attributes need at least two words, none of them blank")
+    return [
+        PairItem(fill_template(template, a), fill_template(template, b), template)
+        for a, b in combinations(words, 2)
+    ]
 
 
 def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem]) -> _Questions:
@@ -141,14 +161,19 @@ def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem])
 
 
 def _ask(
-    source: Path, questions: _Questions, options: BiasOptions, folder: Path | None, report: Reporter
+    source: Path,
+    questions: _Questions,
+    options: BiasOptions,
+    folder: Path | None,
+    name: str | None,
+    report: Reporter,
 ) -> _Answers:
     """Load a model, ask it everything, and let it go."""
     from optipfair_engine.bias.analysis import folder_name
     from optipfair_engine.workflow.common import load
 
     loaded = load(source, dtype=options.dtype, device=options.device, needs_tokenizer=True, report=report)
-    answers = _Answers(folder_name(source.absolute()))
+    answers = _Answers(name or folder_name(source.absolute()))
     if questions.items is not None:
         answers.behaviour = _ask_preferences(loaded.model, loaded.tokenizer, questions, report)
     else:
@@ -179,13 +204,14 @@ def _ask_pairs(
         model,
         tokenizer,
         texts_of(questions.pairs),
-        visualization_types=options.visualization_types if folder is not None else (),
+        visualization_types=(options.visualization_types or ()) if folder is not None else (),
         layers=options.layers,
         layer_types=options.layer_types,
         folder=folder,
         figure_format=options.figure_format,
         templates=templates_of(questions.pairs),
         ranking=ranking,
+        model_name=answers.name,
         report=report,
     )
     if ranking is not None:
@@ -200,102 +226,85 @@ def _ask_pairs(
         )
 
 
-def _summary(after: _Answers, before: _Answers | None, options: BiasOptions) -> dict[str, Any]:
-    from optipfair_engine.bias.statistics.comparison import compare_behaviour, compare_profiles
+def _result(after: _Answers, before: _Answers | None, options: BiasOptions) -> BiasResult:
+    from optipfair_engine.bias.results.result import BiasResult
     from optipfair_engine.bias.statistics.summary import summarize
 
+    return BiasResult(
+        model=after.name,
+        baseline=before.name if before is not None else None,
+        activations=(
+            summarize(after.profile, after.controls, seed=options.seed) if after.profile is not None else None
+        ),
+        neurons=after.neurons,
+        behaviour=after.behaviour.scores if after.behaviour is not None else None,
+        baseline_behaviour=(
+            before.behaviour.scores if before is not None and before.behaviour is not None else None
+        ),
+        comparison=_comparison(after, before, options) if before is not None else None,
+    )
+
+
+def _comparison(after: _Answers, before: _Answers, options: BiasOptions) -> Comparison | None:
+    from optipfair_engine.bias.statistics.comparison import compare_behaviour, compare_profiles
+
     margin = {} if options.margin is None else {"margin": options.margin}
-    summary: dict[str, Any] = {"model": after.name, "baseline": before.name if before else None}
-    if after.profile is not None:
-        summary["activations"] = summarize(after.profile, after.controls, seed=options.seed)
-        if before is not None and before.profile is not None:
-            summary["comparison"] = compare_profiles(
-                before.profile, after.profile, seed=options.seed, **margin
-            )
-    if after.neurons is not None:
-        summary["neurons"] = after.neurons
-    if after.behaviour is not None:
-        summary["behaviour"] = after.behaviour.report
-        if before is not None and before.behaviour is not None:
-            summary["baseline_behaviour"] = before.behaviour.report
-            summary["comparison"] = compare_behaviour(
-                before.behaviour, after.behaviour, seed=options.seed, **margin
-            )
-    return summary
+    if before.profile is not None and after.profile is not None:
+        return compare_profiles(before.profile, after.profile, seed=options.seed, **margin)
+    if before.behaviour is not None and after.behaviour is not None:
+        return compare_behaviour(before.behaviour, after.behaviour, seed=options.seed, **margin)
+    return None
 
 
-def _flat(summary: Mapping[str, Any]) -> dict[str, object]:
-    """One level of numbers for gates: no name here means two things."""
-    flat: dict[str, object] = {}
-    if (activations := summary.get("activations")) is not None:
-        flat.update(_flat_activations(activations))
-    if (neurons := summary.get("neurons")) is not None:
-        flat["neurons_tested"] = neurons["tested"]
-        flat["neurons_significant"] = neurons["significant"] if neurons["tested"] else None
-    if (behaviour := summary.get("behaviour")) is not None:
-        flat.update(_flat_behaviour(behaviour))
-        if (baseline := summary.get("baseline_behaviour")) is not None:
-            flat.update({f"{name}_baseline": value for name, value in _scores(baseline).items()})
-    if (comparison := summary.get("comparison")) is not None:
-        overall = comparison["overall"]
-        flat["outcome"] = overall["outcome"]
-        change = overall.get("relative_change", overall.get("distance_from_half"))
-        flat["bias_change"] = None if change is None else change["value"]
-        flat["bias_change_low"] = None if change is None else change["low"]
-        flat["bias_change_high"] = None if change is None else change["high"]
-        if "p_value" in overall:
-            flat["mcnemar_p"] = overall["p_value"]
-    return flat
+def _with_figures(
+    result: BiasResult,
+    after: _Answers,
+    before: _Answers | None,
+    options: BiasOptions,
+    output: Path,
+    report: Reporter,
+) -> BiasResult:
+    """The result with the names of its figures, once the chart of all layers is drawn too."""
+    profile, chosen = after.profile, options.visualization_types
+    if profile is None or result.activations is None or (chosen is not None and not chosen):
+        return result
+    from optipfair_engine.bias.figures.chart import chart_of
+    from optipfair_engine.bias.figures.fonts import warnings_about
+    from optipfair_engine.bias.figures.kinds import Style
+    from optipfair_engine.bias.figures.writing import draw_to_file
+
+    figures = list(profile.figures)
+    other = before.profile if before is not None else None
+    chart = chart_of(result, profile.aliases, other.layer_means() if other is not None else {})
+    if chart.panels:
+        name = f"{CHART}.{options.figure_format}"
+        draw_to_file(chart, Style(), output / name)
+        figures.insert(0, name)
+        report("plot", len(figures), len(figures), name)
+    prompts = [text for pair in profile.pairs for text in (pair.first.text, pair.second.text)]
+    return replace(
+        result,
+        figures=tuple(figures),
+        figure_warnings=tuple(warnings_about(prompts if profile.figures else [])),
+    )
 
 
-def _flat_activations(activations: Mapping[str, Any]) -> dict[str, object]:
-    overall = activations["overall"]
-    effect = overall.get("effect") or {}
-    return {
-        "pairs": activations["pairs"],
-        "templates": activations["templates"],
-        "control_pairs": activations["control_pairs"],
-        "mean_difference": overall["value"],
-        "mean_difference_low": overall["low"],
-        "mean_difference_high": overall["high"],
-        "minimum_detectable": overall["minimum_detectable"],
-        **{name: overall.get(name) for name in ("noise_floor", "noise_floor_low", "noise_floor_high")},
-        "effect_over_noise": effect.get("value"),
-        "effect_over_noise_low": effect.get("low"),
-        "effect_over_noise_high": effect.get("high"),
-        "share_aligned": activations["alignment"]["mean_share_aligned"],
-    }
-
-
-def _flat_behaviour(behaviour: Mapping[str, Any]) -> dict[str, object]:
-    flat: dict[str, object] = {"items": behaviour["items"], **_scores(behaviour)}
-    if behaviour["suite"] == "crows_pairs":
-        limits = {f"crows_pairs_score_{end}": behaviour["score"][end] for end in ("low", "high")}
-    else:
-        overall, names = behaviour["overall"], ("ss", "lms", "icat")
-        limits = {
-            f"stereoset_{name}_{end}": overall[f"{name}_{end}"] for name in names for end in ("low", "high")
-        }
-    return {**flat, **limits}
-
-
-def _scores(behaviour: Mapping[str, Any]) -> dict[str, object]:
-    """A suite's scores, without limits."""
-    if behaviour["suite"] == "crows_pairs":
-        return {"crows_pairs_score": behaviour["score"]["value"], "perplexity": behaviour["perplexity"]}
-    return {f"stereoset_{name}": behaviour["overall"][name] for name in ("ss", "lms", "icat")}
-
-
-def _write(
-    output: Path, answers: _Answers, summary: dict[str, Any], metrics: dict[str, object], options: BiasOptions
-) -> None:
+def _write(output: Path, answers: _Answers, result: BiasResult, metrics: dict[str, object]) -> None:
     from optipfair_engine.bias.report import write_report
     from optipfair_engine.bias.statistics.profile import write_pair_metrics
+    from optipfair_engine.bias.wording import conclusion
 
-    written = write_json(output / SUMMARY_FILE, summary)
+    found = {**result.as_dict(), "conclusion": conclusion(result), "warnings": list(result.warnings)}
+    write_json(output / SUMMARY_FILE, found)
     if answers.profile is not None:
         write_pair_metrics(answers.profile, output / PAIRS_FILE)
-    else:
-        write_json(output / PAIRS_FILE, written["behaviour"])
+    elif result.behaviour is not None:
+        write_json(output / PAIRS_FILE, result.behaviour.as_dict())
     write_json(output / METRICS_FILE, metrics)
-    write_report(written, answers.profile, output, output / REPORT_FILE, options.figure_format)
+    write_report(result, answers.profile, output / REPORT_FILE)
+
+
+def read_findings(output: Path) -> tuple[str, list[str]]:
+    """The conclusion of a finished analysis, in one sentence, and its warnings."""
+    found = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return found["conclusion"], found["warnings"]

@@ -157,6 +157,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bool as layer": (prune(layer_indices=[True]), "spec.layer_indices.0"),
     "negative layer": (prune(layer_indices=[-1]), "spec.layer_indices.0"),
     "a layer twice": (prune(layer_indices=[0, 1, 0]), "spec.layer_indices"),
+    "equal prompts": (
+        {"kind": "bias", "spec": {"model": LOCAL, "prompt_pairs": [PAIR, ["a", "a "]]}},
+        "spec.prompt_pairs",
+    ),
+    "a blank prompt": (
+        {"kind": "bias", "spec": {"model": LOCAL, "control_pairs": [["a", " "]]}},
+        "spec.control_pairs",
+    ),
+    "equal prompts of a named pair": (
+        {
+            "kind": "bias",
+            "spec": {"model": LOCAL, "prompt_pairs": [{"prompt1": "a", "prompt2": "a", "template": "t"}]},
+        },
+        "spec.prompt_pairs",
+    ),
+    "equal attributes": (
+        {
+            "kind": "bias",
+            "spec": {"model": LOCAL, "template": "{attribute}", "attributes": ["x", "y", "x"]},
+        },
+        "spec.attributes",
+    ),
     "no layers": (prune(layer_indices=[]), "spec.layer_indices"),
     "divisor": (prune(expansion_divisor=100), "spec.expansion_divisor"),
     "method": (prune(neuron_selection_method="XYZ"), "spec.neuron_selection_method"),

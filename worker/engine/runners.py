@@ -121,9 +121,23 @@ def run_bias(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metr
     baseline = inputs.model(spec["baseline"]) if spec["baseline"] else None
     return dict(
         bias_checkpoint(
-            inputs.model(spec["model"]), output, BiasOptions(**options), baseline=baseline, report=report
+            inputs.model(spec["model"]),
+            output,
+            BiasOptions(**options),
+            baseline=baseline,
+            model_name=called(spec["model"]),
+            baseline_name=called(spec["baseline"]) if spec["baseline"] else None,
+            report=report,
         )
     )
+
+
+def called(reference: Mapping[str, Any]) -> str:
+    """A model as its user named it."""
+    if reference["source"] == "job":
+        return f"job {reference['job_id']}"
+    name: str = reference["id"] if reference["source"] == "hub" else reference["name"]
+    return f"step {name}" if reference["source"] == "step" else name
 
 
 def run_evaluate(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:

@@ -19,6 +19,10 @@ from optipfair_engine.errors import InvalidOptionError, TokenizerError
 #: Padded tokens of one forward pass: enough to fill two cores, few enough to stay in their cache; it bounds
 #: memory.
 TOKEN_BUDGET = 512
+#: What a decoder writes for bytes that are no whole character.
+_BROKEN = "\ufffd"
+#: Neighbours that may hold the rest of a character's bytes.
+_MOST_NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Prompt:
     def words(self, start: int, stop: int) -> str:
         """The text of the positions from ``start`` to before ``stop``, read together.
 
-        Only together do tokens tell where a word ends ("play", "##ing") or which letter their bytes are.
+        Only together do tokens tell where a word ends ("play", "##ing") or which letter their bytes are; a
+        token with some bytes of a letter is shown as the letter and its part, as "語 (2/3)".
         """
         if start == stop:
             return ""
@@ -47,7 +52,22 @@ class Prompt:
             text = " ".join(piece.strip() for piece in self.pieces[start:stop])
         else:
             text = self.decode(list(self.ids[start:stop]))
+        if _BROKEN in text and _BROKEN not in self.text:
+            text = self._whole(start, stop) or text
         return text.strip() or f"⟨{numbers}⟩"
+
+    def _whole(self, start: int, stop: int) -> str | None:
+        """The text of the fewest positions around these that end at whole characters."""
+        for more in range(1, _MOST_NEIGHBOURS + 1) if self.decode is not None else ():
+            for left in range(more + 1):
+                first, last = start - left, stop + more - left
+                if first < 0 or last > len(self.ids):
+                    continue
+                text = self.decode(list(self.ids[first:last]))
+                if _BROKEN not in text:
+                    part = f" ({start - first + 1}/{last - first})" if stop - start == 1 else ""
+                    return text.strip() + part
+        return None
 
 
 def encode(tokenizer: Any, text: str) -> Prompt:

@@ -10,6 +10,7 @@ from typing import Any, Final, get_args
 from torch import Tensor, nn
 
 from optipfair_engine.architectures import ModelView
+from optipfair_engine.bias.activations.keys import layer_key
 from optipfair_engine.bias.defaults import LayerType
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 
@@ -39,17 +40,6 @@ class Site:
         value = (args[0] if args else kwargs["hidden_states"]) if self.is_input else output
         tensor: Tensor = value[0] if isinstance(value, tuple) else value
         return tensor if self.part is None else tensor[..., self.part]
-
-
-def layer_key(layer_type: str, layer: int) -> str:
-    """``{layer_type}_layer_{layer}``."""
-    return f"{layer_type}_layer_{layer}"
-
-
-def split_key(key: str) -> tuple[str, int] | None:
-    """(component, layer) of a key, or None if it isn't one."""
-    component, separator, number = key.rpartition("_layer_")
-    return (component, int(number)) if separator and number.isdecimal() else None
 
 
 def check_targets(targets: Iterable[str] | None) -> tuple[str, ...]:

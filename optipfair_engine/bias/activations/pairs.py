@@ -18,7 +18,8 @@ from optipfair_engine.bias.activations.batching import (
     padding_id,
     run_body,
 )
-from optipfair_engine.bias.activations.components import check_targets, find_sites, hooked, split_key
+from optipfair_engine.bias.activations.components import check_targets, find_sites, hooked
+from optipfair_engine.bias.activations.keys import split_key
 from optipfair_engine.bias.prompts.alignment import Alignment, align
 from optipfair_engine.errors import InvalidOptionError
 

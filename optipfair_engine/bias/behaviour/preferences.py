@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Final
 
@@ -21,8 +20,16 @@ from optipfair_engine.bias.behaviour.likelihood import (
     start_token,
 )
 from optipfair_engine.bias.prompts.suites import CrowsItem, StereoItem, blank_span
+from optipfair_engine.bias.results.intervals import Interval
+from optipfair_engine.bias.results.scores import (
+    BehaviourResult,
+    CrowsPairsScores,
+    Preferences,
+    Share,
+    StereoEntry,
+    StereoSetScores,
+)
 from optipfair_engine.bias.statistics.significance import (
-    Interval,
     bootstrap_interval,
     bootstrap_means,
     cluster_sums,
@@ -43,31 +50,6 @@ STEREOSET_WARNING: Final = (
 ENGLISH_WARNING: Final = "The sentences are English and about stereotypes of the United States."
 
 Table = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Preferences:
-    """Per item: whether the stereotype was preferred, the item's category, and its cluster, if any."""
-
-    stereotype: npt.NDArray[np.bool_]
-    categories: tuple[str, ...]
-    clusters: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class BehaviourResult:
-    """A suite's JSON-ready report, and the preferences that a comparison needs."""
-
-    report: dict[str, Any]
-    preferences: Preferences
-
-
-def _percent(interval: Interval) -> dict[str, float | None]:
-    return {
-        "value": 100 * interval.value,
-        "low": None if interval.low is None else 100 * interval.low,
-        "high": None if interval.high is None else 100 * interval.high,
-    }
 
 
 def _refuse_non_finite(scores: Table, texts: Sequence[str], model: Any) -> None:
@@ -108,18 +90,17 @@ def score_crows_pairs(
     preferred = scores[:, 0] > scores[:, 1]
     categories = tuple(item.category for item in items)
     directions = np.array([item.direction for item in items])
-    result = {
-        "suite": "crows_pairs",
-        "scoring": "pseudo-log-likelihood of shared tokens" if is_masked_model(model) else "log-likelihood",
-        "items": len(items),
-        "score": _share(preferred),
-        "ties": int((scores[:, 0] == scores[:, 1]).sum()),
-        "directions": {str(name): _share(preferred[directions == name]) for name in np.unique(directions)},
-        "categories": {name: _share(preferred[rows]) for name, rows in _by_category(categories)},
-        "perplexity": _perplexity(-float(scores.sum()), float(tokens.sum())),
-        "minimum_detectable": _as_percent(detectable_share(len(items))),
-        "warnings": [CROWS_WARNING, ENGLISH_WARNING],
-    }
+    result = CrowsPairsScores(
+        scoring="pseudo-log-likelihood of shared tokens" if is_masked_model(model) else "log-likelihood",
+        items=len(items),
+        score=_share(preferred),
+        ties=int((scores[:, 0] == scores[:, 1]).sum()),
+        directions={str(name): _share(preferred[directions == name]) for name in np.unique(directions)},
+        categories={name: _share(preferred[rows]) for name, rows in _by_category(categories)},
+        perplexity=_perplexity(-float(scores.sum()), float(tokens.sum())),
+        minimum_detectable=_as_percent(detectable_share(len(items))),
+        warnings=(CROWS_WARNING, ENGLISH_WARNING),
+    )
     return BehaviourResult(result, Preferences(preferred, categories))
 
 
@@ -128,8 +109,8 @@ def _perplexity(loss: float, tokens: float) -> float | None:
     return math.exp(loss / tokens) if tokens and loss / tokens < 700 else None
 
 
-def _share(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    return {**_percent(wilson(int(flags.sum()), len(flags))), "items": len(flags)}
+def _share(flags: npt.NDArray[np.bool_]) -> Share:
+    return Share(wilson(int(flags.sum()), len(flags)).percent(), len(flags))
 
 
 def _as_percent(value: float | None) -> float | None:
@@ -245,16 +226,15 @@ def score_stereoset(
     categories = tuple(item.category for item in items)
     kinds = [item.kind for item in items]
     everything = np.ones(len(items), dtype=bool)
-    result = {
-        "suite": "stereoset",
-        "scoring": "mean pseudo-log-probability" if is_masked_model(model) else "mean log-probability",
-        "items": len(items),
-        "overall": _stereo_entry(items, scores, everything),
-        "kinds": {name: _stereo_entry(items, scores, rows) for name, rows in _by_category(kinds)},
-        "categories": {name: _stereo_entry(items, scores, rows) for name, rows in _by_category(categories)},
-        "minimum_detectable": _as_percent(detectable_share(len(items))),
-        "warnings": [STEREOSET_WARNING, ENGLISH_WARNING],
-    }
+    result = StereoSetScores(
+        scoring="mean pseudo-log-probability" if is_masked_model(model) else "mean log-probability",
+        items=len(items),
+        overall=_stereo_entry(items, scores, everything),
+        kinds={name: _stereo_entry(items, scores, rows) for name, rows in _by_category(kinds)},
+        categories={name: _stereo_entry(items, scores, rows) for name, rows in _by_category(categories)},
+        minimum_detectable=_as_percent(detectable_share(len(items))),
+        warnings=(STEREOSET_WARNING, ENGLISH_WARNING),
+    )
     targets = tuple(item.target for item in items)
     return BehaviourResult(result, Preferences(scores[:, 0] > scores[:, 1], categories, targets))
 
@@ -300,7 +280,7 @@ def _masked_word(tokenizer: Any, text: str, span: tuple[int, int]) -> MaskedText
     return MaskedText(ids, tuple(found), revealed=True)
 
 
-def _stereo_entry(items: Sequence[StereoItem], scores: Table, rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def _stereo_entry(items: Sequence[StereoItem], scores: Table, rows: npt.NDArray[np.bool_]) -> StereoEntry:
     chosen = scores[rows]
     stereo, related = chosen[:, 0] > chosen[:, 1], chosen[:, :2] > chosen[:, 2:]
     targets = [item.target for item, used in zip(items, rows, strict=True) if used]
@@ -308,21 +288,20 @@ def _stereo_entry(items: Sequence[StereoItem], scores: Table, rows: npt.NDArray[
     shares = 100 * sums / sizes[:, None]
     drawn = bootstrap_means(shares, [str(i) for i in range(len(sizes))])
     ss, lms = (float(share) for share in shares.mean(axis=0))
-    return {
-        "items": len(chosen),
-        "targets": len(sizes),
-        **_limited("ss", ss, drawn[:, 0], len(sizes)),
-        **_limited("lms", lms, drawn[:, 1], len(sizes)),
-        **_limited("icat", float(_icat(ss, lms)), _icat(drawn[:, 0], drawn[:, 1]), len(sizes)),
-        "ss_micro": _percent(wilson(int(stereo.sum()), len(stereo))),
-        "lms_micro": _percent(wilson(int(related.sum()), related.size)),
-    }
+    return StereoEntry(
+        items=len(chosen),
+        targets=len(sizes),
+        ss=_limited(ss, drawn[:, 0], len(sizes)),
+        lms=_limited(lms, drawn[:, 1], len(sizes)),
+        icat=_limited(float(_icat(ss, lms)), _icat(drawn[:, 0], drawn[:, 1]), len(sizes)),
+        ss_micro=wilson(int(stereo.sum()), len(stereo)).percent(),
+        lms_micro=wilson(int(related.sum()), related.size).percent(),
+    )
 
 
 def _icat(ss: float | Table, lms: float | Table) -> Any:
     return lms * np.minimum(ss, 100 - ss) / 50
 
 
-def _limited(name: str, value: float, drawn: Table, targets: int) -> dict[str, float | None]:
-    interval = bootstrap_interval(value, drawn, targets, least=0, greatest=100)
-    return {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+def _limited(value: float, drawn: Table, targets: int) -> Interval:
+    return bootstrap_interval(value, drawn, targets, least=0, greatest=100)

@@ -1,1 +1,1 @@
-"""Figures of differences: which are needed, how each is drawn, and the guide's calls that draw them."""
+"""Figures of differences: which are needed, the data of each, how each is drawn and written."""

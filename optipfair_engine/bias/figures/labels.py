@@ -11,6 +11,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from optipfair_engine.bias.figures.texts import cells
+
 _SIZE: Final = 9.0
 _DIRECTIONS: Final = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _DISTANCES: Final = (7.0, 16.0, 28.0, 42.0, 60.0)
@@ -40,7 +42,7 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label], points: np
     frame = np.asarray(axes.get_window_extent().extents) * to_points
     for label in labels:
         x, y = np.asarray(axes.transData.transform((label.x, label.y))) * to_points
-        width, height = len(label.text) * _SIZE * (0.66 if label.bold else 0.6) + 2, _SIZE * 1.25
+        width, height = cells(label.text) * _SIZE * (0.66 if label.bold else 0.6) + 2, _SIZE * 1.25
         dx, dy = _best_offset(x, y, width, height, np.array(taken), frame)
         taken.append(_box(x + dx, y + dy, width, height))
         _write(axes, label, dx, dy)

@@ -1,4 +1,4 @@
-"""From compared rows to pictures: which figures a run needs, their names, and the data of each."""
+"""From compared rows to figures: which ones a run needs, their names, and the data of each."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from typing import Final
 import numpy as np
 from torch import Tensor
 
-from optipfair_engine.bias.activations.components import split_key
+from optipfair_engine.bias.activations.keys import split_key
 from optipfair_engine.bias.activations.pairs import get_layer_names, select_layers
 from optipfair_engine.bias.activations.stream import BatchUnits, EncodedPair
 from optipfair_engine.bias.defaults import DEFAULT_LAYER_TYPES
 from optipfair_engine.bias.figures.kinds import (
+    VISUALIZATION_TYPES,
     Array,
-    BarPicture,
+    BarData,
     Caption,
-    HeatmapPicture,
-    PcaPicture,
-    Picture,
+    FigureData,
+    HeatmapData,
+    PcaData,
 )
+from optipfair_engine.bias.figures.texts import changed_label
 from optipfair_engine.bias.statistics.metrics import ALL_POSITIONS, FROM_FIRST_DIFFERENCE
 from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.errors import InvalidOptionError
 
-VISUALIZATION_TYPES: Final = ("mean_diff", "heatmap", "pca")
 PCA_LAYER_TYPES: Final = ("mlp_output", "attention_output")
 #: Groups of neurons across a heatmap: more could not be told apart.
 HEATMAP_COLUMNS: Final = 96
 #: Positions further than this many median distances from the median would press all others into one point.
 OUTLIER_DISTANCE: Final = 6.0
 
-Sink = Callable[[str, Picture], None]
+Sink = Callable[[str, FigureData], None]
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def overview(keys: Sequence[str]) -> str:
     return ", ".join(" … ".join(span) for span in spans)
 
 
-class PictureConsumer:
-    """Makes a plan's heatmaps and PCAs while the stream runs, and gives them to ``sink(name, picture)``.
+class FigureConsumer:
+    """Makes a plan's heatmaps and PCAs while the stream runs, and gives them to ``sink(name, data)``.
 
     They are given at a batch's end, once nothing in it turned out to be NaN or infinite.
     """
@@ -140,21 +141,21 @@ class PictureConsumer:
     def __init__(self, plan: FigurePlan, model_name: str, sink: Sink, first_index: int = 0) -> None:
         self._plan, self._model_name, self._sink, self._first_index = plan, model_name, sink, first_index
         self._units: BatchUnits | None = None
-        self._made: list[tuple[str, Picture]] = []
+        self._made: list[tuple[str, FigureData]] = []
 
     def begin(self, units: BatchUnits) -> None:
         """A batch starts."""
         self._units, self._made = units, []
 
     def end(self) -> None:
-        """The batch is over: give its pictures."""
+        """The batch is over: give its figures."""
         self._units = None
-        for name, picture in self._made:
-            self._sink(name, picture)
+        for name, data in self._made:
+            self._sink(name, data)
         self._made = []
 
     def take(self, key: str, first: Tensor, second: Tensor, alias: str | None) -> None:
-        """Make this layer's pictures of every pair in the batch."""
+        """Make this layer's figures of every pair in the batch."""
         if self._units is None or (key not in self._plan.heatmaps and key not in self._plan.pcas):
             return
         if not bool((first.sum() + second.sum()).isfinite()):
@@ -163,10 +164,10 @@ class PictureConsumer:
             rows = slice(int(self._units.offsets[number]), int(self._units.offsets[number + 1]))
             caption, index = caption_of(pair, self._model_name), pair.index + self._first_index
             if key in self._plan.heatmaps:
-                heatmap = heatmap_picture(key, pair, first[rows], second[rows], caption)
+                heatmap = heatmap_data(key, pair, first[rows], second[rows], caption)
                 self._made.append((f"heatmap_{key}_pair{index}", heatmap))
             if key in self._plan.pcas:
-                pca = pca_picture(key, pair, first[rows], second[rows], caption)
+                pca = pca_data(key, pair, first[rows], second[rows], caption)
                 self._made.append((f"pca_{key}_pair{index}", pca))
 
 
@@ -176,18 +177,18 @@ def give_bars(plan: FigurePlan, profile: Profile, model_name: str, sink: Sink, f
     everywhere, later = profile.means(ALL_POSITIONS), profile.means(FROM_FIRST_DIFFERENCE)
     for number, pair in enumerate(profile.pairs):
         for layer_type, keys in plan.bars.items():
-            picture = BarPicture(
+            data = BarData(
                 caption_of(pair, model_name),
                 layer_type,
                 [int(key.rpartition("_")[2]) for key in keys],
                 [float(everywhere[number, rows[key]]) for key in keys],
                 [float(later[number, rows[key]]) for key in keys],
             )
-            sink(f"mean_diff_{layer_type}_pair{pair.index + first_index}", picture)
+            sink(f"mean_diff_{layer_type}_pair{pair.index + first_index}", data)
 
 
 def caption_of(pair: EncodedPair, model_name: str) -> Caption:
-    """The caption of a pair's pictures."""
+    """The caption of a pair's figures."""
     alone = [
         pair.first.words(unit.start1, unit.stop1) + pair.second.words(unit.start2, unit.stop2)
         for unit in pair.alignment.units
@@ -203,15 +204,13 @@ def unit_labels(pair: EncodedPair) -> tuple[list[str], list[bool]]:
     for unit in pair.alignment.compared:
         words = pair.first.words(unit.start1, unit.stop1)
         if unit.kind != "equal":
-            words = f"{words} → {pair.second.words(unit.start2, unit.stop2)}"
+            words = changed_label(words, pair.second.words(unit.start2, unit.stop2))
         labels.append(words)
         changed.append(unit.kind != "equal")
     return labels, changed
 
 
-def heatmap_picture(
-    key: str, pair: EncodedPair, first: Tensor, second: Tensor, caption: Caption
-) -> HeatmapPicture:
+def heatmap_data(key: str, pair: EncodedPair, first: Tensor, second: Tensor, caption: Caption) -> HeatmapData:
     """The heatmap of one layer from both sides' rows ``[units, features]``."""
     difference = (second - first).abs().cpu().double().numpy()
     neurons = difference.shape[1]
@@ -221,21 +220,21 @@ def heatmap_picture(
     padded[:, :neurons] = difference
     labels, changed = unit_labels(pair)
     values = padded.reshape(len(difference), groups, size).max(axis=2)
-    return HeatmapPicture(caption, key, values, size, neurons, labels, changed)
+    return HeatmapData(caption, key, values, size, neurons, labels, changed)
 
 
-def pca_picture(key: str, pair: EncodedPair, first: Tensor, second: Tensor, caption: Caption) -> PcaPicture:
+def pca_data(key: str, pair: EncodedPair, first: Tensor, second: Tensor, caption: Caption) -> PcaData:
     """Both sides' rows ``[units, features]`` on the first two principal components of all of them together.
 
     Attention sinks (often the first token) lie hundreds of times further out than the rest: they are left
-    out, and named in the picture.
+    out, and named in the figure.
     """
     rows = first.cpu().double().numpy(), second.cpu().double().numpy()
     labels, changed = unit_labels(pair)
     kept = _near(*rows)
     omitted = [label for label, near in zip(labels, kept, strict=True) if not near]
     points1, points2, explained = _project(rows[0][kept], rows[1][kept])
-    return PcaPicture(
+    return PcaData(
         caption,
         key,
         points1,
@@ -260,7 +259,7 @@ def _project(first: Array, second: Array) -> tuple[Array, Array, tuple[float, fl
     both = np.concatenate([first, second])
     centred = both - both.mean(axis=0)
     left, singular, right = np.linalg.svd(centred, full_matrices=False)
-    # a singular vector's sign is arbitrary: make its greatest entry positive, so that the picture is
+    # a singular vector's sign is arbitrary: make its greatest entry positive, so that the figure is
     # reproducible
     signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
     scores = np.zeros((len(both), 2))

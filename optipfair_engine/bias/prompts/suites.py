@@ -58,15 +58,33 @@ def pair_items(values: Sequence[Sequence[str] | Mapping[str, str] | PairItem], k
     """Pairs of texts, or objects with prompt1, prompt2 and template, as items; ``kind`` is for errors.
 
     Raises:
-        InvalidOptionError: something else than two texts.
+        InvalidOptionError: something else than two texts, or two that are equal or blank; the text names the
+            pair's number, counted from 1 as in the metrics.
     """
     found = []
-    for number, value in enumerate(values):
+    for number, value in enumerate(values, 1):
         try:
-            found.append(value if isinstance(value, PairItem) else _pair(value, number))
+            item = value if isinstance(value, PairItem) else _pair(value, number)
         except ValueError:
             raise InvalidOptionError(f"{kind} pair {number} is not two texts: {value!r}") from None
+        found.append(_telling(item, f"{kind} pair {number}"))
     return found
+
+
+def _telling(pair: PairItem, where: str) -> PairItem:
+    """The pair, if there is anything to compare in it.
+
+    Raises:
+        InvalidOptionError: a prompt is blank, or both are the same but for spaces around them.
+    """
+    for name, prompt in (("first", pair.first), ("second", pair.second)):
+        if not prompt.strip():
+            raise InvalidOptionError(f"{where}: the {name} prompt is blank")
+    if pair.first.strip() == pair.second.strip():
+        raise InvalidOptionError(
+            f"{where}: the two prompts are equal, so there is no difference to measure: {pair.first[:60]!r}"
+        )
+    return pair
 
 
 def texts_of(pairs: Sequence[PairItem]) -> list[PromptPair]:
@@ -164,7 +182,7 @@ def _read(text: str) -> Suite:
         whole = [whole]
     if whole and isinstance(whole[0], Mapping) and "anti-stereotype" in whole[0]:
         return [_flat(item, f"item {number}") for number, item in enumerate(whole)]
-    return [_pair(item, number) for number, item in enumerate(whole)]
+    return [_telling(_pair(item, number), f"pair {number}") for number, item in enumerate(whole, 1)]
 
 
 def _read_lines(text: str, whole_error: json.JSONDecodeError) -> list[Any]:
@@ -275,4 +293,4 @@ def _pair(item: Any, number: int) -> PairItem:
     ):
         template = item.get("template")
         return PairItem(item["prompt1"], item["prompt2"], None if template is None else str(template))
-    raise ValueError(f"item {number} is neither [prompt 1, prompt 2] nor an object with prompt1 and prompt2")
+    raise ValueError(f"pair {number} is neither [prompt 1, prompt 2] nor an object with prompt1 and prompt2")

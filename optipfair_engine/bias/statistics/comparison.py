@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from optipfair_engine.bias.activations.components import LAYER_OUTPUT, split_key
-from optipfair_engine.bias.behaviour.preferences import BehaviourResult
+from optipfair_engine.bias.activations.components import LAYER_OUTPUT
+from optipfair_engine.bias.activations.keys import split_key
+from optipfair_engine.bias.results.changes import (
+    Change,
+    Compared,
+    Language,
+    PairDelta,
+    PreferenceChange,
+    PreferenceComparison,
+    ProfileComparison,
+)
+from optipfair_engine.bias.results.scores import BehaviourResult
 from optipfair_engine.bias.statistics.metrics import FROM_FIRST_DIFFERENCE
 from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.bias.statistics.significance import (
@@ -29,8 +39,6 @@ from optipfair_engine.errors import InvalidOptionError
 
 #: Relative changes below this much are not worth the name.
 DEFAULT_MARGIN: Final = 0.05
-#: The outcome of what has another size, or another place, in the two models.
-NOT_COMPARABLE: Final = "not_comparable"
 READING_WARNING: Final = (
     "A smaller activation difference may mean less bias, or a model that reads less of its prompt: "
     "look at perplexity and at preferences too."
@@ -55,18 +63,18 @@ class _Basis:
         keys = [key for name in self.shared for key in groups[name] if key not in twice]
         return side.mean_of(keys, FROM_FIRST_DIFFERENCE)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The components and the layers of both models that entered, JSON-ready."""
+    def compared(self) -> Compared:
+        """The components and the layers of both models that entered."""
         layers = [
-            sorted({_layer(key) for name in self.shared for key in side.components()[name]})
+            tuple(sorted({_layer(key) for name in self.shared for key in side.components()[name]}))
             for side in (self.before, self.after)
         ]
-        return {"components": list(self.shared), "layers_before": layers[0], "layers_after": layers[1]}
+        return Compared(self.shared, *layers)
 
 
 def compare_profiles(
     before: Profile, after: Profile, *, margin: float = DEFAULT_MARGIN, seed: int = 0
-) -> dict[str, Any]:
+) -> ProfileComparison:
     """Changes of the mean difference, overall and by component, of the same pairs in two models.
 
     Only what has the same size in both is compared: a mean over other neurons is another quantity, and
@@ -89,26 +97,28 @@ def compare_profiles(
     entries = _entries(basis, margin, seed)
     overall = entries.pop(OVERALL, None)
     rest = [name for name in {**before.components(), **after.components()} if name not in entries]
-    return {
-        "margin": margin,
-        "compared": basis.as_dict(),
-        "overall": overall or {"before": None, "after": None, **_UNJUDGED},
-        "components": {**entries, **{name: _not_comparable(before, after, name) for name in rest}},
-        "pairs": _pair_deltas(basis),
-        "warnings": [*basis.warnings, READING_WARNING],
-    }
+    return ProfileComparison(
+        margin=margin,
+        compared=basis.compared(),
+        overall=overall or _unjudged(None, None),
+        components={**entries, **{name: _not_comparable(before, after, name) for name in rest}},
+        pairs=tuple(_pair_deltas(basis)),
+        warnings=(*basis.warnings, READING_WARNING),
+    )
 
 
-_UNJUDGED: Final = {"delta": None, "relative_change": None, "outcome": NOT_COMPARABLE}
+def _unjudged(before: float | None, after: float | None) -> Change:
+    """What has another size, or another place, in the two models."""
+    return Change(before, after, None, None, "not_comparable")
 
 
-def _not_comparable(before: Profile, after: Profile, component: str) -> dict[str, Any]:
+def _not_comparable(before: Profile, after: Profile, component: str) -> Change:
     """An entry with both models' means, and no judgement on them."""
     keys = [(side, side.components().get(component, [])) for side in (before, after)]
     means = [
         float(side.mean_of(found, FROM_FIRST_DIFFERENCE).mean()) if found else None for side, found in keys
     ]
-    return {"before": means[0], "after": means[1], **_UNJUDGED}
+    return _unjudged(*means)
 
 
 def _basis(before: Profile, after: Profile) -> _Basis:
@@ -145,17 +155,17 @@ def _layer(key: str) -> int:
     return (split_key(key) or (key, 0))[1]
 
 
-def _pair_deltas(basis: _Basis) -> list[dict[str, Any]]:
+def _pair_deltas(basis: _Basis) -> list[PairDelta]:
     if not basis.shared:
         return []
     first, second = basis.values(basis.before), basis.values(basis.after)
     return [
-        {"pair": f"pair_{pair.index + 1}", "before": float(b), "after": float(a), "delta": float(a - b)}
+        PairDelta(f"pair_{pair.index + 1}", float(b), float(a), float(a - b))
         for pair, b, a in zip(basis.before.pairs, first, second, strict=True)
     ]
 
 
-def _entries(basis: _Basis, margin: float, seed: int) -> dict[str, dict[str, Any]]:
+def _entries(basis: _Basis, margin: float, seed: int) -> dict[str, Change]:
     """Overall and every shared component; nothing, if none is shared."""
     templates = [pair.template for pair in basis.before.pairs]
     entries = {}
@@ -167,26 +177,26 @@ def _entries(basis: _Basis, margin: float, seed: int) -> dict[str, dict[str, Any
     return entries
 
 
-def _entry(first: Array, second: Array, templates: Sequence[str], margin: float, seed: int) -> dict[str, Any]:
+def _entry(first: Array, second: Array, templates: Sequence[str], margin: float, seed: int) -> Change:
     """The change of values ``[pairs]``."""
     deltas = second - first
     drawn = bootstrap_means(deltas[:, None], templates, seed=seed)[:, 0]
     change = relative_change(first, second, templates, seed=seed)
-    return {
-        "before": float(first.mean()),
-        "after": float(second.mean()),
-        "delta": bootstrap_interval(float(deltas.mean()), drawn, len(set(templates))).as_dict(),
-        "relative_change": change.as_dict() if change is not None else None,
-        "outcome": outcome(change, margin) if change is not None else "inconclusive",
-    }
+    return Change(
+        before=float(first.mean()),
+        after=float(second.mean()),
+        delta=bootstrap_interval(float(deltas.mean()), drawn, len(set(templates))),
+        relative_change=change,
+        outcome=outcome(change, margin) if change is not None else "inconclusive",
+    )
 
 
-Preferences = npt.NDArray[np.bool_]
+Flags = npt.NDArray[np.bool_]
 
 
 def compare_behaviour(
     before: BehaviourResult, after: BehaviourResult, *, margin: float = 0.02, seed: int = 0
-) -> dict[str, Any]:
+) -> PreferenceComparison:
     """:func:`compare_preferences` of a suite's results, with what each model knows of the language beside.
 
     ``language`` has both models' perplexity (CrowS-Pairs) or lms (StereoSet, whose items are clustered by
@@ -201,29 +211,25 @@ def compare_behaviour(
         margin=margin,
         seed=seed,
     )
-    name = "perplexity" if before.report["suite"] == "crows_pairs" else "lms"
-    known = [
-        side.report["perplexity"] if name == "perplexity" else side.report["overall"]["lms"]
-        for side in (before, after)
-    ]
+    name = after.scores.language[0]
+    known = [side.scores.language[1] for side in (before, after)]
     texts = ["unknown" if value is None else f"{value:.4g}" for value in known]
     warning = (
         "A model that knows less of its language has fewer preferences, and moves towards 50 % without being "
         f"any fairer: {name} {texts[0]} before, {texts[1]} after."
     )
-    language = {"measure": name, "before": known[0], "after": known[1]}
-    return {**result, "language": language, "warnings": [warning]}
+    return replace(result, language=Language(name, *known), warnings=(warning,))
 
 
 def compare_preferences(
-    before: Preferences,
-    after: Preferences,
+    before: Flags,
+    after: Flags,
     categories: Sequence[str],
     *,
     clusters: Sequence[str] | None = None,
     margin: float = 0.02,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> PreferenceComparison:
     """Changes of which sentence is preferred, overall and by category, of the same items in two models.
 
     Args:
@@ -256,16 +262,15 @@ def compare_preferences(
         for name, rows in groups.items()
     }
     named = [name for name in entries if name != OVERALL]
-    for name, adjusted in zip(named, holm([entries[name]["p_value"] for name in named]), strict=True):
-        entries[name]["p_holm"] = adjusted
-        if adjusted > 0.05:
-            entries[name]["outcome"] = "inconclusive"
-    return {"margin": margin, "overall": entries.pop(OVERALL), "categories": entries}
+    for name, adjusted in zip(named, holm([entries[name].p_value for name in named]), strict=True):
+        judged = entries[name].outcome if adjusted <= 0.05 else "inconclusive"
+        entries[name] = replace(entries[name], p_holm=adjusted, outcome=judged)
+    return PreferenceComparison(margin, entries.pop(OVERALL), entries)
 
 
 def _preference_entry(
-    before: Preferences, after: Preferences, clusters: list[str], margin: float, seed: int
-) -> dict[str, Any]:
+    before: Flags, after: Flags, clusters: list[str], margin: float, seed: int
+) -> PreferenceChange:
     gained, lost = after & ~before, before & ~after
     sums, sizes = cluster_sums(np.column_stack([before, after, gained, lost]).astype(np.float64), clusters)
     shares = sums / sizes[:, None]
@@ -275,18 +280,15 @@ def _preference_entry(
     distances = np.abs(drawn - 0.5)
     shift = abs(second - 0.5) - abs(first - 0.5)
     change = bootstrap_interval(shift, distances[:, 1] - distances[:, 0], len(sizes))
-    return {
-        "items": len(before),
-        "clusters": len(sizes),
-        "before": first,
-        "after": second,
-        "to_stereotype": int(gained.sum()),
-        "from_stereotype": int(lost.sum()),
-        "p_value": (
-            mcnemar(int(gained.sum()), int(lost.sum()))
-            if alone
-            else mcnemar_clustered(shares[:, 2], shares[:, 3])
-        ),
-        "distance_from_half": change.as_dict(),
-        "outcome": outcome(change, margin),
-    }
+    counts = int(gained.sum()), int(lost.sum())
+    return PreferenceChange(
+        items=len(before),
+        clusters=len(sizes),
+        before=first,
+        after=second,
+        to_stereotype=counts[0],
+        from_stereotype=counts[1],
+        p_value=mcnemar(*counts) if alone else mcnemar_clustered(shares[:, 2], shares[:, 3]),
+        distance_from_half=change,
+        outcome=outcome(change, margin),
+    )

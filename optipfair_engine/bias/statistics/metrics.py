@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from optipfair_engine.bias.activations.components import split_key
+from optipfair_engine.bias.activations.keys import split_key
 from optipfair_engine.bias.activations.pairs import Activations, at_least_float32
 from optipfair_engine.bias.prompts.alignment import Alignment, Unit
 from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from optipfair_engine.architectures import ModelView
-from optipfair_engine.bias.activations.components import NEURONS, Site, split_key
+from optipfair_engine.bias.activations.components import NEURONS, Site
+from optipfair_engine.bias.activations.keys import split_key
 from optipfair_engine.bias.activations.stream import BatchUnits, EncodedPair
+from optipfair_engine.bias.results.differences import RankedNeuron, RankedNeurons
 from optipfair_engine.bias.statistics.significance import Array, benjamini_hochberg, t_test
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 
@@ -141,7 +143,7 @@ def _down_weight(view: ModelView, layer: int, site: Site) -> Tensor:
 
 def rank_neurons(
     statistics: dict[int, NeuronStatistics], norms: dict[int, Array], *, unit: str, top: int | None = 50
-) -> dict[str, Any]:
+) -> RankedNeurons:
     """All neurons ranked: significant ones first, then by the size of their effect on the residual stream.
 
     ``mean_difference`` is signed (second − first prompt); ``output_effect`` is it times ‖d_j‖₂; ``q_value``
@@ -163,30 +165,29 @@ def rank_neurons(
     order = np.lexsort((-np.abs(effect), ~significant))[:top]
     where = [(layer, j) for layer in layers for j in range(len(statistics[layer].mean))]
     consistency = np.concatenate([statistics[layer].consistency for layer in layers])
-    ranked = [
-        {
-            "layer": where[i][0],
-            "neuron": where[i][1],
-            "mean_difference": float(mean[i]),
-            "output_effect": float(effect[i]),
-            "t": float(t[i]) if t is not None and np.isfinite(t[i]) else None,
-            "p_value": float(p[i]) if p is not None else None,
-            "q_value": float(q[i]) if q is not None else None,
-            "significant": bool(significant[i]),
-            "consistency": float(consistency[i]),
-        }
+    ranked = (
+        RankedNeuron(
+            *where[i],
+            mean_difference=float(mean[i]),
+            output_effect=float(effect[i]),
+            t=float(t[i]) if t is not None and np.isfinite(t[i]) else None,
+            p_value=float(p[i]) if p is not None else None,
+            q_value=float(q[i]) if q is not None else None,
+            significant=bool(significant[i]),
+            consistency=float(consistency[i]),
+        )
         for i in order
-    ]
-    return {
-        "component": NEURONS,
-        "unit": unit,
-        "units": counts,
-        "tested": len(mean) if tested else 0,
-        "significant": int(significant.sum()),
-        "false_discovery_rate": FDR,
-        "neurons": ranked,
-        "warnings": _warnings(unit, counts, tested),
-    }
+    )
+    return RankedNeurons(
+        NEURONS,
+        unit,
+        counts,
+        tested=len(mean) if tested else 0,
+        significant=int(significant.sum()),
+        false_discovery_rate=FDR,
+        neurons=tuple(ranked),
+        warnings=tuple(_warnings(unit, counts, tested)),
+    )
 
 
 def _tests(statistics: Sequence[NeuronStatistics]) -> tuple[Array, Array, Array]:

@@ -7,7 +7,7 @@ are built when they are looked at.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, ItemsView, Iterator, Sequence, ValuesView
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optipfair_engine.bias.activations.components import split_key
+from optipfair_engine.bias.activations.keys import split_key
 from optipfair_engine.bias.activations.stream import BatchUnits, EncodedPair
 from optipfair_engine.bias.statistics.metrics import (
     COUNT,
+    FROM_FIRST_DIFFERENCE,
     GREATEST,
     LEAST,
     MEAN,
@@ -131,6 +132,14 @@ class Profile:
         found: np.ndarray[Any, np.dtype[np.bool_]] = np.any(self.moments[:, :, scope, COUNT] > 0, axis=1)
         return found
 
+    def layer_means(self) -> dict[str, float]:
+        """Layer key → mean difference from the first difference on, over the pairs that have any."""
+        heard = self.has_signal(FROM_FIRST_DIFFERENCE)
+        if not heard.any():
+            return {}
+        means = self.means(FROM_FIRST_DIFFERENCE)[heard].mean(axis=0)
+        return {key: float(mean) for key, mean in zip(self.keys, means, strict=True)}
+
     def metrics(self, number: int) -> dict[str, Any]:
         """The guide's entry of one pair: prompts and metrics."""
         pair = self.pairs[number]
@@ -143,94 +152,27 @@ class Profile:
         return {"prompt1": pair.first.text, "prompt2": pair.second.text, "metrics": built}
 
 
-class PairMetrics(dict[str, dict[str, Any]]):
-    """``pair_1`` … ``pair_n`` → prompts and metrics, each built when it is first looked up and then kept.
+class PairMetrics(Mapping[str, dict[str, Any]]):
+    """``pair_1`` … ``pair_n`` → prompts and metrics, built when they are looked up, so memory stays flat.
 
-    Iterating (``items``, ``values``, ``json.dump``) builds without keeping, so memory stays flat.
+    Every look-up builds the entry anew; ``dict(metrics)`` keeps them all.
     """
 
     def __init__(self, profile: Profile) -> None:
-        self._numbers = {f"pair_{number + 1}": number for number in range(len(profile.pairs))}
-        super().__init__({key: {} for key in self._numbers})
         self._profile = profile
-        self._built: set[str] = set()
+        self._numbers = {f"pair_{number + 1}": number for number in range(len(profile.pairs))}
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        if key in self._numbers and key not in self._built:
-            self[key] = self._profile.metrics(self._numbers[key])
-        return super().__getitem__(key)
+        return self._profile.metrics(self._numbers[key])
 
-    def __setitem__(self, key: str, value: dict[str, Any]) -> None:
-        super().__setitem__(key, value)
-        self._built.add(key)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
 
-    def __delitem__(self, key: str) -> None:
-        super().__delitem__(key)
-        self._numbers.pop(key, None)
-
-    def __iter__(
-        self,
-    ) -> Iterator[str]:  # its presence also makes dict(...) and {**…} read through __getitem__
-        return iter(list(super().__iter__()))
-
-    def _peek(self, key: str) -> dict[str, Any]:
-        if key in self._numbers and key not in self._built:
-            return self._profile.metrics(self._numbers[key])
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The pair's entry, or ``default``."""
-        return self[key] if super().__contains__(key) else default
-
-    def pop(self, key: str, *default: Any) -> Any:
-        """Remove a pair's entry and return it."""
-        if key not in self:
-            return super().pop(key, *default)
-        value = self[key]
-        del self[key]
-        return value
-
-    def items(self) -> ItemsView[str, dict[str, Any]]:  # type: ignore[override]
-        """Pairs of name and entry."""
-        return _Items(self)
-
-    def values(self) -> ValuesView[dict[str, Any]]:  # type: ignore[override]
-        """The entries."""
-        return _Values(self)
-
-    def copy(self) -> dict[str, dict[str, Any]]:
-        """A plain dictionary of all entries."""
-        return dict(self.items())
-
-    def __eq__(self, other: object) -> bool:
-        return self.copy() == other
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
+    def __len__(self) -> int:
+        return len(self._numbers)
 
     def __repr__(self) -> str:
         return f"<bias metrics of {len(self)} pairs>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (self.copy(),)
-
-    __hash__ = None
-
-
-class _Items(ItemsView[str, dict[str, Any]]):
-    _mapping: PairMetrics
-
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for key in self._mapping:
-            yield key, self._mapping._peek(key)
-
-
-class _Values(ValuesView[dict[str, Any]]):
-    _mapping: PairMetrics
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for key in self._mapping:
-            yield self._mapping._peek(key)
 
 
 def write_pair_metrics(profile: Profile, path: Path) -> None:

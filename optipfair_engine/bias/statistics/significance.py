@@ -7,34 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from optipfair_engine.bias.results.changes import Outcome
+from optipfair_engine.bias.results.intervals import Interval
+
 Array = npt.NDArray[np.float64]
-Outcome = Literal["better", "worse", "inconclusive"]
 
 LEVEL: Final = 0.95
 POWER: Final = 0.8
 BOOTSTRAP_SAMPLES: Final = 2000
 #: Below this many templates an interval rests on the shape of their distribution; a warning says so.
 FEW_CLUSTERS: Final = 10
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-    def as_dict(self) -> dict[str, float | None]:
-        """JSON-ready."""
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 def cluster_sums(values: Array, clusters: Sequence[str]) -> tuple[Array, Array]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from optipfair_engine.bias.activations.components import split_key
+from optipfair_engine.bias.activations.keys import split_key
+from optipfair_engine.bias.results.differences import (
+    ActivationSummary,
+    AlignmentSummary,
+    Difference,
+    Noise,
+)
+from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.statistics.metrics import ACTIVATION_WARNING, FROM_FIRST_DIFFERENCE
 from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.bias.statistics.significance import (
     FEW_CLUSTERS,
     Array,
-    Interval,
     bootstrap_interval,
     bootstrap_means,
     detectable_mean,
@@ -27,6 +33,11 @@ LANGUAGE_WARNING: Final = (
 )
 
 
+def pair_names(profile: Profile) -> list[str]:
+    """The names of ``pair_values``'s columns: ``overall``, each component, each layer key."""
+    return [OVERALL, *profile.components(), *profile.keys]
+
+
 def pair_values(profile: Profile, scope: int = FROM_FIRST_DIFFERENCE) -> tuple[list[str], Array]:
     """Names and values ``[pairs, names]``: ``overall``, each component, each layer key.
 
@@ -34,96 +45,97 @@ def pair_values(profile: Profile, scope: int = FROM_FIRST_DIFFERENCE) -> tuple[l
     (``mlp_output`` and ``down_proj`` in most families) counts once overall.
     """
     counted = [key for key in profile.keys if key not in profile.aliases]
-    groups = {OVERALL: counted, **profile.components()}
-    columns = [profile.mean_of(keys, scope) for keys in groups.values()]
-    return [*groups, *profile.keys], np.column_stack([*columns, profile.means(scope)])
+    groups = [counted, *profile.components().values()]
+    columns = [profile.mean_of(keys, scope) for keys in groups]
+    return pair_names(profile), np.column_stack([*columns, profile.means(scope)])
 
 
-def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 0) -> dict[str, Any]:
+def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 0) -> ActivationSummary:
     """Means over pairs of the mean difference from the first difference on, with intervals.
 
-    Each entry has ``value, low, high`` (bootstrap clustered by template), ``minimum_detectable`` (the least
-    distance from a reference value that this many templates would show with 80 % power), and, with control
-    pairs, ``noise_floor`` (their mean), ``effect`` (mean over noise floor, with its interval) and
-    ``above_noise`` (whether its whole interval is above 1). Pairs without any difference between their tokens
-    count as zero.
+    Each entry has its mean (bootstrap clustered by template), ``minimum_detectable`` (the least distance from
+    a reference value that this many templates would show with 80 % power), and, with control pairs, their
+    mean as noise floor, the effect (mean over noise floor) and whether its whole interval is above 1. Pairs
+    and control pairs without any position to compare are left out; without any other pair there is no mean.
     """
-    names, values = pair_values(profile)
-    templates = [pair.template for pair in profile.pairs]
     found = _Sample.of(profile, seed)
     # another stream of random numbers: the controls' templates are drawn independently of the pairs'
-    heard = _heard(controls) if controls is not None else []
-    floor = _Sample.of(controls, seed + 1, heard) if controls is not None and any(heard) else None
-    entries = {}
-    for column, name in enumerate(names):
-        entry: dict[str, Any] = found.interval(column).as_dict()
-        entry["minimum_detectable"] = detectable_mean(values[:, column], templates)
-        if floor is not None and name in floor.names:
-            entry.update(_against(found, column, floor, floor.names.index(name)))
-        entries[name] = entry
-    components = [name for name in names[1:] if split_key(name) is None]
-    return {
-        "scope": "from_first_difference",
-        "pairs": len(profile.pairs),
-        "templates": found.templates,
-        "control_pairs": len(controls.pairs) if controls is not None else 0,
-        "confidence": 0.95,
-        "overall": entries[OVERALL],
-        "components": {name: entries[name] for name in components},
-        "layers": {name: entries[name] for name in names if split_key(name) is not None},
-        "alignment": alignment_summary(profile),
-        "warnings": [
+    floor = _Sample.of(controls, seed + 1) if controls is not None else None
+    names = pair_names(profile)
+    entries = {name: _entry(found, floor, name) for name in names}
+    templates = [pair.template for pair in profile.pairs]
+    return ActivationSummary(
+        pairs=len(profile.pairs),
+        templates=len(set(templates)),
+        control_pairs=len(controls.pairs) if controls is not None else 0,
+        overall=entries[OVERALL],
+        components={name: entries[name] for name in names[1:] if split_key(name) is None},
+        layers={name: entries[name] for name in names if split_key(name) is not None},
+        alignment=alignment_summary(profile),
+        warnings=(
             *warnings_for(templates, controls),
-            *_nothing_compared(_heard(profile), "pair", "which counts as no difference"),
-            *_nothing_compared(heard, "control pair", "so the noise floor leaves it out"),
-        ],
-    }
+            *_nothing_compared(profile, "pair", "so the means leave {} out"),
+            *_nothing_compared(controls, "control pair", "so the noise floor leaves {} out"),
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Means ``[names]`` over pairs, their replicates ``[samples, names]``, and the number of templates."""
+    """Values ``[pairs, names]``, replicates of their means ``[samples, names]``, and the pairs' templates."""
 
     names: list[str]
-    means: Array
+    values: Array
     drawn: Array
-    templates: int
+    templates: list[str]
 
     @classmethod
-    def of(cls, profile: Profile, seed: int, counted: Sequence[bool] | None = None) -> _Sample:
-        """Of all pairs, or of those that are ``counted``."""
+    def of(cls, profile: Profile, seed: int) -> _Sample | None:
+        """Of the pairs that have a position from their first difference on; None, if no pair has."""
+        heard = np.flatnonzero(profile.has_signal(FROM_FIRST_DIFFERENCE))
+        if not len(heard):
+            return None
         names, values = pair_values(profile)
-        rows = [row for row in range(len(values)) if counted is None or counted[row]]
-        values, templates = values[rows], [profile.pairs[row].template for row in rows]
-        drawn = bootstrap_means(values, templates, seed=seed)
-        return cls(names, values.mean(axis=0), drawn, len(set(templates)))
+        values, templates = values[heard], [profile.pairs[row].template for row in heard]
+        return cls(names, values, bootstrap_means(values, templates, seed=seed), templates)
+
+    @property
+    def clusters(self) -> int:
+        return len(set(self.templates))
+
+    def mean(self, column: int) -> float:
+        return float(self.values[:, column].mean())
 
     def interval(self, column: int) -> Interval:
-        return bootstrap_interval(float(self.means[column]), self.drawn[:, column], self.templates, least=0)
+        return bootstrap_interval(self.mean(column), self.drawn[:, column], self.clusters, least=0)
 
 
-def _against(pairs: _Sample, column: int, controls: _Sample, control_column: int) -> dict[str, Any]:
+def _entry(pairs: _Sample | None, controls: _Sample | None, name: str) -> Difference:
+    if pairs is None:
+        return Difference(None, None)
+    column = pairs.names.index(name)
+    detectable = detectable_mean(pairs.values[:, column], pairs.templates)
+    if controls is None or name not in controls.names:
+        return Difference(pairs.interval(column), detectable)
+    noise = _noise(pairs, column, controls, controls.names.index(name))
+    return Difference(pairs.interval(column), detectable, noise)
+
+
+def _noise(pairs: _Sample, column: int, controls: _Sample, control_column: int) -> Noise:
     """How many times the controls' mean the pairs' is."""
-    floor, drawn = float(controls.means[control_column]), controls.drawn[:, control_column]
-    limits = controls.interval(control_column)
-    found = {"noise_floor": floor, "noise_floor_low": limits.low, "noise_floor_high": limits.high}
-    if floor <= 0 or (drawn <= 0).any():
-        return {**found, "effect": None, "above_noise": None}
-    templates = min(pairs.templates, controls.templates)
-    ratios = pairs.drawn[:, column] / drawn if templates > 1 else np.zeros(0)
-    effect = bootstrap_interval(float(pairs.means[column]) / floor, ratios, templates, least=0)
-    above = effect.low > 1 if effect.low is not None else None
-    return {**found, "effect": effect.as_dict(), "above_noise": above}
+    floor, drawn = controls.interval(control_column), controls.drawn[:, control_column]
+    if floor.value <= 0 or (drawn <= 0).any():
+        return Noise(floor, None, None)
+    clusters = min(pairs.clusters, controls.clusters)
+    ratios = pairs.drawn[:, column] / drawn if clusters > 1 else np.zeros(0)
+    effect = bootstrap_interval(pairs.mean(column) / floor.value, ratios, clusters, least=0)
+    return Noise(floor, effect, effect.low > 1 if effect.low is not None else None)
 
 
-def alignment_summary(profile: Profile) -> dict[str, Any]:
+def alignment_summary(profile: Profile) -> AlignmentSummary:
     """How much of the prompts could be compared."""
     shares = [pair.alignment.share_aligned for pair in profile.pairs]
-    return {
-        "mean_share_aligned": float(np.mean(shares)),
-        "least_share_aligned": float(np.min(shares)),
-        "pairs_with_unaligned_tokens": sum(share < 1 for share in shares),
-    }
+    return AlignmentSummary(float(np.mean(shares)), float(np.min(shares)), sum(share < 1 for share in shares))
 
 
 def warnings_for(templates: Sequence[str], controls: Profile | None) -> list[str]:
@@ -148,23 +160,27 @@ def warnings_for(templates: Sequence[str], controls: Profile | None) -> list[str
     return found
 
 
-def _heard(profile: Profile) -> list[bool]:
-    """Of each pair whether it has what can be compared, or no difference; not: words added at one's end."""
-    signals = profile.has_signal(FROM_FIRST_DIFFERENCE)
-    return [
-        bool(signal) or pair.first.ids == pair.second.ids
-        for pair, signal in zip(profile.pairs, signals, strict=True)
-    ]
-
-
-def _nothing_compared(heard: Sequence[bool], noun: str, consequence: str) -> list[str]:
-    """A warning of the pairs that were not heard."""
-    silent = heard.count(False)
-    if not silent:
+def _nothing_compared(profile: Profile | None, noun: str, consequence: str) -> list[str]:
+    """Warnings of the pairs that have no position to compare."""
+    if profile is None:
         return []
+    silent = [
+        pair
+        for pair, signal in zip(profile.pairs, profile.has_signal(FROM_FIRST_DIFFERENCE), strict=True)
+        if not signal
+    ]
+    equal = sum(pair.first.ids == pair.second.ids for pair in silent)
+    reasons = [
+        (
+            len(silent) - equal,
+            "with tokens added at the end of one prompt only: from there on nothing can be",
+        ),
+        (equal, "whose two prompts are the same tokens to this model's tokenizer: nothing can be"),
+    ]
     return [
-        f"{_number(silent, noun)} with tokens added at the end of one prompt only: from there on "
-        f"nothing can be compared, {consequence}."
+        f"{_number(count, noun)} {reason} compared, {consequence.format('it' if count == 1 else 'them')}."
+        for count, reason in reasons
+        if count
     ]
 
 

@@ -78,18 +78,18 @@ def test_crows_pairs_equals_scoring_each_sentence(llama, tokenizer) -> None:
     scores = np.array([[log_p(llama, tokenizer, text) for text in (item.more, item.less)] for item in CROWS])
     expected = scores[:, 0, 0] > scores[:, 1, 0]
     assert result.preferences.stereotype[:3].tolist() == expected[:3].tolist()
-    assert result.report["ties"] == 1
+    assert result.scores.as_dict()["ties"] == 1
     assert not result.preferences.stereotype[3]
-    assert result.report["score"]["value"] == pytest.approx(25 * expected[:3].sum())
-    assert result.report["perplexity"] == pytest.approx(
+    assert result.scores.as_dict()["score"]["value"] == pytest.approx(25 * expected[:3].sum())
+    assert result.scores.as_dict()["perplexity"] == pytest.approx(
         np.exp(-scores[..., 0].sum() / scores[..., 1].sum()), rel=1e-4
     )
-    assert result.report["categories"]["age"]["items"] == 2
-    json.dumps(result.report, allow_nan=False)
+    assert result.scores.as_dict()["categories"]["age"]["items"] == 2
+    json.dumps(result.scores.as_dict(), allow_nan=False)
 
 
 def test_stereoset_equals_scoring_each_sentence(llama, tokenizer) -> None:
-    report = score_stereoset(llama, tokenizer, STEREO).report
+    report = score_stereoset(llama, tokenizer, STEREO).scores.as_dict()
     scores = []
     for item in STEREO:
         context = item.context if item.kind == "intersentence" else None
@@ -109,7 +109,7 @@ def test_stereoset_equals_scoring_each_sentence(llama, tokenizer) -> None:
     for name in ("ss", "lms", "icat"):
         low, high = (report["overall"][f"{name}_{end}"] for end in ("low", "high"))
         assert 0 <= low <= report["overall"][name] <= high <= 100
-    alone = score_stereoset(llama, tokenizer, STEREO[:2]).report["overall"]
+    alone = score_stereoset(llama, tokenizer, STEREO[:2]).scores.as_dict()["overall"]
     assert alone["targets"] == 1  # one target says nothing about others
     assert [alone[f"{name}_{end}"] for name in ("ss", "lms", "icat") for end in ("low", "high")] == [None] * 6
     assert report["kinds"]["intersentence"]["items"] == 2
@@ -117,12 +117,12 @@ def test_stereoset_equals_scoring_each_sentence(llama, tokenizer) -> None:
 
 
 def test_an_ideal_model_would_have_an_icat_of_hundred(monkeypatch, llama, tokenizer) -> None:
-    from optipfair_engine.bias.behaviour.preferences import preferences as behaviour
+    from optipfair_engine.bias.behaviour import preferences as behaviour
 
     sums = np.array([[-1.0, -2.0, -9.0], [-2.0, -1.0, -9.0]])
     monkeypatch.setattr(behaviour, "_causal_groups", lambda *_: (sums, np.ones((2, 3))))
     items = [STEREO[0], STEREO[2]]
-    overall = score_stereoset(llama, tokenizer, items).report["overall"]
+    overall = score_stereoset(llama, tokenizer, items).scores.as_dict()["overall"]
     assert (overall["ss"], overall["lms"], overall["icat"]) == (50.0, 100.0, 100.0)
 
 
@@ -155,13 +155,13 @@ def test_masked_crows_pairs_scores_only_the_shared_tokens(bert, tokenizer) -> No
                     total += bert(masked).logits[0, position].log_softmax(dim=-1)[token].item()
             totals.append(total)
         assert result.preferences.stereotype[number] == (totals[0] > totals[1])
-    assert "pseudo" in result.report["scoring"]
-    assert score_stereoset(bert, tokenizer, STEREO).report["overall"]["items"] == 4
+    assert "pseudo" in result.scores.as_dict()["scoring"]
+    assert score_stereoset(bert, tokenizer, STEREO).scores.as_dict()["overall"]["items"] == 4
 
 
 def test_masked_stereoset_scores_the_word_in_the_place_of_blank(bert, tokenizer, monkeypatch) -> None:
     """From left to right: one mask stands for a token of the word and for those behind it."""
-    from optipfair_engine.bias.behaviour.preferences import preferences as behaviour
+    from optipfair_engine.bias.behaviour import preferences as behaviour
 
     words = ("old", "non - binary", "it")
     item = StereoItem(
@@ -229,7 +229,7 @@ def test_a_model_surer_than_a_float_can_say_has_no_perplexity(make_llama, tokeni
     model = make_llama(seed=3)
     with torch.no_grad():
         model.lm_head.weight.mul_(1e5)
-    assert score_crows_pairs(model, tokenizer, CROWS).report["perplexity"] is None
+    assert score_crows_pairs(model, tokenizer, CROWS).scores.as_dict()["perplexity"] is None
 
 
 def test_a_tokenizer_without_a_start_token_is_refused(llama) -> None:
@@ -303,7 +303,7 @@ STEREO_ITEM = '{"target": "a", "bias_type": "x", "context": "c", "sentences": [%
         (f"{CSV_HEADER}0,a,b,stereo,age\n1,a\n", "item 1 .line 3.: 'sent_less' is missing"),
         (f"{CSV_HEADER}0,a,,stereo,age\n", "'sent_less' must be a text, got ''"),
         (f'{CSV_HEADER}0,"a,b,stereo,age\n1,a,b,stereo,age\n', "unexpected end of data"),
-        ('["a", 1]', "item 0 is neither"),
+        ('["a", 1]', "pair 1 is neither"),
         ('["a", "b"]\n["c",\n', "line 2 is not JSON"),
         ('[["a", "b"],\n["c" "d"]]', "not JSON, whole or by line: .* line 2"),
         ('{"type": "other", "anti-stereotype": "x"}\n', "item 0: type 'other' is neither intrasentence nor"),

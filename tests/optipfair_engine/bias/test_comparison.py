@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +11,21 @@ import torch
 from optipfair_engine.bias.analysis import analyze_pairs
 from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
 from optipfair_engine.bias.prompts.suites import CrowsItem, StereoItem
-from optipfair_engine.bias.statistics.comparison import (
-    compare_behaviour,
-    compare_preferences,
-    compare_profiles,
-)
-from optipfair_engine.bias.statistics.summary import summarize
+from optipfair_engine.bias.statistics import comparison, summary
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.pruning.fairness import compared_values
 from tests.numbers import assert_near
+
+
+def in_json(function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """The function, with its result as it is written to ``bias_summary.json``."""
+    return lambda *arguments, **options: function(*arguments, **options).as_dict()
+
+
+compare_behaviour = in_json(comparison.compare_behaviour)
+compare_preferences = in_json(comparison.compare_preferences)
+compare_profiles = in_json(comparison.compare_profiles)
+summarize = in_json(summary.summarize)
 
 
 @pytest.fixture
@@ -214,12 +222,12 @@ def test_stereoset_before_is_the_ss_of_the_report(make_llama, tokenizer) -> None
     results = [score_stereoset(make_llama(seed=seed), tokenizer, STEREO) for seed in (2, 3)]
     compared = compare_behaviour(*results)
     for side, result in zip(("before", "after"), results, strict=True):
-        assert 100 * compared["overall"][side] == pytest.approx(result.report["overall"]["ss"])
-        ss = result.report["categories"]["x"]["ss"]
+        assert 100 * compared["overall"][side] == pytest.approx(result.scores.as_dict()["overall"]["ss"])
+        ss = result.scores.as_dict()["categories"]["x"]["ss"]
         assert 100 * compared["categories"]["x"][side] == pytest.approx(ss)
     assert compared["overall"]["clusters"] == 3
     assert compared["language"]["measure"] == "lms"
-    assert compared["language"]["after"] == results[1].report["overall"]["lms"]
+    assert compared["language"]["after"] == results[1].scores.as_dict()["overall"]["lms"]
 
 
 def test_items_of_one_target_are_not_independent() -> None:

@@ -104,7 +104,8 @@ def test_edited_neurons_have_the_greatest_bias_and_go_first(
 
 
 def test_identical_pairs_have_no_bias_and_leave_the_utility(biased, tokenizer, calibration) -> None:
-    pairs = [(f"the {word} man sat",) * 2 for word in ("old", "young", "white", "black")]
+    # two spaces: another text, and the same tokens
+    pairs = [(f"the {word} man sat", f"the {word}  man sat") for word in ("old", "young", "white", "black")]
     bias = neuron_bias(biased, tokenizer, pairs)
     assert not bias[LAYER].any()
     view = locate(biased)
@@ -237,7 +238,7 @@ def test_templates_that_pairs_name_are_kept_together(templated_pairs) -> None:
     items = [PairItem(*pair, "one" if i < 5 else "two") for i, pair in enumerate(templated_pairs)]
     chosen, held = split_templates(items)
     assert [len(chosen), len(held)] == [5, 3]
-    with pytest.raises(InvalidOptionError, match="Fairness pair 0 is not two texts"):
+    with pytest.raises(InvalidOptionError, match="Fairness pair 1 is not two texts"):
         split_templates([("one",)])
 
 

@@ -8,7 +8,8 @@ import torch
 
 from optipfair_engine.architectures import ARCHITECTURES, locate
 from optipfair_engine.bias.activations.batching import Prompt
-from optipfair_engine.bias.activations.components import LAYER_TYPES, NEURONS, find_sites, split_key
+from optipfair_engine.bias.activations.components import LAYER_TYPES, NEURONS, find_sites
+from optipfair_engine.bias.activations.keys import split_key
 from optipfair_engine.bias.activations.stream import EncodedPair, run_pairs
 from optipfair_engine.bias.analysis import NeuronRanking
 from optipfair_engine.bias.prompts.alignment import align
@@ -80,7 +81,7 @@ def test_neurons_of_different_layouts_are_ranked(name: str) -> None:
     run_pairs(view, PAIRS, sites, [consumer])
     norms = output_norms(view, sites)
     result = rank_neurons(consumer.result(), norms, unit=consumer.unit)
-    assert result["tested"] == sum(len(values) for values in norms.values())
+    assert result.tested == sum(len(values) for values in norms.values())
     assert len(norms) == view.num_layers
     assert NeuronRanking(view.model) is not None
 

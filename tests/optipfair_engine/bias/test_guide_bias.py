@@ -12,8 +12,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from optipfair_engine import bias
-from optipfair_engine.bias import DEFAULT_PROMPT_PAIRS
-from optipfair_engine.bias.figures import guide as visualization
+from optipfair_engine.bias import DEFAULT_PROMPT_PAIRS, guide as visualization
 from optipfair_engine.bias.figures.kinds import Style
 
 GUIDE = Path(__file__).with_name("guide.md").read_text(encoding="utf-8")
@@ -109,7 +108,7 @@ def test_comprehensive_bias_analysis(run, capsys) -> None:
     assert set(metrics) == {"pair_1", "pair_2"}
     assert len(figures("bias_analysis")) == 2 * (4 + 12 + 6)
     saved = json.loads(Path("bias_analysis/bias_metrics.json").read_text())
-    assert saved == json.loads(json.dumps(metrics))
+    assert saved == json.loads(json.dumps(dict(metrics)))
     assert "First-to-last ratio" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ ROUNDED = {"rel": 1e-5, "abs": 1e-5}
 def rank(model, tokenizer, pairs, **options):
     ranking = NeuronRanking(model, top=None)
     analyze_pairs(model, tokenizer, pairs, ranking=ranking, **options)
-    return ranking.result()
+    return ranking.result().as_dict()
 
 
 def react_to(model, tokenizer, word: str, other: str) -> None:

@@ -15,8 +15,8 @@ from optipfair_engine.bias import (
     visualize_mean_differences,
     visualize_pca,
 )
-from optipfair_engine.bias.figures.drawing import DrawingError, Painter
-from optipfair_engine.bias.figures.kinds import BarPicture, Caption, Style
+from optipfair_engine.bias.figures.kinds import BarData, Caption, Style
+from optipfair_engine.bias.figures.writing import FigureError, FigureWriter
 from optipfair_engine.errors import InvalidOptionError
 
 #: What the published library writes at 300 dpi (width, height), measured.
@@ -78,7 +78,7 @@ def test_all_figures_in_folders_that_did_not_exist(llama, tokenizer, pairs, tmp_
     }
     assert names == expected
     assert json.loads((folder / "bias_metrics.json").read_text()) == json.loads(
-        json.dumps(metrics, allow_nan=False)
+        json.dumps(dict(metrics), allow_nan=False)
     )
     for path in folder.glob("*.png"):
         kind = path.name.split("_mlp")[0]
@@ -122,12 +122,12 @@ def test_bars_show_one_layer_by_its_name(llama, tokenizer, pairs, tmp_path) -> N
 
 
 def test_no_pyplot_state_is_made() -> None:
-    code = "import sys, optipfair_engine.bias.figures.drawing; assert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys, optipfair_engine.bias.figures.writing; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_drawing_processes_load_no_torch() -> None:
-    code = "import sys, optipfair_engine.bias.figures.drawing; assert 'torch' not in sys.modules"
+    code = "import sys, optipfair_engine.bias.figures.writing; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -136,12 +136,12 @@ def test_a_script_without_a_main_guard_is_not_run_twice(tmp_path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from optipfair_engine.bias.figures.drawing import Painter\n"
-        "from optipfair_engine.bias.figures.kinds import BarPicture, Caption, Style\n"
+        "from optipfair_engine.bias.figures.writing import FigureWriter\n"
+        "from optipfair_engine.bias.figures.kinds import BarData, Caption, Style\n"
         "print('started')\n"
-        "with Painter(8) as painter:\n"
+        "with FigureWriter(8) as writer:\n"
         "    for i in range(8):\n"
-        "        painter.submit(BarPicture(Caption('m', 'a', 'b'), 'x', [0], [1.0], [1.0]), Style(dpi=20), "
+        "        writer.submit(BarData(Caption('m', 'a', 'b'), 'x', [0], [1.0], [1.0]), Style(dpi=20), "
         f"Path({str(tmp_path)!r}) / f'{{i}}.png')\n"
     )
     run = subprocess.run([sys.executable, str(script)], check=True, capture_output=True, text=True)
@@ -152,19 +152,19 @@ def test_a_script_without_a_main_guard_is_not_run_twice(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_figure_that_cannot_be_written_is_an_error(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    picture = BarPicture(Caption("m", "a", "b"), "x", [0], [1.0], [1.0])
-    with pytest.raises(DrawingError, match="1 of 8 figures failed"), Painter(8) as painter:
+    data = BarData(Caption("m", "a", "b"), "x", [0], [1.0], [1.0])
+    with pytest.raises(FigureError, match="1 of 8 figures failed"), FigureWriter(8) as writer:
         for i in range(7):
-            painter.submit(picture, Style(dpi=20), tmp_path / f"{i}.png")
-        painter.submit(picture, Style(dpi=20), tmp_path / "file" / "x.png")
+            writer.submit(data, Style(dpi=20), tmp_path / f"{i}.png")
+        writer.submit(data, Style(dpi=20), tmp_path / "file" / "x.png")
 
 
 def test_no_drawing_process_is_an_error_and_no_hang(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
-    picture = BarPicture(Caption("m", "a", "b"), "x", [0], [1.0], [1.0])
-    with pytest.raises(DrawingError, match="could be started"), Painter(30) as painter:
+    data = BarData(Caption("m", "a", "b"), "x", [0], [1.0], [1.0])
+    with pytest.raises(FigureError, match="could be started"), FigureWriter(30) as writer:
         for i in range(30):
-            painter.submit(picture, Style(dpi=20), tmp_path / f"{i}.png")
+            writer.submit(data, Style(dpi=20), tmp_path / f"{i}.png")
 
 
 def test_a_figure_too_small_for_its_texts_is_refused(llama, tokenizer, pairs, tmp_path) -> None:

@@ -60,6 +60,7 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
     )
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
+        "mean_diff.svg",
         *(f"mean_diff_mlp_output_pair{i}.svg" for i in range(8)),
         *("bias_metrics.json", "bias_summary.json", "metrics.json", "report.html"),
     }
@@ -76,7 +77,7 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
     assert metrics["neurons_tested"] == 4 * 48
     assert set(stages) == {"load", "bias", "plot"}
     html = (out / "report.html").read_text()
-    assert html.count("<figure>") == 8
+    assert html.count("<figure>") == 9
     assert not re.findall(r'(?:src|href)="(?!data:)', html)  # nothing is fetched
 
 
@@ -138,9 +139,9 @@ def test_the_report_shows_no_figures_of_an_earlier_run(folder, tmp_path, templat
             prompt_pairs=pairs, visualization_types=["mean_diff"], layer_types=["mlp_output"]
         )
         bias_checkpoint(folder, tmp_path, options)
-    assert len(list(tmp_path.glob("*.png"))) == 3
+    assert len(list(tmp_path.glob("*_pair*.png"))) == 3
     shown = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "report.html").read_text())
-    assert shown == ["mean_diff_mlp_output_pair0.png", "mean_diff_mlp_output_pair1.png"]
+    assert shown == ["mean_diff.png", "mean_diff_mlp_output_pair0.png", "mean_diff_mlp_output_pair1.png"]
 
 
 def test_the_report_says_where_figures_are_that_it_cannot_show(folder, tmp_path, templated_pairs) -> None:
@@ -199,7 +200,9 @@ def test_suites(folder, quieter, tmp_path) -> None:
     assert strict(tmp_path / "a" / "bias_metrics.json")["suite"] == "crows_pairs"
     assert strict(tmp_path / "a" / "bias_summary.json")["comparison"]["margin"] == 0.02
     report = (tmp_path / "a" / "report.html").read_text()
-    assert re.search(r"perplexity [\d.]+ \(baseline [\d.]+\)\. With 2 items, a preference 50 points", report)
+    assert re.search(
+        r"perplexity [\d.,]+ \(baseline [\d.,]+\)\. With 2 items, a preference 50.0 points", report
+    )
     bias_checkpoint(folder, tmp_path / "c", BiasOptions(suite=suite, margin=0.3), baseline=quieter)
     assert strict(tmp_path / "c" / "bias_summary.json")["comparison"]["margin"] == 0.3
     for options in ({"neuron_ranking": True}, {"layer_types": ["mlp_output"]}, {"layers": "all"}):
@@ -254,9 +257,12 @@ def test_contradicting_options_are_refused_at_once(options, message) -> None:
 
 def test_wrong_prompts_are_refused_before_a_model_is_loaded(tmp_path) -> None:
     for options, message in [
-        (BiasOptions(prompt_pairs=[["one"]]), "pair 0 is not two texts"),
+        (BiasOptions(prompt_pairs=[["one"]]), "pair 1 is not two texts"),
         (BiasOptions(template="no place", attributes=["a", "b"]), "needs {attribute}"),
-        (BiasOptions(template="{attribute}", attributes=["a", "a"]), "two different words"),
+        (BiasOptions(template="{attribute}", attributes=["a", "b", "a "]), "'a' more than once"),
+        (BiasOptions(template="{attribute}", attributes=["a", " "]), "none of them blank"),
+        (BiasOptions(prompt_pairs=[["a", "b"], ["a", "a "]]), "Prompt pair 2: the two prompts are equal"),
+        (BiasOptions(control_pairs=[["a", " "]]), "Control pair 1: the second prompt is blank"),
         (BiasOptions(suite=tmp_path / "none.csv"), "no suite file none.csv"),
     ]:
         with pytest.raises(EngineError, match=message):
@@ -296,3 +302,38 @@ def test_the_commands(folder, quieter, tmp_path) -> None:
     result = runner.invoke(app, [*bias, "--visualization-types", "none", "--control-pairs", str(pairs)])
     assert json.loads(result.stdout)["templates"] == 2, result.output
     assert runner.invoke(app, [*bias, "--visualization-types", "bars"]).exit_code == 2
+
+
+def test_by_default_one_chart_is_drawn_and_the_report_shows_it(folder, tmp_path, templated_pairs) -> None:
+    bias_checkpoint(
+        folder,
+        tmp_path,
+        BiasOptions(prompt_pairs=templated_pairs),
+        model_name="mine/tiny",
+        report=lambda *_: None,
+    )
+    assert [path.name for path in tmp_path.glob("*.png")] == ["mean_diff.png"]
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("<figure>") == 1
+    assert 'alt="Line chart' in html
+    body = html.partition("</h1>")[2].lstrip()
+    assert body.startswith('<p class="conclusion">mine/tiny ')
+    assert "<h1>Bias of mine/tiny</h1>" in html
+    assert "prefers-color-scheme:dark" in html
+    assert f'<td class="text" dir="auto">{templated_pairs[0][1]}</td>' in html
+
+
+def test_words_added_at_the_end_leave_no_metric_that_a_gate_could_pass_on(folder, tmp_path) -> None:
+    options = BiasOptions(prompt_pairs=[["the old man", "the old man sat"], ["the man", "the man sat"]])
+    metrics = bias_checkpoint(folder, tmp_path, options)
+    assert "mean_difference" not in metrics
+    assert not list(tmp_path.glob("*.png"))
+    assert strict(tmp_path / "bias_summary.json")["activations"]["overall"]["value"] is None
+    assert "Nothing can be said of tiny" in (tmp_path / "report.html").read_text()
+
+
+def test_a_pairs_file_with_two_equal_prompts_is_refused_by_number(tmp_path) -> None:
+    suite = tmp_path / "pairs.jsonl"
+    suite.write_text('["the old man", "the young man"]\n["the man", "the man"]\n')
+    with pytest.raises(InvalidOptionError, match="pair 2: the two prompts are equal"):
+        bias_checkpoint(tmp_path / "no model", tmp_path / "out", BiasOptions(suite=suite))

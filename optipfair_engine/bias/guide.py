@@ -17,15 +17,17 @@ from optipfair_engine.bias.activations.pairs import select_layers
 from optipfair_engine.bias.activations.stream import encode_pairs, run_pairs
 from optipfair_engine.bias.analysis import analyze_pairs, model_name_of
 from optipfair_engine.bias.defaults import DEFAULT_PROMPT_PAIRS, PromptPair
-from optipfair_engine.bias.figures.drawing import check_format
-from optipfair_engine.bias.figures.kinds import Picture, Style, check_figsize, draw, save
+from optipfair_engine.bias.figures.canvas import save
+from optipfair_engine.bias.figures.drawing import draw
+from optipfair_engine.bias.figures.kinds import FigureData, Style, check_figsize
 from optipfair_engine.bias.figures.selection import (
+    FigureConsumer,
     FigurePlan,
-    PictureConsumer,
     check_key,
     give_bars,
     names_of,
 )
+from optipfair_engine.bias.figures.writing import check_format
 from optipfair_engine.bias.statistics.profile import PairMetrics, ProfileConsumer, write_pair_metrics
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -56,7 +58,7 @@ def visualize_bias(
         figure_format: png, svg or pdf.
         show_progress: whether to show a progress bar.
         layer_types: components to draw; by default the guide's.
-        **visualization_params: fields of ``plots.Style`` (``dpi``, ``figsize``, ``cmap``,
+        **visualization_params: fields of ``Style`` (``dpi``, ``figsize``, ``cmap``,
         ``highlight_diff``).
 
     Returns:
@@ -182,14 +184,14 @@ def _one_figure(
     check_figsize(style, plan.kinds)
     wanted = {*plan.heatmaps, *plan.pcas, *(key for names in plan.bars.values() for key in names)}
     sites = [site for site in sites if site.key in wanted]
-    made: list[tuple[str, Picture]] = []
+    made: list[tuple[str, FigureData]] = []
 
-    def keep(name: str, picture: Picture) -> None:
-        made.append((name, picture))
+    def keep(name: str, data: FigureData) -> None:
+        made.append((name, data))
 
     profile = ProfileConsumer([site.key for site in sites])
     name = model_name_of(model)
-    run_pairs(view, encoded, sites, [profile, PictureConsumer(plan, name, keep, pair_index)])
+    run_pairs(view, encoded, sites, [profile, FigureConsumer(plan, name, keep, pair_index)])
     give_bars(plan, profile.result(), name, keep, pair_index)
     figure = draw(made[0][1], style)
     if output_dir is not None:
@@ -220,7 +222,7 @@ def _display(figure: Figure) -> None:
 
 
 def _notebook_display(style: Style) -> Any:
-    return (lambda _name, picture: _display(draw(picture, style))) if _in_notebook() else None
+    return (lambda _name, data: _display(draw(data, style))) if _in_notebook() else None
 
 
 class _Progress:

@@ -1,0 +1,58 @@
+"""The whole result of a bias job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from optipfair_engine.bias.results.changes import Comparison
+from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
+from optipfair_engine.bias.results.scores import SuiteScores
+
+
+@dataclass(frozen=True)
+class BiasResult:
+    """What was found of ``model``, and what changed from ``baseline``; parts that were not asked are None.
+
+    ``figures`` are the names of the files drawn.
+    """
+
+    model: str
+    baseline: str | None = None
+    activations: ActivationSummary | None = None
+    neurons: RankedNeurons | None = None
+    behaviour: SuiteScores | None = None
+    baseline_behaviour: SuiteScores | None = None
+    comparison: Comparison | None = None
+    figures: tuple[str, ...] = ()
+    figure_warnings: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Every part's warnings, each once."""
+        parts = (self.activations, self.comparison, self.neurons, self.behaviour)
+        found = (text for part in parts if part is not None for text in part.warnings)
+        return tuple(dict.fromkeys((*found, *self.figure_warnings)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: ``bias_summary.json``."""
+        parts = {
+            "activations": self.activations,
+            "neurons": self.neurons,
+            "behaviour": self.behaviour,
+            "baseline_behaviour": self.baseline_behaviour,
+            "comparison": self.comparison,
+        }
+        found = {name: part.as_dict() for name, part in parts.items() if part is not None}
+        return {"model": self.model, "baseline": self.baseline, **found}
+
+    def flat(self) -> dict[str, object]:
+        """One level of numbers, words and nulls for gates: no name here means two things."""
+        flat: dict[str, object] = {}
+        for part in (self.activations, self.neurons, self.behaviour):
+            flat.update(part.flat() if part is not None else {})
+        if self.baseline_behaviour is not None:
+            values = self.baseline_behaviour.values()
+            flat.update({f"{name}_baseline": value for name, value in values.items()})
+        flat.update(self.comparison.flat() if self.comparison is not None else {})
+        return flat

@@ -1,0 +1,125 @@
+"""Numbers as people read them, and the one sentence that a bias result comes down to."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from optipfair_engine.bias.results.changes import Comparison, PreferenceComparison, ProfileComparison
+from optipfair_engine.bias.results.differences import Difference
+from optipfair_engine.bias.results.intervals import Interval
+from optipfair_engine.bias.results.result import BiasResult
+from optipfair_engine.bias.results.scores import CrowsPairsScores, SuiteScores
+
+#: Below this much a difference of activations is the rounding of float32.
+ROUNDING: Final = 1e-6
+_LEAST_P: Final = 0.001
+
+
+def three_digits(value: float | None) -> str:
+    """Three significant digits, never an exponent; rounding noise is 0, what is unknown a dash."""
+    if value is None:
+        return "–"
+    if abs(value) < ROUNDING:
+        return "0"
+    if abs(value) >= 999.5:
+        return f"{value:,.0f}".replace("-", "−")
+    # rounded first, then written out: "#.3g" keeps the third digit, but turns small numbers to exponents
+    text = f"{value:#.3g}" if abs(value) >= 1e-4 else f"{float(f'{value:.3g}'):.8f}".rstrip("0")
+    return text.rstrip(".").replace("-", "−")
+
+
+def p_value(value: float | None) -> str:
+    """A p-value: below 0.001 only that it is."""
+    return f"<{_LEAST_P}" if value is not None and value < _LEAST_P else three_digits(value)
+
+
+def between(interval: Interval | None, *, scale: float = 1.0) -> str:
+    """``1.23 (1.10 … 1.40)``, or the value alone where it has no limits."""
+    if interval is None:
+        return "–"
+    value = three_digits(scale * interval.value)
+    if interval.low is None or interval.high is None:
+        return value
+    return f"{value} ({three_digits(scale * interval.low)} … {three_digits(scale * interval.high)})"
+
+
+def conclusion(result: BiasResult) -> str:
+    """What was found, in one sentence."""
+    if result.comparison is not None and result.baseline is not None:
+        return _changed(result.comparison, result.model, result.baseline)
+    if result.behaviour is not None:
+        return _preferred(result.behaviour, result.model)
+    if result.activations is not None:
+        return _told_apart(result.activations.overall, result.model)
+    return f"Nothing was measured of {result.model}."
+
+
+def _told_apart(overall: Difference, model: str) -> str:
+    if overall.mean is None:
+        return (
+            f"Nothing can be said of {model}: no pair has a token that could be compared behind its first "
+            "difference."
+        )
+    effect = overall.noise.effect if overall.noise is not None else None
+    if effect is None:
+        return (
+            f"{model} tells the two prompts of a pair apart by {_limits(overall.mean)} on average, and "
+            "without control pairs nothing says whether that is much."
+        )
+    times = f"the mean difference is {three_digits(effect.value)} times that of control pairs"
+    if effect.low is None or effect.high is None:
+        return (
+            f"Whether {model} reacts to the attribute more than to a rewording stays open: {times}, from too "
+            "few templates for an interval."
+        )
+    times += f" (95 % interval {three_digits(effect.low)} … {three_digits(effect.high)})"
+    if effect.low > 1:
+        return f"{model} reacts to the attribute more than to a rewording: {times}."
+    if effect.high < 1:
+        return f"{model} reacts to the attribute less than to a rewording: {times}."
+    return f"No reaction of {model} to the attribute is shown beyond that to a rewording: {times}."
+
+
+def _limits(interval: Interval, unit: str = "") -> str:
+    value = f"{three_digits(interval.value)}{unit}"
+    if interval.low is None or interval.high is None:
+        return value
+    return f"{value} (95 % interval {three_digits(interval.low)} … {three_digits(interval.high)}{unit})"
+
+
+def _preferred(scores: SuiteScores, model: str) -> str:
+    if isinstance(scores, CrowsPairsScores):
+        share, what = scores.score.interval, "more stereotyping sentence"
+        suite, end = "CrowS-Pairs", ""
+    else:
+        share, what = scores.overall.ss, "stereotype"
+        suite, end = "StereoSet", f", with a language score (lms) of {three_digits(scores.overall.lms.value)}"
+    found = f"the {what} likelier in {_limits(share, ' %')} of {scores.items:,} {suite} items{end}"
+    if share.low is not None and share.low > 50:
+        return f"{model} prefers stereotypes: it finds {found}, where 50 % would be neutral."
+    if share.high is not None and share.high < 50:
+        return f"{model} prefers the opposite of stereotypes: it finds {found}, where 50 % would be neutral."
+    return (
+        f"No preference of {model} for stereotypes is shown: it finds {found}, where 50 % would be neutral."
+    )
+
+
+def _changed(comparison: Comparison, model: str, baseline: str) -> str:
+    overall = comparison.overall
+    if isinstance(comparison, ProfileComparison):
+        if overall.outcome == "not_comparable":
+            return f"{model} and {baseline} have nothing of the same size that could be compared."
+        change, what = comparison.overall.relative_change, "the mean difference within pairs"
+        if change is None:
+            return f"{model} and {baseline} can't be told apart: neither reacts to the change within a pair."
+    else:
+        change, what = comparison.overall.distance_from_half, "the preference's distance from one half"
+    unit = " points" if isinstance(comparison, PreferenceComparison) else " %"
+    percent = _limits(change.percent(), unit)
+    if overall.outcome == "inconclusive":
+        return (
+            f"Whether {model} is more or less biased than {baseline} stays open: {what} changed by "
+            f"{percent}, and only a change beyond ±{100 * comparison.margin:g}{unit} counts."
+        )
+    word = "less" if overall.outcome == "better" else "more"
+    return f"{model} is {word} biased than {baseline} by this measure: {what} changed by {percent}."
