@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention.by_norm import attention_plan
 from optipfair_engine.pruning.attention.calibrated import calibrated_attention_plan
 from optipfair_engine.pruning.depth.calibrated import calibrated_depth_plan
-from optipfair_engine.pruning.depth.choice import depth_plan, select_layers
+from optipfair_engine.pruning.depth.choice import depth_plan, select_layers, stated_selection
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 from optipfair_engine.pruning.recommended import resolve_preset
 from optipfair_engine.pruning.targets import size_facts
@@ -144,7 +145,7 @@ def _plan_by_neuron_scores(
         tie_break=options.tie_break,
         report=report,
     )
-    return replace(plan, method={**plan.method, **size_facts(options)})
+    return replace(plan, provenance=replace(plan.provenance, **size_facts(options)))
 
 
 def _target_counts(view: ModelView, options: PruneOptions) -> dict[int, int] | None:
@@ -163,5 +164,4 @@ def _plan_depth(view: ModelView, options: PruneOptions) -> PruningPlan:
         depth_pruning_percentage=options.depth_pruning_percentage,
         layer_selection_method=options.layer_selection_method,
     )
-    method = options.layer_selection_method if options.layer_indices is None else "custom"
-    return depth_plan(view, removed, {"layer_selection_method": method})
+    return depth_plan(view, removed, Provenance(layer_selection_method=stated_selection(options)))

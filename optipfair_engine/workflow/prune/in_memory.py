@@ -121,7 +121,7 @@ def _prune_and_measure(
     """The pruned (and healed) model, and perplexities where there is text to measure them on."""
     metrics: dict[str, Any] = {}
     dense = _score(model, windows, report)
-    if windows is not None and "calibration" in plan.method:
+    if windows is not None and plan.provenance.calibration is not None:
         metrics["perplexity_static_same_size"] = static_perplexity(model, plan, windows, report)
     # healing distils from the dense model, so that one has to stay
     pruned = apply_plan(model, plan, inplace=options.healing_seconds is None, report=report)

@@ -148,10 +148,11 @@ def _known_rule(work: Path) -> str | None:
 
 def _note_rule(work: Path, plan: PruningPlan) -> None:
     """Keep the outcome of a comparison for the next size: it is then had without a forward pass."""
-    names = ("allocation", "allocation_held_out_losses")
-    if all(name in plan.method for name in names):
+    made = plan.provenance
+    if made.allocation_held_out_losses is not None:
         draft = work / f".{ALLOCATION_FILE}"
-        write_json(draft, {name: plan.method[name] for name in names})
+        losses = dict(made.allocation_held_out_losses)
+        write_json(draft, {"allocation": made.allocation, "allocation_held_out_losses": losses})
         draft.replace(work / ALLOCATION_FILE)
 
 

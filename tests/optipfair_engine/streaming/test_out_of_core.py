@@ -69,11 +69,11 @@ def test_the_plan_is_that_of_the_in_memory_path(
     assert found.removed_layers == expected.removed_layers
     assert found.weights.keys() == expected.weights.keys()
     assert all(relative(found.weights[name], expected.weights[name]) < 1e-3 for name in expected.weights)
-    assert found.method["pruning_type"] == expected.method["pruning_type"]
-    assert found.method.get("calibration") == expected.method.get("calibration")
-    assert found.method.get("allocation") == expected.method.get("allocation")
-    losses = expected.method.get("allocation_held_out_losses", {})
-    assert_near(found.method.get("allocation_held_out_losses", {}), losses, 1e-4)
+    assert found.provenance.pruning_type == expected.provenance.pruning_type
+    assert found.provenance.calibration == expected.provenance.calibration
+    assert found.provenance.allocation == expected.provenance.allocation
+    losses = expected.provenance.allocation_held_out_losses or {}
+    assert_near(found.provenance.allocation_held_out_losses or {}, losses, 1e-4)
     assert bool(losses) == (options.preset == "recommended")
 
 
@@ -113,16 +113,16 @@ def test_widths_are_compared_once_for_a_work_folder(
 ) -> None:
     source, work = checkpoint("llama"), tmp_path / "work"
     first = PruneOptions(pruning_percentage=30, preset="recommended", verify="structure")
-    compared = plan_out_of_core(source, first, calibration, work).method
-    assert set(compared["allocation_held_out_losses"]) == {"uniform", "importance", "curves"}
+    compared = plan_out_of_core(source, first, calibration, work).provenance
+    assert set(compared.allocation_held_out_losses or ()) == {"uniform", "importance", "curves"}
 
     def fail(*_: object) -> None:
         raise RuntimeError("text was scored")
 
     monkeypatch.setattr("optipfair_engine.evaluation.perplexity.score_windows", fail)
     second = PruneOptions(pruning_percentage=50, preset="recommended", verify="structure")
-    again = plan_out_of_core(source, second, calibration, work).method
-    assert (again["allocation"], again["allocation_compared"]) == (compared["allocation"], False)
+    again = plan_out_of_core(source, second, calibration, work).provenance
+    assert (again.allocation, again.allocation_compared) == (compared.allocation, False)
     (work / "allocation.json").write_text("{")
     with pytest.raises(CalibrationError, match=r"allocation\.json in the work folder can't be read"):
         plan_out_of_core(source, second, calibration, work)
