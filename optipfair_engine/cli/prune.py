@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -41,6 +41,9 @@ from optipfair_engine.options.prune import (
     TieBreak,
     VerifyLevel,
 )
+
+if TYPE_CHECKING:
+    from optipfair_engine.workflow.prune.route import Execution
 
 _SIZE, _WHAT = "How much goes", "What is pruned"
 
@@ -257,11 +260,16 @@ def _run(
     out_of_core: bool,
     work: Path | None,
 ) -> dict[str, Any]:
-    from optipfair_engine.workflow.prune.streamed import can_stream
+    from optipfair_engine.workflow.prune.route import Case, choose_route
 
     source = find_model(model_path)
-    if check_more and not out_of_core and (calibration or evaluation or not can_stream(source, options)):
-        options = dataclasses.replace(options, verify="logits")
+    execution: Execution = "streamed" if out_of_core else "auto"
+    if check_more and not out_of_core:
+        case = Case.of(
+            source, options, calibration=calibration is not None, evaluation=evaluation is not None
+        )
+        if choose_route(options, case).execution == "memory":
+            options = dataclasses.replace(options, verify="logits")
     texts = read_text_file(evaluation)
     with fresh_folder(output_path, source) as folder, progress(quiet) as report:
         from optipfair_engine.workflow import prune_checkpoint
@@ -281,7 +289,7 @@ def _run(
             calibration_texts=samples,
             evaluation_texts=texts,
             plan=plan,
-            out_of_core=out_of_core,
+            execution=execution,
             work=work,
         )
     return metrics
