@@ -19,12 +19,12 @@ from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.workflow.metrics import write_metrics
 
 if TYPE_CHECKING:
     from optipfair_engine.bias.behaviour.preferences import BehaviourResult
     from optipfair_engine.bias.statistics.profile import Profile
 
-METRICS_FILE: Final = "metrics.json"
 PAIRS_FILE: Final = "bias_metrics.json"
 SUMMARY_FILE: Final = "bias_summary.json"
 REPORT_FILE: Final = "report.html"
@@ -194,11 +194,11 @@ def _ask(
     source: Path, questions: _Questions, options: BiasOptions, folder: Path | None, report: Reporter
 ) -> _Answers:
     """Load a model, ask it everything, and let it go."""
-    from optipfair_engine.bias.analysis import folder_name
+    from optipfair_engine.checkpoints import model_name
     from optipfair_engine.workflow.common import load
 
     loaded = load(source, dtype=options.dtype, device=options.device, needs_tokenizer=True, report=report)
-    answers = _Answers(folder_name(source.absolute()))
+    answers = _Answers(model_name(source))
     if questions.items is not None:
         answers.behaviour = _ask_preferences(loaded.model, loaded.tokenizer, questions, report)
     else:
@@ -347,5 +347,5 @@ def _write(
         write_pair_metrics(answers.profile, output / PAIRS_FILE)
     else:
         write_json(output / PAIRS_FILE, written["behaviour"])
-    write_json(output / METRICS_FILE, metrics)
+    write_metrics(output, metrics)
     write_report(written, answers.profile, output, output / REPORT_FILE, options.figure_format)
