@@ -22,7 +22,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from jobs.specs import requests as specs
+from jobs import specs
 from jobs.specs.metrics import known_metrics
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.options import prune as engine_options
