@@ -5,9 +5,10 @@
 
 With ``--model`` (a safetensors folder with a tokenizer; the demo model of ``optipfair demo-model`` unless
 given) each round runs, in new processes: one dense forward pass of the windows through the model's body (no
-language-model head) on the model in memory, and ``prune_out_of_core`` at 30 % of the neurons on the same
-windows, from folder to folder. Both are timed without imports. With ``--shape`` a random checkpoint of that
-shape (see ``streaming_vs_optipfair``) is pruned on random windows, and only memory is reported.
+language-model head) on the model in memory, and ``prune_checkpoint`` with ``execution="streamed"`` at 30 % of
+the neurons on the same windows, from folder to folder. Both are timed without imports. With ``--shape`` a
+random checkpoint of that shape (see ``streaming_vs_optipfair``) is pruned on random windows, and only memory
+is reported.
 
 Private memory is the peak of RssAnon, sampled every 5 ms. Exit code 1 if an aim of the project is missed:
 at most 3 × the forward pass; for the 1B shape with 32 windows of 512 tokens under 2.5 GB.
@@ -62,14 +63,15 @@ PRUNE_CODE = (
     + """
 import transformers.models.llama.modeling_llama
 from optipfair_engine.options.prune import PruneOptions
-from optipfair_engine.workflow.prune.out_of_core import prune_out_of_core
+import optipfair_engine.workflow.prune.out_of_core  # imports are not timed
+from optipfair_engine.workflow import prune_checkpoint
 options = {"pruning_percentage": 30, "verify": "structure"}
 if sys.argv[5] == "recommended":
     options["preset"] = "recommended"
 else:
     options |= {"neuron_selection_method": sys.argv[5], "compensation": "least_squares"}
 start, cpu = time.perf_counter(), time.process_time()
-prune_out_of_core(source, output, PruneOptions(**options), calibration)
+prune_checkpoint(source, output, PruneOptions(**options), calibration_texts=calibration, execution="streamed")
 print(time.perf_counter() - start, time.process_time() - cpu)
 """
 )

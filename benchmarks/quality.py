@@ -38,6 +38,7 @@ from optipfair_engine.evaluation.perplexity import score_windows, text_windows  
 from optipfair_engine.options.prune import PruneOptions  # noqa: E402
 from optipfair_engine.plans.apply import apply_plan  # noqa: E402
 from optipfair_engine.plans.plan import PruningPlan  # noqa: E402
+from optipfair_engine.plans.provenance import Provenance  # noqa: E402
 from optipfair_engine.pruning.curves import replan  # noqa: E402
 from optipfair_engine.pruning.depth.choice import depth_plan, least_important  # noqa: E402
 from optipfair_engine.pruning.depth.neighbour_refit import refits_of_sets  # noqa: E402
@@ -109,7 +110,7 @@ class Bench:
         """A pruned copy of the model."""
         start = time.process_time()
         plan = make_calibrated_plan(locate(self.model), options, calibration, stats).plan
-        print(f"  planned in {time.process_time() - start:.0f} CPU s: {_said(plan.method)}", flush=True)
+        print(f"  planned in {time.process_time() - start:.0f} CPU s: {_said(plan.provenance)}", flush=True)
         return apply_plan(self.model, plan)
 
 
@@ -122,9 +123,10 @@ def _interleave(wiki: list[list[int]], code: list[list[int]]) -> list[list[int]]
     return mixed
 
 
-def _said(method: Any) -> str:
-    keys = ("allocation", "allocation_held_out_losses", "layer_selection_method", "head_selection")
-    return ", ".join(f"{key} {method[key]}" for key in keys if key in method)
+def _said(provenance: Provenance) -> str:
+    names = ("allocation", "allocation_held_out_losses", "layer_selection_method", "head_selection")
+    values = {name: getattr(provenance, name) for name in names}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def dense(bench: Bench) -> None:
@@ -150,7 +152,7 @@ def _recommended_30(bench: Bench) -> PruningPlan:
         options = PruneOptions(preset="recommended", pruning_percentage=30)
         make_calibrated_plan(locate(bench.model), options, calibration, stats).plan.save(folder)
     plan = PruningPlan.load(folder)
-    print(f"  plan at 30 %: {_said(plan.method)}", flush=True)
+    print(f"  plan at 30 %: {_said(plan.provenance)}", flush=True)
     return plan
 
 
@@ -162,7 +164,7 @@ def depth(bench: Bench) -> None:
     refits = refits_of_sets(view, calibration.batches, list(sets.values()))
     for (count, removed), found in zip(sets.items(), refits, strict=True):
         names = {view.mlp(p).names["down"]: r.weight.to(bench.model.dtype) for p, r in found.items()}
-        plan = replace(depth_plan(view, removed, {}), weights=names)
+        plan = replace(depth_plan(view, removed), weights=names)
         print(f"  layers {removed} go; refitted: {list(found)}", flush=True)
         bench.score(f"depth {count}", apply_plan(bench.model, plan))
 

@@ -119,6 +119,11 @@ class Artifact:
     published_at: int = 0
 
 
+def storage_of(job_id: str, attempt: int) -> str:
+    """The folder of an attempt's published files in the store."""
+    return f"{job_id}/{attempt}"
+
+
 @dataclass(frozen=True)
 class Page:
     """One page of jobs, newest first; `next_cursor` is None on the last page."""

@@ -50,6 +50,12 @@ class NonFiniteResultError(EngineError, ValueError):
     code = "result_not_finite"
 
 
+class ModelTooLargeError(EngineError, ValueError):
+    """A model doesn't fit the memory that it may take; the text says what would."""
+
+    code = "model_too_large"
+
+
 class TokenizerError(EngineError, ValueError):
     """The model folder has no usable tokenizer, and the operation needs text."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.artifacts.archive import ArchivePlan
-from jobs.artifacts.base import ArtifactStore, Interrupt, Sealed, StoredFolder, check_name, storage_of
+from jobs.artifacts.base import ArtifactStore, Interrupt, Sealed, StoredFolder, check_name
 from jobs.artifacts.factory import make_store
 from jobs.artifacts.orphans import remove_if_dead, remove_orphans
 
@@ -17,5 +17,4 @@ __all__ = [
     "make_store",
     "remove_if_dead",
     "remove_orphans",
-    "storage_of",
 ]

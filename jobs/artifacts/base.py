@@ -105,11 +105,6 @@ class ArtifactStore(Protocol):
         ...
 
 
-def storage_of(job_id: str, attempt: int) -> str:
-    """The folder of an attempt's published files."""
-    return f"{job_id}/{attempt}"
-
-
 def check_name(name: str) -> str:
     """The name of an artifact, if it is an acceptable one; ArtifactNameError otherwise."""
     if _NAME.fullmatch(name) is None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Protocol
 
-from jobs.artifacts.base import ArtifactStore, StoredFolder, storage_of
+from jobs.artifacts.base import ArtifactStore, StoredFolder
+from jobs.rows import storage_of
 
 _BATCH = 200
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.artifacts.archive import ArchivePlan
-from jobs.artifacts.base import CHUNK_BYTES, Interrupt, Sealed, check_name, media_type, never, storage_of
+from jobs.artifacts.base import CHUNK_BYTES, Interrupt, Sealed, check_name, media_type, never
 from jobs.errors import ArtifactNameError, StorageFullError
-from jobs.rows import Artifact
+from jobs.rows import Artifact, storage_of
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from jobs.repository.creating import CreatingVerbs
 from jobs.repository.keys import KeyVerbs
-from jobs.repository.purging import PurgingVerbs, storage_name
+from jobs.repository.purging import PurgingVerbs
 from jobs.repository.reading import ARCHIVE, ReadingVerbs
 from jobs.repository.sweeping import SweepingVerbs
 from jobs.repository.user import UserVerbs
 from jobs.repository.webhooks import WebhookVerbs
 from jobs.repository.workers import WorkerVerbs
 
-__all__ = ["ARCHIVE", "Repository", "storage_name"]
+__all__ = ["ARCHIVE", "Repository"]
 
 
 class Repository(

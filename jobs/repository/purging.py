@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, select, update
 from jobs import tables as t
 from jobs.database import now_ms
 from jobs.repository.base import Verbs
+from jobs.rows import storage_of
 from jobs.states import HELD
 
 
@@ -52,18 +53,13 @@ class PurgingVerbs(Verbs):
         held = select(t.jobs.c.id, t.jobs.c.attempt).where(
             t.jobs.c.id.in_(ids), t.jobs.c.state.in_([state.value for state in HELD])
         )
-        names = [storage_name(*folder) for folder in sorted(wanted)]
+        names = [storage_of(*folder) for folder in sorted(wanted)]
         published = select(t.artifacts.c.storage).distinct().where(t.artifacts.c.storage.in_(names))
         with self._read() as connection:
             # Published last: an attempt that completes in between is then found by one of the two.
             alive = {(row.id, row.attempt) for row in connection.execute(held)}
             kept = set(connection.execute(published).scalars())
-        return {folder for folder in wanted if folder in alive or storage_name(*folder) in kept}
-
-
-def storage_name(job_id: str, attempt: int) -> str:
-    """The folder of one attempt's files in the store."""
-    return f"{job_id}/{attempt}"
+        return {folder for folder in wanted if folder in alive or storage_of(*folder) in kept}
 
 
 def unreferenced(connection: Connection, folders: Sequence[str]) -> list[str]:

@@ -30,6 +30,7 @@ from optipfair_engine.bias.statistics.neurons import (
 )
 from optipfair_engine.bias.statistics.profile import Profile, ProfileConsumer
 from optipfair_engine.bias.statistics.significance import Array
+from optipfair_engine.checkpoints.manifest import model_name
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -161,10 +162,4 @@ def _sink(
 def model_name_of(model: Any) -> str:
     """What to call the model in titles: the folder or the hub's id that it was loaded from, or its family."""
     name = str(getattr(model.config, "_name_or_path", "") or "")
-    return folder_name(Path(name)) or f"{model.config.model_type} model"
-
-
-def folder_name(folder: Path) -> str:
-    """The folder's name; of a commit in a hub cache (``models--org--name/snapshots/…``) the model's id."""
-    cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
-    return folder.parent.parent.name.removeprefix("models--").replace("--", "/") if cached else folder.name
+    return model_name(name) if name else f"{model.config.model_type} model"

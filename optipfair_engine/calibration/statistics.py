@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.calibration.accumulators import CosineImportance, Gram
+from optipfair_engine.calibration.facts import CalibrationFacts
 from optipfair_engine.calibration.runner import HOLDOUT_EVERY, capture_sites
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.progress import Reporter, null_reporter
@@ -38,14 +39,14 @@ class GramStatistics:
         fit: layer → G ``[features, features]`` over the fitting samples.
         held: layer → G over the held-out samples; empty when there were too few samples to hold any out.
         importance: layer → 1 − cos of its input and output, of all layers.
-        facts: the calibration: source, tokens, warnings.
+        facts: what the calibration was; ``None`` of statistics that are made for a while only.
     """
 
     site: str
     fit: Mapping[int, Tensor]
     held: Mapping[int, Tensor] = field(default_factory=dict)
     importance: Mapping[int, float] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: CalibrationFacts | None = None
 
     def pair(self, layer: int) -> tuple[Tensor, Tensor | None]:
         """G of the fitting samples and, where there are any, of the held-out ones.
@@ -72,7 +73,7 @@ class GramStatistics:
             "format": _FORMAT,
             "site": self.site,
             "importance": json.dumps({str(k): v for k, v in self.importance.items()}),
-            "facts": json.dumps(dict(self.facts), sort_keys=True),
+            "facts": json.dumps(self.facts.to_json() if self.facts else {}, sort_keys=True),
         }
         save_file(tensors, path, metadata=head)
 
@@ -95,8 +96,9 @@ class GramStatistics:
                     f"{file.name} doesn't hold calibration statistics of format {_FORMAT!r}."
                 )
             importance = {int(k): float(v) for k, v in json.loads(head["importance"]).items()}
-            facts = json.loads(head["facts"])
-        except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
+            stated = json.loads(head["facts"])
+            facts = CalibrationFacts.from_json(stated) if stated else None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, CalibrationError):
                 raise
             raise CalibrationError(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optipfair_engine.calibration.facts import CalibrationFacts
 from optipfair_engine.errors import CalibrationError, TokenizerError
 
 Batch = dict[str, Tensor]
@@ -67,16 +68,16 @@ class CalibrationSet:
             )
         return found
 
-    def facts(self, features: int) -> dict[str, object]:
-        """The calibration as plain JSON for results and plans: source, tokens, warnings."""
-        return {
-            "source": self.source,
-            "tokens": self.tokens,
-            "samples": self.num_samples,
-            "max_length": self.max_length,
-            "tokens_per_feature": round(self.tokens_per_feature(features), 2),
-            "warnings": self.warnings(features),
-        }
+    def facts(self, features: int) -> CalibrationFacts:
+        """What results and plans say of the calibration, for matrices with ``features`` inputs."""
+        return CalibrationFacts(
+            source=self.source,
+            tokens=self.tokens,
+            samples=self.num_samples,
+            max_length=self.max_length,
+            tokens_per_feature=round(self.tokens_per_feature(features), 2),
+            warnings=tuple(self.warnings(features)),
+        )
 
 
 def iter_batches(dataloader: Iterable[Any]) -> Iterator[Batch]:

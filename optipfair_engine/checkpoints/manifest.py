@@ -71,7 +71,9 @@ class Manifest:
     """What the manifest says.
 
     ``reload_check`` is the level that passed: ``none`` (not checked), ``structure`` or ``logits``.
-    ``measured`` holds perplexities (metric → value), where there was text to measure them on.
+    ``measured`` holds perplexities (metric → value), where there was text to measure them on. ``execution``
+    (``memory`` or ``streamed``) and its reason say how the prune was carried out; files of earlier versions
+    don't.
     """
 
     source: SourceInfo | None
@@ -80,6 +82,8 @@ class Manifest:
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
+    execution: str | None = None
+    execution_reason: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write it to ``folder``; the same content gives the same bytes."""
@@ -97,8 +101,16 @@ class Manifest:
             data = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
             source = SourceInfo(**data["source"]) if data["source"] else None
             files = {name: FileEntry(**entry) for name, entry in data["files"].items()}
-            measured = data.get("measured", {})
-            return cls(source, data["plan"], data["reload_check"], files, data["versions"], measured)
+            return cls(
+                source,
+                data["plan"],
+                data["reload_check"],
+                files,
+                data["versions"],
+                data.get("measured", {}),
+                data.get("execution"),
+                data.get("execution_reason"),
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ReloadCheckError(
                 f"{MANIFEST_NAME} is missing or malformed: {type(error).__name__}"

@@ -18,7 +18,7 @@ def plan_summary(plan: PruningPlan | None) -> dict[str, Any] | None:
     if plan is None:
         return None
     return {
-        "method": json.loads(json.dumps(dict(plan.method), default=str)),
+        "method": plan.provenance.to_json(),
         "removed_layers": list(plan.removed_layers),
         "kept_neurons": {str(layer): len(kept) for layer, kept in sorted(plan.kept_neurons.items())},
         "kept_heads": {str(layer): len(heads.query) for layer, heads in sorted(plan.kept_heads.items())},

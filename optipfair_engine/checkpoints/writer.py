@@ -38,6 +38,8 @@ def save_pruned(
     max_shard_size: str = "5GB",
     runner: ReloadRunner | None = None,
     measured: Mapping[str, float] | None = None,
+    execution: str | None = None,
+    execution_reason: str | None = None,
 ) -> Manifest:
     """Write a pruned model with everything that belongs to it.
 
@@ -55,6 +57,8 @@ def save_pruned(
         max_shard_size: as in ``save_pretrained``.
         runner: see ``verify_reload``.
         measured: perplexities (metric → value) for the manifest and the model card.
+        execution: how the prune was carried out, for the manifest.
+        execution_reason: why.
 
     Raises:
         InvalidOptionError: the folder holds another model.
@@ -75,6 +79,8 @@ def save_pruned(
         verify=verify,
         runner=runner,
         measured=measured or {},
+        execution=execution,
+        execution_reason=execution_reason,
     )
 
 
@@ -146,13 +152,16 @@ def finish(
     verify: VerifyLevel,
     runner: ReloadRunner | None,
     measured: Mapping[str, float],
+    execution: str | None = None,
+    execution_reason: str | None = None,
 ) -> Manifest:
     """Plan, model card, manifest and the reload check, for weights that are already in ``folder``."""
     if plan is not None:
         plan.save(folder)
     summary = plan_summary(plan)
     write_model_card(folder, model.config.get_text_config().model_type, summary, source, measured)
-    manifest = Manifest(source, summary, "none", hash_folder(folder), package_versions(), measured)
+    files, versions = hash_folder(folder), package_versions()
+    manifest = Manifest(source, summary, "none", files, versions, measured, execution, execution_reason)
     manifest.write(folder)
     if verify == "none":
         return manifest

@@ -39,7 +39,7 @@ def plan(
     if as_json:
         show_json(
             {
-                "method": dict(loaded.method),
+                "method": loaded.provenance.to_json(),
                 "percentages": list(shown),
                 "relative_errors": {str(layer): list(errors) for layer, errors in table.items()},
                 "kept_neurons": {str(layer): len(kept) for layer, kept in loaded.kept_neurons.items()},

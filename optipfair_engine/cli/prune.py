@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from optipfair_engine.cli.terminal import explained, progress, show_json, show_t
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options.calibration import Cut
 from optipfair_engine.options.prune import Prune, PruneOptions
+
+if TYPE_CHECKING:
+    from optipfair_engine.workflow.prune.route import Execution
 
 
 @explained
@@ -156,11 +159,16 @@ def _run(
     out_of_core: bool,
     work: Path | None,
 ) -> dict[str, Any]:
-    from optipfair_engine.workflow.prune.streamed import can_stream
+    from optipfair_engine.workflow.prune.route import Case, choose_route
 
     source = find_model(model_path)
-    if check_more and not out_of_core and (calibration or evaluation or not can_stream(source, options)):
-        options = options.changed(verify="logits")
+    execution: Execution = "streamed" if out_of_core else "auto"
+    if check_more and not out_of_core:
+        case = Case.of(
+            source, options, calibration=calibration is not None, evaluation=evaluation is not None
+        )
+        if choose_route(options, case).execution == "memory":
+            options = options.changed(verify="logits")
     texts = read_text_file(evaluation)
     with fresh_folder(output_path, source) as folder, progress(quiet) as report:
         from optipfair_engine.workflow import prune_checkpoint
@@ -180,7 +188,7 @@ def _run(
             calibration_texts=samples,
             evaluation_texts=texts,
             plan=plan,
-            out_of_core=out_of_core,
+            execution=execution,
             work=work,
         )
     return metrics

@@ -11,6 +11,7 @@ from optipfair_engine.headers.estimates import Estimate, estimate_prune, loaded_
 from optipfair_engine.headers.folder import (
     ModelFacts,
     TensorInfo,
+    holds_safetensors,
     inspect_model_folder,
     model_revision,
     pickled_message,
@@ -27,6 +28,7 @@ __all__ = [
     "ModelFacts",
     "TensorInfo",
     "estimate_prune",
+    "holds_safetensors",
     "inspect_model_folder",
     "loaded_bytes",
     "model_revision",

@@ -198,6 +198,11 @@ def weight_files(path: Path) -> list[Path]:
     return []
 
 
+def holds_safetensors(path: Path) -> bool:
+    """Whether a model's weights can be read tensor by tensor; a look at the names of its files."""
+    return path.is_dir() and any(path.glob("model*.safetensors"))
+
+
 def pickled_message(name: str) -> str:
     """Why pickled weights are refused, and how to convert them."""
     return (

@@ -12,11 +12,13 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from optipfair_engine.errors import EngineError, PlanError
+from optipfair_engine.plans.provenance import Provenance
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from optipfair_engine.architectures.view import AttentionWeights, WeightsView
@@ -42,7 +44,7 @@ class PruningPlan:
         model_type: ``config.model_type`` of the family that the plan was made for.
         num_layers: layers of the original model; all indices below are original ones.
         hidden_size: of the original model.
-        method: how the plan was made, plain JSON (pruning type, method, sizes, calibration facts).
+        provenance: how the plan was made; ``plan.json`` holds it as ``method``.
         kept_neurons: layer → sorted kept intermediate neurons; only layers that change.
         removed_layers: sorted layers that go.
         kept_heads: layer → kept attention heads; only layers that change.
@@ -55,7 +57,7 @@ class PruningPlan:
     model_type: str
     num_layers: int
     hidden_size: int
-    method: Mapping[str, object] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
     kept_neurons: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     removed_layers: tuple[int, ...] = ()
     kept_heads: Mapping[int, HeadPlan] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class PruningPlan:
                 str(k): {"kv": list(v.kv), "query": list(v.query)} for k, v in sorted(self.kept_heads.items())
             },
             "kept_neurons": {str(k): list(v) for k, v in sorted(self.kept_neurons.items())},
-            "method": dict(self.method),
+            "method": self.provenance.to_json(),
             "model_type": self.model_type,
             "num_layers": self.num_layers,
             "removal_order": None
@@ -162,6 +164,28 @@ class PruningPlan:
             raise PlanError(f"{path.name} is malformed: {error}") from error
 
 
+class _Parts(TypedDict, total=False):
+    """The fields of a plan that say what stays and why."""
+
+    kept_neurons: Mapping[int, tuple[int, ...]]
+    removed_layers: tuple[int, ...]
+    kept_heads: Mapping[int, HeadPlan]
+    weights: Mapping[str, Tensor]
+    curves: Mapping[int, tuple[float, ...]] | None
+    removal_order: Mapping[int, tuple[int, ...]] | None
+
+
+def new_plan(view: WeightsView, provenance: Provenance, **parts: Unpack[_Parts]) -> PruningPlan:
+    """A plan for the model that is looked at, which gives its family and sizes; ``parts`` say what stays."""
+    return PruningPlan(view.architecture.model_type, view.num_layers, view.hidden_size, provenance, **parts)
+
+
+def as_stored(weight: Tensor, dtype: torch.dtype, *, transposed: bool) -> Tensor:
+    """A refitted weight [outputs, inputs] as a plan holds it: in main memory, in storage order."""
+    solved = weight.to(dtype).cpu()
+    return solved.T.contiguous() if transposed else solved
+
+
 def _check_heads(layer: int, heads: HeadPlan, attention: AttentionWeights) -> None:
     import torch
 
@@ -183,7 +207,7 @@ def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
         "model_type": data["model_type"],
         "num_layers": data["num_layers"],
         "hidden_size": data["hidden_size"],
-        "method": data["method"],
+        "provenance": Provenance.from_json(data["method"]),
         "kept_neurons": {int(k): tuple(v) for k, v in data["kept_neurons"].items()},
         "removed_layers": tuple(data["removed_layers"]),
         "kept_heads": {

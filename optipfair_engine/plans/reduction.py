@@ -43,7 +43,7 @@ def pruning_statistics(original_parameters: int, pruned: WeightsView, plan: Prun
         "pruned_layers": len({*plan.kept_neurons, *plan.kept_heads}),
         "total_layers": plan.num_layers,
     }
-    if plan.method.get("pruning_type") == "DEPTH":
+    if plan.provenance.pruning_type == "DEPTH":
         removed = len(plan.removed_layers)
         stats |= {
             "original_layer_count": plan.num_layers,

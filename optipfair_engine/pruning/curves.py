@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,15 +66,15 @@ def replan(
         PlanError: a refit without statistics, or a plan that has no order of removal.
     """
     plan.validate(view)
-    method: Mapping[str, Any] = plan.method
+    made = plan.provenance
     changed = options.changed(
         preset="guide",
-        pruning_type=method.get("pruning_type", "MLP_GLU"),
-        neuron_selection_method=method.get("neuron_selection_method", "MAW"),
-        compensation=method.get("compensation", "none"),
-        attention_unit=method.get("attention_unit", "kv_group"),
-        tie_break=method.get("tie_break", "lower_index"),
-        layer_indices=method.get("layer_indices"),
+        pruning_type=made.pruning_type or "MLP_GLU",
+        neuron_selection_method=made.neuron_selection_method or "MAW",
+        compensation=made.compensation or "none",
+        attention_unit=made.attention_unit or "kv_group",
+        tie_break=made.tie_break or "lower_index",
+        layer_indices=made.layer_indices,
         allocation=options.allocation or allocation_of(plan),
         **size_of(options, plan),
     )
@@ -86,7 +86,7 @@ def replan(
             )
         if changed.prunes_neurons:
             # a uniform plan says nothing of how unequal widths, if they are asked for now, are to be divided
-            rule = None if allocation_of(plan) == "uniform" else method["allocation"]
+            rule = None if allocation_of(plan) == "uniform" else made.allocation
             found = calibrated_width_plan(
                 view,
                 changed,
@@ -98,16 +98,20 @@ def replan(
             ).plan
             return _chosen_as(plan, found)
         return make_calibrated_plan(view, changed, None, statistics, report=report).plan
-    if "calibration" not in method:
+    if made.calibration is None:
         return make_calibrated_plan(view, changed, report=report).plan
     return _by_order(view, changed, plan)
 
 
 def _chosen_as(plan: PruningPlan, found: PruningPlan) -> PruningPlan:
     """``found``, which says how ``plan`` chose its neurons: by fairness, perhaps, and no method's score."""
-    how = ("neuron_selection_method", "fairness")
-    kept = {name: value for name, value in found.method.items() if name not in how}
-    return replace(found, method=kept | {name: plan.method[name] for name in how if name in plan.method})
+    chosen = plan.provenance
+    provenance = replace(
+        found.provenance,
+        neuron_selection_method=chosen.neuron_selection_method,
+        fairness=chosen.fairness,
+    )
+    return replace(found, provenance=provenance)
 
 
 def _by_order(view: ModelView, options: PruneOptions, plan: PruningPlan) -> PruningPlan:
@@ -127,8 +131,9 @@ def _by_order(view: ModelView, options: PruneOptions, plan: PruningPlan) -> Prun
         for layer, order in plan.removal_order.items()
         if widths[layer] < sizes[layer]
     }
-    changed = (*SIZES, "expansion_divisor", "allocation")
-    facts: dict[str, object] = {k: v for k, v in plan.method.items() if k not in changed}
-    if options.allocation == "allocated" or "allocation" in plan.method:
-        facts["allocation"] = options.allocation
-    return replace(plan, method={**facts, **size_facts(options)}, kept_neurons=kept)
+    # a plan by score alone, which stays uniform, says nothing of the division
+    stated = options.allocation == "allocated" or plan.provenance.allocation is not None
+    size: dict[str, Any] = dict.fromkeys((*SIZES, "expansion_divisor"))
+    size |= size_facts(options)
+    provenance = replace(plan.provenance, allocation=options.allocation if stated else None, **size)
+    return replace(plan, provenance=provenance, kept_neurons=kept)

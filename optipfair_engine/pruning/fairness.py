@@ -30,6 +30,8 @@ from optipfair_engine.options import rules
 from optipfair_engine.options.errors import engines_errors
 from optipfair_engine.options.presets import resolve_preset
 from optipfair_engine.plans.apply import apply_plan
+from optipfair_engine.plans.plan import as_stored
+from optipfair_engine.plans.provenance import FairnessFacts
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.width.calibrated import (
     SELECTION_RIDGE,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from optipfair_engine.options.prune import PruneOptions
     from optipfair_engine.plans.plan import PruningPlan
 
+#: What fairness-aware selection orders neurons by, as a plan says it.
+SCORE: Final = "rank(OBS cost) - weight * rank(bias)"
 #: Random prunings that the result is compared with.
 RANDOM_DRAWS: Final = 5
 #: Components whose size no width pruning changes, so that before and after can be compared.
@@ -209,17 +213,14 @@ def fair_plan(
         scores = fairness_scores(view, statistics, bias, weight=factor)
         plans[name] = _plan(view, options, calibration, statistics, scores, report)
     facts = {"weight": weight, "prompt_pairs": len(pairs), "held_out_pairs": len(held)}
-    plan = replace(plans["fair"], method=_method(plans["fair"].method, facts))
+    stated = FairnessFacts(weight, len(pairs), len(held), SCORE)
+    # no score of the options' chose the plan's neurons
+    provenance = replace(plans["fair"].provenance, neuron_selection_method=None, fairness=stated)
+    plan = replace(plans["fair"], provenance=provenance)
     random = _random_plans(view, plan, statistics, draws, options.seed)
     candidates = chain(plans.items(), random)
     judged = _judge(model, tokenizer, held, candidates, len(plans) + draws, calibration, report)
     return FairPlan(Calibrated(plan, statistics), {**facts, **judged, "draws": draws})
-
-
-def _method(method: Mapping[str, object], facts: Mapping[str, object]) -> dict[str, object]:
-    """The plan's account of itself: no score of the options' chose its neurons."""
-    kept = {name: value for name, value in method.items() if name != "neuron_selection_method"}
-    return {**kept, "fairness": {**facts, "score": "rank(OBS cost) - weight * rank(bias)"}}
 
 
 def fair_plan_of(
@@ -296,8 +297,9 @@ def _random_plans(
             kept[layer] = tuple(random.tolist())
             if mlp.names["down"] in plan.weights:
                 solved = refit(mlp.down_weight.detach(), *statistics.pair(layer), random).weight
-                solved = solved.to(mlp.down_weight.dtype).cpu()
-                weights[mlp.names["down"]] = solved.T.contiguous() if mlp.down_transposed else solved
+                weights[mlp.names["down"]] = as_stored(
+                    solved, mlp.down_weight.dtype, transposed=mlp.down_transposed
+                )
         drawn = replace(plan, kept_neurons=kept, weights=weights, curves=None, removal_order=None)
         yield f"random {draw + 1}", drawn
 

@@ -36,7 +36,7 @@ def check_beside_plan(options: PruneOptions, plan: PruningPlan) -> None:
         raise _contradiction("pruning_type", options.pruning_type, kind)
     for name in WORDS_OF_PLAN:
         default = getattr(defaults, name)
-        asked, made = getattr(options, name), plan.method.get(name, default)
+        asked, made = getattr(options, name), getattr(plan.provenance, name) or default
         if asked not in (default, made):
             raise _contradiction(name, asked, made)
     chosen_anew = {
@@ -61,7 +61,7 @@ def asks_for_another_size(options: PruneOptions, plan: PruningPlan) -> bool:
         return True
     names = (*SIZES, "expansion_divisor")
     asked = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return any(plan.method.get(name) != value for name, value in asked.items())
+    return any(getattr(plan.provenance, name) != value for name, value in asked.items())
 
 
 def size_of(options: PruneOptions, plan: PruningPlan) -> Mapping[str, Any]:
@@ -70,18 +70,18 @@ def size_of(options: PruneOptions, plan: PruningPlan) -> Mapping[str, Any]:
     asked = {name: getattr(options, name) for name in names}
     if any(asked[name] is not None for name in SIZES):
         return asked
-    return {name: plan.method.get(name) if asked[name] is None else asked[name] for name in names}
+    return {name: getattr(plan.provenance, name) if asked[name] is None else asked[name] for name in names}
 
 
 def plan_type(plan: PruningPlan) -> str:
     """The pruning type of a plan, read off its contents where its method doesn't say it."""
     found = "DEPTH" if plan.removed_layers else "ATTENTION" if plan.kept_heads else "MLP_GLU"
-    return str(plan.method.get("pruning_type", found))
+    return plan.provenance.pruning_type or found
 
 
 def allocation_of(plan: PruningPlan) -> Allocation:
     """How the plan divided its neurons among the layers."""
-    return "uniform" if plan.method.get("allocation", "uniform") == "uniform" else "allocated"
+    return "uniform" if plan.provenance.allocation in (None, "uniform") else "allocated"
 
 
 def _contradiction(name: str, asked: object, made: object) -> InvalidOptionError:
@@ -96,8 +96,8 @@ def _check_layers(options: PruneOptions, plan: PruningPlan) -> None:
     removed = plan_type(plan) == "DEPTH"
     if options.layer_indices is not None:
         asked = checked_layer_indices(options.layer_indices, plan.num_layers)
-        own: Any = plan.removed_layers if removed else plan.method.get("layer_indices")
-        made = tuple(range(plan.num_layers)) if own is None else tuple(own)
+        own = plan.removed_layers if removed else plan.provenance.layer_indices
+        made = tuple(range(plan.num_layers)) if own is None else own
         if asked != made:
             raise _contradiction("layer_indices", list(asked), list(made))
     if options.num_layers_to_remove is None and options.depth_pruning_percentage is None:

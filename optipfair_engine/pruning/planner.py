@@ -10,11 +10,12 @@ from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options import rules
 from optipfair_engine.options.errors import engines_errors
 from optipfair_engine.options.presets import resolve_preset
+from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention.by_norm import attention_plan
 from optipfair_engine.pruning.attention.calibrated import calibrated_attention_plan
 from optipfair_engine.pruning.depth.calibrated import calibrated_depth_plan
-from optipfair_engine.pruning.depth.choice import depth_plan, select_layers
+from optipfair_engine.pruning.depth.choice import depth_plan, select_layers, stated_selection
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width.by_score import WidthSize, target_layers, width_plan
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.architectures.view import WeightsView
     from optipfair_engine.calibration import CalibrationSet
+    from optipfair_engine.calibration.facts import CalibrationFacts
     from optipfair_engine.calibration.statistics import GramStatistics
     from optipfair_engine.options.prune import PruneOptions
     from optipfair_engine.plans.plan import PruningPlan
@@ -140,7 +142,7 @@ def _plan_by_neuron_scores(
     view: WeightsView,
     options: PruneOptions,
     gather_norms: Callable[[Sequence[int]], Mapping[int, Tensor]] | None = None,
-    calibration_facts: Mapping[str, object] | None = None,
+    calibration_facts: CalibrationFacts | None = None,
     *,
     report: Reporter,
 ) -> PruningPlan:
@@ -160,7 +162,7 @@ def _plan_by_neuron_scores(
         tie_break=options.tie_break,
         report=report,
     )
-    return replace(plan, method={**plan.method, **size_facts(options)})
+    return replace(plan, provenance=replace(plan.provenance, **size_facts(options)))
 
 
 def _target_counts(view: WeightsView, options: PruneOptions) -> dict[int, int] | None:
@@ -179,5 +181,4 @@ def _plan_depth(view: WeightsView, options: PruneOptions) -> PruningPlan:
         depth_pruning_percentage=options.depth_pruning_percentage,
         layer_selection_method=options.layer_selection_method,
     )
-    method = options.layer_selection_method if options.layer_indices is None else "custom"
-    return depth_plan(view, removed, {"layer_selection_method": method})
+    return depth_plan(view, removed, Provenance(layer_selection_method=stated_selection(options)))

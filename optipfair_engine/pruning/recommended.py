@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,16 +18,15 @@ STATIC_WARNING = (
 
 def calibration_metrics(plan: PruningPlan, options: PruneOptions, *, calibrated: bool) -> dict[str, Any]:
     """What a result says of its calibration: source, tokens, tokens per feature, and warnings (if any)."""
-    facts = plan.method.get("calibration")
+    facts = plan.provenance.calibration
     found: dict[str, Any] = {}
     warnings: list[str] = []
-    if isinstance(facts, Mapping):
+    if facts is not None:
         names = ("source", "tokens", "tokens_per_feature")
-        found = {f"calibration_{name}": facts[name] for name in names if name in facts}
-        warnings += facts.get("warnings", [])
-    made = plan.method.get("warnings")
-    warnings += made if isinstance(made, list) else []
-    if options.preset == "recommended" and not calibrated and not facts:
+        found = {f"calibration_{name}": getattr(facts, name) for name in names}
+        warnings += facts.warnings
+    warnings += plan.provenance.warnings or ()
+    if options.preset == "recommended" and not calibrated and facts is None:
         warnings.append(STATIC_WARNING)
     if warnings:
         found["warnings"] = warnings

@@ -65,7 +65,7 @@ def target_of(view: WeightsView, options: PruneOptions) -> Target | None:
 
 
 def size_facts(options: PruneOptions) -> dict[str, Any]:
-    """The size that was asked for, as plain JSON."""
+    """The size that was asked for, under the names of a plan's provenance."""
     asked = ("expansion_rate", "expansion_divisor", "target_parameters", "target_bytes")
     facts = {name: getattr(options, name) for name in asked if getattr(options, name) is not None}
     if not facts.keys() - {"expansion_divisor"}:

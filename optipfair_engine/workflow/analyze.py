@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import UnsupportedModelError
-from optipfair_engine.jsonable import write_json
 from optipfair_engine.plans.reduction import count_parameters, mean_expansion_rate
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.sizes import kept_by_percentage
-from optipfair_engine.workflow.common import METRICS_FILE, load
+from optipfair_engine.workflow.common import load
+from optipfair_engine.workflow.metrics import write_metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ def analyze_checkpoint(
         return metrics
     from optipfair_engine.figures import plot_comparison
 
-    write_json(output / METRICS_FILE, metrics)
+    write_metrics(output, metrics)
     shares = {kind: count / 1e6 for kind, count in metrics["distribution"].items() if count}
     plot_comparison(
         output / "distribution.png", shares, title="Where the parameters are", label="parameters (millions)"

@@ -22,6 +22,7 @@ from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.bias import BiasOptions
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.workflow.metrics import write_metrics
 
 if TYPE_CHECKING:
     from optipfair_engine.bias.results.changes import Comparison
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BiasOptions", "bias_checkpoint"]
 
-METRICS_FILE: Final = "metrics.json"
 PAIRS_FILE: Final = "bias_metrics.json"
 SUMMARY_FILE: Final = "bias_summary.json"
 REPORT_FILE: Final = "report.html"
@@ -171,11 +171,11 @@ def _ask(
     report: Reporter,
 ) -> _Answers:
     """Load a model, ask it everything, and let it go."""
-    from optipfair_engine.bias.analysis import folder_name
+    from optipfair_engine.checkpoints import model_name
     from optipfair_engine.workflow.common import load
 
     loaded = load(source, dtype=options.dtype, device=options.device, needs_tokenizer=True, report=report)
-    answers = _Answers(name or folder_name(source.absolute()))
+    answers = _Answers(name or model_name(source))
     if questions.items is not None:
         answers.behaviour = _ask_preferences(loaded.model, loaded.tokenizer, questions, report)
     else:
@@ -302,7 +302,7 @@ def _write(output: Path, answers: _Answers, result: BiasResult, metrics: dict[st
         write_pair_metrics(answers.profile, output / PAIRS_FILE)
     elif result.behaviour is not None:
         write_json(output / PAIRS_FILE, result.behaviour.as_dict())
-    write_json(output / METRICS_FILE, metrics)
+    write_metrics(output, metrics)
     write_report(result, answers.profile, output / REPORT_FILE)
 
 

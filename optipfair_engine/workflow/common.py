@@ -18,8 +18,6 @@ from optipfair_engine.progress import Reporter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-METRICS_FILE = "metrics.json"
-
 
 @dataclass(frozen=True)
 class LoadedModel:

@@ -10,9 +10,9 @@ from typing import Any
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
 from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, score_windows, text_windows
-from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.workflow.common import METRICS_FILE, LoadedModel, load
+from optipfair_engine.workflow.common import LoadedModel, load
+from optipfair_engine.workflow.metrics import write_metrics
 
 #: What is timed where no prompt is given.
 DEFAULT_PROMPTS = ("Paris is the capital of", "The speed of light is approximately")
@@ -83,7 +83,7 @@ def evaluate_checkpoint(
         return metrics
     output.mkdir(parents=True, exist_ok=True)
     _write_plots(output, metrics, report)
-    return write_json(output / METRICS_FILE, metrics)
+    return write_metrics(output, metrics)
 
 
 def _perplexities(

@@ -10,9 +10,9 @@ from typing import Any
 
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.errors import CalibrationError
-from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, load
+from optipfair_engine.workflow.common import calibration_set, load
+from optipfair_engine.workflow.metrics import write_metrics
 
 
 def importance_checkpoint(
@@ -67,4 +67,4 @@ def importance_checkpoint(
     output.mkdir(parents=True, exist_ok=True)
     plot_importance(output / "importance.png", scores)
     report("plot", 1, 1, "importance.png")
-    return write_json(output / METRICS_FILE, metrics)
+    return write_metrics(output, metrics)

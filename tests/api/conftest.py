@@ -17,8 +17,7 @@ from fastapi.testclient import TestClient
 
 from api.context import Services
 from api.main import Options, create_app
-from jobs.artifacts import storage_of
-from jobs.rows import Job, JobError, LocalModel, Progress
+from jobs.rows import Job, JobError, LocalModel, Progress, storage_of
 from jobs.settings import Settings
 from jobs.signing.keys import generate_key
 from jobs.tables import metadata

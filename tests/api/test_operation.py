@@ -18,9 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from api import openapi
 from api.background.loops import Loops
 from api.context import Services
-from jobs.artifacts import storage_of
 from jobs.ids import new_id
-from jobs.rows import JobError, LocalModel, OutboxEntry
+from jobs.rows import JobError, LocalModel, OutboxEntry, storage_of
 from tests.api.conftest import FACTS, Caller, FakeWorker, prune
 
 HEAVY = ("torch", "transformers", "matplotlib", "numpy", "scipy", "safetensors", "optipfair_engine.pruning")

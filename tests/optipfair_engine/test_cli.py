@@ -290,7 +290,8 @@ def test_static_pruning_streams_and_gives_the_bytes_of_the_model_in_memory(
     assert weights[0] == weights[1] and plans[0] == plans[1]
     assert [found.pop("reload_check") for found in metrics] == ["structure", "logits"]
     for found in metrics:
-        del found["seconds"], found["output_bytes"]
+        del found["seconds"], found["output_bytes"], found["execution_reason"]
+    assert [found.pop("execution") for found in metrics] == ["streamed", "memory"]
     assert metrics[0] == metrics[1]
 
 
@@ -311,8 +312,8 @@ def test_a_terminated_run_leaves_nothing_behind(source: Path, tmp_path: Path) ->
     code = (
         "import os, signal, sys\n"
         "from optipfair_engine import cli\n"
-        "from optipfair_engine.workflow import streamed\n"
-        "streamed.can_stream = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from optipfair_engine.workflow.prune import route\n"
+        "route.choose_route = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         f"sys.argv = ['optipfair', 'prune', '--model-path', {str(source)!r}, "
         f"'--output-path', {str(tmp_path / 'out')!r}, '--verify', 'structure']\n"
         "cli.main()"

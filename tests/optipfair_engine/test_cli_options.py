@@ -43,7 +43,6 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
         "workflow.bias.bias_checkpoint",
     ):
         monkeypatch.setattr(f"optipfair_engine.{place}", record)
-    monkeypatch.setattr("optipfair_engine.workflow.prune.streamed.can_stream", lambda *_: False)
     for module in ("prune", "inspect"):
         monkeypatch.setattr(f"optipfair_engine.cli.{module}.read_calibration", lambda *_, **options: options)
 
@@ -85,7 +84,7 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
         ("verify", ["--verify", "none"], "none"),
         ("device", ["--device", "cuda:1"], "cuda:1"),
         ("dtype", ["--dtype", "float32"], "float32"),
-        ("out_of_core", ["--out-of-core"], True),
+        ("execution", ["--out-of-core"], "streamed"),
         ("plan", ["--plan", "earlier"], Path("earlier")),
         ("work", ["--work-dir", "state"], Path("state")),
         ("calibration_texts", ["--calibration", "text.txt", "--num-samples", "7"], {"num_samples": 7}),

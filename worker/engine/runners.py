@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optipfair_engine.jsonable import strict, write_json
+from optipfair_engine.jsonable import strict
 from optipfair_engine.progress import Reporter
+from optipfair_engine.workflow.metrics import write_metrics
 from worker.inputs.places import Inputs, Places
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ def perform(task: Mapping[str, Any], report: Reporter) -> Metrics:
         inputs = Inputs(Places(**task["places"]), stack, report)
         spec = with_device(task["spec"], task["device"])
         metrics: Metrics = strict(RUNNERS[task["kind"]](spec, output, inputs, report))
-    write_metrics(output, metrics)
-    return metrics
+        return metrics
 
 
 def devices() -> list[str]:
@@ -170,10 +170,9 @@ def run_pipeline(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
         folder = output / "steps" / name
         folder.mkdir(parents=True)
         by_step[name] = strict(RUNNERS[step["kind"]](step["spec"], folder, inputs, prefixed(report, name)))
-        write_metrics(folder, by_step[name])
         inputs.steps[name] = folder
     flatten_steps(output)
-    return merge_metrics(by_step)
+    return write_metrics(output, merge_metrics(by_step))
 
 
 def prefixed(report: Reporter, step: str) -> Reporter:
@@ -197,13 +196,6 @@ def merge_metrics(by_step: Mapping[str, Metrics]) -> Metrics:
     for metrics in by_step.values():
         merged.update({name: value for name, value in metrics.items() if names.count(name) == 1})
     return merged
-
-
-def write_metrics(output: Path, metrics: Metrics) -> None:
-    """Write `metrics.json` unless the engine has written its own, fuller one."""
-    path = output / "metrics.json"
-    if not path.exists():
-        write_json(path, metrics)
 
 
 RUNNERS: dict[str, Runner] = {

@@ -58,7 +58,9 @@ class Prompt:
 
     def _whole(self, start: int, stop: int) -> str | None:
         """The text of the fewest positions around these that end at whole characters."""
-        for more in range(1, _MOST_NEIGHBOURS + 1) if self.decode is not None else ():
+        if self.decode is None:
+            return None
+        for more in range(1, _MOST_NEIGHBOURS + 1):
             for left in range(more + 1):
                 first, last = start - left, stop + more - left
                 if first < 0 or last > len(self.ids):

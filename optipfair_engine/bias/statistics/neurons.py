@@ -167,7 +167,8 @@ def rank_neurons(
     consistency = np.concatenate([statistics[layer].consistency for layer in layers])
     ranked = (
         RankedNeuron(
-            *where[i],
+            where[i][0],
+            where[i][1],
             mean_difference=float(mean[i]),
             output_effect=float(effect[i]),
             t=float(t[i]) if t is not None and np.isfinite(t[i]) else None,

@@ -13,7 +13,8 @@ import torch
 
 from optipfair_engine.architectures.refusals import check_heads_removable
 from optipfair_engine.errors import NonFiniteWeightsError
-from optipfair_engine.plans.plan import HeadPlan, PruningPlan
+from optipfair_engine.plans.plan import HeadPlan, PruningPlan, new_plan
+from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention.units import kept_units, whole_units
 from optipfair_engine.pruning.targets import size_facts
@@ -104,19 +105,14 @@ def attention_plan(
     layers, unit = target_layers(view, options.layer_indices), options.attention_unit
     blocks = locate_attentions(view, layers)
     counts = kept_units(view, blocks, options, unit)
-    facts: dict[str, object] = {
-        "pruning_type": "ATTENTION",
-        "attention_unit": unit,
-        "head_selection": "weight_norm",
+    provenance = Provenance(
+        pruning_type="ATTENTION",
+        attention_unit=unit,
+        head_selection="weight_norm",
+        layer_indices=None if options.layer_indices is None else tuple(layers),
         **size_facts(options),
-    }
-    return PruningPlan(
-        model_type=view.architecture.model_type,
-        num_layers=view.num_layers,
-        hidden_size=view.hidden_size,
-        method={**facts, **({} if options.layer_indices is None else {"layer_indices": list(layers)})},
-        kept_heads=heads_by_norm(view, blocks, counts, unit, report=report),
     )
+    return new_plan(view, provenance, kept_heads=heads_by_norm(view, blocks, counts, unit, report=report))
 
 
 def heads_by_norm(

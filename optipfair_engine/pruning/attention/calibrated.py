@@ -8,7 +8,8 @@ from torch import Tensor
 
 from optipfair_engine.calibration.statistics import GramStatistics
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.plans.plan import HeadPlan, PruningPlan
+from optipfair_engine.plans.plan import HeadPlan, as_stored, new_plan
+from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention.by_norm import locate_attentions
 from optipfair_engine.pruning.attention.by_refit import head_columns, select_heads
@@ -70,25 +71,16 @@ def calibrated_attention_plan(
             ridge=SELECTION_RIDGE,
         )
         columns = head_columns(heads[layer], block.head_dim)
-        solved = refit(weight, *statistics.pair(layer), columns).weight.to(weight.dtype).cpu()
-        solved = solved.T.contiguous() if block.o_transposed else solved
-        weights[block.names["output"]] = gatherer.hold(solved)
-    method: dict[str, object] = {
-        "pruning_type": "ATTENTION",
-        "attention_unit": unit,
-        "head_selection": "least_squares_error",
+        solved = refit(weight, *statistics.pair(layer), columns).weight
+        stored = as_stored(solved, weight.dtype, transposed=block.o_transposed)
+        weights[block.names["output"]] = gatherer.hold(stored)
+    provenance = Provenance(
+        pruning_type="ATTENTION",
+        attention_unit=unit,
+        head_selection="least_squares_error",
+        compensation="least_squares",
+        calibration=statistics.facts,
+        layer_indices=None if options.layer_indices is None else tuple(layers),
         **size_facts(options),
-        "compensation": "least_squares",
-        "calibration": dict(statistics.facts),
-    }
-    if options.layer_indices is not None:
-        method["layer_indices"] = list(layers)
-    plan = PruningPlan(
-        model_type=view.architecture.model_type,
-        num_layers=view.num_layers,
-        hidden_size=view.hidden_size,
-        method=method,
-        kept_heads=heads,
-        weights=weights,
     )
-    return Calibrated(plan, statistics)
+    return Calibrated(new_plan(view, provenance, kept_heads=heads, weights=weights), statistics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,9 +10,16 @@ from torch import Tensor
 
 from optipfair_engine.calibration.statistics import scored_windows
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.plans.plan import PruningPlan
+from optipfair_engine.plans.plan import as_stored
+from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.pruning.depth.choice import count_to_remove, least_important, select_layers
+from optipfair_engine.pruning.depth.choice import (
+    count_to_remove,
+    depth_plan,
+    least_important,
+    select_layers,
+    stated_selection,
+)
 from optipfair_engine.pruning.depth.neighbour_refit import (
     greedy_perplexity_layers,
     neighbour_refits,
@@ -54,32 +62,22 @@ def calibrated_depth_plan(
     view.check_depth(())
     removed = _select(view, options, calibration, report)
     view.check_depth(removed)
-    facts = calibration.facts(view.mlp(0).intermediate_size if options.compensation != "none" else 1)
-    chosen = options.layer_selection_method if options.layer_indices is None else "custom"
-    method: dict[str, object] = {
-        "pruning_type": "DEPTH",
-        "layer_selection_method": chosen,
-        "compensation": options.compensation,
-        "calibration": facts,
-    }
+    refitted = options.compensation != "none"
+    provenance = Provenance(
+        layer_selection_method=stated_selection(options),
+        compensation=options.compensation,
+        calibration=calibration.facts(view.mlp(0).intermediate_size if refitted else 1),
+        refitted_layers=tuple(neighbours(removed)) if refitted else None,
+        warnings=(FIRST_LAYER_GOES,) if refitted and 0 in removed else None,
+    )
     weights: dict[str, Tensor] = {}
-    if options.compensation != "none":
+    if refitted:
         for layer, found in neighbour_refits(view, calibration.batches, removed, report=report).items():
             mlp = view.mlp(layer)
-            solved = found.weight.to(mlp.down_weight.dtype)
-            weights[mlp.names["down"]] = solved.T.contiguous() if mlp.down_transposed else solved
-        method["refitted_layers"] = list(neighbours(removed))
-        if 0 in removed:
-            method["warnings"] = [FIRST_LAYER_GOES]
-    plan = PruningPlan(
-        model_type=view.architecture.model_type,
-        num_layers=view.num_layers,
-        hidden_size=view.hidden_size,
-        method=method,
-        removed_layers=removed,
-        weights=weights,
-    )
-    return Calibrated(plan)
+            weights[mlp.names["down"]] = as_stored(
+                found.weight, mlp.down_weight.dtype, transposed=mlp.down_transposed
+            )
+    return Calibrated(replace(depth_plan(view, removed, provenance), weights=weights))
 
 
 def _select(

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING
 
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.plans.plan import PruningPlan
+from optipfair_engine.plans.plan import PruningPlan, new_plan
+from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.pruning.sizes import checked_layer_indices, layers_by_percentage
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures.view import WeightsView
+    from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.options.words import LayerSelectionMethod
+
+_UNSTATED = Provenance()
 
 #: Without calibration; ``importance`` and ``greedy_perplexity`` need it.
 LAYER_SELECTION_METHODS = ("last", "first", "custom")
@@ -115,13 +121,14 @@ def least_important(scores: Mapping[int, float], count: int) -> tuple[int, ...]:
     return tuple(sorted(sorted(scores, key=lambda layer: (scores[layer], layer))[:count]))
 
 
-def depth_plan(view: WeightsView, removed: tuple[int, ...], facts: Mapping[str, object]) -> PruningPlan:
+def stated_selection(options: PruneOptions) -> LayerSelectionMethod:
+    """What a plan says chose the layers that go: ``custom`` if they were named."""
+    return options.layer_selection_method if options.layer_indices is None else "custom"
+
+
+def depth_plan(
+    view: WeightsView, removed: tuple[int, ...], provenance: Provenance = _UNSTATED
+) -> PruningPlan:
     """A plan that removes these layers, refused for families that can't lose layers."""
     view.check_depth(removed)
-    return PruningPlan(
-        model_type=view.architecture.model_type,
-        num_layers=view.num_layers,
-        hidden_size=view.hidden_size,
-        method={"pruning_type": "DEPTH", **facts},
-        removed_layers=removed,
-    )
+    return new_plan(view, replace(provenance, pruning_type="DEPTH"), removed_layers=removed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from optipfair_engine.errors import UnsupportedModelError
-from optipfair_engine.plans.plan import PruningPlan
+from optipfair_engine.plans.plan import PruningPlan, new_plan
+from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.sizes import checked_layer_indices, kept_neurons_count, warn_if_nothing_changes
 from optipfair_engine.pruning.width.scores import (
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from optipfair_engine.architectures.view import MlpWeights, WeightsView
+    from optipfair_engine.calibration.facts import CalibrationFacts
+    from optipfair_engine.options.words import NeuronSelectionMethod, TieBreak
 
 WidthType = Literal["MLP_GLU", "MLP"]
 
@@ -42,9 +45,9 @@ class WidthSize:
             expansion_divisor=self.expansion_divisor,
         )
 
-    def facts(self) -> dict[str, object]:
-        """What was asked for, as plain JSON."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+    def facts(self) -> dict[str, Any]:
+        """What was asked for, under the names of a plan's provenance."""
+        return dict(vars(self))
 
 
 def target_layers(view: WeightsView, layer_indices: Iterable[object] | None) -> tuple[int, ...]:
@@ -144,13 +147,13 @@ def width_plan(
     view: WeightsView,
     *,
     pruning_type: WidthType = "MLP_GLU",
-    method: str = "MAW",
+    method: NeuronSelectionMethod = "MAW",
     size: WidthSize,
     counts: Mapping[int, int] | None = None,
     layer_indices: Iterable[object] | None = None,
     gather_norms: Callable[[Sequence[int]], Mapping[int, Tensor]] | None = None,
-    calibration_facts: Mapping[str, object] | None = None,
-    tie_break: str = "lower_index",
+    calibration_facts: CalibrationFacts | None = None,
+    tie_break: TieBreak = "lower_index",
     report: Reporter = null_reporter,
 ) -> PruningPlan:
     """Plan width pruning by a score: static, or with the activation norms that ``gather_norms`` gives.
@@ -167,23 +170,13 @@ def width_plan(
     counts = kept_counts(view, layers, size, pruning_type) if counts is None else counts
     x_norms = None if gather_norms is None else gather_norms(layers)
     found = select_neurons(view, counts, method, x_norms, tie_break=tie_break, report=report)
-    facts: dict[str, object] = {
-        "pruning_type": pruning_type,
-        "neuron_selection_method": method,
-        "data_driven": calibrated,
+    provenance = Provenance(
+        pruning_type=pruning_type,
+        neuron_selection_method=method,
+        tie_break=None if tie_break == "lower_index" else tie_break,
+        data_driven=calibrated,
+        layer_indices=None if layer_indices is None else tuple(layers),
+        calibration=calibration_facts,
         **size.facts(),
-    }
-    if tie_break != "lower_index":
-        facts["tie_break"] = tie_break
-    if layer_indices is not None:
-        facts["layer_indices"] = list(layers)
-    if calibration_facts is not None:
-        facts["calibration"] = dict(calibration_facts)
-    return PruningPlan(
-        model_type=view.architecture.model_type,
-        num_layers=view.num_layers,
-        hidden_size=view.hidden_size,
-        method=facts,
-        kept_neurons=found.kept,
-        removal_order=found.order or None,
     )
+    return new_plan(view, provenance, kept_neurons=found.kept, removal_order=found.order or None)

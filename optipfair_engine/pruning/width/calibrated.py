@@ -12,7 +12,8 @@ from torch import Tensor
 from optipfair_engine.calibration.runner import HOLDOUT_EVERY
 from optipfair_engine.calibration.statistics import GramStatistics, held_out_windows
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
-from optipfair_engine.plans.plan import PruningPlan
+from optipfair_engine.plans.plan import PruningPlan, as_stored, new_plan
+from optipfair_engine.plans.provenance import Provenance, WidthRule
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import budget_total, curve_widths, importance_widths, uniform_widths
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
@@ -100,23 +101,22 @@ def calibrated_width_plan(
     if eliminations is None:
         eliminations = _eliminate(mlps, statistics, options, report)
     work = _Layers(mlps, statistics, eliminations, options.compensation != "none", gatherer)
-    widths, facts = _choose_widths(view, options, work, uniform, calibration, rule, report)
+    widths, division = _choose_widths(view, options, work, uniform, calibration, rule, report)
     kept, weights, ridges = _solve(work, widths, report)
-    method: dict[str, object] = {
-        "pruning_type": kind,
-        "neuron_selection_method": options.neuron_selection_method,
-        "data_driven": True,
-        "compensation": options.compensation,
+    provenance = replace(
+        division,
+        pruning_type=kind,
+        neuron_selection_method=options.neuron_selection_method,
+        data_driven=True,
+        compensation=options.compensation,
+        curve_ridge=SELECTION_RIDGE,
+        curve_ridge_scale=SELECTION_SCALE,
+        ridges=ridges,
+        calibration=statistics.facts,
+        layer_indices=None if options.layer_indices is None else tuple(layers),
         **size_facts(options),
-        **facts,
-        "curve_ridge": SELECTION_RIDGE,
-        "curve_ridge_scale": SELECTION_SCALE,
-        "ridges": {str(layer): ridge for layer, ridge in ridges.items()},
-        "calibration": dict(statistics.facts),
-    }
-    if options.layer_indices is not None:
-        method["layer_indices"] = list(layers)
-    return Calibrated(_plan(view, work, method, kept, weights), statistics)
+    )
+    return Calibrated(_plan(view, work, provenance, kept, weights), statistics)
 
 
 def uniform_counts(
@@ -191,30 +191,30 @@ def _choose_widths(
     calibration: CalibrationSet | None,
     rule: str | None,
     report: Reporter,
-) -> tuple[dict[int, int], dict[str, object]]:
+) -> tuple[dict[int, int], Provenance]:
     """The widths, and what the plan says of their choice."""
     if options.allocation != "allocated":
-        return uniform, {"allocation": "uniform"}
+        return uniform, Provenance(allocation="uniform")
     total, divisor = sum(uniform.values()), options.expansion_divisor or 1
     curves = {layer: found.errors.tolist() for layer, found in work.eliminations.items()}
-    candidates = {
+    candidates: dict[WidthRule, dict[int, int]] = {
         "uniform": uniform,
         "importance": importance_widths(work.sizes, work.statistics.importance, total, divisor),
         "curves": curve_widths(work.sizes, curves, total, divisor),
     }
     if rule in candidates:
-        return candidates[rule], {"allocation": rule, "allocation_compared": False}
+        return candidates[rule], Provenance(allocation=rule, allocation_compared=False)
     windows = [] if calibration is None else held_out_windows(calibration)
     if reason := _why_uncompared(view, calibration, windows):
         # without a text to compare with, the rule that won the measurements is taken
-        facts = {"allocation": "importance", "allocation_compared": False, "warnings": [reason]}
-        return candidates["importance"], facts
-    losses = {}
+        uncompared = Provenance(allocation="importance", allocation_compared=False, warnings=(reason,))
+        return candidates["importance"], uncompared
+    losses: dict[WidthRule, float] = {}
     for done, (name, widths) in enumerate(candidates.items(), 1):
         losses[name] = _held_out_loss(view, options, work, widths, windows)
         report("select", done, len(candidates), f"{name} widths: held-out loss {losses[name]:.4f}")
     best = min(losses, key=lambda name: losses[name])
-    return candidates[best], {"allocation": best, "allocation_held_out_losses": losses}
+    return candidates[best], Provenance(allocation=best, allocation_held_out_losses=losses)
 
 
 def _why_uncompared(
@@ -248,7 +248,7 @@ def _held_out_loss(
 
     blind = replace(work, statistics=GramStatistics(work.statistics.site, work.statistics.fit))
     kept, weights, _ = _solve(blind, widths)
-    plan = _plan(view, work, {"pruning_type": options.pruning_type}, kept, weights)
+    plan = _plan(view, work, Provenance(pruning_type=options.pruning_type), kept, weights)
     with narrowed_in_passing(view, plan):
         return round(score_windows(view.model, windows).mean_loss, 6)
 
@@ -268,9 +268,8 @@ def _solve(
         kept[layer] = tuple(indices.tolist())
         if work.refitted:
             found = refit(mlp.down_weight.detach(), *work.statistics.pair(layer), indices)
-            solved = found.weight.to(mlp.down_weight.dtype).cpu()
-            solved = solved.T.contiguous() if mlp.down_transposed else solved
-            weights[mlp.names["down"]] = work.gatherer.hold(solved)
+            stored = as_stored(found.weight, mlp.down_weight.dtype, transposed=mlp.down_transposed)
+            weights[mlp.names["down"]] = work.gatherer.hold(stored)
             ridges[layer] = found.ridge
     return kept, weights, ridges
 
@@ -278,15 +277,13 @@ def _solve(
 def _plan(
     view: ModelView,
     work: _Layers,
-    method: Mapping[str, object],
+    provenance: Provenance,
     kept: dict[int, tuple[int, ...]],
     weights: dict[str, Tensor],
 ) -> PruningPlan:
-    return PruningPlan(
-        model_type=view.architecture.model_type,
-        num_layers=view.num_layers,
-        hidden_size=view.hidden_size,
-        method=method,
+    return new_plan(
+        view,
+        provenance,
         kept_neurons=kept,
         weights=weights,
         curves={layer: _short(found.errors.tolist()) for layer, found in work.eliminations.items()},

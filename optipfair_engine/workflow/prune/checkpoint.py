@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import CheckpointError, InvalidOptionError, UnsupportedModelError
-from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.sizes import NOTHING_PRUNED
-from optipfair_engine.workflow.prune.streamed import can_stream, prune_streamed
+from optipfair_engine.workflow.metrics import write_metrics
+from optipfair_engine.workflow.prune.route import Case, Execution, Route, choose_route
+from optipfair_engine.workflow.prune.streamed import prune_streamed
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
@@ -31,18 +34,16 @@ def prune_checkpoint(
     evaluation_texts: Sequence[str] | None = None,
     plan: PruningPlan | Path | None = None,
     reload_runner: ReloadRunner | None = None,
-    out_of_core: bool = False,
+    execution: Execution = "auto",
+    memory_limit: int | None = None,
     work: Path | None = None,
 ) -> dict[str, Any]:
     """Prune a checkpoint and save the result.
 
-    Static pruning that is not to be checked by logits streams tensors from file to file (no plots then); all
-    else goes by way of a model in memory.
-
     Args:
         source: a model folder (safetensors, or with a GGUF file) or a GGUF file.
-        output: a folder for the checkpoint, ``plan.json``, ``README.md``, manifest, plots and
-            ``metrics.json``.
+        output: a folder for the checkpoint, ``plan.json``, ``README.md``, manifest, ``metrics.json`` and
+            (where the model is in memory) plots.
         options: what to prune, and how.
         report: progress; at least one step a layer.
         calibration_texts: what calibrated methods see.
@@ -52,79 +53,121 @@ def prune_checkpoint(
             statistics (``keep_statistics``), without one from the plan alone. Other options must be at their
             defaults or say what the plan says (``plan_options.check_beside_plan``).
         reload_runner: how the reload check computes logits in another process (``verify_reload``).
-        out_of_core: never with the model in memory: calibrate layer by layer from disk, and stream.
-        work: the folder of that run's state; see ``out_of_core.prune_out_of_core``.
+        execution: ``memory``, ``streamed`` (never with the model in memory: tensor by tensor, or calibrated
+            layer by layer), or ``auto``; see ``route.choose_route``.
+        memory_limit: bytes that the prune may take; ``auto`` then streams what is estimated to take more.
+        work: the folder of a streamed run's state; see ``out_of_core.prune_out_of_core``.
 
     Returns:
-        The flat metrics: the guide's ``stats`` keys, ``output_bytes``, ``seconds``, ``reload_check`` and
-        others.
+        The flat metrics: the guide's ``stats`` keys, ``output_bytes``, ``seconds``, ``reload_check``,
+        ``execution``, ``execution_reason`` and others.
 
     Raises:
         EngineError: with a stable ``code``; nothing of the source is ever changed.
     """
+    start = time.perf_counter()
     given = PruningPlan.load(plan) if isinstance(plan, Path) else plan
     if given is not None:
-        given = _at_the_size_asked_for(source, options, given, plan, report)
-        if calibration_texts is not None and options.healing_seconds is None:
-            raise InvalidOptionError(
-                "calibration text beside a plan is only for healing: leave it out to apply the plan, or "
-                "leave out the plan to prune anew"
-            )
-    if work is not None and calibration_texts is None:
-        raise InvalidOptionError("a work folder is for calibration: give calibration texts")
-    if out_of_core:
-        metrics = _out_of_core(
-            source, output, options, calibration_texts, evaluation_texts, given, work=work, report=report
-        )
-        return _honest(output, metrics)
-    without_text = calibration_texts is None and evaluation_texts is None
-    if without_text and can_stream(source, options):
-        with suppress(UnsupportedModelError):  # then in memory; there it is found out whether it can be done
-            metrics = prune_streamed(source, output, options, plan=given, report=report)
-            return _honest(output, metrics)
-    from optipfair_engine.workflow.prune.in_memory import prune_in_memory
-
-    metrics = prune_in_memory(
+        _check_plan(options, given, calibration_texts)
+    case = Case.of(
         source,
-        output,
         options,
-        report=report,
-        calibration_texts=calibration_texts,
-        evaluation_texts=evaluation_texts,
-        plan=given,
-        reload_runner=reload_runner,
+        calibration=calibration_texts is not None,
+        evaluation=evaluation_texts is not None,
+        work=work is not None,
+        memory_limit=memory_limit,
     )
-    return _honest(output, metrics)
+    route = choose_route(options, case, execution)
+    if given is not None:
+        given = _at_the_size_asked_for(source, options, given, plan, report)
+    run = _Run(
+        source, output, options, calibration_texts, evaluation_texts, given, reload_runner, work, report
+    )
+    try:
+        metrics = run.along(route)
+    except UnsupportedModelError as error:
+        if execution != "auto" or work is not None or route.execution == "memory":
+            raise
+        # in memory it can be done, perhaps; if not, that is found out there
+        route = choose_route(options, replace(case, obstacle=str(error)))
+        metrics = run.along(route)
+    return write_metrics(output, _completed(metrics, route, time.perf_counter() - start))
 
 
-def _out_of_core(
-    source: Path,
-    output: Path,
-    options: PruneOptions,
-    calibration_texts: Sequence[str] | CalibrationSet | None,
-    evaluation_texts: Sequence[str] | None,
-    plan: PruningPlan | None,
-    *,
-    work: Path | None,
-    report: Reporter,
-) -> dict[str, Any]:
-    """Layer by layer with calibration, tensor by tensor without; never with the model in memory."""
-    from optipfair_engine.workflow.prune.out_of_core import check_out_of_core, prune_out_of_core
+@dataclass(frozen=True)
+class _Run:
+    """A prune that can be carried out by any route."""
 
-    if evaluation_texts is not None:
-        raise InvalidOptionError("out of core, perplexity is not measured: evaluate the result on its own")
-    if calibration_texts is not None:
-        return prune_out_of_core(source, output, options, calibration_texts, work=work, report=report)
-    check_out_of_core(source, options)
-    return prune_streamed(source, output, options, plan=plan, report=report)
+    source: Path
+    output: Path
+    options: PruneOptions
+    calibration_texts: Sequence[str] | CalibrationSet | None
+    evaluation_texts: Sequence[str] | None
+    plan: PruningPlan | None
+    reload_runner: ReloadRunner | None
+    work: Path | None
+    report: Reporter
+
+    def along(self, route: Route) -> dict[str, Any]:
+        """Carry it out; the metrics that are known when the files are written."""
+        if route.execution == "memory":
+            return self._in_memory(route)
+        options = self.options.changed(verify=route.verify)
+        if self.calibration_texts is not None and route.layerwise:
+            from optipfair_engine.workflow.prune.out_of_core import prune_out_of_core
+
+            return prune_out_of_core(
+                self.source,
+                self.output,
+                options,
+                route,
+                self.calibration_texts,
+                work=self.work,
+                report=self.report,
+            )
+        return prune_streamed(self.source, self.output, options, route, plan=self.plan, report=self.report)
+
+    def _in_memory(self, route: Route) -> dict[str, Any]:
+        from optipfair_engine.workflow.prune.in_memory import prune_in_memory
+
+        return prune_in_memory(
+            self.source,
+            self.output,
+            self.options,
+            route,
+            report=self.report,
+            calibration_texts=self.calibration_texts,
+            evaluation_texts=self.evaluation_texts,
+            plan=self.plan,
+            reload_runner=self.reload_runner,
+        )
 
 
-def _honest(output: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The metrics, which say so if the result is as large as the model."""
-    if metrics["reduction"] > 0:
-        return metrics
-    warnings = [*metrics.get("warnings", ()), NOTHING_PRUNED]
-    return write_json(output / "metrics.json", {**metrics, "warnings": warnings})
+def _completed(metrics: dict[str, Any], route: Route, seconds: float) -> dict[str, Any]:
+    """The metrics with how they came about; they say so if the result is as large as the model."""
+    complete = {
+        **metrics,
+        "execution": route.execution,
+        "execution_reason": route.reason,
+        "seconds": round(seconds, 3),
+    }
+    if metrics["reduction"] <= 0:
+        complete["warnings"] = [*metrics.get("warnings", ()), NOTHING_PRUNED]
+    return complete
+
+
+def _check_plan(
+    options: PruneOptions, plan: PruningPlan, calibration_texts: Sequence[str] | CalibrationSet | None
+) -> None:
+    """Refuse what contradicts a plan, or would not be read beside one."""
+    from optipfair_engine.pruning.plan_options import check_beside_plan
+
+    check_beside_plan(options, plan)
+    if calibration_texts is not None and options.healing_seconds is None:
+        raise InvalidOptionError(
+            "calibration text beside a plan is only for healing: leave it out to apply the plan, or "
+            "leave out the plan to prune anew"
+        )
 
 
 def _at_the_size_asked_for(
@@ -137,9 +180,8 @@ def _at_the_size_asked_for(
     """The plan at the size that the options ask for (if any), from weights alone or from kept statistics."""
     from optipfair_engine.calibration.statistics import STATISTICS_FILE, GramStatistics
     from optipfair_engine.pruning.curves import replan
-    from optipfair_engine.pruning.plan_options import asks_for_another_size, check_beside_plan
+    from optipfair_engine.pruning.plan_options import asks_for_another_size
 
-    check_beside_plan(options, plan)
     if not asks_for_another_size(options, plan):
         return plan
     kept = None

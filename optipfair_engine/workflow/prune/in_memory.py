@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.calibration.statistics import STATISTICS_FILE
 from optipfair_engine.checkpoints import ReloadRunner, SourceInfo, save_pruned
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
-from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.plans.plan import PruningPlan
@@ -21,19 +19,21 @@ from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.planner import make_calibrated_plan, uses_calibration
 from optipfair_engine.pruning.recommended import calibration_metrics
 from optipfair_engine.pruning.width.calibrated import Calibrated
-from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, folder_bytes, load
+from optipfair_engine.workflow.common import calibration_set, folder_bytes, load
 from optipfair_engine.workflow.prune.quality import heal_pruned, static_perplexity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from optipfair_engine.evaluation.perplexity import PerplexityResult
+    from optipfair_engine.workflow.prune.route import Route
 
 
 def prune_in_memory(
     source: Path,
     output: Path,
     options: PruneOptions,
+    route: Route,
     *,
     report: Reporter = null_reporter,
     calibration_texts: Sequence[str] | CalibrationSet | None = None,
@@ -41,8 +41,7 @@ def prune_in_memory(
     plan: PruningPlan | None = None,
     reload_runner: ReloadRunner | None = None,
 ) -> dict[str, Any]:
-    """:func:`prune_checkpoint` by way of a model in memory: where text or another number type is needed."""
-    start = time.perf_counter()
+    """:func:`prune_checkpoint` by way of a model in memory; returns its metrics, and writes all but them."""
     if options.healing_seconds is not None and calibration_texts is None:
         raise InvalidOptionError("healing needs calibration text to distil on")
     needs_text = any(x is not None for x in (calibration_texts, evaluation_texts, options.fairness))
@@ -82,14 +81,11 @@ def prune_in_memory(
         verify=options.verify,
         runner=reload_runner,
         measured={name: value for name, value in quality.items() if name.startswith("perplexity_")},
+        execution=route.execution,
+        execution_reason=route.reason,
     )
     report("save", 1, 1, "the checkpoint is written and checked")
-    metrics |= {
-        "reload_check": manifest.reload_check,
-        "output_bytes": folder_bytes(output),
-        "seconds": round(time.perf_counter() - start, 3),
-    }
-    return write_json(output / METRICS_FILE, metrics)
+    return metrics | {"reload_check": manifest.reload_check, "output_bytes": folder_bytes(output)}
 
 
 def _make_plan(
@@ -121,7 +117,7 @@ def _prune_and_measure(
     """The pruned (and healed) model, and perplexities where there is text to measure them on."""
     metrics: dict[str, Any] = {}
     dense = _score(model, windows, report)
-    if windows is not None and "calibration" in plan.method:
+    if windows is not None and plan.provenance.calibration is not None:
         metrics["perplexity_static_same_size"] = static_perplexity(model, plan, windows, report)
     # healing distils from the dense model, so that one has to stay
     pruned = apply_plan(model, plan, inplace=options.healing_seconds is None, report=report)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optipfair_engine.calibration.accumulators import SquaredNorm
-from optipfair_engine.errors import CalibrationError, InvalidOptionError
+from optipfair_engine.errors import CalibrationError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.gathering import Gatherer
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.streaming.layerwise.run import capture_layerwise, open_checkpoint
 from optipfair_engine.streaming.layerwise.statistics import gather_statistics_layerwise
-from optipfair_engine.workflow.common import METRICS_FILE, calibration_set
-from optipfair_engine.workflow.prune.streamed import holds_safetensors, prune_streamed
+from optipfair_engine.workflow.common import calibration_set
+from optipfair_engine.workflow.prune.streamed import prune_streamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from optipfair_engine.calibration.statistics import GramStatistics
     from optipfair_engine.options.prune import PruneOptions
     from optipfair_engine.plans.plan import PruningPlan
+    from optipfair_engine.workflow.prune.route import Route
 
 ALLOCATION_FILE = "allocation.json"
 
@@ -40,6 +40,7 @@ def prune_out_of_core(
     source: Path,
     output: Path,
     options: PruneOptions,
+    route: Route,
     calibration_texts: Sequence[str] | CalibrationSet,
     *,
     work: Path | None = None,
@@ -50,7 +51,8 @@ def prune_out_of_core(
     Args:
         source: a safetensors folder of a decoder.
         output: a folder without a model; see ``streamed.prune_streamed``.
-        options: what to prune.
+        options: what to prune, with nothing that needs the whole model (``route.choose_route``).
+        route: what the manifest says of the execution.
         calibration_texts: what is calibrated on.
         work: a folder that keeps the state. After a kill the same call goes on behind the last finished
             layer, and another size on the same calibration needs no forward pass. Unless it is given, a
@@ -58,25 +60,18 @@ def prune_out_of_core(
         report: progress, at least one step a layer.
 
     Returns:
-        The metrics of ``prune_checkpoint``.
+        The metrics of ``prune_checkpoint`` but for its time and execution.
 
     Raises:
-        InvalidOptionError: what needs the whole model (``verify="logits"``, another number type, healing).
         UnsupportedModelError: the checkpoint can't be run layer by layer, or not be pruned tensor by tensor.
         EngineError: as ``prune_checkpoint``.
     """
-    start = time.perf_counter()
-    check_out_of_core(source, options, work)
     calibration = _samples(source, options, calibration_texts)
     with _work_folder(work, output) as folder:
         plan = plan_out_of_core(source, options, calibration, folder, report=report)
-        metrics = prune_streamed(source, output, options, plan=plan, report=report)
-    metrics |= {
-        "calibration_tokens": calibration.tokens,
-        "warnings": metrics.get("warnings", []),
-        "seconds": round(time.perf_counter() - start, 3),
-    }
-    return write_json(output / METRICS_FILE, metrics)
+        metrics = prune_streamed(source, output, options, route, plan=plan, report=report)
+    warnings = metrics.get("warnings", [])
+    return metrics | {"calibration_tokens": calibration.tokens, "warnings": warnings}
 
 
 def plan_out_of_core(
@@ -148,36 +143,12 @@ def _known_rule(work: Path) -> str | None:
 
 def _note_rule(work: Path, plan: PruningPlan) -> None:
     """Keep the outcome of a comparison for the next size: it is then had without a forward pass."""
-    names = ("allocation", "allocation_held_out_losses")
-    if all(name in plan.method for name in names):
+    made = plan.provenance
+    if made.allocation_held_out_losses is not None:
         draft = work / f".{ALLOCATION_FILE}"
-        write_json(draft, {name: plan.method[name] for name in names})
+        losses = dict(made.allocation_held_out_losses)
+        write_json(draft, {"allocation": made.allocation, "allocation_held_out_losses": losses})
         draft.replace(work / ALLOCATION_FILE)
-
-
-def check_out_of_core(source: Path, options: PruneOptions, work: Path | None = None) -> None:
-    """Refuse what can't be had without the whole model, or has no state to keep.
-
-    Raises:
-        InvalidOptionError: names every such option, or says that the weights aren't safetensors.
-    """
-    refused = {
-        'verify="logits" (use "structure")': options.verify == "logits",
-        f"dtype {options.dtype}": options.dtype != "auto",
-        f"device {options.device}": options.device not in ("auto", "cpu"),
-        "healing": options.healing_seconds is not None,
-        "fairness": options.fairness is not None,
-        "a work folder (depth pruning keeps no state)": work is not None and options.pruning_type == "DEPTH",
-        "keep_statistics (the work folder keeps them)": options.keep_statistics,
-    }
-    given = [name for name, asked in refused.items() if asked]
-    if given:
-        raise InvalidOptionError(f"out of core, this can't be done: {', '.join(given)}")
-    if source.exists() and not holds_safetensors(source):
-        raise InvalidOptionError(
-            "out of core, weights are read tensor by tensor from a folder with safetensors, and "
-            f"{source.name} is none (a GGUF file is converted as it is loaded: prune it in memory)"
-        )
 
 
 def _samples(source: Path, options: PruneOptions, texts: Sequence[str] | CalibrationSet) -> CalibrationSet:

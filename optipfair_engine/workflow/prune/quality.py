@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.plans.plan import PruningPlan
+from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.pruning.allocation import uniform_widths
 from optipfair_engine.pruning.attention.by_norm import heads_by_norm, locate_attentions
 from optipfair_engine.pruning.depth.choice import depth_plan, select_layers
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.options.prune import PruneOptions
-    from optipfair_engine.options.words import AttentionUnit
     from optipfair_engine.progress import Reporter
 
 
@@ -28,25 +28,28 @@ def static_plan_of_same_size(view: ModelView, plan: PruningPlan) -> PruningPlan 
 
     It is what people got before there was calibration, so it is the plan's yardstick.
     """
-    method: dict[str, object] = {"pruning_type": plan.method.get("pruning_type"), "head_selection": "static"}
+    provenance = Provenance(pruning_type=plan.provenance.pruning_type)
     if plan.removed_layers:
         count = len(plan.removed_layers)
-        return depth_plan(view, select_layers(view.num_layers, num_layers_to_remove=count), {})
+        return depth_plan(view, select_layers(view.num_layers, num_layers_to_remove=count))
     if plan.kept_heads:
-        unit = cast("AttentionUnit", plan.method["attention_unit"])
+        unit = plan.provenance.attention_unit or "kv_group"
         blocks = locate_attentions(view, list(plan.kept_heads))
         counts = {
             layer: len(heads.kv) if unit == "kv_group" else len(heads.query) // len(heads.kv)
             for layer, heads in plan.kept_heads.items()
         }
-        return replace(plan, method=method, kept_heads=heads_by_norm(view, blocks, counts, unit), weights={})
+        heads = heads_by_norm(view, blocks, counts, unit)
+        return replace(plan, provenance=provenance, kept_heads=heads, weights={})
     if not plan.kept_neurons:
         return None
-    pruned = cast("Sequence[int]", plan.method.get("layer_indices") or range(view.num_layers))
+    pruned = plan.provenance.layer_indices or range(view.num_layers)
     sizes = {layer: view.mlp(layer).intermediate_size for layer in pruned}
     total = sum(len(plan.kept_neurons.get(layer, range(size))) for layer, size in sizes.items())
     kept = select_neurons(view, uniform_widths(sizes, total), "MAW").kept
-    return replace(plan, method=method, kept_neurons=kept, weights={}, curves=None, removal_order=None)
+    return replace(
+        plan, provenance=provenance, kept_neurons=kept, weights={}, curves=None, removal_order=None
+    )
 
 
 def static_perplexity(

@@ -2,92 +2,66 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
     from optipfair_engine.options.prune import PruneOptions
     from optipfair_engine.plans.plan import PruningPlan
     from optipfair_engine.streaming import StreamedCheckpoint
-
-_METRICS_FILE = "metrics.json"
-
-
-def can_stream(source: Path, options: PruneOptions) -> bool:
-    """Whether options and files allow :func:`prune_streamed`; whether the family does is found out by trying.
-
-    Streaming chooses by weights alone, converts nothing, and checks structure and hashes but no logits. The
-    caller knows whether there are texts for calibration or evaluation: then it is not for streaming either
-    (and without them a preset changes nothing).
-    """
-    static = (
-        options.neuron_selection_method not in ("CFSP", "OBS")
-        and options.compensation == "none"
-        and options.allocation != "allocated"
-        and options.layer_selection_method in ("last", "first", "custom")
-        and options.healing_seconds is None
-        and options.fairness is None
-        and not options.keep_statistics
-    )
-    as_it_is = options.dtype == "auto" and options.device in ("auto", "cpu") and options.verify != "logits"
-    return static and as_it_is and holds_safetensors(source)
-
-
-def holds_safetensors(source: Path) -> bool:
-    """Whether a model's weights can be read tensor by tensor."""
-    return source.is_dir() and any(source.glob("model*.safetensors"))
+    from optipfair_engine.workflow.prune.route import Route
 
 
 def prune_streamed(
     source: Path,
     output: Path,
     options: PruneOptions,
+    route: Route,
     *,
-    plan: PruningPlan | Path | None = None,
+    plan: PruningPlan | None = None,
     report: Reporter = null_reporter,
 ) -> dict[str, Any]:
     """Prune a safetensors folder in a few hundred megabytes of memory, whatever its size.
 
     Args:
         source: a safetensors folder.
-        output: a folder without a model, for the checkpoint, ``plan.json``, ``README.md``, manifest and
-            ``metrics.json``. No plots are drawn: that would take longer than the pruning.
-        options: what to prune; see :func:`can_stream`.
-        plan: a plan (or the folder of one) to apply instead of making one.
+        output: a folder without a model, for the checkpoint, ``plan.json``, ``README.md`` and manifest. No
+            plots are drawn: that would take longer than the pruning.
+        options: what to prune, by weights alone unless there is a plan.
+        route: what the manifest says of the execution.
+        plan: a plan to apply instead of making one.
         report: progress, at least one step a layer.
 
     Returns:
-        The metrics of ``prune_checkpoint``.
+        The metrics of ``prune_checkpoint`` but for its time and execution.
 
     Raises:
         UnsupportedModelError: the checkpoint can't be pruned tensor by tensor (perhaps in memory); nothing
             that was written is left.
         EngineError: as ``prune_checkpoint``.
     """
-    from optipfair_engine.plans.plan import PruningPlan
     from optipfair_engine.pruning.static_plan import static_plan
     from optipfair_engine.streaming.apply import stream_checkpoint
 
-    start = time.perf_counter()
-    given = PruningPlan.load(plan) if isinstance(plan, Path) else plan
     result = stream_checkpoint(
         source,
         output,
-        lambda layout: static_plan(layout, options, report=report) if given is None else given,
+        lambda layout: static_plan(layout, options, report=report) if plan is None else plan,
         check=options.verify != "none",
         report=report,
     )
-    metrics = _finish(source, output, options, result, report)
-    metrics["seconds"] = round(time.perf_counter() - start, 3)
-    return write_json(output / _METRICS_FILE, metrics)
+    return _finish(source, output, options, result, route, report)
 
 
 def _finish(
-    source: Path, output: Path, options: PruneOptions, result: StreamedCheckpoint, report: Reporter
+    source: Path,
+    output: Path,
+    options: PruneOptions,
+    result: StreamedCheckpoint,
+    route: Route,
+    report: Reporter,
 ) -> dict[str, Any]:
     """Plan, model card, the check of the structure, manifest; the metrics so far."""
     from optipfair_engine.checkpoints.manifest import (
@@ -116,7 +90,15 @@ def _finish(
         file.name: FileEntry(*result.files[file.name]) if file.name in result.files else hash_file(file)
         for file in sorted(output.iterdir())
     }
-    Manifest(origin, summary, options.verify, files, package_versions()).write(output)
+    Manifest(
+        origin,
+        summary,
+        options.verify,
+        files,
+        package_versions(),
+        execution=route.execution,
+        execution_reason=route.reason,
+    ).write(output)
     report("save", 1, 1, "the checkpoint is written and checked")
     # read off the files, without a model
     written = CheckpointLayout(CheckpointSource(output))

@@ -154,13 +154,13 @@ def test_fair_pruning_beats_random_pruning_on_held_out_templates(
     assert report["random_draws_beaten"] == 3
     assert report["difference"]["fair"] < report["difference"]["dense"]
     assert report["bias_change"] < 0
-    assert plan.method["fairness"] == {
+    assert plan.provenance.to_json()["fairness"] == {
         "weight": 10.0,
         "prompt_pairs": 8,
         "held_out_pairs": 4,
         "score": "rank(OBS cost) - weight * rank(bias)",
     }
-    assert "neuron_selection_method" not in plan.method  # no score of the options' chose these
+    assert plan.provenance.neuron_selection_method is None  # no score of the options' chose these
     json.dumps(report, allow_nan=False)
     assert apply_plan(biased, plan).model.layers[LAYER].mlp.up_proj.out_features == 39
 

@@ -17,7 +17,7 @@ from optipfair_engine.checkpoints import MANIFEST_NAME, SourceInfo, save_pruned,
 from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.checkpoints.verify import check_tokens
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
-from optipfair_engine.plans import PruningPlan
+from optipfair_engine.plans import Provenance, PruningPlan
 from tests.optipfair_engine.checkpoints.conftest import tiny_llama
 
 TOKENS = [[1, 5, 9, 2, 80]]
@@ -49,7 +49,7 @@ def test_everything_that_belongs_to_a_model_is_there(tmp_path: Path, model: PreT
     for index in (1, 2):
         locate(model).mlp(index).keep(torch.arange(32))
     locate(model).write_sizes_to_config()
-    plan = PruningPlan("llama", 3, 32, {"neuron_selection_method": "MAW"}, {0: tuple(range(32))})
+    plan = PruningPlan("llama", 3, 32, Provenance(neuron_selection_method="MAW"), {0: tuple(range(32))})
     out = tmp_path / "out"
     manifest = save_pruned(
         model,

@@ -11,7 +11,7 @@ import torch
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import PlanError
-from optipfair_engine.plans import HeadPlan, PruningPlan
+from optipfair_engine.plans import HeadPlan, Provenance, PruningPlan
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def plan() -> PruningPlan:
         model_type="llama",
         num_layers=6,
         hidden_size=32,
-        method={"pruning_type": "MLP_GLU", "pruning_percentage": 20},
+        provenance=Provenance(pruning_type="MLP_GLU", pruning_percentage=20),
         kept_neurons={3: (0, 2, 99), 1: (5,)},
         removed_layers=(4,),
         kept_heads={0: HeadPlan((0, 1), (0,))},
@@ -116,3 +116,55 @@ def test_the_json_can_be_read_by_people(plan: PruningPlan) -> None:
     data = json.loads(plan.to_json())
     assert data["intermediate_sizes"] == {"1": 1, "3": 3}
     assert len(plan.to_json().splitlines()) == len(data) + 2
+
+
+#: As a plan of a calibrated, fairness-aware refit was saved before its provenance had types.
+METHOD = {
+    "pruning_type": "MLP_GLU",
+    "data_driven": True,
+    "compensation": "least_squares",
+    "pruning_percentage": 30,
+    "allocation": "curves",
+    "allocation_held_out_losses": {"uniform": 2.5, "curves": 2.25},
+    "curve_ridge": 0.01,
+    "curve_ridge_scale": "coordinate",
+    "ridges": {"2": 0.001, "10": 0.1},
+    "calibration": {
+        "source": "text.txt",
+        "tokens": 4096,
+        "samples": 32,
+        "max_length": 128,
+        "tokens_per_feature": 51.2,
+        "warnings": [],
+    },
+    "fairness": {"weight": 1.0, "prompt_pairs": 8, "held_out_pairs": 4, "score": "a formula"},
+    "layer_indices": [2, 10],
+    "warnings": ["a warning"],
+}
+
+
+@pytest.mark.parametrize("method", [METHOD, {}, {"pruning_type": "DEPTH", "a_later_field": [1]}])
+def test_an_earlier_file_is_read_and_written_byte_for_byte(tmp_path: Path, method: dict[str, object]) -> None:
+    PruningPlan("llama", 12, 32, kept_neurons={2: (1,)}).save(tmp_path)
+    file = tmp_path / "plan.json"
+    text = json.dumps(method, sort_keys=True, separators=(",", ":"))
+    file.write_text(file.read_text().replace('"method": {}', f'"method": {text}'))
+    assert PruningPlan.load(tmp_path).to_json() == file.read_text()
+
+
+def test_what_an_earlier_file_says_is_read_into_fields() -> None:
+    provenance = Provenance.from_json(METHOD)
+    assert provenance.ridges == {2: 0.001, 10: 0.1}
+    assert provenance.layer_indices == (2, 10)
+    assert provenance.calibration is not None and provenance.calibration.tokens == 4096
+    assert provenance.fairness is not None and provenance.fairness.held_out_pairs == 4
+    assert provenance.neuron_selection_method is None and provenance.other == {}
+
+
+@pytest.mark.parametrize("method", [{"calibration": {"tokens": 5}}, {"ridges": {"a": 1.0}}, {"fairness": 3}])
+def test_a_malformed_provenance_is_named_as_such(tmp_path: Path, method: dict[str, object]) -> None:
+    PruningPlan("llama", 12, 32, kept_neurons={2: (1,)}).save(tmp_path)
+    file = tmp_path / "plan.json"
+    file.write_text(file.read_text().replace('"method": {}', f'"method": {json.dumps(method)}'))
+    with pytest.raises(PlanError, match="malformed"):
+        PruningPlan.load(tmp_path)

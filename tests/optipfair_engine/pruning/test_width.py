@@ -48,13 +48,13 @@ def test_the_plan_says_how_ties_were_broken_and_keeps_it_at_another_size(llama) 
     view = locate(llama)
     as_topk = make_plan(view, PruneOptions(pruning_percentage=30, tie_break="topk"))
     by_index = make_plan(view, PruneOptions(pruning_percentage=30))
-    assert as_topk.method["tie_break"] == "topk"
-    assert "tie_break" not in by_index.method
+    assert as_topk.provenance.tie_break == "topk"
+    assert by_index.provenance.tie_break is None
     assert by_index.kept_neurons[0] == tuple(range(70))
     expected = torch.topk(torch.full((100,), 3.0), 70).indices.sort().values
     assert as_topk.kept_neurons[0] == tuple(expected.tolist()) != by_index.kept_neurons[0]
     smaller = replan(view, PruneOptions(pruning_percentage=50), as_topk, None)
-    assert smaller.method["tie_break"] == "topk"
+    assert smaller.provenance.tie_break == "topk"
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_importance_removes_the_layer_that_does_least(
     options = PruneOptions(preset="recommended", pruning_type="DEPTH", num_layers_to_remove=1)
     plan = make_calibrated_plan(locate(idle), options, calibration).plan
     assert plan.removed_layers == (2,)
-    assert plan.method["refitted_layers"] == [1]
+    assert plan.provenance.refitted_layers == (1,)
     assert _error(idle, apply_plan(idle, plan), calibration) < 1e-3
 
 

@@ -111,10 +111,10 @@ def test_recommended_compares_allocations_and_keeps_the_budget(
     view: ModelView, model: LlamaForCausalLM, calibration: CalibrationSet
 ) -> None:
     plan = make_calibrated_plan(view, RECOMMENDED, calibration).plan
-    losses = plan.method["allocation_held_out_losses"]
-    assert isinstance(losses, dict)
+    losses = plan.provenance.allocation_held_out_losses
+    assert losses is not None
     assert set(losses) == {"uniform", "importance", "curves"}
-    assert plan.method["allocation"] == min(losses, key=lambda name: losses[name])
+    assert plan.provenance.allocation == min(losses, key=lambda name: losses[name])
     widths = {i: len(plan.kept_neurons.get(i, range(40))) for i in range(4)}
     assert sum(widths.values()) == 4 * 28
     apply_plan(model, plan)
@@ -124,7 +124,7 @@ def test_recommended_with_uniform_widths_keeps_them_uniform(
     view: ModelView, calibration: CalibrationSet
 ) -> None:
     plan = make_calibrated_plan(view, RECOMMENDED.changed(allocation="uniform"), calibration).plan
-    assert plan.method["neuron_selection_method"] == "OBS"
+    assert plan.provenance.neuron_selection_method == "OBS"
     assert {len(kept) for kept in plan.kept_neurons.values()} == {28}
     assert plan.weights
 

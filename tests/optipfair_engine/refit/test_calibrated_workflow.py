@@ -109,7 +109,7 @@ def test_calibration_may_be_for_healing_alone(
     asked = _options(preset="guide", healing={"max_seconds": 0.5}, **options)
     metrics = prune_checkpoint(source, tmp_path / "out", asked, calibration_texts=[TEXT])
     assert metrics["healing_steps"] > 0
-    assert "calibration" not in PruningPlan.load(tmp_path / "out").method
+    assert PruningPlan.load(tmp_path / "out").provenance.calibration is None
 
 
 def test_a_model_without_perplexity_is_refused_before_it_is_calibrated(source: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_another_ratio_from_a_run_that_kept_its_statistics(source: Path, tmp_pat
     )
     plan = PruningPlan.load(tmp_path / "second")
     assert sum(len(kept) for kept in plan.kept_neurons.values()) == 3 * 24
-    assert plan.method["compensation"] == "least_squares"
+    assert plan.provenance.compensation == "least_squares"
     assert metrics["calibration_tokens"] > 0
     load_pruned(tmp_path / "second")
 
@@ -180,7 +180,7 @@ def test_another_ratio_is_planned_on_mapped_weights(
     prune_checkpoint(source, tmp_path / "second", asked, plan=tmp_path / "first")
     plan = PruningPlan.load(tmp_path / "second")
     assert {len(kept) for kept in plan.kept_neurons.values()} == {24}
-    assert plan.method["data_driven"] is True
+    assert plan.provenance.data_driven is True
 
 
 def test_calibration_beside_a_plan_is_refused(source: Path, tmp_path: Path) -> None:

@@ -17,17 +17,13 @@ from optipfair_engine.cli.app import app
 from optipfair_engine.errors import InvalidOptionError, PlanError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.options.words import Allocation, NeuronSelectionMethod
-from optipfair_engine.plans.plan import PruningPlan
+from optipfair_engine.plans.provenance import FairnessFacts
 from optipfair_engine.pruning.curves import error_table, replan
 from optipfair_engine.pruning.plan_options import asks_for_another_size, check_beside_plan
 from optipfair_engine.pruning.planner import make_calibrated_plan
 
 OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)
 SIZE_50 = PruneOptions(pruning_percentage=50)
-
-
-def _without_method(plan: PruningPlan) -> dict[str, object]:
-    return {name: value for name, value in plan.method.items() if name != "neuron_selection_method"}
 
 
 def test_with_statistics_another_ratio_is_the_plan_made_at_that_ratio(
@@ -45,10 +41,11 @@ def test_another_size_of_a_fair_plan_still_says_that_fairness_chose(
     view: ModelView, calibration: CalibrationSet
 ) -> None:
     made = make_calibrated_plan(view, OBS, calibration)
-    fair = replace(made.plan, method={**_without_method(made.plan), "fairness": {"weight": 1.0}})
-    method = replan(view, SIZE_50, fair, made.statistics).method
-    assert method["fairness"] == {"weight": 1.0}
-    assert "neuron_selection_method" not in method
+    facts = FairnessFacts(weight=1.0, prompt_pairs=8, held_out_pairs=4, score="a formula")
+    provenance = replace(made.plan.provenance, neuron_selection_method=None, fairness=facts)
+    again = replan(view, SIZE_50, replace(made.plan, provenance=provenance), made.statistics).provenance
+    assert again.fairness == facts
+    assert again.neuron_selection_method is None
 
 
 def test_a_refit_without_statistics_says_what_it_needs(view: ModelView, calibration: CalibrationSet) -> None:
@@ -73,7 +70,7 @@ def test_another_ratio_keeps_the_way_in_which_the_plan_divided_its_neurons(
 ) -> None:
     options = PruneOptions(allocation="allocated", pruning_percentage=30)
     made = make_calibrated_plan(view, options, calibration).plan
-    plan = replace(made, method={**made.method, "allocation": rule})
+    plan = replace(made, provenance=replace(made.provenance, allocation=rule))
     allocation: Allocation = "uniform" if rule == "uniform" else "allocated"
     expected = replan(view, SIZE_50.changed(allocation=allocation), plan, None)
     assert replan(view, SIZE_50, plan, None).kept_neurons == expected.kept_neurons
@@ -107,9 +104,9 @@ def test_another_divisor_or_allocation_makes_a_plan_anew_at_its_own_size(
     assert asks_for_another_size(unequal, made.plan)
     found = replan(view, rounded, made.plan, made.statistics)
     assert {len(kept) for kept in found.kept_neurons.values()} == {32}
-    assert found.method["pruning_percentage"] == 30
+    assert found.provenance.pruning_percentage == 30
     unequal_plan = replan(view, unequal, made.plan, made.statistics)
-    assert unequal_plan.method["allocation"] == "importance"
+    assert unequal_plan.provenance.allocation == "importance"
     assert sum(map(len, unequal_plan.kept_neurons.values())) == 4 * 28
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from optipfair_engine.architectures import locate
 from optipfair_engine.calibration import CalibrationSet, as_calibration_set
 from optipfair_engine.checkpoints import load_model, load_pruned
-from optipfair_engine.errors import CalibrationError, EngineError, InvalidOptionError
+from optipfair_engine.errors import CalibrationError, EngineError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.pruning import make_plan
-from optipfair_engine.workflow.prune.out_of_core import plan_out_of_core, prune_out_of_core
+from optipfair_engine.workflow import prune_checkpoint
+from optipfair_engine.workflow.prune.out_of_core import plan_out_of_core
 from tests.numbers import assert_near
 
 REFIT = {"compensation": "least_squares", "verify": "structure"}
@@ -69,11 +70,11 @@ def test_the_plan_is_that_of_the_in_memory_path(
     assert found.removed_layers == expected.removed_layers
     assert found.weights.keys() == expected.weights.keys()
     assert all(relative(found.weights[name], expected.weights[name]) < 1e-3 for name in expected.weights)
-    assert found.method["pruning_type"] == expected.method["pruning_type"]
-    assert found.method.get("calibration") == expected.method.get("calibration")
-    assert found.method.get("allocation") == expected.method.get("allocation")
-    losses = expected.method.get("allocation_held_out_losses", {})
-    assert_near(found.method.get("allocation_held_out_losses", {}), losses, 1e-4)
+    assert found.provenance.pruning_type == expected.provenance.pruning_type
+    assert found.provenance.calibration == expected.provenance.calibration
+    assert found.provenance.allocation == expected.provenance.allocation
+    losses = expected.provenance.allocation_held_out_losses or {}
+    assert_near(found.provenance.allocation_held_out_losses or {}, losses, 1e-4)
     assert bool(losses) == (options.preset == "recommended")
 
 
@@ -83,7 +84,9 @@ def test_the_checkpoint_reloads_and_says_what_it_was_calibrated_on(
     source = checkpoint("llama")
     options = PruneOptions(pruning_percentage=30, neuron_selection_method="OBS", **REFIT)  # type: ignore[arg-type]
     calibration = as_calibration_set(calibration.batches[:2])
-    metrics = prune_out_of_core(source, tmp_path / "out", options, calibration)
+    metrics = prune_checkpoint(
+        source, tmp_path / "out", options, calibration_texts=calibration, execution="streamed"
+    )
     model = load_pruned(tmp_path / "out")
     assert model.config.intermediate_size == 56
     assert metrics["calibration_tokens"] == calibration.tokens
@@ -113,45 +116,19 @@ def test_widths_are_compared_once_for_a_work_folder(
 ) -> None:
     source, work = checkpoint("llama"), tmp_path / "work"
     first = PruneOptions(pruning_percentage=30, preset="recommended", verify="structure")
-    compared = plan_out_of_core(source, first, calibration, work).method
-    assert set(compared["allocation_held_out_losses"]) == {"uniform", "importance", "curves"}
+    compared = plan_out_of_core(source, first, calibration, work).provenance
+    assert set(compared.allocation_held_out_losses or ()) == {"uniform", "importance", "curves"}
 
     def fail(*_: object) -> None:
         raise RuntimeError("text was scored")
 
     monkeypatch.setattr("optipfair_engine.evaluation.perplexity.score_windows", fail)
     second = PruneOptions(pruning_percentage=50, preset="recommended", verify="structure")
-    again = plan_out_of_core(source, second, calibration, work).method
-    assert (again["allocation"], again["allocation_compared"]) == (compared["allocation"], False)
+    again = plan_out_of_core(source, second, calibration, work).provenance
+    assert (again.allocation, again.allocation_compared) == (compared.allocation, False)
     (work / "allocation.json").write_text("{")
     with pytest.raises(CalibrationError, match=r"allocation\.json in the work folder can't be read"):
         plan_out_of_core(source, second, calibration, work)
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"verify": "logits"},
-        {"dtype": "float16"},
-        {"keep_statistics": True},
-        {"healing": {"max_seconds": 5}},
-        {"fairness": {"prompt_pairs": [["a", "b"]]}},
-    ],
-)
-def test_what_needs_the_whole_model_is_refused_first(
-    calibration: CalibrationSet, tmp_path: Path, asked: dict[str, Any]
-) -> None:
-    options = PruneOptions(**{"pruning_percentage": 30, **REFIT, **asked})
-    with pytest.raises(InvalidOptionError, match="out of core"):
-        prune_out_of_core(tmp_path / "nowhere", tmp_path / "out", options, calibration)
-
-
-def test_a_work_folder_of_depth_pruning_is_refused(calibration: CalibrationSet, tmp_path: Path) -> None:
-    options = PruneOptions(pruning_type="DEPTH", num_layers_to_remove=1, **REFIT)  # type: ignore[arg-type]
-    with pytest.raises(InvalidOptionError, match="depth pruning keeps no state"):
-        prune_out_of_core(
-            tmp_path / "nowhere", tmp_path / "out", options, calibration, work=tmp_path / "work"
-        )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +151,13 @@ def test_options_are_checked_before_a_layer_is_run(
 ) -> None:
     options = PruneOptions(**{"verify": "structure", **asked})
     with pytest.raises(EngineError, match=message):
-        prune_out_of_core(checkpoint(family), tmp_path / "out", options, calibration, work=tmp_path / "work")
+        prune_checkpoint(
+            checkpoint(family),
+            tmp_path / "out",
+            options,
+            calibration_texts=calibration,
+            work=tmp_path / "work",
+        )
     assert not (tmp_path / "work").exists()
 
 

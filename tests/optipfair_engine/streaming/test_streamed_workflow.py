@@ -17,8 +17,6 @@ from optipfair_engine.cli.app import app
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError, UnsupportedModelError
 from optipfair_engine.options.prune import PruneOptions, VerifyLevel
 from optipfair_engine.workflow import prune_checkpoint
-from optipfair_engine.workflow.prune.in_memory import prune_in_memory
-from optipfair_engine.workflow.prune.streamed import can_stream
 
 
 def run(*arguments: object) -> None:
@@ -48,10 +46,10 @@ def test_the_metrics_and_files_are_those_of_the_in_memory_path(
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
         save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
     options = PruneOptions(**asked, verify="structure")
-    assert can_stream(source, options)
     streamed = prune_checkpoint(source, tmp_path / "streamed", options)
-    memory = prune_in_memory(source, tmp_path / "memory", options)
-    own = {"seconds", "output_bytes"}
+    memory = prune_checkpoint(source, tmp_path / "memory", options, execution="memory")
+    assert (streamed["execution"], memory["execution"]) == ("streamed", "memory")
+    own = {"seconds", "output_bytes", "execution", "execution_reason"}
     assert {k: v for k, v in streamed.items() if k not in own} == {
         k: v for k, v in memory.items() if k not in own
     }
@@ -61,16 +59,16 @@ def test_the_metrics_and_files_are_those_of_the_in_memory_path(
 
 def test_out_of_core_without_calibration_streams_or_says_why_not(checkpoint: Any, tmp_path: Path) -> None:
     source, options = checkpoint("llama"), PruneOptions(pruning_percentage=30, verify="structure")
-    prune_checkpoint(source, tmp_path / "out", options, out_of_core=True)
+    prune_checkpoint(source, tmp_path / "out", options, execution="streamed")
     planned = PruneOptions(verify="structure")
-    prune_checkpoint(source, tmp_path / "again", planned, plan=tmp_path / "out", out_of_core=True)
+    prune_checkpoint(source, tmp_path / "again", planned, plan=tmp_path / "out", execution="streamed")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "again")]
     assert weights[0] == weights[1]
     with pytest.raises(InvalidOptionError, match=r"out of core.*verify"):
-        prune_checkpoint(source, tmp_path / "none", PruneOptions(), out_of_core=True)
+        prune_checkpoint(source, tmp_path / "none", PruneOptions(), execution="streamed")
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(InvalidOptionError, match=r"a folder with safetensors, and model\.gguf is none"):
-        prune_checkpoint(tmp_path / "model.gguf", tmp_path / "none", options, out_of_core=True)
+        prune_checkpoint(tmp_path / "model.gguf", tmp_path / "none", options, execution="streamed")
 
 
 def test_a_snapshot_of_the_hub_is_named_after_its_model_by_both_paths(
@@ -81,7 +79,7 @@ def test_a_snapshot_of_the_hub_is_named_after_its_model_by_both_paths(
     checkpoint("llama").rename(source)
     options = PruneOptions(pruning_percentage=30, verify="structure")
     prune_checkpoint(source, tmp_path / "streamed", options)
-    prune_in_memory(source, tmp_path / "memory", options)
+    prune_checkpoint(source, tmp_path / "memory", options, execution="memory")
     for name in ("streamed", "memory"):
         manifest = json.loads((tmp_path / name / "optipfair_manifest.json").read_text())
         assert manifest["source"] == {"name": "owner/name", "revision": "abc123"}
@@ -120,6 +118,25 @@ def test_the_command_falls_back_to_memory(checkpoint: Any, tmp_path: Path) -> No
     save_file(bare, source / "model.safetensors", metadata={"format": "pt"})
     run("--model-path", source, "--output-path", tmp_path / "out", "--pruning-type", "MLP")
     load_pruned(tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "optipfair_manifest.json").read_text())
+    assert metrics["execution"] == manifest["execution"] == "memory"
+    # the reason is what stood in the way of streaming
+    assert metrics["execution_reason"] == manifest["execution_reason"]
+    assert "gpt2" in metrics["execution_reason"]
+
+
+def test_what_memory_is_too_small_for_is_streamed_and_checked_by_its_structure(
+    checkpoint: Any, tmp_path: Path
+) -> None:
+    source, options = checkpoint("llama"), PruneOptions(pruning_percentage=30)
+    metrics = prune_checkpoint(source, tmp_path / "out", options, memory_limit=10**6)
+    assert (metrics["execution"], metrics["reload_check"]) == ("streamed", "structure")
+    manifest = json.loads((tmp_path / "out" / "optipfair_manifest.json").read_text())
+    assert manifest["reload_check"] == "structure"
+    assert "memory" in manifest["execution_reason"]
+    enough = prune_checkpoint(source, tmp_path / "enough", options, memory_limit=10**12)
+    assert (enough["execution"], enough["reload_check"]) == ("memory", "logits")
 
 
 def test_the_command_prunes_out_of_core_and_goes_on_from_its_work_folder(
