@@ -23,12 +23,6 @@ _BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
-#: What must hold of a number, where the bound that was passed is only half of it.
-_WHOLE = {
-    "pruning_percentage": "at least 0 and below 100",
-    "depth_pruning_percentage": "above 0 and below 100",
-    "fairness.weight": "at least 0 and finite",
-}
 
 
 class ContradictionError(ValueError):
@@ -99,9 +93,12 @@ def _choices(found: ErrorDetails) -> str:
 
 
 def _bound(kind: str, name: str, context: Mapping[str, Any]) -> str:
-    if name in _WHOLE:
-        return _WHOLE[name]
+    """What must hold of a number: of a percentage both bounds, otherwise the one that was passed."""
+    if name == "fairness.weight":
+        return "at least 0 and finite"
+    if name.endswith("percentage"):
+        return f"{'above' if name.startswith('depth') else 'at least'} 0 and below 100"
     if kind == "finite_number":
         return "a finite number"
     key, word = _BOUNDS[kind]
-    return "above 0" if (key, context[key]) == ("ge", 1) else f"{word} {context[key]}"
+    return "above 0" if (key, context[key]) == ("ge", 1) else f"{word} {context[key]:g}"

@@ -18,7 +18,8 @@ def resolve_preset(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
         return options
     changes: dict[str, Any] = {"compensation": "least_squares"}
     if options.prunes_neurons:
-        if options.neuron_selection_method == "MAW":
+        # fairness is itself the score of neurons
+        if options.neuron_selection_method == "MAW" and options.fairness is None:
             changes["neuron_selection_method"] = "OBS"
         if options.layer_indices is None and options.allocation is None:
             changes["allocation"] = "allocated"

@@ -29,6 +29,14 @@ SETTLED_BY_PLAN: Final = (
     *("layer_indices", "num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method"),
     *("fairness", "keep_statistics"),
 )
+#: Of these, the words by which a plan says how it chose.
+WORDS_OF_PLAN: Final = (
+    "neuron_selection_method",
+    "tie_break",
+    "layer_selection_method",
+    "attention_unit",
+    "compensation",
+)
 
 
 def check_one_size(options: Prune) -> None:
@@ -228,6 +236,11 @@ def check_beside_plan(options: Prune, *, calibrated: bool) -> None:
 def refits(options: Prune, *, calibrated: bool) -> bool:
     """Whether what stays is refitted, because it is asked for or by the preset."""
     return options.compensation != "none" or (options.preset == "recommended" and calibrated)
+
+
+def scores_neurons_by_text(options: Prune) -> bool:
+    """Whether neurons are chosen by a score that calibration text, if there is any, has a part in."""
+    return options.prunes_neurons and options.neuron_selection_method not in (*STATIC_METHODS, "OBS")
 
 
 def selects_layers_by_text(options: Prune) -> bool:

@@ -243,8 +243,7 @@ def fair_plan_of(
         rules.check_needs(options, calibrated=calibration is not None, healed=False)
     if calibration is None:
         raise InvalidOptionError("fairness needs calibration data")
-    # a preset would choose a score too, which fairness doesn't use
-    chosen = resolve_preset(options, calibrated=True).changed(fairness=None, neuron_selection_method="MAW")
+    chosen = resolve_preset(options, calibrated=True).changed(fairness=None)
     items = pair_items(asked.prompt_pairs, "Fairness")
     made = fair_plan(model, tokenizer, items, chosen, calibration, weight=asked.weight, report=report)
     if options.healing_seconds is not None:

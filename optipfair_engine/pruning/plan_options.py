@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options.prune import PruneOptions
-from optipfair_engine.options.rules import SIZES
+from optipfair_engine.options.rules import SIZES, WORDS_OF_PLAN
 from optipfair_engine.pruning.depth.choice import count_to_remove
 from optipfair_engine.pruning.sizes import checked_layer_indices
 
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 #: What makes a plan anew, of a kind that has widths or heads.
 _RESIZING = (*SIZES, "expansion_divisor", "allocation")
 
-#: What a plan has settled.
-_SETTLED = (
-    "neuron_selection_method",
-    "tie_break",
-    "layer_selection_method",
-    "attention_unit",
-    "compensation",
-)
-
 
 def check_beside_plan(options: PruneOptions, plan: PruningPlan) -> None:
     """Refuse options that contradict a plan, or that would not be read beside one.
@@ -43,7 +34,7 @@ def check_beside_plan(options: PruneOptions, plan: PruningPlan) -> None:
     kind, defaults = plan_type(plan), PruneOptions()
     if options.pruning_type not in (defaults.pruning_type, kind):
         raise _contradiction("pruning_type", options.pruning_type, kind)
-    for name in _SETTLED:
+    for name in WORDS_OF_PLAN:
         default = getattr(defaults, name)
         asked, made = getattr(options, name), plan.method.get(name, default)
         if asked not in (default, made):

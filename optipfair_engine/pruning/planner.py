@@ -18,7 +18,6 @@ from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width.by_score import WidthSize, target_layers, width_plan
 from optipfair_engine.pruning.width.calibrated import Calibrated, calibrated_width_plan, uniform_counts
-from optipfair_engine.pruning.width.scores import DATA_DRIVEN_METHODS
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
@@ -92,7 +91,7 @@ def make_calibrated_plan(
 def uses_calibration(options: PruneOptions) -> bool:
     """Whether calibration, if there is any, has a say in what stays (rather than in healing alone)."""
     options = resolve_preset(options, calibrated=True)
-    by_score = options.prunes_neurons and options.neuron_selection_method in DATA_DRIVEN_METHODS
+    by_score = rules.scores_neurons_by_text(options)
     solved = options.compensation != "none" or options.allocation == "allocated"
     return by_score or solved or rules.selects_layers_by_text(options) or options.fairness is not None
 
