@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from types import UnionType
@@ -17,6 +17,10 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Percentage = Annotated[Finite, Field(ge=0, lt=100)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+#: What can be iterated over, but is a value as it is.
+_WHOLE = (str, bytes, list, tuple, Mapping, BaseModel)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,6 @@ def _plain(value: object, field: FieldInfo | None) -> object:
         if isinstance(value, SupportsFloat):
             number = float(value)
             return int(number) if value_type(field) is int and number.is_integer() else number
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes | list | tuple | dict | BaseModel):
+    if isinstance(value, Iterable) and not isinstance(value, _WHOLE):
         return tuple(value)  # a generator could be read only once
     return value
