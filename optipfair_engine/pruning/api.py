@@ -97,18 +97,18 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     _check_names(options)
     sizes = (expansion_rate, options.get("target_parameters"), options.get("target_bytes"))
     rate = next((size for size in sizes if size is not None), None)
-    chosen = PruneOptions(
-        pruning_type=_checked_type(pruning_type),
-        neuron_selection_method=_checked_method(neuron_selection_method),
-        pruning_percentage=_percentage(pruning_percentage, rate, expansion_divisor, pruning_type),
-        expansion_rate=expansion_rate,
-        expansion_divisor=expansion_divisor,
-        layer_indices=layer_indices,
-        num_layers_to_remove=num_layers_to_remove,
-        depth_pruning_percentage=depth_pruning_percentage,
-        layer_selection_method=layer_selection_method,
-        **options,
-    )
+    guide: dict[str, Any] = {
+        "pruning_type": _checked_type(pruning_type),
+        "neuron_selection_method": _checked_method(neuron_selection_method),
+        "pruning_percentage": _percentage(pruning_percentage, rate, expansion_divisor, pruning_type),
+        "expansion_rate": expansion_rate,
+        "expansion_divisor": expansion_divisor,
+        "layer_indices": layer_indices,
+        "num_layers_to_remove": num_layers_to_remove,
+        "depth_pruning_percentage": depth_pruning_percentage,
+        "layer_selection_method": layer_selection_method,
+    }
+    chosen = PruneOptions(**guide, **options)
     view = locate(model, layers_path)
     check_finite(model)
     calibration = None if dataloader is None else as_calibration_set(dataloader)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from optipfair_engine.bias.behaviour.preferences import BehaviourResult
     from optipfair_engine.bias.statistics.profile import Profile
 
+__all__ = ["BiasOptions", "bias_checkpoint"]
+
 METRICS_FILE: Final = "metrics.json"
 PAIRS_FILE: Final = "bias_metrics.json"
 SUMMARY_FILE: Final = "bias_summary.json"
