@@ -21,7 +21,7 @@ from jobs.specs.references import (
     TextRef,
 )
 from optipfair_engine.options import prune as engine, rules
-from optipfair_engine.options.base import Strict, again
+from optipfair_engine.options.base import Finite, Strict, again
 
 
 class Healing(engine.Healing):
@@ -45,6 +45,7 @@ class PlanRef(Strict):
 class PruneSpec(engine.Prune, OfModel):
     """A smaller checkpoint. Width and attention take exactly one size; depth takes a count or the layers."""
 
+    expansion_rate: Annotated[Finite, Field(gt=0, le=10_000)] | None = again(engine.Prune, "expansion_rate")
     layer_indices: LayerIndices | None = again(engine.Prune, "layer_indices")
     healing: Healing | None = again(engine.Prune, "healing")
     fairness: Fairness | None = again(engine.Prune, "fairness")

@@ -73,7 +73,7 @@ class Prune(Strict):
     """Which of equally scored neurons stay; topk: those that optipfair 0.4.2 keeps."""
     pruning_percentage: Annotated[Percentage | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
     """Per cent of neurons, heads or KV groups that go."""
-    expansion_rate: Annotated[Annotated[Finite, Field(gt=0, le=10_000)] | None, About(_SIZE, _WIDTH)] = None
+    expansion_rate: Annotated[Annotated[Finite, Field(gt=0)] | None, About(_SIZE, _WIDTH)] = None
     """The size that stays: intermediate_size in per cent of hidden_size."""
     target_parameters: Annotated[Count | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
     """The size that stays: at most so many parameters of the whole model."""

@@ -142,6 +142,7 @@ def _first(needs: Mapping[str, str]) -> str:
 
 
 _OBS_ALONE = 'neuron_selection_method="OBS" needs compensation="least_squares"'
+_CFSP = 'neuron_selection_method="CFSP" needs calibration data (a dataloader, or texts)'
 _DATA = "needs calibration data (a dataloader, or calibration texts)"
 _DEPTH_NEEDS = (
     "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
@@ -154,7 +155,7 @@ def _needs(options: Prune, *, planned: bool, healed: bool) -> dict[str, str]:
     method, layers = options.neuron_selection_method, options.layer_selection_method
     refitted = _DEPTH_NEEDS if options.pruning_type == "DEPTH" else f"compensation {_DATA}"
     needy = (
-        (method == "CFSP", 'neuron_selection_method "CFSP"', f'neuron_selection_method="CFSP" {_DATA}'),
+        (method == "CFSP", 'neuron_selection_method "CFSP"', _CFSP),
         (method == "OBS", 'neuron_selection_method "OBS"', refitted),
         (options.compensation != "none", 'compensation "least_squares"', refitted),
         (
