@@ -157,14 +157,17 @@ def finish(
     if verify == "none":
         return manifest
     tokens = check_tokens(model.config.get_text_config().vocab_size)
+    # told to the other process, whose own trial might end otherwise
+    computed: ComputeDtype = "float32" if chosen_dtype(model) == torch.float32 else "checkpoint"
     verify_reload(
         folder,
         level=verify,
-        reference_logits=model_logits(model, tokens) if verify == "logits" else None,
+        reference_logits=model_logits(model, tokens, computed) if verify == "logits" else None,
         token_ids=tokens,
         runner=runner,
         device=str(model.device),
         attention=model.config._attn_implementation,
+        compute_dtype=computed,
     )
     manifest = replace(manifest, reload_check=verify)
     manifest.write(folder)

@@ -32,7 +32,7 @@ from optipfair_engine.calibration.runner import (
     with_positions,
 )
 from optipfair_engine.calibration.text import Batch, iter_batches
-from optipfair_engine.computing.onednn import onednn_linear
+from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.streaming.layerwise.model import mapped_model
