@@ -71,7 +71,8 @@ class Manifest:
     """What the manifest says.
 
     ``reload_check`` is the level that passed: ``none`` (not checked), ``structure`` or ``logits``.
-    ``measured`` holds perplexities (metric → value), where there was text to measure them on.
+    ``measured`` holds perplexities (metric → value), where there was text to measure them on;
+    ``compute_dtype`` is the number type of the forward passes that measured and chose, if there were any.
     """
 
     source: SourceInfo | None
@@ -80,6 +81,7 @@ class Manifest:
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
+    compute_dtype: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write it to ``folder``; the same content gives the same bytes."""
@@ -98,7 +100,9 @@ class Manifest:
             source = SourceInfo(**data["source"]) if data["source"] else None
             files = {name: FileEntry(**entry) for name, entry in data["files"].items()}
             measured = data.get("measured", {})
-            return cls(source, data["plan"], data["reload_check"], files, data["versions"], measured)
+            level, versions = data["reload_check"], data["versions"]
+            compute_dtype = data.get("compute_dtype")
+            return cls(source, data["plan"], level, files, versions, measured, compute_dtype)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ReloadCheckError(
                 f"{MANIFEST_NAME} is missing or malformed: {type(error).__name__}"

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optipfair_engine.checkpoints.loading import load_pruned
-from optipfair_engine.computing.number_type import ComputeDtype
+from optipfair_engine.computing.asked import ComputeDtype
 from optipfair_engine.computing.products import fast_products
 
 

@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from optipfair_engine.checkpoints.loading import load_config, load_pruned, model_class_of, sized_class
 from optipfair_engine.checkpoints.manifest import MANIFEST_NAME, Manifest, VerifyLevel, check_hashes
 from optipfair_engine.checkpoints.reload import ReloadItem, read_answer, write_request
-from optipfair_engine.computing.number_type import ComputeDtype
+from optipfair_engine.computing.asked import ComputeDtype
 from optipfair_engine.errors import EngineError, InvalidOptionError, ReloadCheckError
 from optipfair_engine.headers import HeaderError, read_headers
 
-#: ``runner(folder, token_ids, device, attention, compute_dtype) -> logits``, in a process that never held the model
+#: ``runner(folder, token_ids, device, attention, compute_dtype) -> logits``, in a process that never held
+#: the model
 ReloadRunner: TypeAlias = Callable[[Path, Sequence[Sequence[int]], str, str | None, ComputeDtype], Tensor]
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

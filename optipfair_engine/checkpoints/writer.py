@@ -21,6 +21,8 @@ from optipfair_engine.checkpoints.manifest import (
 from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
 from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.checkpoints.verify import ReloadRunner, check_tokens, verify_reload
+from optipfair_engine.computing.asked import ComputeDtype, computed_in
+from optipfair_engine.computing.number_type import chosen_dtype, name_of
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
 
 if TYPE_CHECKING:
@@ -152,13 +154,14 @@ def finish(
         plan.save(folder)
     summary = plan_summary(plan)
     write_model_card(folder, model.config.get_text_config().model_type, summary, source, measured)
-    manifest = Manifest(source, summary, "none", hash_folder(folder), package_versions(), measured)
+    files = hash_folder(folder)
+    manifest = Manifest(source, summary, "none", files, package_versions(), measured, computed_in())
     manifest.write(folder)
     if verify == "none":
         return manifest
     tokens = check_tokens(model.config.get_text_config().vocab_size)
     # told to the other process, whose own trial might end otherwise
-    computed: ComputeDtype = "float32" if chosen_dtype(model) == torch.float32 else "checkpoint"
+    computed: ComputeDtype = "float32" if name_of(chosen_dtype(model)) == "float32" else "checkpoint"
     verify_reload(
         folder,
         level=verify,

@@ -8,44 +8,25 @@ processor's name: it then also holds where oneDNN or torch were told to use less
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import cache
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optipfair_engine.computing.onednn import HALF, is_plain, onednn_operation, wide_linear
+from optipfair_engine.computing.asked import ComputeDtype, asked_for, checked
+from optipfair_engine.computing.onednn import HALF, onednn_operation, wide_linear
 from optipfair_engine.errors import InvalidOptionError
-
-#: ``auto``: float32 where that is faster; ``checkpoint``: the type of the model's weights, as users run it.
-ComputeDtype: TypeAlias = Literal["auto", "float32", "checkpoint"]
 
 #: Tokens of the trial, and how many numbers of a weight it uses at most: 6 ms a product where it is slowest.
 _TOKENS: Final = 128
 _TRIAL_NUMBERS: Final = 2**18
+_SMALLEST: Final = 256
 _ROUNDS: Final = 3
 #: How much faster float32 must be: a tie keeps what users compute in.
 _MARGIN: Final = 1.2
-
-_asked: ContextVar[ComputeDtype] = ContextVar("compute_dtype", default="auto")
-
-
-@contextmanager
-def computing_in(compute_dtype: ComputeDtype) -> Iterator[None]:
-    """Within the block, whatever measures or chooses computes in this type unless it is told another.
-
-    Raises:
-        InvalidOptionError: no such choice.
-    """
-    token = _asked.set(_checked(compute_dtype))
-    try:
-        yield
-    finally:
-        _asked.reset(token)
 
 
 def chosen_dtype(model: nn.Module, compute_dtype: ComputeDtype | None = None) -> torch.dtype:
@@ -53,12 +34,12 @@ def chosen_dtype(model: nn.Module, compute_dtype: ComputeDtype | None = None) ->
 
     Args:
         model: a model in half precision on a CPU has the choice; any other computes in its own type.
-        compute_dtype: ``None`` takes that of the innermost ``computing_in``, which is ``auto`` outside any.
+        compute_dtype: ``None`` takes that of the innermost ``computing`` block; outside any, ``auto``.
 
     Raises:
         InvalidOptionError: no such choice, or float32 on an accelerator for a model in half precision.
     """
-    asked = _asked.get() if compute_dtype is None else _checked(compute_dtype)
+    asked = asked_for() if compute_dtype is None else checked(compute_dtype)
     weight = _largest_half_weight(model)
     if weight is None or asked == "checkpoint":
         return _own_dtype(model) if weight is None else weight.dtype
@@ -71,8 +52,10 @@ def chosen_dtype(model: nn.Module, compute_dtype: ComputeDtype | None = None) ->
         return weight.dtype
     if asked == "float32":
         return torch.float32
-    rows = min(len(weight), max(1, _TRIAL_NUMBERS // weight.shape[1]))
-    faster = float32_is_faster(weight.dtype, rows, int(weight.shape[1]), torch.get_num_threads())
+    # a tiny product tells nothing but the price of a call
+    columns = max(int(weight.shape[1]), _SMALLEST)
+    rows = min(max(len(weight), _SMALLEST), max(1, _TRIAL_NUMBERS // columns))
+    faster = float32_is_faster(weight.dtype, rows, columns, torch.get_num_threads())
     return torch.float32 if faster else weight.dtype
 
 
@@ -109,21 +92,13 @@ class _Stopwatch:
         self.shortest = min(self.shortest, time.perf_counter() - start)
 
 
-def _checked(compute_dtype: ComputeDtype) -> ComputeDtype:
-    choices = get_args(ComputeDtype)
-    if compute_dtype not in choices:
-        raise InvalidOptionError(
-            f"compute_dtype must be one of {', '.join(choices)}, not {compute_dtype!r}: for any other type, "
-            "load the model in it (dtype) and compute in that of the checkpoint"
-        )
-    return compute_dtype
-
-
 def _largest_half_weight(model: nn.Module) -> Tensor | None:
-    """The largest matrix in half precision outside the embedding tables, the last two dimensions of a stack."""
+    """The largest matrix in half precision outside the embedding tables; a stack of them as one."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     found = [
-        p for p in model.parameters() if p.dtype in HALF and p.dim() >= 2 and p.numel() and id(p) not in tables
+        p
+        for p in model.parameters()
+        if p.dtype in HALF and p.dim() >= 2 and p.numel() and id(p) not in tables
     ]
     largest = max(found, key=lambda p: p.numel(), default=None)
     if largest is None:

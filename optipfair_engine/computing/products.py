@@ -11,8 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from optipfair_engine.computing.number_type import ComputeDtype, chosen_dtype
-from optipfair_engine.computing.onednn import HALF, Operation, is_plain, linear, onednn_operation, wide, wide_linear
+from optipfair_engine.computing.asked import ComputeDtype, note_use
+from optipfair_engine.computing.number_type import chosen_dtype, name_of
+from optipfair_engine.computing.onednn import (
+    HALF,
+    Operation,
+    is_plain,
+    linear,
+    onednn_operation,
+    wide,
+    wide_linear,
+)
 
 
 @contextmanager
@@ -24,8 +33,8 @@ def fast_products(model: nn.Module, compute_dtype: ComputeDtype | None = None) -
 
     In float32 a model stored in half precision computes as if it had been loaded in float32: each operation
     that needs a weight is given a cast copy, which goes with it, and activations are float32 throughout. The
-    model's own tensors are neither changed nor replaced. Float32 linear layers without gradients are oneDNN's,
-    where torch has it.
+    model's own tensors are neither changed nor replaced. Float32 linear layers without gradients are formed
+    by oneDNN, where torch has it.
 
     Args:
         model: where its weights lie, and in which type, decides.
@@ -35,6 +44,7 @@ def fast_products(model: nn.Module, compute_dtype: ComputeDtype | None = None) -
         InvalidOptionError: the model can't be computed in this type.
     """
     dtype = chosen_dtype(model, compute_dtype)
+    note_use(name_of(dtype))
     # who computes under autocast has chosen a number type already
     widen = dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     with _Widening(onednn_operation()) if widen and _holds_half(model) else _Products(onednn_operation()):
@@ -89,7 +99,7 @@ class _Widening(_Products):
             args = tuple(map(_wide_dtype, args))
             kwargs = {name: _wide_dtype(value) for name, value in kwargs.items()}
         tensors = [value for value in given if isinstance(value, Tensor)]
-        if _meet(tensors) and not _is_stored_to(func, args):
+        if _would_round(tensors) and not _needs_the_tensor_itself(func, args):
             args = tuple(map(_widened, args))
             kwargs = {name: _widened(value) for name, value in kwargs.items()}
         return func(*args, **kwargs)
@@ -106,16 +116,23 @@ def _leaves(values: Any) -> Iterator[Any]:
             yield value
 
 
-def _meet(tensors: list[Tensor]) -> bool:
-    """Whether tensors in half precision and in float32 meet, which operations on them would refuse or round."""
-    dtypes = {tensor.dtype for tensor in tensors}
-    return torch.float32 in dtypes and not dtypes.isdisjoint(HALF)
+def _would_round(tensors: list[Tensor]) -> bool:
+    """Whether half precision meets float32, which most operations refuse, or is computed with by itself.
+
+    The latter happens to vectors: some norms add one to their weight.
+    """
+    halves = [tensor for tensor in tensors if tensor.dtype in HALF]
+    if not halves:
+        return False
+    return any(t.dim() <= 1 for t in halves) or any(t.dtype == torch.float32 for t in tensors)
 
 
-def _is_stored_to(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether the operation writes into its first argument, which a copy must not stand for."""
+def _needs_the_tensor_itself(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether the operation reads or writes something of its first argument that a copy hasn't got."""
     name = getattr(func, "__name__", "")
-    in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    if name == "__get__":
+        return True
+    in_place = name in ("__setitem__", "__set__") or (name.endswith("_") and not name.endswith("__"))
     return in_place and isinstance(args[0], Tensor) and args[0].dtype in HALF
 
 

@@ -16,6 +16,7 @@ from optipfair_engine.bias.defaults import (
     fill_template,
 )
 from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
+from optipfair_engine.computing.asked import ComputeDtype, computed_in, takes_compute_dtype
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.bias import BiasOptions
@@ -52,12 +53,14 @@ class _Answers:
     behaviour: BehaviourResult | None = None
 
 
+@takes_compute_dtype
 def bias_checkpoint(
     source: Path,
     output: Path,
     options: BiasOptions,
     *,
     baseline: Path | None = None,
+    compute_dtype: ComputeDtype | None = None,
     report: Reporter = null_reporter,
 ) -> dict[str, object]:
     """Measure the bias of a model folder, and how it differs from a baseline's.
@@ -71,6 +74,7 @@ def bias_checkpoint(
         output: a folder, made if need be.
         options: what to measure.
         baseline: another model folder, asked the same; ``source`` is compared with it.
+        compute_dtype: of forward passes that serve a measurement; see ``number_type.chosen_dtype``.
         report: progress; stages "load", "bias", "plot".
 
     Returns:
@@ -96,7 +100,7 @@ def bias_checkpoint(
     output.mkdir(parents=True, exist_ok=True)
     after = _ask(source, questions, options, output, report)
     summary = _summary(after, before, options)
-    metrics = {**_flat(summary), "seconds": time.perf_counter() - started}
+    metrics = {**_flat(summary), "compute_dtype": computed_in(), "seconds": time.perf_counter() - started}
     _write(output, after, summary, metrics, options)
     return metrics
 

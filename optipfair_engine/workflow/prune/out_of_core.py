@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optipfair_engine.calibration.accumulators import SquaredNorm
+from optipfair_engine.computing.asked import computed_in
 from optipfair_engine.errors import CalibrationError, InvalidOptionError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
@@ -73,6 +74,7 @@ def prune_out_of_core(
         metrics = prune_streamed(source, output, options, plan=plan, report=report)
     metrics |= {
         "calibration_tokens": calibration.tokens,
+        "compute_dtype": computed_in(),
         "warnings": metrics.get("warnings", []),
         "seconds": round(time.perf_counter() - start, 3),
     }

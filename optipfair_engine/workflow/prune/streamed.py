@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,7 @@ def _finish(
         package_versions,
     )
     from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
+    from optipfair_engine.computing.asked import computed_in
     from optipfair_engine.plans.reduction import pruning_statistics
     from optipfair_engine.pruning.recommended import calibration_metrics
     from optipfair_engine.streaming import CheckpointLayout, CheckpointSource
@@ -116,7 +118,8 @@ def _finish(
         file.name: FileEntry(*result.files[file.name]) if file.name in result.files else hash_file(file)
         for file in sorted(output.iterdir())
     }
-    Manifest(origin, summary, options.verify, files, package_versions()).write(output)
+    manifest = Manifest(origin, summary, options.verify, files, package_versions())
+    replace(manifest, compute_dtype=computed_in()).write(output)
     report("save", 1, 1, "the checkpoint is written and checked")
     # read off the files, without a model: a layout answers what a ModelView answers
     written = CheckpointLayout(CheckpointSource(output))
