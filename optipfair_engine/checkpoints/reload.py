@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optipfair_engine.checkpoints.loading import load_pruned
-from optipfair_engine.computing.asked import ComputeDtype
 from optipfair_engine.computing.products import fast_products
+from optipfair_engine.options.words import ComputeDtype
 
 
 @dataclass(frozen=True)

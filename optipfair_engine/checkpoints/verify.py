@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from optipfair_engine.checkpoints.loading import load_config, load_pruned, model_class_of, sized_class
 from optipfair_engine.checkpoints.manifest import MANIFEST_NAME, Manifest, VerifyLevel, check_hashes
 from optipfair_engine.checkpoints.reload import ReloadItem, read_answer, write_request
-from optipfair_engine.computing.asked import ComputeDtype
 from optipfair_engine.errors import EngineError, InvalidOptionError, ReloadCheckError
 from optipfair_engine.headers import HeaderError, read_headers
+from optipfair_engine.options.words import ComputeDtype
 
 #: ``runner(folder, token_ids, device, attention, compute_dtype) -> logits``, in a process that never held
 #: the model

@@ -21,9 +21,10 @@ from optipfair_engine.checkpoints.manifest import (
 from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
 from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.checkpoints.verify import ReloadRunner, check_tokens, verify_reload
-from optipfair_engine.computing.asked import ComputeDtype, computed_in
+from optipfair_engine.computing.asked import computed_in
 from optipfair_engine.computing.number_type import chosen_dtype, name_of
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
+from optipfair_engine.options.words import ComputeDtype
 
 if TYPE_CHECKING:
     from optipfair_engine.plans import PruningPlan

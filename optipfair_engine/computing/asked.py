@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args
+from typing import ParamSpec, TypeVar, cast, get_args
 
 from optipfair_engine.errors import InvalidOptionError
-
-#: ``auto``: float32 where that is faster; ``checkpoint``: the type of the model's weights, as users run it.
-ComputeDtype: TypeAlias = Literal["auto", "float32", "checkpoint"]
+from optipfair_engine.options.words import ComputeDtype
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,11 +44,17 @@ def computing(compute_dtype: ComputeDtype | None = None) -> Iterator[None]:
 
 
 def takes_compute_dtype(workflow: Callable[P, R]) -> Callable[P, R]:
-    """Run a workflow in a ``computing`` block of what its keyword ``compute_dtype`` asks for."""
+    """Run a workflow in a ``computing`` block of its ``compute_dtype``, a keyword or a field of its options.
+
+    ``auto`` asks for nothing: then a block outside decides.
+    """
 
     @wraps(workflow)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with computing(cast("ComputeDtype | None", kwargs.get("compute_dtype"))):
+        asked = [getattr(value, "compute_dtype", None) for value in (*args, *kwargs.values())]
+        asked.append(kwargs.get("compute_dtype"))
+        given = next((value for value in asked if value not in (None, "auto")), None)
+        with computing(cast("ComputeDtype | None", given)):
             return workflow(*args, **kwargs)
 
     return run

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optipfair_engine.computing.asked import ComputeDtype, asked_for, checked
+from optipfair_engine.computing.asked import asked_for, checked
 from optipfair_engine.computing.onednn import HALF, onednn_operation, wide_linear
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.options.words import ComputeDtype
 
 #: Tokens of the trial, and how many numbers of a weight it uses at most: 6 ms a product where it is slowest.
 _TOKENS: Final = 128

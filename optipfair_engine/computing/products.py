@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from optipfair_engine.computing.asked import ComputeDtype, note_use
+from optipfair_engine.computing.asked import note_use
 from optipfair_engine.computing.number_type import chosen_dtype, name_of
 from optipfair_engine.computing.onednn import (
     HALF,
@@ -22,6 +22,7 @@ from optipfair_engine.computing.onednn import (
     wide,
     wide_linear,
 )
+from optipfair_engine.options.words import ComputeDtype
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from optipfair_engine.bias.defaults import (
     fill_template,
 )
 from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
-from optipfair_engine.computing.asked import ComputeDtype, computed_in, takes_compute_dtype
+from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.bias import BiasOptions
@@ -60,7 +60,6 @@ def bias_checkpoint(
     options: BiasOptions,
     *,
     baseline: Path | None = None,
-    compute_dtype: ComputeDtype | None = None,
     report: Reporter = null_reporter,
 ) -> dict[str, object]:
     """Measure the bias of a model folder, and how it differs from a baseline's.
@@ -74,7 +73,6 @@ def bias_checkpoint(
         output: a folder, made if need be.
         options: what to measure.
         baseline: another model folder, asked the same; ``source`` is compared with it.
-        compute_dtype: of forward passes that serve a measurement; see ``number_type.chosen_dtype``.
         report: progress; stages "load", "bias", "plot".
 
     Returns:

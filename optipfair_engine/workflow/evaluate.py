@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optipfair_engine.computing.asked import ComputeDtype, computed_in, takes_compute_dtype
+from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
 from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, score_windows, text_windows
 from optipfair_engine.jsonable import write_json
+from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import METRICS_FILE, LoadedModel, load
 
@@ -40,7 +41,7 @@ def evaluate_checkpoint(
     warmup_runs: int = 2,
     dtype: str = "auto",
     device: str = "cpu",
-    compute_dtype: ComputeDtype | None = None,
+    compute_dtype: ComputeDtype = "auto",
     report: Reporter = null_reporter,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint; writes ``metrics.json`` and plots into ``output``.

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from optipfair_engine.calibration import CalibrationSet
-from optipfair_engine.computing.asked import ComputeDtype, computed_in, takes_compute_dtype
+from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.jsonable import write_json
+from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import METRICS_FILE, calibration_set, load
 
@@ -28,7 +29,7 @@ def importance_checkpoint(
     layers_path: str | None = None,
     dtype: str = "auto",
     device: str = "cpu",
-    compute_dtype: ComputeDtype | None = None,
+    compute_dtype: ComputeDtype = "auto",
     report: Reporter = null_reporter,
 ) -> dict[str, Any]:
     """The importance of each layer over texts; writes ``metrics.json`` and ``importance.png``.

@@ -24,7 +24,7 @@ from worker.engine.process import make_context
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from optipfair_engine.computing.asked import ComputeDtype
+    from optipfair_engine.options.words import ComputeDtype
 
 
 def forked_runner(

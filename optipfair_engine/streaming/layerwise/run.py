@@ -32,10 +32,11 @@ from optipfair_engine.calibration.runner import (
     with_positions,
 )
 from optipfair_engine.calibration.text import Batch, iter_batches
-from optipfair_engine.computing.asked import ComputeDtype, asked_for, note_use
+from optipfair_engine.computing.asked import asked_for, note_use
 from optipfair_engine.computing.number_type import chosen_dtype, name_of
 from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import CalibrationError, UnsupportedModelError
+from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.streaming.layerwise.model import mapped_model
 from optipfair_engine.streaming.layerwise.state import LayerStore, StoredAccumulators, signature

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optipfair_engine.computing.asked import ComputeDtype, takes_compute_dtype
+from optipfair_engine.computing.asked import takes_compute_dtype
 from optipfair_engine.errors import CheckpointError, InvalidOptionError, UnsupportedModelError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.prune import PruneOptions
@@ -35,7 +35,6 @@ def prune_checkpoint(
     reload_runner: ReloadRunner | None = None,
     out_of_core: bool = False,
     work: Path | None = None,
-    compute_dtype: ComputeDtype | None = None,
 ) -> dict[str, Any]:
     """Prune a checkpoint and save the result.
 
@@ -57,7 +56,6 @@ def prune_checkpoint(
         reload_runner: how the reload check computes logits in another process (``verify_reload``).
         out_of_core: never with the model in memory: calibrate layer by layer from disk, and stream.
         work: the folder of that run's state; see ``out_of_core.prune_out_of_core``.
-        compute_dtype: of forward passes that serve a measurement; see ``number_type.chosen_dtype``.
 
     Returns:
         The flat metrics: the guide's ``stats`` keys, ``output_bytes``, ``seconds``, ``reload_check`` and
