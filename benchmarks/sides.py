@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = "optipfair==0.4.2"
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "bf16")
+_RESTRICTIONS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 COMMAND = Path(sys.executable).with_name("optipfair")
 
 
@@ -50,6 +53,23 @@ def demo_model(given: Path | None, folder: Path) -> Path:
 
         write_demo_model(folder)
     return given or folder
+
+
+def processor() -> str:
+    """The processor's name, and which of the extensions it has that decide how fast number types are.
+
+    Where oneDNN or torch were told to use less, that stands behind it.
+    """
+    try:
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # no Linux
+        return platform.processor() or platform.machine()
+    lines = [line.partition(":") for line in facts.splitlines()]
+    named = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    flags = set(named.get("flags", named.get("Features", "")).split())
+    found = [flag for flag in _FLAGS if flag in flags] or ["no AVX2"]
+    told = [f"{name}={os.environ[name]}" for name in _RESTRICTIONS if name in os.environ]
+    return f"{named.get('model name', platform.machine())} ({', '.join(found + told)})"
 
 
 def test_data() -> Path:

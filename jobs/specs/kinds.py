@@ -33,7 +33,7 @@ from jobs.specs.references import (
 )
 from optipfair_engine.options.base import Strict, again
 from optipfair_engine.options.bias import Bias
-from optipfair_engine.options.words import DType, Visualization
+from optipfair_engine.options.words import ComputeDtype, DType, Visualization
 
 MAX_STEPS = 16
 
@@ -53,6 +53,10 @@ class ImportanceSpec(OfModel):
     )
     dtype: DType = "auto"
     device: Device = "auto"
+    compute_dtype: ComputeDtype = Field(
+        default="auto",
+        description="What passes that measure are computed in; auto: the fastest here; checkpoint: its own.",
+    )
 
 
 def _different(words: list[str]) -> list[str]:
@@ -115,6 +119,10 @@ class EvaluateSpec(OfModel):
     """Tokens to generate for each prompt."""
     dtype: DType = "auto"
     device: Device = "auto"
+    compute_dtype: ComputeDtype = Field(
+        default="auto",
+        description="What passes that measure are computed in; auto: the fastest here; checkpoint: its own.",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Self:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from optipfair_engine.calibration.text import Batch, iter_batches
-from optipfair_engine.computing.onednn import onednn_linear
+from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import (
     CalibrationError,
     InvalidOptionError,
@@ -199,7 +199,7 @@ def forward_batches(
             inputs = {key: value.to(device) for key, value in with_positions(body, given).items()}
             batch = {key: inputs[key] for key in given}
             selection.load(batch["attention_mask"], seen, holdout_every)
-            with onednn_linear():  # not around the yield: torch keeps such modes in a stack of their own
+            with fast_products(model):  # not around the yield: torch keeps such modes in a stack of their own
                 body(**inputs, **extra)
             seen += len(batch["input_ids"])
             report("calibrate", number, max(total, number), f"batch {number}")

@@ -72,8 +72,9 @@ class Manifest:
 
     ``reload_check`` is the level that passed: ``none`` (not checked), ``structure`` or ``logits``.
     ``measured`` holds perplexities (metric → value), where there was text to measure them on. ``execution``
-    (``memory`` or ``streamed``) and its reason say how the prune was carried out; files of earlier versions
-    don't.
+    (``memory`` or ``streamed``) and its reason say how the prune was carried out; ``compute_dtype`` is the
+    number type of the forward passes that measured and chose, if there were any. Files of earlier versions
+    lack the last three.
     """
 
     source: SourceInfo | None
@@ -84,6 +85,7 @@ class Manifest:
     measured: Mapping[str, float] = field(default_factory=dict)
     execution: str | None = None
     execution_reason: str | None = None
+    compute_dtype: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write it to ``folder``; the same content gives the same bytes."""
@@ -110,6 +112,7 @@ class Manifest:
                 data.get("measured", {}),
                 data.get("execution"),
                 data.get("execution_reason"),
+                data.get("compute_dtype"),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ReloadCheckError(

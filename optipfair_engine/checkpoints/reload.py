@@ -18,15 +18,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optipfair_engine.checkpoints.loading import load_pruned
+from optipfair_engine.computing.products import fast_products
+from optipfair_engine.options.words import ComputeDtype
 
 
 @dataclass(frozen=True)
 class ReloadItem:
-    """One folder to reload, what to feed it, and the attention implementation to compute with."""
+    """One folder to reload, what to feed it, and the attention and number type to compute with."""
 
     folder: Path
     token_ids: Sequence[Sequence[int]]
     attention: str | None = None
+    compute_dtype: ComputeDtype = "checkpoint"
 
 
 def write_request(path: Path, items: Sequence[ReloadItem], device: str) -> None:
@@ -36,6 +39,7 @@ def write_request(path: Path, items: Sequence[ReloadItem], device: str) -> None:
             "folder": str(item.folder),
             "token_ids": [list(row) for row in item.token_ids],
             "attention": item.attention,
+            "compute_dtype": item.compute_dtype,
         }
         for item in items
     ]
@@ -53,16 +57,23 @@ def read_answer(path: Path) -> list[Tensor]:
 
 
 def logits_of(
-    folder: Path, token_ids: Sequence[Sequence[int]], *, device: str = "cpu", attention: str | None = None
+    folder: Path,
+    token_ids: Sequence[Sequence[int]],
+    *,
+    device: str = "cpu",
+    attention: str | None = None,
+    compute_dtype: ComputeDtype = "checkpoint",
 ) -> Tensor:
-    """The logits [batch, tokens, vocabulary] of a saved model, on the CPU, in its own dtype."""
+    """The logits [batch, tokens, vocabulary] of a saved model, on the CPU, in the type computed in."""
     model = load_pruned(folder, device=device)
     if attention is not None and attention != model.config._attn_implementation:
         model.set_attn_implementation(attention)
-    return model_logits(model, token_ids)
+    return model_logits(model, token_ids, compute_dtype)
 
 
-def model_logits(model: PreTrainedModel, token_ids: Sequence[Sequence[int]]) -> Tensor:
+def model_logits(
+    model: PreTrainedModel, token_ids: Sequence[Sequence[int]], compute_dtype: ComputeDtype = "checkpoint"
+) -> Tensor:
     """The same of a model in memory, its train/eval mode put back; without a head, the hidden states."""
     was_training = model.training
     model.eval()
@@ -71,7 +82,7 @@ def model_logits(model: PreTrainedModel, token_ids: Sequence[Sequence[int]]) -> 
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids
     try:
-        with torch.no_grad():
+        with torch.no_grad(), fast_products(model, compute_dtype):
             output = model(**inputs)
     finally:
         model.train(was_training)
@@ -87,7 +98,11 @@ def main(request: str, answer: str) -> None:
     torch.set_num_threads(asked["threads"])
     results = {
         str(number): logits_of(
-            Path(item["folder"]), item["token_ids"], device=asked["device"], attention=item["attention"]
+            Path(item["folder"]),
+            item["token_ids"],
+            device=asked["device"],
+            attention=item["attention"],
+            compute_dtype=item["compute_dtype"],
         ).contiguous()
         for number, item in enumerate(asked["items"])
     }

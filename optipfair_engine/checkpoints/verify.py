@@ -19,9 +19,11 @@ from optipfair_engine.checkpoints.manifest import MANIFEST_NAME, Manifest, Verif
 from optipfair_engine.checkpoints.reload import ReloadItem, read_answer, write_request
 from optipfair_engine.errors import EngineError, InvalidOptionError, ReloadCheckError
 from optipfair_engine.headers import HeaderError, read_headers
+from optipfair_engine.options.words import ComputeDtype
 
-#: ``runner(folder, token_ids, device, attention) -> logits``, in a process that never held the model
-ReloadRunner: TypeAlias = Callable[[Path, Sequence[Sequence[int]], str, str | None], Tensor]
+#: ``runner(folder, token_ids, device, attention, compute_dtype) -> logits``, in a process that never held
+#: the model
+ReloadRunner: TypeAlias = Callable[[Path, Sequence[Sequence[int]], str, str | None, ComputeDtype], Tensor]
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CHECK_TOKENS = 24
@@ -50,6 +52,7 @@ def verify_reload(
     runner: ReloadRunner | None = None,
     device: str = "cpu",
     attention: str | None = None,
+    compute_dtype: ComputeDtype = "checkpoint",
 ) -> ReloadCheck:
     """Check a saved checkpoint.
 
@@ -64,6 +67,7 @@ def verify_reload(
         runner: how to compute logits in another process; the default starts a new Python.
         device: where the runner computes.
         attention: the attention implementation that the reference was computed with.
+        compute_dtype: what it was computed in: ``float32`` or ``checkpoint``.
 
     Raises:
         ReloadCheckError: it doesn't reload to what was saved; the text says where it differs.
@@ -78,7 +82,7 @@ def verify_reload(
     check_structure(folder)
     if reference_logits is None or token_ids is None or level == "structure":
         return ReloadCheck("structure")
-    logits = (runner or run_fresh)(folder, token_ids, device, attention)
+    logits = (runner or run_fresh)(folder, token_ids, device, attention, compute_dtype)
     return ReloadCheck("logits", _compare(logits, reference_logits, exact=torch.device(device).type == "cpu"))
 
 
@@ -140,10 +144,14 @@ def _check_dtypes(stored: dict[str, str], dtype: object) -> None:
 
 
 def run_fresh(
-    folder: Path, token_ids: Sequence[Sequence[int]], device: str = "cpu", attention: str | None = None
+    folder: Path,
+    token_ids: Sequence[Sequence[int]],
+    device: str = "cpu",
+    attention: str | None = None,
+    compute_dtype: ComputeDtype = "checkpoint",
 ) -> Tensor:
     """Logits from a new Python process."""
-    return reload_logits([ReloadItem(folder, token_ids, attention)], device)[0]
+    return reload_logits([ReloadItem(folder, token_ids, attention, compute_dtype)], device)[0]
 
 
 def reload_logits(items: Sequence[ReloadItem], device: str = "cpu") -> list[Tensor]:

@@ -21,7 +21,10 @@ from optipfair_engine.checkpoints.manifest import (
 from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
 from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.checkpoints.verify import ReloadRunner, check_tokens, verify_reload
+from optipfair_engine.computing.asked import computed_in
+from optipfair_engine.computing.number_type import chosen_dtype, name_of
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
+from optipfair_engine.options.words import ComputeDtype
 
 if TYPE_CHECKING:
     from optipfair_engine.plans import PruningPlan
@@ -160,20 +163,32 @@ def finish(
         plan.save(folder)
     summary = plan_summary(plan)
     write_model_card(folder, model.config.get_text_config().model_type, summary, source, measured)
-    files, versions = hash_folder(folder), package_versions()
-    manifest = Manifest(source, summary, "none", files, versions, measured, execution, execution_reason)
+    manifest = Manifest(
+        source,
+        summary,
+        "none",
+        hash_folder(folder),
+        package_versions(),
+        measured,
+        execution,
+        execution_reason,
+        computed_in(),
+    )
     manifest.write(folder)
     if verify == "none":
         return manifest
     tokens = check_tokens(model.config.get_text_config().vocab_size)
+    # told to the other process, whose own trial might end otherwise
+    computed: ComputeDtype = "float32" if name_of(chosen_dtype(model)) == "float32" else "checkpoint"
     verify_reload(
         folder,
         level=verify,
-        reference_logits=model_logits(model, tokens) if verify == "logits" else None,
+        reference_logits=model_logits(model, tokens, computed) if verify == "logits" else None,
         token_ids=tokens,
         runner=runner,
         device=str(model.device),
         attention=model.config._attn_implementation,
+        compute_dtype=computed,
     )
     manifest = replace(manifest, reload_check=verify)
     manifest.write(folder)

@@ -9,6 +9,7 @@ import typer
 
 from optipfair_engine.cli.shared import (
     BatchSize,
+    ComputingIn,
     Device,
     Dtype,
     Json,
@@ -102,6 +103,7 @@ def importance(
     max_length: MaxLength = 512,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    compute_dtype: ComputingIn = "auto",
     verbose: Verbose = True,
     as_json: Json = False,
 ) -> None:
@@ -121,6 +123,7 @@ def importance(
             texts=samples,
             layers_path=layers_path,
             dtype=dtype,
+            compute_dtype=compute_dtype,
             device=device,
             report=report,
         )
@@ -149,6 +152,7 @@ def evaluate(
     warmup_runs: Annotated[int, typer.Option(help="Runs before them that don't count.", min=0)] = 2,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    compute_dtype: ComputingIn = "auto",
     verbose: Verbose = True,
     as_json: Json = False,
 ) -> None:
@@ -183,6 +187,7 @@ def evaluate(
             num_runs=num_runs,
             warmup_runs=warmup_runs,
             dtype=dtype,
+            compute_dtype=compute_dtype,
             device=device,
             report=report,
         )

@@ -13,7 +13,7 @@ import typer
 
 from optipfair_engine.checkpoints import hub_files
 from optipfair_engine.errors import CheckpointError, InvalidOptionError
-from optipfair_engine.options.words import DType
+from optipfair_engine.options.words import ComputeDtype, DType
 
 if TYPE_CHECKING:
     from optipfair_engine.calibration import CalibrationSet
@@ -24,6 +24,14 @@ ModelPath = Annotated[str, typer.Option(help="Model folder, GGUF file, or hub id
 OutputPath = Annotated[Path, typer.Option(help="Folder for the result.")]
 OptionalOutput = Annotated[Path | None, typer.Option(help="Folder for metrics.json and plots.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, …", rich_help_panel=RUN)]
+ComputingIn = Annotated[
+    ComputeDtype,
+    typer.Option(
+        "--compute-dtype",
+        help="What passes that measure are computed in; auto: the fastest here; checkpoint: its own.",
+        rich_help_panel=RUN,
+    ),
+]
 Dtype = Annotated[DType, typer.Option(help="Number type; auto is the checkpoint's.", rich_help_panel=RUN)]
 Verbose = Annotated[bool, typer.Option("--verbose/--quiet", help="Show progress.", rich_help_panel=RUN)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=RUN)]

@@ -1,32 +1,31 @@
-"""Float32 linear layers on a processor by oneDNN, which torch has but uses for other number types only."""
+"""Float32 linear layers on a processor by oneDNN, which torch has but uses for other number types only.
+
+torch gives these products to MKL, which is slower on processors of other makers, most of all where few tokens
+meet a large weight. The weights are never changed, and the results differ by float32's rounding only.
+"""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+Operation: TypeAlias = Callable[..., Tensor]
+
+#: The types that a processor may be slow in.
+HALF: Final = (torch.bfloat16, torch.float16)
+
+#: How many numbers of a weight are held in float32 at once (64 MB): a larger one, such as that of the head
+#: over a large vocabulary, is multiplied part by part.
+LARGEST_COPY: Final = 2**24
 
 
-def onednn_linear() -> AbstractContextManager[object]:
-    """A block in which ``F.linear`` of float32 tensors without gradients is computed by oneDNN.
-
-    torch gives these products to MKL, which is slower on processors of other makers, most of all where few
-    tokens meet a large weight. The weights are neither copied nor changed, and the results differ by
-    float32's rounding only. Everything else is computed as outside the block; so is all of it where torch has
-    no such operation.
-    """
-    operation = _operation()
-    return nullcontext() if operation is None else _OneDnnLinear(operation)
-
-
-def _operation() -> Callable[..., Tensor] | None:
-    # the operation that torch's own compiler puts for a linear layer; on ARM torch has quicker ones
+def onednn_operation() -> Operation | None:
+    """The operation that torch's own compiler puts for a linear layer; on ARM torch has quicker ones."""
     mkldnn = torch.backends.mkldnn
     wanted = mkldnn.is_available() and mkldnn.enabled
     if not wanted or platform.machine().lower() not in ("x86_64", "amd64"):
@@ -35,43 +34,49 @@ def _operation() -> Callable[..., Tensor] | None:
     return getattr(packet, "default", None)
 
 
-class _OneDnnLinear(TorchFunctionMode):
-    def __init__(self, operation: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self._operation = operation
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operation: Operation | None) -> Tensor:
+    """``F.linear``, by the operation where both would form the same product; errors are torch's own."""
+    if operation is not None and _fits(x, weight, bias):
+        return operation(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is F.linear and not kwargs and _fits(*args):
-            x, weight, bias = (*args, None)[:3]
-            return self._operation(x, weight, bias, "none", [], "")
-        return func(*args, **(kwargs or {}))
+
+def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None, operation: Operation | None) -> Tensor:
+    """``F.linear`` in float32 of tensors in half precision or float32, without a copy of a large weight."""
+    x, bias = wide(x), None if bias is None else wide(bias)
+    rows = max(1, LARGEST_COPY // max(1, weight.shape[-1]))
+    whole = weight.dtype not in HALF or weight.dim() != 2 or len(weight) <= rows
+    if whole or torch.is_grad_enabled():
+        return linear(x, wide(weight), bias, operation)
+    output = x.new_empty(*x.shape[:-1], len(weight))
+    for start in range(0, len(weight), rows):
+        part = slice(start, start + rows)
+        output[..., part] = linear(x, wide(weight[part]), None if bias is None else bias[part], operation)
+    return output
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """A tensor in half precision as float32; any other as it is."""
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is an ordinary tensor in memory: a quantiser's subclass knows better how to multiply."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+    )
 
 
 def _fits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether the product is one that both would form alike; errors are left to torch's own texts."""
     return (
         not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and all(_is_plain(tensor) for tensor in (x, weight, bias) if tensor is not None)
+        and all(t.dtype == torch.float32 and is_plain(t) for t in (x, weight, bias) if t is not None)
         and x.dim() >= 2
         and weight.dim() == 2
         and x.numel() > 0
         and x.shape[-1] == weight.shape[1]
         and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
-    )
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    # a subclass (of a quantiser, say) knows better how it is multiplied
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.dtype == torch.float32
-        and tensor.device.type == "cpu"
-        and tensor.layout == torch.strided
     )

@@ -7,7 +7,6 @@ cosine over the time (or the steps) allowed.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from optipfair_engine.calibration.runner import eval_mode
 from optipfair_engine.calibration.text import iter_batches
+from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -58,7 +58,7 @@ def heal(
 
     Parameters that don't require gradients stay as they are. Training is in float32 (a bf16 weight can't take
     steps this small) and the student gets its own dtype back. No model's mode and no global RNG changes.
-    On a CPU a teacher in half precision is asked through a copy in float32, which is faster there.
+    The teacher computes in the number type that is fastest (``computing.number_type``).
 
     Args:
         student: the pruned model.
@@ -82,7 +82,6 @@ def heal(
     student.float()
     trained = [p for p in student.parameters() if p.requires_grad]
     highest = default_learning_rate(student) if learning_rate is None else learning_rate
-    teacher = _in_the_fastest_dtype(teacher)
     optimizer = torch.optim.AdamW(trained, lr=highest, weight_decay=0.0, fused=True)
     budget = _Budget(max_seconds, min(max_steps or 2 * len(samples), 2 * len(samples)), clock)
     losses: list[float] = []
@@ -172,16 +171,9 @@ def _schedule(used: float, step: int) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * min(used, 1.0)))
 
 
-def _in_the_fastest_dtype(teacher: Any) -> Any:
-    parameter = next(teacher.parameters())
-    if parameter.device.type == "cpu" and parameter.dtype in (torch.bfloat16, torch.float16):
-        return copy.deepcopy(teacher).float()
-    return teacher
-
-
 def _step(student: Any, teacher: Any, ids: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> float:
     ids = ids.to(next(student.parameters()).device)
-    with torch.no_grad():
+    with torch.no_grad(), fast_products(teacher):
         wanted = teacher(input_ids=ids, use_cache=False).logits[0].float()
     loss = _divergence(student(input_ids=ids, use_cache=False).logits[0].float(), wanted)
     loss.backward()

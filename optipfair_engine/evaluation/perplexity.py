@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from optipfair_engine.calibration.runner import check_tokens, eval_mode
 from optipfair_engine.calibration.text import encode, share_windows, windows_from_ids
+from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -31,7 +32,8 @@ DEFAULT_WINDOWS = 40
 class PerplexityResult:
     """Perplexity with what it was measured on.
 
-    ``mean_loss`` is in nats per predicted token, ``tokens_per_second`` the median speed of reading a window.
+    ``mean_loss`` is in nats per predicted token, ``tokens_per_second`` the median speed of reading a window
+    in the number type that was computed in (``computing.number_type``).
     """
 
     perplexity: float
@@ -97,7 +99,7 @@ def score_windows(
     device = next(model.parameters()).device
     loss, tokens = 0.0, 0
     speeds: list[float] = []
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), fast_products(model):
         for number, window in enumerate(windows, 1):
             ids = torch.tensor(window)[None]
             check_tokens(model, ids)

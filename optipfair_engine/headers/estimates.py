@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _PROCESS_BYTES = 600_000_000
 _BYTES_PER_SECOND = 4e8
 _FLOPS = 2e10
-#: Of each parameter in healing: the original in float32; the pruned one, its gradient and Adam's two moments.
-_TEACHER_BYTES, _TRAINED_BYTES = 4, 16
+#: Of each parameter that healing trains: in float32, its gradient and Adam's two moments.
+_TRAINED_BYTES = 16
 _BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -44,10 +44,13 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     if refit and tokens:
         flops += 2.0 * tokens * layers * wide**2
         memory += layers * wide**2 * 4 * 2  # a Gram matrix of what is fitted, and one of what is held out
+    if tokens:
+        # a layer's weights cast to float32, where the processor is faster in it
+        memory += facts.parameters / (layers + 1) * 4
     healing = spec.get("healing") or {}
     extra = float(healing.get("max_seconds", 0)) if isinstance(healing, Mapping) else 0.0
     if extra:
-        memory += facts.parameters * (_TEACHER_BYTES + _TRAINED_BYTES * output / max(weights, 1))
+        memory += facts.parameters * _TRAINED_BYTES * output / max(weights, 1)
     seconds = 3.0 + (2 * weights + 2 * output) / _BYTES_PER_SECOND + flops / _FLOPS + extra
     return Estimate(int(memory), int(output), round(seconds, 1))
 

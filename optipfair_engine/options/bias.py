@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from optipfair_engine.options.base import About, EngineOptions, Finite, Seed, Strict, again
 from optipfair_engine.options.errors import ContradictionError
-from optipfair_engine.options.words import DType, FigureFormat, Visualization
+from optipfair_engine.options.words import ComputeDtype, DType, FigureFormat, Visualization
 
 _PROMPTS, _FIGURES, _OTHERWISE = "What the model is asked", "Figures", "Options"
 
@@ -50,6 +50,8 @@ class Bias(Strict):
     """What computes: auto (what there is), cpu or cuda."""
     seed: Annotated[Seed, About(_OTHERWISE)] = 0
     """Of the bootstrap."""
+    compute_dtype: Annotated[ComputeDtype, About()] = "auto"
+    """What passes that measure or choose are computed in; auto: the fastest here; checkpoint: its own."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:

@@ -27,6 +27,7 @@ from optipfair_engine.options.words import (
     Allocation,
     AttentionUnit,
     Compensation,
+    ComputeDtype,
     DType,
     ExpansionDivisor,
     LayerSelectionMethod,
@@ -113,6 +114,8 @@ class Prune(Strict):
     """What computes: auto (what there is), cpu or cuda."""
     seed: Annotated[Seed, About(_RUN, in_memory=False)] = 0
     """Of healing and fairness."""
+    compute_dtype: Annotated[ComputeDtype, About(_RUN, in_memory=False)] = "auto"
+    """What passes that measure or choose are computed in; auto: the fastest here; checkpoint: its own."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:

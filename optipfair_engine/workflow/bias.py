@@ -18,6 +18,7 @@ from optipfair_engine.bias.defaults import (
     fill_template,
 )
 from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
+from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.bias import BiasOptions
@@ -60,6 +61,7 @@ class _Answers:
     behaviour: BehaviourResult | None = None
 
 
+@takes_compute_dtype
 def bias_checkpoint(
     source: Path,
     output: Path,
@@ -108,7 +110,11 @@ def bias_checkpoint(
     output.mkdir(parents=True, exist_ok=True)
     after = _ask(source, questions, options, output, model_name, report)
     result = _with_figures(_result(after, before, options), after, before, options, output, report)
-    metrics = {**result.flat(), "seconds": time.perf_counter() - started}
+    metrics = {
+        **result.flat(),
+        "compute_dtype": computed_in(),
+        "seconds": time.perf_counter() - started,
+    }
     _write(output, after, result, metrics)
     return metrics
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
 from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, score_windows, text_windows
+from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import LoadedModel, load
 from optipfair_engine.workflow.metrics import write_metrics
@@ -23,6 +25,7 @@ OTHER_TOKENS = (
 )
 
 
+@takes_compute_dtype
 def evaluate_checkpoint(
     source: Path,
     output: Path | None,
@@ -38,6 +41,7 @@ def evaluate_checkpoint(
     warmup_runs: int = 2,
     dtype: str = "auto",
     device: str = "cpu",
+    compute_dtype: ComputeDtype = "auto",
     report: Reporter = null_reporter,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint; writes ``metrics.json`` and plots into ``output``.
@@ -56,6 +60,7 @@ def evaluate_checkpoint(
         warmup_runs: runs before them that don't count.
         dtype: of the loaded models.
         device: where they run.
+        compute_dtype: what perplexity is computed in; what is generated and timed runs as users run it.
         report: progress, stages "load", "evaluate", "plot".
 
     Returns:
@@ -78,6 +83,8 @@ def evaluate_checkpoint(
         metrics["generations"] = _generations(models, prompts, max_new_tokens)
     if timing:
         metrics |= _speeds(models, prompts or DEFAULT_PROMPTS, max_new_tokens, num_runs, warmup_runs, report)
+    if computed_in() is not None:
+        metrics["compute_dtype"] = computed_in()
     metrics["seconds"] = round(time.perf_counter() - start, 3)
     if output is None:
         return metrics

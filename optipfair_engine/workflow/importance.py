@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from optipfair_engine.calibration import CalibrationSet
+from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import CalibrationError
+from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import calibration_set, load
 from optipfair_engine.workflow.metrics import write_metrics
 
 
+@takes_compute_dtype
 def importance_checkpoint(
     source: Path,
     output: Path | None,
@@ -26,13 +29,15 @@ def importance_checkpoint(
     layers_path: str | None = None,
     dtype: str = "auto",
     device: str = "cpu",
+    compute_dtype: ComputeDtype = "auto",
     report: Reporter = null_reporter,
 ) -> dict[str, Any]:
     """The importance of each layer over texts; writes ``metrics.json`` and ``importance.png``.
 
     Returns:
         ``importance`` (layer → 1 − cosine, ``None`` where undefined), ``least_important`` (layers, lowest
-        first), ``calibration`` (source, tokens).
+        first), ``calibration`` (source, tokens), ``compute_dtype`` (what the passes were computed in: as
+        asked by the argument, see ``number_type.chosen_dtype``).
 
     Raises:
         CalibrationError, TokenizerError: no usable text, or no tokenizer for it.
@@ -58,6 +63,7 @@ def importance_checkpoint(
             (i for i in scores if math.isfinite(scores[i])), key=lambda i: (scores[i], i)
         ),
         "calibration": {"source": samples.source, "tokens": samples.tokens, "samples": samples.num_samples},
+        "compute_dtype": computed_in(),
         "seconds": round(time.perf_counter() - start, 3),
     }
     if output is None:

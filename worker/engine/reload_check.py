@@ -24,9 +24,15 @@ from worker.engine.server import make_context
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from optipfair_engine.options.words import ComputeDtype
+
 
 def forked_runner(
-    folder: Path, token_ids: Sequence[Sequence[int]], device: str = "cpu", attention: str | None = None
+    folder: Path,
+    token_ids: Sequence[Sequence[int]],
+    device: str = "cpu",
+    attention: str | None = None,
+    compute_dtype: ComputeDtype = "checkpoint",
 ) -> Tensor:
     """Logits of a saved model from a process of its own (a `ReloadRunner` of the engine).
 
@@ -38,7 +44,7 @@ def forked_runner(
 
     with tempfile.TemporaryDirectory(prefix="optipfair-reload-") as scratch:
         asked, answer, failure = (Path(scratch, name) for name in ("request", "answer", "failure"))
-        write_request(asked, [ReloadItem(folder, token_ids, attention)], device)
+        write_request(asked, [ReloadItem(folder, token_ids, attention, compute_dtype)], device)
         exitcode = _run(asked, answer, failure)
         if exitcode != 0:
             raise _failure(exitcode, json.loads(failure.read_text()) if failure.exists() else None)

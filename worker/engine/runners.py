@@ -77,6 +77,7 @@ def run_importance(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -
             num_samples=calibration["num_samples"],
             layers_path=spec.get("layers_path"),
             dtype=spec["dtype"],
+            compute_dtype=spec.get("compute_dtype", "auto"),
             device=spec["device"],
             report=report,
         )
@@ -156,6 +157,7 @@ def run_evaluate(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
             max_length=spec["max_length"],
             max_new_tokens=spec["max_new_tokens"],
             dtype=spec["dtype"],
+            compute_dtype=spec.get("compute_dtype", "auto"),
             device=spec["device"],
             report=report,
         )

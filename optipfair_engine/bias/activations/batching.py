@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from optipfair_engine.architectures import ModelView
 from optipfair_engine.calibration.runner import eval_mode, position_limit
-from optipfair_engine.computing.onednn import onednn_linear
+from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import InvalidOptionError, TokenizerError
 
 #: Padded tokens of one forward pass: enough to fill two cores, few enough to stay in their cache; it bounds
@@ -185,6 +185,6 @@ def run_body(view: ModelView, batch: PaddedBatch) -> Any:
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients and oneDNN inside the block; every module's own mode is restored."""
-    with eval_mode(model), torch.no_grad(), onednn_linear():
+    """Eval mode, no gradients and fast products inside the block; every module's own mode is restored."""
+    with eval_mode(model), torch.no_grad(), fast_products(model):
         yield

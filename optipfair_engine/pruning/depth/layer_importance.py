@@ -21,7 +21,7 @@ from optipfair_engine.calibration.runner import (
     first_tensor,
     with_positions,
 )
-from optipfair_engine.computing.onednn import onednn_linear
+from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.progress import Reporter
 from optipfair_engine.progress.bars import progress_bars
@@ -67,7 +67,7 @@ def analyze_layer_importance(
             stack.callback(layer.register_forward_hook(_hook(score, selection), with_kwargs=True).remove)
         stack.enter_context(eval_mode(model))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(onednn_linear())
+        stack.enter_context(fast_products(model))
         for number, batch in enumerate(iter_batches(dataloader), 1):
             _run(view, batch, selection)
             tell("importance", number, max(total, number), f"batch {number}")

@@ -32,8 +32,11 @@ from optipfair_engine.calibration.runner import (
     with_positions,
 )
 from optipfair_engine.calibration.text import Batch, iter_batches
-from optipfair_engine.computing.onednn import onednn_linear
-from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.computing.asked import asked_for, note_use
+from optipfair_engine.computing.number_type import chosen_dtype, name_of
+from optipfair_engine.computing.products import fast_products
+from optipfair_engine.errors import CalibrationError, UnsupportedModelError
+from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.streaming.layerwise.model import mapped_model
 from optipfair_engine.streaming.layerwise.state import LayerStore, StoredAccumulators, signature
@@ -102,11 +105,12 @@ def capture_layerwise(
     asked = {site: [list(layers), factory().__class__.__name__] for site, (layers, factory) in wanted.items()}
     run = signature(CheckpointSource(Path(source)), plain, {"wanted": asked, "holdout_every": holdout_every})
     store = LayerStore(work, run)
+    compute_dtype = _as_it_began(view, store)
     last = max((max(layers) for layers, _ in wanted.values() if len(layers)), default=-1)
     if store.layers_done <= last:
         for batch in plain:
             check_tokens(view.model, batch["input_ids"])
-        with torch.no_grad(), onednn_linear():
+        with torch.no_grad(), fast_products(view.model, compute_dtype):
             _run_layers(view, plain, _selections(plain, holdout_every), wanted, store, last, report)
     return {
         site: Captured(
@@ -115,6 +119,19 @@ def capture_layerwise(
         )
         for site, (layers, factory) in wanted.items()
     }
+
+
+def _as_it_began(view: ModelView, store: LayerStore) -> ComputeDtype:
+    """The number type of the states in the work folder, in which the run goes on; else the choice."""
+    chosen = name_of(chosen_dtype(view.model))
+    store.compute_dtype = began = store.compute_dtype or chosen
+    if began != chosen and asked_for() != "auto":
+        raise CalibrationError(
+            f"the work folder holds states that were computed in {began}, not in {chosen}: "
+            "name an empty one, or delete it"
+        )
+    note_use(began)
+    return "float32" if began == "float32" else "checkpoint"
 
 
 def _run_layers(

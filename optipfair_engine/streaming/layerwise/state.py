@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PROGRESS_FILE = "progress.json"
 #: Of the accumulators' state: a folder of another format is another run's.
-_FORMAT = 2
+_FORMAT = 3
 A = TypeVar("A")
 
 
@@ -55,6 +55,8 @@ class LayerStore:
 
     def __init__(self, folder: Path, run: str) -> None:
         self._folder, self._run = folder, run
+        #: In which number type the forward passes are computed; None until the first layer is to be saved.
+        self.compute_dtype: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.layers_done = self._read_progress()
 
@@ -65,6 +67,7 @@ class LayerStore:
         try:
             progress = json.loads(path.read_text(encoding="utf-8"))
             run, done = progress["run"], int(progress["layers_done"])
+            self.compute_dtype = progress.get("compute_dtype")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CalibrationError(f"{path.name} in the work folder can't be read: {error}") from error
         if run != self._run:
@@ -90,7 +93,12 @@ class LayerStore:
             save_file({str(n): h.contiguous() for n, h in enumerate(hidden)}, self._states_file(layer + 1))
         self.layers_done = layer + 1
         draft = self._folder / f".{PROGRESS_FILE}"
-        draft.write_text(json.dumps({"run": self._run, "layers_done": self.layers_done}), encoding="utf-8")
+        progress = {
+            "run": self._run,
+            "layers_done": self.layers_done,
+            "compute_dtype": self.compute_dtype,
+        }
+        draft.write_text(json.dumps(progress), encoding="utf-8")
         draft.replace(self._folder / PROGRESS_FILE)
         self._states_file(layer).unlink(missing_ok=True)
 

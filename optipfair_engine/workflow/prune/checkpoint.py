@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optipfair_engine.computing.asked import takes_compute_dtype
 from optipfair_engine.errors import CheckpointError, InvalidOptionError, UnsupportedModelError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.plan import PruningPlan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from optipfair_engine.checkpoints import ReloadRunner
 
 
+@takes_compute_dtype
 def prune_checkpoint(
     source: Path,
     output: Path,

@@ -10,6 +10,7 @@ from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.calibration.statistics import STATISTICS_FILE
 from optipfair_engine.checkpoints import ReloadRunner, SourceInfo, save_pruned
+from optipfair_engine.computing.asked import computed_in
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.apply import apply_plan
@@ -66,6 +67,8 @@ def prune_in_memory(
     metrics = pruning_statistics(parameters, locate(pruned), chosen) | quality
     metrics |= calibration_metrics(chosen, options, calibrated=calibration is not None)
     metrics |= fairness
+    if computed_in() is not None:
+        metrics["compute_dtype"] = computed_in()
     output.mkdir(parents=True, exist_ok=True)
     write_plots(output, metrics, chosen, units, report=report)
     if options.keep_statistics and made.statistics is not None:

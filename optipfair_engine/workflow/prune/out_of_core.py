@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optipfair_engine.calibration.accumulators import SquaredNorm
+from optipfair_engine.computing.asked import computed_in
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Reporter, null_reporter
@@ -70,8 +71,11 @@ def prune_out_of_core(
     with _work_folder(work, output) as folder:
         plan = plan_out_of_core(source, options, calibration, folder, report=report)
         metrics = prune_streamed(source, output, options, route, plan=plan, report=report)
-    warnings = metrics.get("warnings", [])
-    return metrics | {"calibration_tokens": calibration.tokens, "warnings": warnings}
+    return metrics | {
+        "calibration_tokens": calibration.tokens,
+        "compute_dtype": computed_in(),
+        "warnings": metrics.get("warnings", []),
+    }
 
 
 def plan_out_of_core(

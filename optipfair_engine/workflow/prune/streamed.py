@@ -72,6 +72,7 @@ def _finish(
         package_versions,
     )
     from optipfair_engine.checkpoints.model_card import plan_summary, write_model_card
+    from optipfair_engine.computing.asked import computed_in
     from optipfair_engine.plans.reduction import pruning_statistics
     from optipfair_engine.pruning.recommended import calibration_metrics
     from optipfair_engine.streaming import CheckpointLayout, CheckpointSource
@@ -98,6 +99,7 @@ def _finish(
         package_versions(),
         execution=route.execution,
         execution_reason=route.reason,
+        compute_dtype=computed_in(),
     ).write(output)
     report("save", 1, 1, "the checkpoint is written and checked")
     # read off the files, without a model

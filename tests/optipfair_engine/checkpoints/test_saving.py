@@ -23,7 +23,9 @@ from tests.optipfair_engine.checkpoints.conftest import tiny_llama
 TOKENS = [[1, 5, 9, 2, 80]]
 
 
-def in_process(folder: Path, token_ids: object, device: str, attention: str | None) -> torch.Tensor:
+def in_process(
+    folder: Path, token_ids: object, device: str, attention: str | None, compute_dtype: object = "checkpoint"
+) -> torch.Tensor:
     """A runner that starts no process, for tests of everything else."""
     from optipfair_engine.checkpoints.reload import logits_of
 
@@ -167,8 +169,8 @@ def test_structure_notices_a_missing_tensor(tmp_path: Path, model: PreTrainedMod
 
 
 def test_a_result_that_does_not_reload_is_an_error(tmp_path: Path, model: PreTrainedModel) -> None:
-    def wrong(folder: Path, token_ids: object, device: str, attention: str | None) -> torch.Tensor:
-        return in_process(folder, token_ids, device, attention) * 1.01
+    def wrong(*asked: object) -> torch.Tensor:
+        return in_process(*asked) * 1.01  # type: ignore[arg-type]
 
     with pytest.raises(ReloadCheckError, match="differ"):
         save_pruned(model, tmp_path / "out", verify="logits", runner=wrong)
