@@ -44,6 +44,7 @@ class TestReadiness:
                 "migrations": "not at head",
                 "broker": "unavailable",
                 "worker": "no live worker",
+                "disk": "ok",
             },
         }
 

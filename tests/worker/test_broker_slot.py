@@ -22,6 +22,7 @@ from jobs.settings import Settings
 from tests import servers
 from worker.app import make_app
 from worker.broker_slot import SlotFreeingQoS
+from worker.consumer import ConsumerHandle
 from worker.services import Services
 
 ENDINGS: dict[str, Callable[[Any, str], None]] = {
@@ -127,7 +128,8 @@ def test_a_slot_is_not_freed_twice(
 
 
 def app_for(services: Services, url: str, tmp_path: Path) -> Celery:
-    return make_app(replace(services, settings=Settings(data_dir=tmp_path, broker_url=url)))
+    changed = replace(services, settings=Settings(data_dir=tmp_path, broker_url=url))
+    return make_app(changed, ConsumerHandle())
 
 
 @pytest.fixture
