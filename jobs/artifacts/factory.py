@@ -16,6 +16,8 @@ from jobs.settings import Settings
 UPLOAD_RETRY_SECONDS = 180.0
 
 if TYPE_CHECKING:
+    from obstore.store import BackoffConfig, ClientConfig, RetryConfig
+
     from jobs.artifacts.s3 import S3RangeStore
 
 
@@ -58,20 +60,24 @@ def _s3(settings: Settings, bucket: str, prefix: str, patience: Patience) -> S3R
     return S3RangeStore(store, settings.work_dir / "stage")
 
 
-def _client_options(settings: Settings, patience: Patience) -> dict[str, Any]:
+def _client_options(settings: Settings, patience: Patience) -> ClientConfig:
     """The limits of one request. That of reading would also count while a part is sent: for requests only."""
-    limits = {
+    limits: ClientConfig = {
         "connect_timeout": timedelta(seconds=patience.connect),
         "timeout": timedelta(seconds=settings.artifacts_s3_timeout_seconds),
+        "allow_http": (settings.artifacts_s3_endpoint or "").startswith("http://"),
     }
     if patience.answer is not None and patience is not WORK:
         limits["read_timeout"] = timedelta(seconds=patience.answer)
-    plain_http = (settings.artifacts_s3_endpoint or "").startswith("http://")
-    return {"allow_http": plain_http, **limits}
+    return limits
 
 
-def _retries(patience: Patience) -> dict[str, Any]:
+def _retries(patience: Patience) -> RetryConfig:
     """Tries after each other at most so long; obstore's own number of them ends within seconds if refused."""
     seconds = UPLOAD_RETRY_SECONDS if patience is WORK else patience.answer or 0.0
-    backoff = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=3), "base": 2}
+    backoff: BackoffConfig = {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=3),
+        "base": 2,
+    }
     return {"max_retries": 1000, "retry_timeout": timedelta(seconds=seconds), "backoff": backoff}
