@@ -1,8 +1,8 @@
 """Faults of every neighbour, at every moment of a job, of several lengths: what callers see, and what heals.
 
-Each cell is one fault: a job is brought to a moment of its life, the neighbour is killed, frozen, refused, cut
-off or slowed for so long, and when it is back a fresh job is posted. Meanwhile a caller asks for the job, for
-liveness and for readiness. Printed as a Markdown table; 1 if anything is wrong.
+Each cell is one fault: a job is brought to a moment of its life, the neighbour is killed, frozen, refused,
+cut off or slowed for so long, and when it is back a fresh job is posted. Meanwhile a caller asks for the job,
+for liveness and for readiness. Printed as a Markdown table; 1 if anything is wrong.
 
     python -m benchmarks.faults [--lengths 3 30 120] [--neighbours broker postgres s3] [--faults killed …]
         [--moments claim engine publication commit acknowledgement] [--minutes 60]
