@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-
 from jobs.patience import BROKER_ANSWER_SECONDS, BROKER_CHECK_SECONDS, BROKER_CONNECT_SECONDS
 from jobs.rows import OutboxEntry
 from jobs.settings import Settings
