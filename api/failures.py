@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from api import problem
 from api.problem import Problem
 from jobs import errors
+from jobs.database import is_disk_full
 
 _STATUS: list[tuple[type[errors.JobsError], int]] = [
     (errors.NotFoundError, 404),
@@ -71,7 +72,10 @@ async def _on_jobs_error(request: Request, error: Exception) -> Response:
     return problem.problem_response(problem_for(error), problem.request_id_of(request))
 
 
-async def _on_database_error(request: Request, _error: Exception) -> Response:
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    if is_disk_full(error):
+        full = errors.StorageFullError("The disk of the database is full: nothing can be stored there.")
+        return problem.problem_response(problem_for(full), problem.request_id_of(request))
     detail = "The database does not answer at the moment."
     unavailable = Problem(503, "database_unavailable", detail, headers={"Retry-After": "5"})
     return problem.problem_response(unavailable, problem.request_id_of(request))

@@ -24,6 +24,7 @@ from api.routes import artifacts, dashboard, download, health, jobs, keys, model
 from api.waiting.notifier import Notifier
 from jobs.artifacts import make_store
 from jobs.database import connect
+from jobs.patience import REQUEST
 from jobs.queue import Publisher
 from jobs.repository import Repository
 from jobs.settings import Settings, read_settings
@@ -69,7 +70,7 @@ def make_services(settings: Settings) -> Services:
     """The parts of one API process; connections are opened when they are first used."""
     ensure_secret(settings.secret_file)
     secrets = load_secrets(settings.secret_file)
-    engine = connect(settings.database_url, pool_size=20)
+    engine = connect(settings.database_url, pool_size=20, patience=REQUEST)
     repository = Repository(engine, settings)
     authenticator = Authenticator(
         repository,
@@ -81,7 +82,7 @@ def make_services(settings: Settings) -> Services:
         settings=settings,
         engine=engine,
         repository=repository,
-        store=make_store(settings),
+        store=make_store(settings, patience=REQUEST),
         signer=LinkSigner(secrets),
         publisher=Publisher(settings),
         secrets=secrets,

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 
 import structlog
-from sqlalchemy import Engine
 
 from api.context import Services
 from api.observability import Gauge
-from jobs.database import reading
+from jobs.database import is_disk_full, reading
 
 _log = structlog.get_logger("api.readiness")
 
 
+#: Below this, SQLite can't write and logs are cut off, whatever `min_free_bytes` says.
+LEAST_FREE_BYTES = 1024 * 1024
+OK = "ok"
+_UNAVAILABLE = "unavailable"
+
+
 def check_all(services: Services) -> dict[str, str]:
-    """Each thing that a job needs: "ok", or a word for what is wrong that tells an attacker nothing."""
-    checks: dict[str, Callable[[], str]] = {
-        "database": lambda: _passes(services.repository.ping),
-        "migrations": lambda: "ok" if _at_head(services.engine) else "not at head",
-        "broker": lambda: _passes(services.publisher.ping),
-        "worker": lambda: "ok" if services.repository.live_workers() else "no live worker",
-    }
-    return {name: _run(name, check) for name, check in checks.items()}
+    """Each thing that a job needs: "ok", or words for what is wrong that tell an attacker nothing.
+
+    The broker is asked beside the database, and a database that does not answer is not asked again: else
+    their time limits would add up to more than a prober waits.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="ready") as threads:
+        broker = threads.submit(_run, "broker", lambda: _passes(services.publisher.ping))
+        database = _run("database", lambda: _passes(services.repository.ping))
+        asked = database == OK
+        return {
+            "database": database,
+            "migrations": _run("migrations", lambda: _at_head(services)) if asked else _UNAVAILABLE,
+            "worker": _run("worker", lambda: _workers(services)) if asked else _UNAVAILABLE,
+            "disk": _run("disk", lambda: _disk(services)),
+            "broker": broker.result(),
+        }
 
 
 def _passes(call: Callable[[], None]) -> str:
     call()
-    return "ok"
+    return OK
 
 
 def _run(name: str, check: Callable[[], str]) -> str:
@@ -36,14 +52,37 @@ def _run(name: str, check: Callable[[], str]) -> str:
         return check()
     except Exception as error:  # whatever a driver raises means the same here: not ready
         _log.warning("not_ready", check=name, error=type(error).__name__)
-        return "unavailable"
+        return "full" if is_disk_full(error) else _UNAVAILABLE
 
 
-def _at_head(engine: Engine) -> bool:
+def _workers(services: Services) -> str:
+    """One that is well is enough; the metrics and `doctor` name the others."""
+    workers = services.repository.live_workers()
+    if not workers:
+        return "no live worker"
+    return "no worker takes jobs" if all(worker.stalled for worker in workers) else OK
+
+
+def _disk(services: Services) -> str:
+    """Whether there is room where this process or its neighbours on this machine write."""
+    least = max(services.settings.min_free_bytes, LEAST_FREE_BYTES)
+    return OK if free_bytes(services) >= least else "full"
+
+
+def free_bytes(services: Services) -> int:
+    """Free bytes of the fullest disk among those of the data folder, SQLite's file and local artifacts."""
+    folders = [services.settings.data_dir]
+    if services.engine.dialect.name == "sqlite" and services.engine.url.database:
+        folders.append(Path(services.engine.url.database).parent)
+    free = [shutil.disk_usage(folder).free for folder in folders if folder.is_dir()]
+    return min([services.store.free_bytes(), *free])
+
+
+def _at_head(services: Services) -> str:
     import migrations  # alembic is loaded when readiness is first asked for
 
-    with reading(engine) as connection:
-        return migrations.revision(connection) == _head()
+    with reading(services.engine) as connection:
+        return OK if migrations.revision(connection) == _head() else "not at head"
 
 
 @cache
@@ -70,6 +109,9 @@ def gauges(services: Services, tenant: str | None) -> Iterator[Gauge]:
     per_queue = {queue: sum(queue in w.queues for w in workers) for w in workers for queue in w.queues}
     samples = sorted(((queue,), float(count)) for queue, count in per_queue.items())
     yield Gauge("optipfair_workers", "Live workers by queue", ("queue",), samples)
+    stalled = float(sum(worker.stalled for worker in workers))
+    help_text = "Live workers that take no job though jobs wait for them"
+    yield Gauge("optipfair_worker_stalled", help_text, (), [((), stalled)])
     if tenant is not None:
         return
     yield Gauge(

@@ -1,7 +1,9 @@
 """`make chaos`: hundreds of small jobs while their workers, engines, API, broker and database are killed.
 
-Nothing may be lost and nothing published twice, whatever dies. The run also fails if it was too gentle:
-unless at least 30 attempts were lost while running and at least 10 stale attempts tried to complete.
+Nothing may be lost and nothing published twice, whatever dies. Being consistent is not enough: the broker is
+also killed and frozen just when a worker is about to acknowledge a job, Postgres is frozen, and when calm has
+come a fresh job must be taken and end within 30 s. The run also fails if it was too gentle: unless at least
+30 attempts were lost while running and at least 10 stale attempts tried to complete.
 
     python -m benchmarks.chaos [--backend sqlite|postgres|both] [--jobs 200] [--seed 0]
 """
@@ -24,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from benchmarks.chaos_books import Books, Plan, Report, Tally
 from benchmarks.chaos_cluster import LEASE_SECONDS, Cluster, cluster, wait_until
 from jobs.database import connect
 from jobs.ids import new_id
+from jobs.patience import BROKER_ANSWER_SECONDS
 from jobs.repository import Repository
 from jobs.settings import Settings
 from jobs.signing.keys import SCOPES, generate_key
@@ -38,6 +42,9 @@ from tests.service.tiny import write_tiny_llama
 WORKERS = 3
 #: Acts of violence per attempt that was started: more, and on a slow machine nothing would ever end.
 ACTIONS_PER_ATTEMPT = 0.3
+ABOUT_TO_ACKNOWLEDGE = "hook.about_to_acknowledge"
+#: So long chaos waits for a worker that is about to acknowledge, in seconds.
+END_PATIENCE = 3.0
 
 
 def requests(plan: Plan, dice: random.Random) -> list[tuple[str, dict[str, Any]]]:
@@ -51,6 +58,7 @@ def requests(plan: Plan, dice: random.Random) -> list[tuple[str, dict[str, Any]]
     made += [("user_error", prune("broken"))] * mistakes
     made += [("slow", analyze({"test.engine": "hold:0.7"}))] * slow
     made += [("frozen", analyze({"test.complete": "hold:1.5"}))] * (plan.jobs // 20)
+    made += [("plain", analyze({"test.acknowledge": "hold:1"}))] * (plan.jobs // 10)
     made += [("plain", prune("tiny"))] * (plan.jobs // 10)
     made += [("plain", analyze({}))] * max(0, plan.jobs - len(made))
     dice.shuffle(made)
@@ -88,6 +96,13 @@ class Poster(threading.Thread):
             else:
                 self._tally.accepted[job_id] = what
 
+    def post_one(self) -> bool:
+        """Post one more plain job, once all are posted; whether it was accepted."""
+        job_id = self._post(new_id(), analyze({}))
+        if job_id is not None:
+            self._tally.accepted[job_id] = "plain"
+        return job_id is not None
+
     def _post(self, key: str, body: dict[str, Any]) -> str | None:
         try:
             answer = self._client.post("/v1/jobs", json=body, headers={"Idempotency-Key": key})
@@ -115,9 +130,12 @@ class Chaos(threading.Thread):
             (2.0, 6, self.freeze_worker),
             (1.5, 3, self.kill_api),
             (1.0, 3, self.empty_broker),
+            (2.0, 3, self.kill_broker_at_an_end),
+            (2.0, 3, self.freeze_broker_at_an_end),
         ]
         if made.postgres is not None:
             self._actions.append((1.0, 2, self.restart_database))
+            self._actions.append((1.0, 2, self.freeze_database))
 
     def run(self) -> None:
         """Act until finished; each kind of action once before any is repeated."""
@@ -162,6 +180,38 @@ class Chaos(threading.Thread):
         """SIGKILL to the broker, and a start without its data: every message is lost."""
         return self._did("empty_broker", lambda: self._cluster.valkey.restart(empty=True))
 
+    def kill_broker_at_an_end(self) -> bool:
+        """SIGKILL to the broker when a worker is about to acknowledge a job; back a moment later."""
+        if not self._at_an_end():
+            return False
+        self._cluster.valkey.stop(signal.SIGKILL)
+        time.sleep(1.5)
+        return self._did("kill_broker_at_an_end", self._cluster.valkey.start)
+
+    def freeze_broker_at_an_end(self) -> bool:
+        """SIGSTOP to the broker when a worker is about to acknowledge a job; longer than its time limit."""
+        if not self._at_an_end() or self._cluster.valkey.process is None:
+            return False
+        pid = self._cluster.valkey.process.pid
+        return self._did("freeze_broker_at_an_end", lambda: _freeze([pid], BROKER_ANSWER_SECONDS + 1.0))
+
+    def freeze_database(self) -> bool:
+        """SIGSTOP to all of Postgres, then SIGCONT before the leases run out."""
+        postgres = self._cluster.postgres
+        if postgres is None or postgres.process is None:
+            return False
+        top = postgres.process.pid
+        pids = [top, *(child.pid for child in psutil.Process(top).children(recursive=True))]
+        return self._did("freeze_database", lambda: _freeze(pids, LEASE_SECONDS / 2))
+
+    def _at_an_end(self) -> bool:
+        """Wait until a worker is about to acknowledge; False if none is within a few seconds."""
+        before = self._cluster.logged(ABOUT_TO_ACKNOWLEDGE)
+        with suppress(TimeoutError):
+            wait_until(lambda: self._cluster.logged(ABOUT_TO_ACKNOWLEDGE) > before, "an end", END_PATIENCE)
+            return True
+        return False
+
     def freeze_worker(self) -> bool:
         """SIGSTOP past the lease, then SIGCONT: the worker wakes up as a stale one."""
         busy = [worker for worker in self._cluster.workers if worker.engines() and not worker.stopped]
@@ -190,6 +240,14 @@ class Chaos(threading.Thread):
         act()
         self._tally.actions[name] += 1
         return True
+
+
+def _freeze(pids: Sequence[int], seconds: float) -> None:
+    for pid in pids:
+        _send(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    for pid in pids:
+        _send(pid, signal.SIGCONT)
 
 
 def _kill(pid: int) -> None:
@@ -225,8 +283,10 @@ def run(backend: str, plan: Plan, seed: int, home: Path) -> Report:
         left = max(30.0, plan.end_seconds - (time.monotonic() - started))
         with suppress(TimeoutError):  # what has not ended then is counted as lost
             wait_until(lambda: books.open_jobs() == 0, "every job to end", left)
+        next_job = _time_of_next_job(poster, books)
         _tidy(made, books)
-        report = books.report(made.logged("attempt.stale_rejected"), time.monotonic() - started)
+        seconds = time.monotonic() - started
+        report = books.report(made.logged("attempt.stale_rejected"), seconds, next_job)
         database.dispose()
     return report
 
@@ -254,6 +314,16 @@ def _rage(books: Books, chaos: Chaos, poster: Poster, made: Cluster, plan: Plan)
     finally:
         chaos.finished.set()
         chaos.join()
+
+
+def _time_of_next_job(poster: Poster, books: Books) -> float:
+    """Seconds until a job that is posted now has ended; infinity after some minutes."""
+    began = time.monotonic()
+    with suppress(TimeoutError):
+        wait_until(poster.post_one, "a job to be accepted", 60)
+        wait_until(lambda: books.open_jobs() == 0, "the last job", 120)
+        return time.monotonic() - began
+    return float("inf")
 
 
 def _tidy(made: Cluster, books: Books) -> None:

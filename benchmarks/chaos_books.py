@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.repository import Repository
 
 MAX_NOTICE_SECONDS = 60.0
+MAX_NEXT_JOB_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Report:
     wrong_ends: list[str]
     actions: Counter[str]
     seconds: float
+    next_job_seconds: float
 
     def line(self) -> str:
         """The line that scripts read."""
@@ -67,7 +69,8 @@ class Report:
         actions = " ".join(f"{name}={count}" for name, count in sorted(self.actions.items()))
         return (
             f"  failed={self.states['failed']} attempts_lost_while_running={self.lost_attempts} "
-            f"dead_worker_noticed_within={self.noticed_seconds:.1f}s {actions} in {self.seconds:.0f} s"
+            f"dead_worker_noticed_within={self.noticed_seconds:.1f}s "
+            f"next_job_after={self.next_job_seconds:.1f}s {actions} in {self.seconds:.0f} s"
         )
 
     def failures(self, plan: Plan) -> list[str]:
@@ -80,6 +83,10 @@ class Report:
             (self.orphans == 0, f"{self.orphans} orphan files"),
             (not self.wrong_ends, f"wrong ends: {self.wrong_ends[:5]}"),
             (self.noticed_seconds <= MAX_NOTICE_SECONDS, f"noticed only after {self.noticed_seconds:.0f} s"),
+            (
+                self.next_job_seconds <= MAX_NEXT_JOB_SECONDS,
+                f"when all was calm the next job ended only after {self.next_job_seconds:.0f} s",
+            ),
             (self.lost_attempts >= plan.lost_attempts, f"too gentle: {self.lost_attempts} attempts lost"),
             (self.stale_rejected >= plan.stale_attempts, f"too gentle: {self.stale_rejected} stale"),
         ]
@@ -133,7 +140,7 @@ class Books:
         empty = {str(path.relative_to(root)) for path in root.glob("*/*") if not any(path.iterdir())}
         return sorted((found - known) | empty)
 
-    def report(self, stale_rejected: int, seconds: float) -> Report:
+    def report(self, stale_rejected: int, seconds: float, next_job_seconds: float) -> Report:
         """Everything that counts."""
         jobs = {row[0]: row for row in self._rows("SELECT id, state, error_code, attempt FROM jobs")}
         ended = {"succeeded", "failed", "timed_out", "cancelled", "expired"}
@@ -151,6 +158,7 @@ class Books:
             wrong_ends=self._wrong_ends(jobs),
             actions=self._tally.actions,
             seconds=seconds,
+            next_job_seconds=next_job_seconds,
         )
 
     def _wrongly_published(self, jobs: dict[str, Any]) -> set[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Engine, create_engine, event
@@ -11,8 +13,21 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-BUSY_TIMEOUT_MS = 30_000
+from jobs.patience import WORK, Patience
+
 _READ_ONLY = "optipfair_read_only"
+
+
+#: What Postgres says: "disk_full".
+_SQLSTATE_DISK_FULL = "53100"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a database refused because its disk is full: it answers, but cannot write."""
+    cause = getattr(error, "orig", error)
+    if getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        return True
+    return bool(getattr(cause, "sqlstate", None) == _SQLSTATE_DISK_FULL)
 
 
 class now_ms(FunctionElement[int]):  # noqa: N801 - reads like the SQL function that it is
@@ -38,29 +53,42 @@ def _now_postgresql(_element: object, _compiler: object, **_: object) -> str:
     return "CAST(floor(extract(epoch FROM statement_timestamp()) * 1000) AS BIGINT)"
 
 
-def connect(url: str, *, pool_size: int = 5) -> Engine:
+def connect(url: str, *, pool_size: int = 5, patience: Patience = WORK) -> Engine:
     """An engine for `sqlite:///path` or `postgresql://…` (psycopg 3).
 
     On SQLite: WAL, foreign keys, a busy timeout, synchronous=FULL, and BEGIN IMMEDIATE for writers, so
-    that two writers wait for each other instead of failing in mid-transaction.
+    that two writers wait for each other instead of failing in mid-transaction. On Postgres: `patience` bounds
+    connecting, each answer, and the wait for a pooled connection.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(parsed, pool_size=pool_size, max_overflow=10)
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", partial(_prepare_sqlite, patience))
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.get_backend_name() == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(parsed, pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
+        engine = create_engine(
+            parsed, pool_size=pool_size, max_overflow=10, pool_pre_ping=True, pool_timeout=patience.pool
+        )
+        event.listen(engine, "do_connect", partial(_connect_postgres, patience))
+        return engine
     raise ValueError(f"database_url: {parsed.get_backend_name()} is not supported; use sqlite or postgresql")
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
+def _connect_postgres(
+    patience: Patience, _dialect: object, _record: object, args: Any, kwargs: dict[str, Any]
+) -> Any:
+    from jobs.postgres import connect_patiently  # SQLite needs no driver of Postgres
+
+    return connect_patiently(patience, *args, **kwargs)
+
+
+def _prepare_sqlite(patience: Patience, connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver must not start transactions by itself: BEGIN is ours
     cursor = connection.cursor()
     for pragma in (
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        f"busy_timeout={round(patience.lock * 1000)}",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",

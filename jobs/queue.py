@@ -5,9 +5,11 @@ A message says "look at this job", nothing else; it may be lost, or come twice, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from jobs.patience import BROKER_ANSWER_SECONDS, BROKER_CHECK_SECONDS, BROKER_CONNECT_SECONDS
 from jobs.rows import OutboxEntry
 from jobs.settings import Settings
 
@@ -19,15 +21,18 @@ QUEUES = ("short", "cpu", "gpu")
 """`short`: about a minute on a CPU at most (analyses, static pruning of small models); `cpu`: long work on a
 CPU; `gpu`: work on a CUDA device."""
 PRIORITY_STEPS = list(range(10))
-CONNECT_SECONDS = 3
 
 
 def make_celery(settings: Settings, *, producer: bool = False) -> Celery:
     """A Celery app for `settings.broker_url` (redis:// or redis+socket://), configured the same everywhere.
 
     JSON only, results ignored, messages acknowledged late and fetched one at a time. A killed worker's
-    message comes back within about ten seconds instead of kombu's hundred. A `producer` gives up on a
-    silent broker after a few seconds instead of waiting: the outbox tries again.
+    message comes back within about ten seconds instead of kombu's hundred. Whoever asks a silent broker gives
+    up after a few seconds; a `producer` does not even try again: the outbox does.
+
+    The time limit of answers does not end a worker's long wait for a message (BRPOP), which reads only what
+    has come. That wait asks for an answer every second; one that is overdue is looked for every few seconds,
+    so that a half-open connection is given up within `brpop_timeout + 2 * health_check_interval`.
     """
     from celery import Celery  # a fifth of a second, which an API process spends once it listens
     from kombu.entity import Queue
@@ -40,10 +45,12 @@ def make_celery(settings: Settings, *, producer: bool = False) -> Celery:
         "priority_steps": PRIORITY_STEPS,
         "queue_order_strategy": "priority",
         "socket_keepalive": True,
-        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_connect_timeout": BROKER_CONNECT_SECONDS,
+        "socket_timeout": BROKER_ANSWER_SECONDS,
+        "health_check_interval": BROKER_CHECK_SECONDS,
     }
     if producer:
-        options |= {"socket_timeout": CONNECT_SECONDS, "max_retries": 0}
+        options["max_retries"] = 0
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -61,7 +68,7 @@ def make_celery(settings: Settings, *, producer: bool = False) -> Celery:
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         broker_transport_options=options,
-        broker_connection_timeout=CONNECT_SECONDS,
+        broker_connection_timeout=BROKER_CONNECT_SECONDS,
         enable_utc=True,
     )
     return app
@@ -96,13 +103,28 @@ class Publisher:
     def ping(self) -> None:
         """Raises kombu's OperationalError if the broker does not answer."""
         with self._app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=0, timeout=CONNECT_SECONDS)
+            connection.ensure_connection(max_retries=0, timeout=BROKER_CONNECT_SECONDS)
             connection.default_channel.client.ping()
+
+    def waiting(self, queues: Sequence[str]) -> int:
+        """How many messages wait in these queues. Raises kombu's OperationalError as `ping` does."""
+        with self._app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=0, timeout=BROKER_CONNECT_SECONDS)
+            return sum(_length(connection.default_channel, queue) for queue in queues)
 
     def close(self) -> None:
         """Close the connections."""
         if "_app" in self.__dict__:
             self._app.close()
+
+
+def _length(channel: Any, queue: str) -> int:
+    from kombu.exceptions import ChannelError  # see make_celery
+
+    try:
+        return int(channel.queue_declare(queue, passive=True).message_count)
+    except ChannelError:  # Redis has no list for an empty queue
+        return 0
 
 
 def broker_priority(priority: int) -> int:

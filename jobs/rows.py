@@ -227,6 +227,7 @@ class Worker:
     started_at: int
     seen_at: int
     memory_bytes: int | None = None
+    stalled: bool = False
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,9 @@ class Settings(BaseModel):
     artifacts_s3_access_key: str | None = Field(default=None, repr=False)
     artifacts_s3_secret_key: str | None = Field(default=None, repr=False)
 
+    artifacts_s3_timeout_seconds: float = Field(default=20.0, gt=0)
+    """The limit of one request to S3, which carries at most 8 MiB."""
+
     models_dir: Path = _under_data_dir("models")
     suites_dir: Path = _under_data_dir("suites")
     calibration_dir: Path = _under_data_dir("calibration")
@@ -65,6 +68,8 @@ class Settings(BaseModel):
     sweep_seconds: float = Field(default=10.0, gt=0)
     worker_timeout_seconds: float = Field(default=45.0, gt=0)
     """A worker without a beat for this long is not live."""
+    stall_seconds: float = Field(default=30.0, gt=0)
+    """A worker without an attempt that leaves a job waiting for this long is not well."""
     republish_seconds: float = Field(default=30.0, gt=0)
     """A job queued for this long since it was last published is published again."""
     grace_seconds: float = Field(default=20.0, ge=0)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -273,6 +274,7 @@ workers = Table(
     Column("memory_bytes", BigInteger),  # NULL: it did not say
     Column("code_version", String(64), nullable=False),
     Column("draining", Boolean, nullable=False),
+    Column("stalled", Boolean, nullable=False, server_default=false()),  # jobs wait, and it takes none
     Column("started_at", BigInteger, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
     Index("ix_workers_seen_at", "seen_at"),

@@ -6,6 +6,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from jobs.database import connect
+from jobs.patience import UNBOUNDED
 from jobs.settings import read_settings
 from jobs.tables import metadata
 
@@ -51,7 +52,8 @@ def main() -> None:
     """Migrate the database of `config` (or of the settings, for the alembic command)."""
     if context.is_offline_mode():
         raise SystemExit("offline migrations are not supported: SQLite's batches must see the tables")
-    engine = connect(config.attributes.get("database_url") or read_settings().database_url)
+    url = config.attributes.get("database_url") or read_settings().database_url
+    engine = connect(url, patience=UNBOUNDED)
     try:
         with engine.connect() as connection:
             run(connection)

@@ -129,4 +129,9 @@ def check_worker(settings: Settings) -> Finding:
     workers = _repository(settings).live_workers()
     queues = sorted({queue for worker in workers for queue in worker.queues})
     text = f"{len(workers)} live, queues {', '.join(queues)}" if workers else "no live worker"
+    stalled = [worker.id for worker in workers if worker.stalled]
+    if stalled:
+        text = f"{len(stalled)} of {len(workers)} live take no jobs though some wait: {', '.join(stalled)}"
+        advice = "it restarts itself within a minute; if it comes again, look into its log"
+        return Finding("worker", False, text, advice)
     return Finding("worker", bool(workers), text, "start `optipfair-service worker`")

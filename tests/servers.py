@@ -64,13 +64,16 @@ def free_port() -> int:
     return port
 
 
-def _connects(path: Path) -> bool:
+def _pongs(path: Path) -> bool:
+    """Whether a Valkey answers; while it still loads its file it takes connections and refuses commands."""
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
         try:
             probe.connect(str(path))
+            probe.sendall(b"PING\r\n")
+            return probe.recv(64).startswith(b"+PONG")
         except OSError:
             return False
-    return True
 
 
 @dataclass
@@ -219,7 +222,7 @@ class Valkey:
         command += ["--appendonly", "yes", "--save", "", "--daemonize", "no", *self.options]
         with (self.folder / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(lambda: _connects(self.socket), "Valkey", self.process)
+        wait_until(lambda: _pongs(self.socket), "Valkey", self.process)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """SIGKILL: as when the machine takes it."""
@@ -261,6 +264,7 @@ class S3:
     access_key: str = "test"
     secret_key: str = "test-secret"
     region: str = "us-east-1"
+    pid: int = 0
 
 
 @contextmanager
@@ -273,7 +277,7 @@ def s3_server(bucket: str = "artifacts") -> Iterator[S3]:
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    server = S3(f"http://127.0.0.1:{port}", bucket)
+    server = S3(f"http://127.0.0.1:{port}", bucket, pid=process.pid)
     try:
         wait_until(lambda: _listens(port), "moto", process)
         _make_bucket(server)

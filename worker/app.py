@@ -10,8 +10,10 @@ from celery import Celery, signals
 from celery.exceptions import Reject
 
 from jobs.queue import TASK_NAME, make_celery
+from worker import test_hooks
 from worker.attempt.supervisor import release_running, run_job
 from worker.broker_slot import SlotFreeingConnection
+from worker.consumer import ConsumerHandle
 from worker.log import logger
 from worker.services import Services
 
@@ -21,7 +23,7 @@ STOP_SECONDS = 8.0
 RELEASE_SECONDS = 1.5
 
 
-def make_app(services: Services) -> Celery:
+def make_app(services: Services, consumer: ConsumerHandle) -> Celery:
     """The worker's Celery app. Threads, because children of a prefork worker may not start processes."""
     app = make_celery(services.settings)
     app.amqp.Connection = SlotFreeingConnection
@@ -44,10 +46,12 @@ def make_app(services: Services) -> Celery:
     def run(job_id: str, **_: Any) -> None:
         if services.stopping.is_set():
             raise Reject("shutting down", requeue=True)
-        try:
-            run_job(services, job_id)
-        except Exception:  # the message is done with either way: the sweeper brings the job back
-            logger.exception("job.failed_in_supervisor", job_id=job_id)
+        with services.activity.working():
+            try:
+                run_job(services, job_id)
+            except Exception:  # the message is done with either way: the sweeper brings the job back
+                logger.exception("job.failed_in_supervisor", job_id=job_id)
+            test_hooks.after_job(services, job_id, consumer)
 
     return app
 
@@ -59,9 +63,9 @@ def _end_at_once(services: Services) -> None:
     os._exit(0)
 
 
-def run_worker(services: Services) -> int:
+def run_worker(services: Services, consumer: ConsumerHandle) -> int:
     """Consume until SIGTERM; then no new claim, and the running attempt gets its grace period."""
-    app = make_app(services)
+    app = make_app(services, consumer)
 
     def note_shutdown(**_: Any) -> None:
         services.stopping.set()
@@ -87,5 +91,6 @@ def run_worker(services: Services) -> int:
         loglevel="WARNING",
         quiet=True,
     )
+    consumer.attach(worker)
     worker.start()
     return int(worker.exitcode or 0)

@@ -84,6 +84,7 @@ class Beats:
             "code_version": self._code_version,
             "memory_bytes": self._memory,
             "draining": self._services.stopping.is_set(),
+            "stalled": self._services.stalled.is_set(),
         }
         try:
             self._services.repository.worker_beat(self._services.worker_id, **content)

@@ -46,12 +46,22 @@ class SlotFreeingQoS(redis.QoS):
             raise
 
 
+#: Seconds between tries to connect: the first, what each adds, the longest. Celery's own grow to 30 s, and a
+#: broker that is back must have its workers back within a few.
+RETRY_START, RETRY_STEP, RETRY_MAX = 0.5, 0.5, 3.0
+
+
 class SlotFreeingConnection(Connection):
     """A connection whose channels free their slots, by whichever URL they reach Redis.
 
     A transport named by hand would stand for one kind of URL; those of redis://, rediss://, sentinel:// and
     redis+socket:// are all made here, also after a failover to another of several URLs.
     """
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Try until there is a connection, as kombu does, but never wait long between two tries."""
+        waits = {"interval_start": RETRY_START, "interval_step": RETRY_STEP, "interval_max": RETRY_MAX}
+        return super().ensure_connection(*args, **{**waits, **kwargs})
 
     def create_transport(self) -> Any:
         """Create the transport, as kombu's, with `SlotFreeingQoS` in place of kombu's class for Redis."""

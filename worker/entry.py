@@ -21,6 +21,7 @@ from jobs.repository import Repository
 from jobs.settings import Settings
 from worker import app, orphans
 from worker.beats import Beats
+from worker.consumer import ConsumerHandle
 from worker.engine.process import Ended, EngineProcess, Message
 from worker.engine.server import make_context, start_server, thread_environment
 from worker.inputs.cache import FolderCache
@@ -28,6 +29,7 @@ from worker.inputs.inventory import Inventory
 from worker.log import logger
 from worker.services import Services
 from worker.tracing import configure_tracing
+from worker.vigil import Vigil
 
 #: The fork server imports torch first; on a loaded machine with a cold disk cache that takes a while.
 PROBE_SECONDS = 180.0
@@ -54,9 +56,12 @@ def run(settings: Settings) -> int:
     # Consume only when the fork server is warm: until then another worker is the better place for a job.
     devices = probe_devices(services.engines, settings)
     beats = Beats(services, devices, settings.code_version or metadata.version("optipfair-service"))
+    consumer = ConsumerHandle()
+    vigil = Vigil(services, consumer.restart, changed=beats.poke)
 
     def on_ready(**_: object) -> None:
         beats.start()
+        vigil.start()
         logger.info("worker.ready", devices=devices, queues=settings.queues)
 
     def on_shutdown(**_: object) -> None:
@@ -66,7 +71,7 @@ def run(settings: Settings) -> int:
     signals.worker_ready.connect(on_ready, weak=False)
     signals.worker_shutting_down.connect(on_shutdown, weak=False)
     try:
-        return app.run_worker(services)
+        return app.run_worker(services, consumer)
     finally:
         beats.stop()
 

@@ -13,6 +13,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.repository import Repository
 from jobs.rows import Claim
 from jobs.settings import Settings
+from worker.activity import Activity
 from worker.inputs.cache import FolderCache
 from worker.inputs.inventory import Inventory
 
@@ -33,6 +34,9 @@ class Services:
     stopping: threading.Event = field(default_factory=threading.Event)
     #: The attempt under way, if there is one.
     running: list[Claim] = field(default_factory=list)
+    activity: Activity = field(default_factory=Activity)
+    #: Set while jobs wait for this worker and it takes none.
+    stalled: threading.Event = field(default_factory=threading.Event)
 
     @property
     def hub_cache(self) -> FolderCache:

@@ -10,6 +10,10 @@ A job asks for a hook by a label; without the variable such labels are labels an
 * `test.complete` = `stale:SECONDS`: as a stopped process would: no heartbeats, until the attempt has been
   replaced (or that many seconds passed), unnoticed until the completing transaction refuses it. Both in the
   first attempt only.
+* `test.consumer` = `deaf`: after this job the consumer asks for no more messages, until it connects anew.
+* `test.consumer` = `blocked`: after this job the consumer's event loop does nothing any more.
+* `test.acknowledge` = `hold:SECONDS`: the worker says "hook.about_to_acknowledge" and waits before it tells
+  the broker that it is done with the job, which has ended by then.
 """
 
 from __future__ import annotations
@@ -20,6 +24,11 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.consumer import ConsumerHandle
+    from worker.services import Services
 
 VARIABLE = "OPTIPFAIR_TEST_HOOKS"
 _HOLD = re.compile(r"(hold|stale):(\d+(?:\.\d+)?)")
@@ -50,6 +59,26 @@ def in_engine(hooks: object) -> None:
     kind, seconds = parse_hold(text)
     if kind == "hold":
         time.sleep(seconds)
+
+
+def after_job(services: Services, job_id: str, consumer: ConsumerHandle) -> None:
+    """Carry out the hooks `consumer` and `acknowledge`, when the job has ended but for its message."""
+    if not enabled(services.environ):
+        return
+    from worker.log import logger  # engines import this module, and log otherwise
+
+    with suppress(Exception):  # the database may be away, or the job unknown
+        job = services.repository.get_job(job_id)
+        hooks = of_labels(job.labels, job.attempt, services.environ)
+        match hooks.get("consumer"):
+            case "deaf":
+                consumer.deafen()
+            case "blocked":
+                consumer.block()
+        kind, seconds = parse_hold(hooks.get("acknowledge", ""))
+        if kind:
+            logger.info("hook.about_to_acknowledge", job_id=job_id)
+            time.sleep(seconds)
 
 
 def parse_hold(text: str) -> tuple[str, float]:

@@ -9,7 +9,7 @@ from api import models
 from api.auth import Reader
 from api.context import WithServices
 from api.observability import METRICS_MEDIA_TYPE, render
-from api.readiness import check_all, gauges
+from api.readiness import OK, check_all, gauges
 
 router = APIRouter(tags=["operation"])
 
@@ -22,9 +22,9 @@ async def livez() -> models.Live:
 
 @router.get("/readyz", response_model=models.Ready, responses={503: {"model": models.Ready}})
 def readyz(services: WithServices) -> JSONResponse:
-    """Whether a job would run: database, migrations, broker and a live worker, each by name."""
+    """Whether a job would run: database, migrations, a worker that takes jobs, disk and broker, by name."""
     checks = check_all(services)
-    ready = all(value == "ok" for value in checks.values())
+    ready = all(value == OK for value in checks.values())
     body = {"status": "ready" if ready else "not_ready", "checks": checks}
     return JSONResponse(body, 200 if ready else 503, {"Cache-Control": "no-store"})
 

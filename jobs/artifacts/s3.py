@@ -22,7 +22,9 @@ from jobs.artifacts.sealing import staged_files
 from jobs.errors import ArtifactMissingError, StorageError
 from jobs.ids import is_id
 
-PART_BYTES = 16 * 1024 * 1024
+PART_BYTES = 8 * 1024 * 1024
+#: Parts under way at once: they share the line, and each has `artifacts_s3_timeout_seconds`.
+CONCURRENT_PARTS = 4
 READ_BYTES = 4 * 1024 * 1024
 _KEY = re.compile(r"([0-9a-f-]{36})/([1-9]\d{0,9})/[^/]+")
 
@@ -39,7 +41,7 @@ class S3RangeStore:
         return self._stages.stage(job_id, attempt)
 
     def seal(self, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never) -> Sealed:
-        """Hash the staged files and upload them (multipart above 16 MiB)."""
+        """Hash the staged files and upload them (multipart above 8 MiB)."""
         sealed = self._stages.seal(job_id, attempt, finished_at=finished_at, interrupt=interrupt)
         stage = self._stages.stage(job_id, attempt)
         for path, artifact in zip(staged_files(stage), sealed.artifacts, strict=True):
@@ -113,7 +115,12 @@ class S3RangeStore:
         with _named("the artifact store did not take a file"):
             multipart = size > PART_BYTES
             obstore.put(
-                self._store, key, _parts(path, interrupt), use_multipart=multipart, chunk_size=PART_BYTES
+                self._store,
+                key,
+                _parts(path, interrupt),
+                use_multipart=multipart,
+                chunk_size=PART_BYTES,
+                max_concurrency=CONCURRENT_PARTS,
             )
 
     def _stream(self, key: str, start: int, length: int) -> Iterator[bytes]:

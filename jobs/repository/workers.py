@@ -11,8 +11,9 @@ from sqlalchemy import delete, select
 
 from jobs import tables as t
 from jobs.database import now_ms
-from jobs.repository.base import Verbs, later
+from jobs.repository.base import Verbs, is_in, later
 from jobs.rows import LocalModel, Worker, models_from_json, to_json
+from jobs.states import State
 
 
 class WorkerVerbs(Verbs):
@@ -29,12 +30,13 @@ class WorkerVerbs(Verbs):
         allow_hub: bool,
         code_version: str,
         draining: bool = False,
+        stalled: bool = False,
         memory_bytes: int | None = None,
     ) -> None:
         """The worker lives, and this is what it has.
 
         `devices`: "cpu", "cuda", "cuda:0" …; `files`: names by folder ("calibration", "suites");
-        `memory_bytes`: how much one of its jobs may use.
+        `memory_bytes`: how much one of its jobs may use; `stalled`: jobs wait for it, and it takes none.
         """
         values = {
             "queues": to_json(list(queues)),
@@ -44,6 +46,7 @@ class WorkerVerbs(Verbs):
             "allow_hub": allow_hub,
             "code_version": code_version,
             "draining": draining,
+            "stalled": stalled,
             "memory_bytes": memory_bytes,
             "seen_at": now_ms(),
         }
@@ -70,6 +73,14 @@ class WorkerVerbs(Verbs):
         )
         with self._read() as connection:
             return [_worker(row) for row in connection.execute(query.order_by(c.id)).mappings()]
+
+    def published_for(self, queues: Sequence[str], seconds: float) -> bool:
+        """Whether a job of these queues waits whose message went out at least so many seconds ago."""
+        c = t.jobs.c
+        old = c.published_at <= later(-seconds)
+        query = select(c.id).where(is_in(State.QUEUED), c.queue.in_(list(queues)), old).limit(1)
+        with self._read() as connection:
+            return connection.execute(query).first() is not None
 
 
 def _worker(row: Mapping[Any, Any]) -> Worker:

@@ -43,6 +43,7 @@ class TestReadiness:
                 "migrations": "not at head",
                 "broker": "unavailable",
                 "worker": "no live worker",
+                "disk": "ok",
             },
         }
 

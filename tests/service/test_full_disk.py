@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from .harness import Service, running, wait_for
@@ -15,14 +17,25 @@ from .tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 DISK_BYTES = 2 * 1024 * 1024
+#: Room for everything that a service writes while it runs some small jobs.
+WHOLE_BYTES = 32 * 1024 * 1024
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two megabytes (needs root on Linux)."""
-    disk = tmp_path / "disk"
+    yield from _mounted(tmp_path / "disk", DISK_BYTES)
+
+
+@pytest.fixture
+def whole_disk(tmp_path: Path) -> Iterator[Path]:
+    """One for the whole data folder."""
+    yield from _mounted(tmp_path / "whole", WHOLE_BYTES)
+
+
+def _mounted(disk: Path, size: int) -> Iterator[Path]:
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
     if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
         pytest.skip("mounting a small tmpfs needs root")
     yield disk
@@ -45,6 +58,39 @@ def test_a_job_that_fills_the_disk_fails_and_the_next_one_succeeds(tmp_path: Pat
         filler.unlink()
         wait_for(lambda: not list((small_disk / "artifacts").glob("*/*")), "the files to be removed")
         check_goes_on(service)
+
+
+def test_a_full_disk_under_everything_is_named_and_heals(whole_disk: Path) -> None:
+    """The database, the broker's file, artifacts and logs: nothing can be written any more."""
+    data_dir = whole_disk / "data"
+    write_tiny_llama(data_dir / "models" / "tiny")
+    with running(data_dir) as service:
+        check_goes_on(service)
+        filler = whole_disk / "filler"
+        _fill(filler)
+        answer = wait_for(lambda: _refused(service), "a job that can't be stored")
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage_full"), answer.text
+        ready = service.client.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["disk"]) == (503, "full")
+        assert service.client.get("/livez").status_code == 200
+        assert service.client.get("/v1/jobs").status_code == 200
+        filler.unlink()
+        check_goes_on(service)
+        wait_for(lambda: service.client.get("/readyz").status_code == 200, "readiness")
+
+
+def _fill(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
+def _refused(service: Service) -> httpx.Response | None:
+    """SQLite has some room of its own: a job that is stored there says nothing."""
+    spec = {"model": {"source": "local", "name": "tiny"}, "pruning_percentage": 25}
+    spec["calibration"] = {"texts": ["a" * 1000] * 200}
+    answer = service.client.post("/v1/jobs", json={"kind": "prune", "spec": spec}, timeout=30)
+    return None if answer.status_code == 202 else answer
 
 
 def check_goes_on(service: Service) -> None:

@@ -16,12 +16,14 @@ import redis
 from celery import Celery
 from kombu import Consumer, Message
 from kombu.asynchronous import Hub
+from kombu.exceptions import OperationalError
 from kombu.transport import redis as transport
 
 from jobs.settings import Settings
 from tests import servers
 from worker.app import make_app
-from worker.broker_slot import SlotFreeingQoS
+from worker.broker_slot import RETRY_MAX, SlotFreeingConnection, SlotFreeingQoS
+from worker.consumer import ConsumerHandle
 from worker.services import Services
 
 ENDINGS: dict[str, Callable[[Any, str], None]] = {
@@ -127,7 +129,8 @@ def test_a_slot_is_not_freed_twice(
 
 
 def app_for(services: Services, url: str, tmp_path: Path) -> Celery:
-    return make_app(replace(services, settings=Settings(data_dir=tmp_path, broker_url=url)))
+    changed = replace(services, settings=Settings(data_dir=tmp_path, broker_url=url))
+    return make_app(changed, ConsumerHandle())
 
 
 @pytest.fixture
@@ -199,3 +202,13 @@ def test_channels_of_every_kind_of_url_free_their_slots(
                 connection.transport.register_with_event_loop(connection.connection, Hub())
                 assert type(connection.default_channel.qos) is SlotFreeingQoS
                 assert type(connection.channel().qos) is SlotFreeingQoS
+
+
+def test_a_broker_that_is_back_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda _seconds: None)
+    waits: list[float] = []
+    connection = SlotFreeingConnection("redis://127.0.0.1:1/0")
+    with pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _error, seconds: waits.append(seconds), max_retries=12)
+    assert waits == sorted(waits)
+    assert max(waits) == RETRY_MAX
