@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sides import demo_model, test_data
+from sides import demo_model, processor, test_data
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optipfair_engine.bias.behaviour.likelihood import start_token
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    print(processor())
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         folder = demo_model(options.model, Path(scratch) / "SmolLM2-135M-Instruct")

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sides import demo_model, environment_of, peer_python
+from sides import demo_model, environment_of, peer_python, processor
 
 from optipfair_engine.bias.defaults import DEFAULT_PROMPT_PAIRS
 
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    print(processor())
     with tempfile.TemporaryDirectory() as scratch:
         folder, here = Path(scratch), sys.executable
         peer = peer_python(options.peer_python, folder / "venv")

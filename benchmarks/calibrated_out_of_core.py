@@ -22,7 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sides import demo_model, manual_text
+from sides import demo_model, manual_text, processor
 from streaming_vs_optipfair import GB, SHAPES, make_checkpoint, measure, warm
 
 WINDOWS_CODE = """
@@ -111,6 +111,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--preset", default="recommended", help="recommended, or OBS or MAW with the refit")
     options = parser.parse_args()
+    print(processor())
     beside = options.checkpoint.parent if options.checkpoint else None
     with tempfile.TemporaryDirectory(prefix="optipfair-bench-", dir=beside) as scratch:
         folder = Path(scratch)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sides import PEER, demo_model, environment_of, manual_text, peer_python
+from sides import PEER, demo_model, environment_of, manual_text, peer_python, processor
 
 LIMIT = 1.08
 
@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peer-python", help=f"a Python that has {PEER}; default: a new environment")
     options = parser.parse_args()
+    print(processor())
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         peer = peer_python(options.peer_python, folder / "peer")

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import quality_texts as texts  # noqa: E402
-from sides import PEER, demo_model, environment_of, peer_python  # noqa: E402
+from sides import PEER, demo_model, environment_of, peer_python, processor  # noqa: E402
 
 from optipfair_engine.architectures import locate  # noqa: E402
 from optipfair_engine.calibration import CalibrationSet, calibration_from_windows, windows_from_text  # noqa: E402
@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder to keep statistics in between runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
+    print(processor())
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
         model = demo_model(args.model, Path(scratch) / "demo")

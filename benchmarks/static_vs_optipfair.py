@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sides import COMMAND, PEER, demo_model, environment_of, peer_python
+from sides import COMMAND, PEER, demo_model, environment_of, peer_python, processor
 
 PUBLISHED, OURS, CHECKED, IN_MEMORY = "optipfair 0.4.2", "ours", "ours, checked", "ours, in memory"
 
@@ -173,6 +173,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="also write the result here")
     options = parser.parse_args()
+    print(processor())
     with tempfile.TemporaryDirectory(prefix="optipfair-benchmark-") as scratch:
         folder = Path(scratch)
         peer = peer_python(options.peer_python, folder / "peer")

@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sides import COMMAND, PEER, environment_of, peer_python
+from sides import COMMAND, PEER, environment_of, peer_python, processor
 
 GB, MB = 1e9, 1e6
 
@@ -264,6 +264,7 @@ def main() -> int:
     parser.add_argument("--skip-peer", action="store_true")
     parser.add_argument("--keep", type=Path, help="make the checkpoint there, or use the one that is there")
     options = parser.parse_args()
+    print(processor())
     with tempfile.TemporaryDirectory(
         prefix="optipfair-bench-", dir=options.keep and options.keep.parent
     ) as scratch:
