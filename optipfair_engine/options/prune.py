@@ -1,121 +1,21 @@
-"""The options of a pruning, each declared once: type, bounds, default, and a sentence of help.
-
-From `Prune` follow the spec of a prune job, the options of ``optipfair prune``, the OpenAPI document, what
-``prune_model`` takes, and what the engine reads. What goes together stands in ``options.rules``.
-"""
+"""What is pruned, checked: the fields of ``options.fields`` with the rules of ``options.rules``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from optipfair_engine.options import rules
-from optipfair_engine.options.base import (
-    About,
-    Count,
-    EngineOptions,
-    Finite,
-    Percentage,
-    Seed,
-    Strict,
-    again,
-)
-from optipfair_engine.options.calibration import CALIBRATION, Cut
-from optipfair_engine.options.words import (
-    Allocation,
-    AttentionUnit,
-    Compensation,
-    ComputeDtype,
-    DType,
-    ExpansionDivisor,
-    LayerSelectionMethod,
-    NeuronSelectionMethod,
-    Preset,
-    PruningType,
-    TieBreak,
-    VerifyLevel,
-)
+from optipfair_engine.options.base import EngineOptions, again
+from optipfair_engine.options.calibration import Cut
+from optipfair_engine.options.fields import DEFAULT_PERCENTAGE, Fairness, Healing, PruneFields
 
-#: The guide's percentage where no size is given at all.
-DEFAULT_PERCENTAGE = 10
-
-_WHAT, _SIZE, _RUN = "What is pruned", "How much goes", "Running"
-_WIDTH, _DEPTH, _HEADS = ("MLP_GLU", "MLP"), ("DEPTH",), ("ATTENTION",)
+__all__ = ["DEFAULT_PERCENTAGE", "Fairness", "Healing", "Prune", "PruneOptions"]
 
 
-class Healing(Strict):
-    """A short distillation after pruning."""
-
-    max_seconds: Annotated[float, Field(gt=0), About(flag="--healing-seconds")]
-    """How long the result is distilled from the original, at most."""
-
-
-class Fairness(Strict):
-    """Lets what a neuron says about an attribute weigh in the selection."""
-
-    prompt_pairs: Annotated[Sequence[Any], Field(min_length=1)]
-    """Pairs of prompts that differ in the attribute: what reacts to the difference goes first."""
-    weight: Finite = Field(default=1.0, ge=0, le=100)
-    """How much that weighs against what a neuron is of use; 0: not at all."""
-
-
-class Prune(Strict):
-    """What is pruned, and how: the fields that jobs, the command and the engine's calls share."""
-
-    preset: Annotated[Preset, About(_WHAT)] = "guide"
-    """guide: as the other fields say; recommended: what measured best, with calibration or without."""
-    pruning_type: Annotated[PruningType, About(_WHAT)] = "MLP_GLU"
-    """Neurons of gated (MLP_GLU) or plain (MLP) blocks, whole layers (DEPTH), or heads (ATTENTION)."""
-    neuron_selection_method: Annotated[NeuronSelectionMethod, About(_WHAT, _WIDTH, flag="--method")] = "MAW"
-    """How neurons are scored (see docs/glossary.md); CFSP and OBS need calibration."""
-    tie_break: Annotated[TieBreak, About(_WHAT, _WIDTH)] = "lower_index"
-    """Which of equally scored neurons stay; topk: those that optipfair 0.4.2 keeps."""
-    pruning_percentage: Annotated[Percentage | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
-    """Per cent of neurons, heads or KV groups that go."""
-    expansion_rate: Annotated[Annotated[Finite, Field(gt=0)] | None, About(_SIZE, _WIDTH)] = None
-    """The size that stays: intermediate_size in per cent of hidden_size."""
-    target_parameters: Annotated[Count | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
-    """The size that stays: at most so many parameters of the whole model."""
-    target_bytes: Annotated[Count | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
-    """The size that stays: at most so many bytes of weights."""
-    allocation: Annotated[Allocation | None, About(_WHAT, _WIDTH, neutral=("uniform",))] = None
-    """One width for all layers, or by importance. Unless given: uniform, with the preset allocated."""
-    expansion_divisor: Annotated[ExpansionDivisor | None, About(_SIZE, _WIDTH)] = None
-    """Rounds intermediate_size to a multiple."""
-    layer_indices: Annotated[Sequence[Any] | None, About(_WHAT)] = None
-    """The layers to remove (DEPTH), or the only ones to prune. Unless given: all."""
-    num_layers_to_remove: Annotated[Annotated[int, Field(ge=1, lt=10_000)] | None, About(_SIZE, _DEPTH)] = (
-        None
-    )
-    """How many layers go (DEPTH)."""
-    depth_pruning_percentage: Annotated[
-        Annotated[Finite, Field(gt=0, lt=100)] | None, About(_SIZE, _DEPTH)
-    ] = None
-    """Per cent of layers that go (DEPTH)."""
-    layer_selection_method: Annotated[LayerSelectionMethod, About(_WHAT, _DEPTH)] = "last"
-    """Which layers go (DEPTH): the last, the first, layer_indices, or, by calibration, those of least use."""
-    attention_unit: Annotated[AttentionUnit, About(_WHAT, _HEADS)] = "kv_group"
-    """Whole KV groups, or query heads evenly from each group (ATTENTION)."""
-    compensation: Annotated[Compensation, About(_WHAT)] = "none"
-    """Whether the weights behind what goes are refitted; least_squares needs calibration."""
-    healing: Annotated[Healing | None, About(_RUN, in_memory=False)] = None
-    """A short distillation from the original afterwards."""
-    fairness: Annotated[Fairness | None, About(_WHAT, _WIDTH, in_memory=False)] = None
-    """Lets neurons go first that react to an attribute; needs calibration."""
-    keep_statistics: Annotated[bool, About(CALIBRATION, (*_WIDTH, *_HEADS), in_memory=False)] = False
-    """Keeps what a refit at another size needs, for a later job with plan."""
-    verify: Annotated[VerifyLevel, About(_RUN, in_memory=False)] = "logits"
-    """How the saved model is checked: by its logits, by its structure and hashes alone, or not."""
-    dtype: Annotated[DType, About(_RUN, in_memory=False)] = "auto"
-    """Number type that the model is loaded and saved in; auto: the checkpoint's."""
-    device: Annotated[str, About(_RUN, in_memory=False)] = "auto"
-    """What computes: auto (what there is), cpu or cuda."""
-    seed: Annotated[Seed, About(_RUN, in_memory=False)] = 0
-    """Of healing and fairness."""
-    compute_dtype: Annotated[ComputeDtype, About(_RUN, in_memory=False)] = "auto"
-    """What passes that measure or choose are computed in; auto: the fastest here; checkpoint: its own."""
+class Prune(PruneFields):
+    """What is pruned, and how; jobs, the command and the calls share it, with what goes together."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
@@ -131,21 +31,6 @@ class Prune(Strict):
         rules.check_type(self)
         rules.check_layer_choice(self)
         rules.check_ties(self)
-
-    @property
-    def prunes_neurons(self) -> bool:
-        """Whether intermediate neurons go (rather than layers or heads)."""
-        return self.pruning_type in _WIDTH
-
-    @property
-    def percentage(self) -> float:
-        """The percentage that goes where one is asked for, or the guide's default."""
-        return DEFAULT_PERCENTAGE if self.pruning_percentage is None else self.pruning_percentage
-
-    @property
-    def healing_seconds(self) -> float | None:
-        """How long the result is distilled from the original; ``None``: not at all."""
-        return None if self.healing is None else self.healing.max_seconds
 
 
 class PruneOptions(EngineOptions, Cut, Prune):

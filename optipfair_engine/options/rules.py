@@ -8,13 +8,11 @@ that depend on calibration text or an earlier plan are told whether there is one
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from optipfair_engine.options.base import about
 from optipfair_engine.options.errors import ContradictionError
-
-if TYPE_CHECKING:
-    from optipfair_engine.options.prune import Prune
+from optipfair_engine.options.fields import PruneFields
 
 #: How much goes: of neurons and heads, and of layers.
 SIZES: Final = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
@@ -39,14 +37,14 @@ WORDS_OF_PLAN: Final = (
 )
 
 
-def check_one_size(options: Prune) -> None:
+def check_one_size(options: PruneFields) -> None:
     """Refuse two sizes; none means the guide's percentage."""
     sizes = [name for name in SIZES if getattr(options, name) is not None]
     if len(sizes) > 1:
         raise ContradictionError(f"{' and '.join(sizes)} are mutually exclusive. Provide only one.")
 
 
-def check_exactly_one_size(options: Prune, *, planned: bool) -> None:
+def check_exactly_one_size(options: PruneFields, *, planned: bool) -> None:
     """Refuse two sizes, and none too, except beside a plan, which has its own."""
     wanted = DEPTH_SIZES if options.pruning_type == "DEPTH" else SIZES
     given = [name for name in wanted if getattr(options, name) is not None]
@@ -55,7 +53,7 @@ def check_exactly_one_size(options: Prune, *, planned: bool) -> None:
         raise ContradictionError(f"give exactly one of {', '.join(wanted)}{said}")
 
 
-def check_type(options: Prune) -> None:
+def check_type(options: PruneFields) -> None:
     """Refuse fields that the pruning type doesn't read, unless they are at their default."""
     names = []
     for name, field in type(options).model_fields.items():
@@ -73,7 +71,7 @@ def check_type(options: Prune) -> None:
         )
 
 
-def check_layer_choice(options: Prune) -> None:
+def check_layer_choice(options: PruneFields) -> None:
     """Refuse a way to choose layers beside the layers themselves.
 
     "last" is the default, and as good as "custom" where the layers are named.
@@ -87,7 +85,7 @@ def check_layer_choice(options: Prune) -> None:
         )
 
 
-def check_named_layers(options: Prune) -> None:
+def check_named_layers(options: PruneFields) -> None:
     """Refuse a choice of layers by hand that names none."""
     if options.layer_selection_method == "custom" and options.layer_indices is None:
         raise ContradictionError(
@@ -96,7 +94,7 @@ def check_named_layers(options: Prune) -> None:
         )
 
 
-def check_ties(options: Prune) -> None:
+def check_ties(options: PruneFields) -> None:
     """Refuse a way to break ties where something else than a score of one layer's neurons chooses."""
     if options.tie_break != "lower_index" and (
         options.compensation != "none" or options.allocation == "allocated"
@@ -108,7 +106,7 @@ def check_ties(options: Prune) -> None:
         )
 
 
-def check_ties_of_job(options: Prune) -> None:
+def check_ties_of_job(options: PruneFields) -> None:
     """The same, and refuse it with what may come to that: a preset or fairness."""
     check_ties(options)
     if options.tie_break != "lower_index" and (options.preset == "recommended" or options.fairness):
@@ -118,7 +116,9 @@ def check_ties_of_job(options: Prune) -> None:
 _TIES = 'tie_break "topk": not with compensation, allocated widths, fairness or a preset'
 
 
-def check_needs(options: Prune, *, calibrated: bool, planned: bool = False, healed: bool = True) -> None:
+def check_needs(
+    options: PruneFields, *, calibrated: bool, planned: bool = False, healed: bool = True
+) -> None:
     """Refuse what can't be done without calibration text, whatever the preset.
 
     ``planned``: an earlier plan is applied, so nothing is chosen. ``healed``: healing counts, too.
@@ -150,7 +150,7 @@ _DEPTH_NEEDS = (
 )
 
 
-def _needs(options: Prune, *, planned: bool, healed: bool) -> dict[str, str]:
+def _needs(options: PruneFields, *, planned: bool, healed: bool) -> dict[str, str]:
     """What needs calibration text: its name → how the engine says so."""
     method, layers = options.neuron_selection_method, options.layer_selection_method
     refitted = _DEPTH_NEEDS if options.pruning_type == "DEPTH" else f"compensation {_DATA}"
@@ -178,7 +178,7 @@ def _needs(options: Prune, *, planned: bool, healed: bool) -> dict[str, str]:
     return {name: said for needed, name, said in needy if needed}
 
 
-def check_fairness(options: Prune) -> None:
+def check_fairness(options: PruneFields) -> None:
     """Fairness is itself the score of neurons, and orders equal ones by their index."""
     names = [name for name in ("neuron_selection_method", "tie_break") if is_chosen(options, name)]
     if names:
@@ -189,7 +189,7 @@ def check_fairness(options: Prune) -> None:
         )
 
 
-def check_calibration_is_used(options: Prune) -> None:
+def check_calibration_is_used(options: PruneFields) -> None:
     """Refuse text that nothing looks at: only some ways of choosing do; healing distils on it anyway."""
     if refits(options, calibrated=True) or options.fairness is not None or options.healing is not None:
         return
@@ -210,7 +210,7 @@ def check_calibration_is_used(options: Prune) -> None:
         )
 
 
-def check_statistics(options: Prune, *, calibrated: bool) -> None:
+def check_statistics(options: PruneFields, *, calibrated: bool) -> None:
     """Refuse to keep statistics that nothing gathers."""
     gathered = refits(options, calibrated=calibrated) or options.allocation == "allocated"
     if options.keep_statistics and not (gathered or options.fairness is not None):
@@ -221,7 +221,7 @@ def check_statistics(options: Prune, *, calibrated: bool) -> None:
         )
 
 
-def check_beside_plan(options: Prune, *, calibrated: bool) -> None:
+def check_beside_plan(options: PruneFields, *, calibrated: bool) -> None:
     """Refuse what an earlier plan has settled, and text that nothing but healing could look at."""
     _refuse(
         (name for name in SETTLED_BY_PLAN if is_chosen(options, name)), "not beside plan, which settles it"
@@ -234,22 +234,22 @@ def check_beside_plan(options: Prune, *, calibrated: bool) -> None:
         )
 
 
-def refits(options: Prune, *, calibrated: bool) -> bool:
+def refits(options: PruneFields, *, calibrated: bool) -> bool:
     """Whether what stays is refitted, because it is asked for or by the preset."""
     return options.compensation != "none" or (options.preset == "recommended" and calibrated)
 
 
-def scores_neurons_by_text(options: Prune) -> bool:
+def scores_neurons_by_text(options: PruneFields) -> bool:
     """Whether neurons are chosen by a score that calibration text, if there is any, has a part in."""
     return options.prunes_neurons and options.neuron_selection_method not in (*STATIC_METHODS, "OBS")
 
 
-def selects_layers_by_text(options: Prune) -> bool:
+def selects_layers_by_text(options: PruneFields) -> bool:
     """Whether layers are chosen by what calibration text measures."""
     return options.layer_selection_method in ("importance", "greedy_perplexity")
 
 
-def is_chosen(options: Prune, name: str) -> bool:
+def is_chosen(options: PruneFields, name: str) -> bool:
     """Whether a field differs from its default."""
     return bool(getattr(options, name) != type(options).model_fields[name].default)
 

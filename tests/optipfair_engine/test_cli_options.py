@@ -107,7 +107,7 @@ def test_prune(called: Callable[..., dict[str, Any]], words: list[str], name: st
         ("attributes", ["--attributes", "cat, dog"], ["cat", "dog"]),
         ("suite", ["--suite", "crows.csv"], Path("crows.csv")),
         ("visualization_types", ["--visualization-types", "pca"], ["pca"]),
-        ("visualization_types", ["--visualization-types", "none"], ()),
+        ("visualization_types", ["--visualization-types", "none"], []),
         ("layers", ["--layers", "all"], "all"),
         ("layers", ["--layers", "0,2"], [0, 2]),
         ("layer_types", ["--layer-types", "mlp_output,up_proj"], ["mlp_output", "up_proj"]),

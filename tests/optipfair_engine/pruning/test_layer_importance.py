@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
+from optipfair_engine.computing.asked import computing
 from optipfair_engine.errors import CalibrationError, UnsupportedModelError
 from optipfair_engine.pruning import analyze_layer_importance
 
@@ -61,9 +63,14 @@ def test_scores_do_not_depend_on_batching_or_padding(llama, batches) -> None:
 
 
 def test_low_precision_models_are_scored_in_float32(llama, batches) -> None:
+    """The cosines are; the passes too where asked for, and otherwise in what the processor is fast in."""
     model = llama.to(torch.bfloat16)
-    found = analyze_layer_importance(model, batches, show_progress=False)
+    with computing("checkpoint"):
+        found = analyze_layer_importance(model, batches, show_progress=False)
     assert found == pytest.approx(reference(model, batches), abs=1e-6)
+    with computing("float32"):
+        found = analyze_layer_importance(model, batches, show_progress=False)
+    assert found == pytest.approx(reference(copy.deepcopy(model).float(), batches), abs=1e-6)
 
 
 def test_dropout_is_off_and_the_mode_is_restored(llama_of, batches) -> None:
