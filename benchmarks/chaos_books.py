@@ -149,7 +149,7 @@ class Books:
             accepted=len(self._tally.accepted),
             states=Counter(row[1] for row in jobs.values()),
             lost=len(missing),
-            made_twice=len(jobs.signing.keys() - self._tally.accepted.keys()),
+            made_twice=len(jobs.keys() - self._tally.accepted.keys()),
             published_twice=len(self._wrongly_published(jobs)),
             stale_rejected=stale_rejected,
             orphans=len(self.orphans()),

@@ -75,10 +75,18 @@ class Proxy:
     def stop(self) -> None:
         """Reset everything and stop listening."""
         self.be("refuse")
+        self._wait_for(self._settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _settle(self) -> None:
+        """Let what was reset come to its end, for a second at most."""
+        for _ in range(50):
+            if not self._links:
+                return
+            await asyncio.sleep(0.02)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)

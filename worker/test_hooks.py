@@ -5,6 +5,7 @@ A job asks for a hook by a label; without the variable such labels are labels an
 * `test.engine` = `die`: the engine kills itself with SIGKILL as if the machine had run out of memory.
 * `test.engine` = `die-once`: the same, in the first attempt only.
 * `test.engine` = `hold:SECONDS`: the engine waits before it begins.
+* `test.seal` = `hold:SECONDS`: the supervisor waits before it stores (uploads) the files.
 * `test.complete` = `hold:SECONDS`: the supervisor waits before the completing transaction, heartbeats going
   on.
 * `test.complete` = `stale:SECONDS`: as a stopped process would: no heartbeats, until the attempt has been

@@ -24,7 +24,7 @@ from .tiny import write_tiny_llama
 NEIGHBOURS = ("broker", "postgres", "s3")
 #: `killed` and `frozen` happen to the server, the others to what lies between (see `tests.proxy`).
 FAULTS = ("killed", "frozen", "refuse", "stall", "half-open", "slow")
-#: Where in a job's life the fault begins. A fault at `publication` begins a second before the engine is done.
+#: Where in a job's life the fault begins; at the last three, a second before the upload, the commit, the ack.
 MOMENTS = ("claim", "engine", "publication", "commit", "acknowledgement")
 #: When the neighbour is back, a fresh job has ended after so long and an undisturbed job's time.
 NEXT_JOB_SECONDS = 30.0
@@ -78,8 +78,9 @@ class Neighbourhood:
 
     def reach(self, moment: str, length: float) -> str:
         """A job that is at the moment where a fault of this length shall begin."""
-        if moment in {"commit", "acknowledgement"}:
+        if moment in {"publication", "commit", "acknowledgement"}:
             hook, event = {
+                "publication": ("test.seal", "hook.about_to_seal"),
                 "commit": ("test.complete", "hook.hold"),
                 "acknowledgement": ("test.acknowledge", "hook.about_to_acknowledge"),
             }[moment]
@@ -87,7 +88,7 @@ class Neighbourhood:
             job_id = self.post({hook: "hold:1"})
             wait_for(lambda: self.logged(event) > before, f"the worker to say {event}")
             return job_id
-        hold = {"claim": 0.0, "engine": length + 1.0, "publication": 1.0}[moment]
+        hold = {"claim": 0.0, "engine": length + 1.0}[moment]
         job_id = self.post({"test.engine": f"hold:{hold:g}"} if hold else None)
         if hold:
             self.service.wait_state(job_id, "running")

@@ -244,6 +244,7 @@ class Supervisor:
     def _complete(self, metrics: dict[str, Any], workspace: Workspace) -> State | None:
         """Hash and store the files, then publish them in the transaction that ends the job."""
         try:
+            self._hold_before_sealing()
             finished_at = self._repository.now()
             reusable = is_as_admitted(self._services, self._job, self._models_before)
             files = workspace.seal(finished_at=finished_at, interrupt=self._keep_going)
@@ -270,6 +271,12 @@ class Supervisor:
         if state is None:
             self._log.warning("attempt.stale_rejected")
         return state
+
+    def _hold_before_sealing(self) -> None:
+        kind, seconds = test_hooks.parse_hold(self._hooks.get("seal", ""))
+        if kind:
+            self._log.info("hook.about_to_seal", seconds=seconds)
+            time.sleep(seconds)
 
     def _hold_before_completion(self) -> None:
         kind, seconds = test_hooks.parse_hold(self._hooks.get("complete", ""))
