@@ -78,9 +78,9 @@ def test_a_job_can_be_followed_to_its_results(
     page.locator(".hero-state .state", has_text="queued").wait_for()
 
     attempt = worker.claim(job["id"])
-    worker.attempt.progress(job["id"], attempt, 0.42)
+    worker.progress(job["id"], attempt, 0.42)
     page.locator(".bar-text", has_text="42 %").wait_for()  # nobody has reloaded the page
-    worker.attempt.progress(job["id"], attempt, 0.77)
+    worker.progress(job["id"], attempt, 0.77)
     page.locator(".bar-text", has_text="77 %").wait_for()
     worker.succeed(job["id"], attempt)
     page.get_by_text("verdict: pass", exact=True).wait_for()

@@ -198,7 +198,7 @@ def test_a_long_jobs_page_shows_its_latest_events(
     job = caller.create()
     attempt = worker.claim(job["id"])
     for step in range(8):
-        worker.attempt.progress(job["id"], attempt, step / 10)
+        worker.progress(job["id"], attempt, step / 10)
     page = browser.get(f"/jobs/{job['id']}").text
     shown = re.findall(r"layer (\d+)</span></li>", page)
     assert shown == ["7", "6", "5", "4", "3"]
@@ -271,7 +271,7 @@ def test_what_users_and_workers_write_is_text_not_markup(
 ) -> None:
     job = caller.create(labels={"team": "<script>alert(1)</script>"})
     attempt = worker.claim(job["id"])
-    worker.attempt.progress(job["id"], attempt, 0.5, stage="<img src=x onerror=alert(1)>")
+    worker.progress(job["id"], attempt, 0.5, stage="<img src=x onerror=alert(1)>")
     for path in ("/", f"/jobs/{job['id']}"):
         text = browser.get(path).text
         assert "<script>alert" not in text

@@ -236,7 +236,7 @@ class TestCost:
                 await held(services)
                 attempt = await asyncio.to_thread(worker.claim, job["id"])
                 for step in range(1, 4):
-                    await asyncio.to_thread(worker.attempt.progress, job["id"], attempt, step / 4)
+                    await asyncio.to_thread(worker.progress, job["id"], attempt, step / 4)
                     await asyncio.sleep(0.05)
                 await asyncio.to_thread(worker.succeed, job["id"], attempt)
                 text: str = (await stream).text
