@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.client import verbs
 from service.keys_cli import keys_app
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(cls=verbs.Verbs, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys_app, name="keys")
+verbs.add_to(app)
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of everything the service keeps.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]

@@ -8,7 +8,6 @@ from xml.etree import ElementTree as ET  # only writes; nothing foreign is parse
 
 from api import models
 from api.verdict import wording
-from api.verdict.markdown import wording_of
 
 MAX_TEXT = 4000
 
@@ -24,7 +23,11 @@ def render(job: models.Job, verdict: models.Verdict, link: str) -> bytes:
         _job_error(suite, job, seconds)
     names = Counter(check.metric for check in verdict.checks)
     for check in verdict.checks:
-        name = check.metric if names[check.metric] == 1 else f"{check.metric} {wording.bound(check)}"
+        name = (
+            check.metric
+            if names[check.metric] == 1
+            else f"{check.metric} {wording.bound(check.model_dump())}"
+        )
         _case(suite, check, name, f"optipfair.{job.kind}")
     counts = {
         "tests": len(suite.findall("testcase")),
@@ -50,15 +53,16 @@ def clean(text: str) -> str:
 def _job_error(suite: ET.Element, job: models.Job, seconds: str) -> None:
     case = ET.SubElement(suite, "testcase", classname=f"optipfair.{job.kind}", name="job", time=seconds)
     code = job.error.code if job.error else job.state.value
-    message = job.error.message if job.error else f"The job {wording_of(job)}."
+    message = job.error.message if job.error else f"The job {wording.ending(job.state.value)}."
     ET.SubElement(case, "error", type=clean(code), message=clean(message)).text = clean(
-        f"The job {wording_of(job)}: {message}"
+        f"The job {wording.ending(job.state.value)}: {message}"
     )
 
 
 def _case(suite: ET.Element, check: models.Check, name: str, classname: str) -> None:
     case = ET.SubElement(suite, "testcase", classname=classname, name=clean(name), time="0")
-    said = f"{check.metric} is {wording.value(check)}; the bound is {wording.bound(check)}"
+    words = check.model_dump()
+    said = f"{check.metric} is {wording.value(words)}; the bound is {wording.bound(words)}"
     if check.result == "pass":
         ET.SubElement(case, "system-out").text = clean(said)
         return

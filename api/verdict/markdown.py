@@ -43,18 +43,13 @@ def code(text: str) -> str:
 
 def _failure(job: models.Job) -> str:
     if job.error is None:
-        return f"The job {wording_of(job)}."
-    return f"The job {wording_of(job)}: {code(job.error.code)}, {code(job.error.message)}"
-
-
-def wording_of(job: models.Job) -> str:
-    """How the job ended, as the rest of a sentence."""
-    return {"timed_out": "timed out", "cancelled": "was cancelled"}.get(job.state.value, job.state.value)
+        return f"The job {wording.ending(job.state.value)}."
+    return f"The job {wording.ending(job.state.value)}: {code(job.error.code)}, {code(job.error.message)}"
 
 
 def _table(checks: list[models.Check]) -> str:
     rows = ["| metric | value | bound | outcome |", "|---|---|---|---|"]
-    for check in checks:
-        cells = (check.metric, wording.value(check), wording.bound(check), wording.outcome(check))
+    for check in (check.model_dump() for check in checks):
+        cells = (check["metric"], wording.value(check), wording.bound(check), wording.outcome(check))
         rows.append(f"| {' | '.join(plain(cell) for cell in cells)} |")
     return "\n".join(rows)
