@@ -200,13 +200,13 @@ def test_a_download_goes_on_where_it_was_cut(service: Service, tmp_path: Path) -
             folder = tmp_path / start
             folder.mkdir()
             (folder / f"{name}.part").write_bytes(half)
-            told: list[int] = []
+            told: list[tuple[str, int, int]] = []
             client.download(
-                job["id"], folder, names=[name], on_bytes=lambda _name, here, _all: told.append(here)
+                job["id"], folder, names=[name], on_bytes=lambda *piece, told=told: told.append(piece)
             )
             assert (folder / name).read_bytes() == content
             assert [path.name for path in folder.iterdir()] == [name]
-            assert told[-1] == len(content)
+            assert told[-1] == (name, len(content), len(content))
 
 
 def test_the_job_and_its_answer_survive_a_restart_of_the_http_process(
