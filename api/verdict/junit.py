@@ -41,7 +41,8 @@ def render(job: models.Job, verdict: models.Verdict, link: str) -> bytes:
         element.set("time", seconds)
     root.append(suite)
     ET.indent(root)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    written: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return written
 
 
 def clean(text: str) -> str:

@@ -23,12 +23,27 @@ from .tiny import write_tiny_llama
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 TINY = {"source": "local", "name": "tiny"}
 #: What an install with nothing but the extra `client` has not; importing one of these fails.
-WITHOUT = {
-    *"fastapi starlette uvicorn pydantic_settings sqlalchemy alembic psycopg celery kombu redis".split()
-}
-WITHOUT |= {
-    *"jinja2 obstore structlog torch transformers safetensors numpy scipy matplotlib uuid_utils".split()
-}
+WITHOUT = [
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "pydantic_settings",
+    "sqlalchemy",
+    "alembic",
+    "psycopg",
+    "celery",
+    "kombu",
+    "redis",
+    "obstore",
+    "structlog",
+    "torch",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "uuid_utils",
+]
 BARE = f"""
 import sys
 class Missing:
