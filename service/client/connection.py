@@ -112,7 +112,7 @@ class Connection:
                     raise self.unreachable(error) from None
                 continue
             self._reached = True
-            if response.status_code not in LATER or not again or not patience.pause(asked(response.headers)):
+            if not _wants_later(response) or not again or not patience.pause(asked(response.headers)):
                 return checked(response)
 
     @contextmanager
@@ -126,6 +126,15 @@ class Connection:
         """What a transport error means to a person."""
         reason = str(error) or type(error).__name__
         return UnreachableError(f"no answer from {self.url}: {reason}")
+
+
+def _wants_later(response: httpx.Response) -> bool:
+    """Whether the same request will be answered otherwise in a while.
+
+    A 409 that says when to come again is of an Idempotency-Key whose first request is still being answered.
+    """
+    in_flight = response.status_code == httpx.codes.CONFLICT and "Retry-After" in response.headers
+    return in_flight or response.status_code in LATER
 
 
 def checked(response: httpx.Response) -> httpx.Response:

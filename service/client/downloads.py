@@ -14,7 +14,6 @@ from service.client.types import Artifact
 
 OnBytes = Callable[[str, int, int], None]
 """Told (name, bytes here, bytes in all) of every piece."""
-PIECE_BYTES = 1 << 20
 _PART = ".part"
 
 
@@ -116,7 +115,7 @@ class _Fetching:
                 checked(response)
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
             with self._part.open("ab" if resumed else "wb") as file:
-                for piece in response.iter_raw(PIECE_BYTES):
+                for piece in response.iter_raw():
                     file.write(piece)
                     self._tell(file.tell())
         return None
