@@ -6,6 +6,7 @@ comparisons and the second the database's encoder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
@@ -17,20 +18,42 @@ from api.problem import FieldError, Problem, field_error, invalid
 from jobs.specs import AnyRequest, parse_request
 
 M = TypeVar("M", bound=BaseModel)
+MAX_JSON_DEPTH = 32
+# possessive, and an end of text ends a string too: tried again from every quote of an unterminated one, it
+# would take quadratic time, before any key is checked
+_JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
+_NOT_BRACKET = re.compile(rb"[^\[\]{}]+")
 
 
 async def json_body(request: Request) -> Any:
     """The parsed body.
 
     Raises:
-        Problem: 422 when it is not JSON (RFC 8259).
+        Problem: 422 when it is not JSON (RFC 8259), or nested too deeply.
     """
     raw = await request.body()
+    if json_depth(raw) > MAX_JSON_DEPTH:
+        detail = f"JSON may nest {MAX_JSON_DEPTH} levels deep, no more."
+        raise invalid([field_error(["body"], detail, "json_too_deep")])
     try:
         return from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         reason = "The body is empty; JSON is expected." if not raw else f"This is not JSON: {error}"
         raise invalid([field_error(["body"], reason, "json_invalid")]) from None
+
+
+def json_depth(body: bytes, limit: int = MAX_JSON_DEPTH) -> int:
+    """How deeply the brackets of a JSON text nest; counting stops one above `limit`."""
+    depth = deepest = 0
+    for char in _NOT_BRACKET.sub(b"", _JSON_STRING.sub(b"", body)):
+        if char in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > limit:
+                break
+        else:
+            depth -= 1
+    return deepest
 
 
 def body_of(model: type[M], *, optional: bool = False) -> Callable[[Request], Awaitable[M]]:

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError, TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -81,6 +82,10 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
     return problem.problem_response(unavailable, problem.request_id_of(request))
 
 
+async def _on_left(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)  # the caller left while the body was being read; nobody gets this
+
+
 async def _on_data_error(request: Request, _error: Exception) -> Response:
     detail = "The request holds a value that cannot be stored, such as a NUL character."
     return problem.problem_response(Problem(422, "validation_failed", detail), problem.request_id_of(request))
@@ -114,6 +119,7 @@ def install(app: FastAPI) -> None:
         (HTTPException, _on_http_exception),
         (RequestValidationError, problem.on_validation_error),
         (errors.JobsError, _on_jobs_error),
+        (ClientDisconnect, _on_left),
         (DataError, _on_data_error),
         (OperationalError, _on_database_error),
         (InterfaceError, _on_database_error),

@@ -16,16 +16,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.observability import HttpMetrics
-from api.problem import Problem, field_error, invalid, problem_response
+from api.problem import Problem, problem_response
 
 MAX_BODY_BYTES = 1_000_000
-MAX_JSON_DEPTH = 32
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOKEN_IN_PATH = re.compile(r"(/v1/download/)[^/]+")
-# possessive, and an end of text ends a string too: tried again from every quote of an unterminated one, it
-# would take quadratic time, before any key is checked
-_JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
-_NOT_BRACKET = re.compile(rb"[^\[\]{}]+")
 _SAFE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -39,20 +34,6 @@ _errors = structlog.get_logger("api.errors")
 def redacted(path: str) -> str:
     """A path as it may stand in a log: the token of a signed link is a permission, so it is left out."""
     return _TOKEN_IN_PATH.sub(r"\1[redacted]", path)
-
-
-def json_depth(body: bytes, limit: int = MAX_JSON_DEPTH) -> int:
-    """How deeply the brackets of a JSON text nest; counting stops one above `limit`."""
-    depth = deepest = 0
-    for char in _NOT_BRACKET.sub(b"", _JSON_STRING.sub(b"", body)):
-        if char in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > limit:
-                break
-        else:
-            depth -= 1
-    return deepest
 
 
 class RequestContextMiddleware:
@@ -138,7 +119,7 @@ class _Exchange:
 
 
 class BodyLimitMiddleware:
-    """Reads a request's body before anything parses it: 413 over 1 MB, 422 for JSON nested too deeply."""
+    """Holds bodies to 1 MB (413); nothing is read before a handler asks for it, having checked the key."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -147,53 +128,58 @@ class BodyLimitMiddleware:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
-        try:
-            body = await _read_body(scope, receive)
-        except Problem as problem:
-            await problem_response(problem, scope.get("request_id"))(scope, receive, send)
-            return
-        if body is not None:
-            await self.app(scope, _replay(body, receive), send)
+        body = _Body(scope, receive, send)
+        await self.app(scope, body.receive, body.send)
 
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
-    """The body, or None when the caller left; a declared length is believed before a byte is read."""
-    declared = Headers(scope=scope).get("content-length", "")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise _too_large()
-    chunks: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > MAX_BODY_BYTES:
+class _Body:
+    """One request's body, given to the app in one piece when it first asks."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        declared = Headers(scope=scope).get("content-length", "")
+        self._declared = int(declared[:32]) if declared.isascii() and declared.isdigit() else None
+        self._chunked = "transfer-encoding" in Headers(scope=scope)
+        self._read = False
+
+    async def receive(self) -> Message:
+        """The whole body, then what the server says (a disconnect).
+
+        Raises:
+            Problem: 413 for a body above the limit; a declared length is believed before a byte is read.
+        """
+        if self._read:
+            return await self._receive()
+        if (self._declared or 0) > MAX_BODY_BYTES:
             raise _too_large()
-        more = message.get("more_body", False)
-    body = b"".join(chunks)
-    if json_depth(body) > MAX_JSON_DEPTH:
-        detail = f"JSON may nest {MAX_JSON_DEPTH} levels deep, no more."
-        raise invalid([field_error(["body"], detail, "json_too_deep")])
-    return body
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return message
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > MAX_BODY_BYTES:
+                raise _too_large()
+            more = message.get("more_body", False)
+        self._read = True
+        return {"type": "http.request", "body": b"".join(chunks), "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        """Close the connection behind an answer to a long body that nobody read."""
+        if message["type"] == "http.response.start" and not self._read and self._is_long:
+            headers = message.setdefault("headers", [])
+            if not any(name.lower() == b"connection" for name, _ in headers):
+                headers.append((b"connection", b"close"))
+        await self._send(message)
+
+    @property
+    def _is_long(self) -> bool:
+        # the server would have to read all of it before the connection could be used again
+        return self._chunked or (self._declared or 0) > MAX_BODY_BYTES
 
 
 def _too_large() -> Problem:
-    # the rest of the body is not read, so the connection can't be used again
     detail = f"A request body may have {MAX_BODY_BYTES} bytes, no more."
-    return Problem(413, "body_too_large", detail, headers={"Connection": "close"})
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body that was read, then what the server says (a disconnect)."""
-    given = False
-
-    async def replay() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+    return Problem(413, "body_too_large", detail)

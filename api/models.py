@@ -133,6 +133,8 @@ class Check(BaseModel):
     metric: str
     result: Literal["pass", "fail", "inconclusive"]
     value: float | None
+    low: float | None = Field(description="lower end of the value's interval, where the job reports one")
+    high: float | None = Field(description="upper end of it")
     min: float | None
     max: float | None
     reason: str | None

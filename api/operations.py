@@ -46,7 +46,10 @@ def headers(**described: str) -> dict[str, Any]:
 JOB_BODY = _body("JobRequest")
 CREATE_JOB = {
     **JOB_BODY,
-    **headers(Idempotency_Key="1 to 255 characters: the same key and body again give the first answer again"),
+    **headers(
+        Idempotency_Key="1 to 255 characters: the same key and body again give the first answer again",
+        Prefer="wait=N (at most 60): answer when the job has ended, or after N seconds",
+    ),
 }
 GET_JOB = headers(
     If_None_Match="an ETag of this job: 304 while nothing changed",
@@ -60,6 +63,17 @@ GET_BYTES = headers(
     If_Match="412 if the file has another ETag",
 )
 
+VERDICT_RESPONSES: dict[int | str, dict[str, object]] = {
+    200: {
+        "content": {
+            "text/markdown": {"schema": {"type": "string"}},
+            "application/xml": {"schema": {"type": "string"}},
+        }
+    },
+    406: {"description": "None of the forms is acceptable"},
+    408: {"description": "The job has not ended within the wait; send it again"},
+    412: {"description": "With `strict=1`: not a pass, in the same form as the 200"},
+}
 BYTES_RESPONSES: dict[int | str, dict[str, object]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "The ranges that were asked for"},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from api import models
 from jobs import rows
 from jobs.states import State
 from jobs.times import rfc3339
+from jobs.verdict import interval
 
 
 def rfc3339_or_none(milliseconds: int | None) -> str | None:
@@ -101,11 +103,10 @@ def artifact_view(job_id: str, artifact: rows.Artifact) -> models.Artifact:
     )
 
 
-def check_view(check: rows.Check) -> models.Check:
-    """The result of one gate."""
-    return models.Check.model_validate(
-        {name: getattr(check, name) for name in ("metric", "result", "value", "min", "max", "reason")}
-    )
+def check_view(check: rows.Check, metrics: Mapping[str, Any]) -> models.Check:
+    """The result of one gate, with the interval that the job's metrics give its value."""
+    fields = {name: getattr(check, name) for name in ("metric", "result", "value", "min", "max", "reason")}
+    return models.Check.model_validate({**fields, **interval(check.metric, metrics)})
 
 
 def webhook_view(webhook: rows.Webhook) -> models.Webhook:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from demo.client import Client, download
 from demo.topics import calibration_text, evaluation_text, excerpts
+from service.client import OptipfairClient
+from service.client.display import ProgressDisplay
+from service.client.types import Job
 
 HOME = Path(".demo")
 MODEL = "SmolLM2-135M-Instruct"
@@ -43,7 +43,7 @@ def main() -> int:
     with service() as client:
         job = prune(client)
         folder = fetch(client, job)
-        metrics = client.get(f"/v1/jobs/{job['id']}/metrics")
+        metrics = client.metrics(job["id"])
     compare(model_folder, folder, job, metrics, time.monotonic() - started)
     return 0
 
@@ -58,7 +58,7 @@ def ensure_model() -> Path:
 
 
 @contextmanager
-def service() -> Iterator[Client]:
+def service() -> Iterator[OptipfairClient]:
     """A service of our own on a free port, stopped at the end whatever happens."""
     port = free_port()
     base_url = f"http://127.0.0.1:{port}"
@@ -69,7 +69,8 @@ def service() -> Iterator[Client]:
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
     try:
         wait_until_ready(base_url, process)
-        yield Client(base_url, (HOME / "data" / "admin.key").read_text().strip())
+        with OptipfairClient(base_url, (HOME / "data" / "admin.key").read_text()) as client:
+            yield client
     finally:
         step("Stopping the service")
         process.send_signal(signal.SIGTERM)
@@ -110,69 +111,34 @@ def job_request() -> dict[str, Any]:
     }
 
 
-def prune(client: Client) -> dict[str, Any]:
+def prune(client: OptipfairClient) -> Job:
     """POST the job and show its progress until it has ended."""
-    job = client.post("/v1/jobs", job_request())
+    job = client.submit(job_request())
     step(f"POST /v1/jobs: job {job['id']} is {job['state']}")
     if job["reused_from"]:
         console.print(f"   with the result of job {job['reused_from']}: same model, same spec, same code")
-        return dict(job)
-    columns = (
-        TextColumn("   {task.description:<40}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        bar = bars.add_task("queued", total=1.0)
-        shown = 0.0
-        for event in client.events(job["id"]):
-            data = event.get("data") or {}
-            if event["type"] == "succeeded":
-                data = {"fraction": 1.0, "message": "succeeded"}
-            if "fraction" not in data:
-                continue
-            bars.update(bar, completed=data["fraction"], description=str(data["message"])[:40])
-            if not console.is_terminal and data["fraction"] >= shown + 0.1:
-                shown = data["fraction"]
-                console.print(f"   {shown:4.0%}  {data['message']}")
-    job = client.get(f"/v1/jobs/{job['id']}")
+        return job
+    with ProgressDisplay() as display:
+        job = client.wait(job["id"], on_change=display.job)
     if job["state"] != "succeeded":
         raise SystemExit(f"The job ended as {job['state']}: {job['error']}")
-    return dict(job)
+    return job
 
 
-def fetch(client: Client, job: dict[str, Any]) -> Path:
-    """Download every artifact by a signed link and check it against the manifest."""
+def fetch(client: OptipfairClient, job: Job) -> Path:
+    """Download every artifact and check it against the manifest."""
     folder = HOME / "pruned"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    artifacts = client.get(f"/v1/jobs/{job['id']}/artifacts")
-    step(f"Downloading {len(artifacts)} files by signed links into {folder}")
-    for artifact in artifacts:
-        link = client.post(f"/v1/jobs/{job['id']}/artifacts/{artifact['name']}/links", {})
-        download(link["url"], folder / artifact["name"])
-    (folder / "SHA256SUMS").write_text(client.text(f"/v1/jobs/{job['id']}/manifest"))
-    check_sums(folder)
+    files = client.download(job["id"], folder)
+    step(f"Downloaded {len(files)} files into {folder}, each with the SHA-256 that the service names")
+    (folder / "SHA256SUMS").write_text(client.manifest(job["id"]))
+    if tool := shutil.which("sha256sum"):
+        run([tool, "--check", "--quiet", "SHA256SUMS"], cwd=folder)
+        step("sha256sum -c SHA256SUMS: every file is as the manifest says")
     return folder
 
 
-def check_sums(folder: Path) -> None:
-    """``sha256sum -c``, or the same with the standard library where that command is missing."""
-    tool = shutil.which("sha256sum")
-    if tool:
-        run([tool, "--check", "--quiet", "SHA256SUMS"], cwd=folder)
-        step("sha256sum -c SHA256SUMS: every file is as the manifest says")
-        return
-    for line in (folder / "SHA256SUMS").read_text().splitlines():
-        digest, name = line.split(maxsplit=1)
-        with (folder / name.lstrip("*")).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise SystemExit(f"{name} is not what the manifest says")
-    step("SHA-256 of every file is as the manifest says")
-
-
-def compare(dense: Path, pruned: Path, job: dict[str, Any], metrics: dict[str, Any], seconds: float) -> None:
+def compare(dense: Path, pruned: Path, job: Job, metrics: dict[str, Any], seconds: float) -> None:
     """Load both folders with plain transformers; print their sentences and a small table."""
     step("Loading both with AutoModelForCausalLM.from_pretrained")
     table = Table("", "dense", "pruned")

@@ -111,8 +111,10 @@ jobs = Table(
     Index("ix_jobs_tenant_id", "tenant", "id"),
     Index("ix_jobs_tenant_state_id", "tenant", "state", "id"),
     Index("ix_jobs_tenant_kind_id", "tenant", "kind", "id"),
+    Index("ix_jobs_tenant_verdict_id", "tenant", "verdict", "id"),
     Index("ix_jobs_state_id", "state", "id"),
     Index("ix_jobs_kind_id", "kind", "id"),
+    Index("ix_jobs_verdict_id", "verdict", "id"),
     Index("ix_jobs_state_kind", "state", "kind"),  # counts for /metrics, without reading the rows
     Index(
         "ix_jobs_lease_expires_at",
@@ -143,6 +145,7 @@ job_labels = Table(
     Column("value", NAME, nullable=False),
     Column("tenant", NAME, nullable=False),
     Index("ix_job_labels_tenant_key_value_job_id", "tenant", "key", "value", "job_id"),
+    Index("ix_job_labels_tenant_key_job_id", "tenant", "key", "job_id"),  # whether a label is there at all
 )
 
 attempts = Table(

@@ -34,10 +34,9 @@ def _check(gate: Mapping[str, Any], metrics: Mapping[str, Any]) -> Check:
     value = _value(name, metrics.get(name))
     if value is None:
         return Check(name, INCONCLUSIVE, None, low, high, "the job did not report this metric as a number")
-    limits = [f"{name}_{end}" for end in ("low", "high")]
-    if any(limit in metrics and metrics[limit] is None for limit in limits):
+    if any(limit in metrics and metrics[limit] is None for limit in _limits(name)):
         return Check(name, INCONCLUSIVE, value, low, high, "the job could not tell how certain this is")
-    ends = [_number(metrics.get(limit)) for limit in limits]
+    ends = interval(name, metrics).values()
     span = sorted({value, *(end for end in ends if end is not None)})
     verdicts = {_within(point, low, high) for point in (span[0], value, span[-1])}
     if verdicts == {True}:
@@ -52,6 +51,15 @@ def _check(gate: Mapping[str, Any], metrics: Mapping[str, Any]) -> Check:
         high,
         f"the interval {span[0]:g} … {span[-1]:g} reaches over the bound",
     )
+
+
+def interval(name: str, metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The ends of a metric's interval, by `low` and `high`; None for one that is not known."""
+    return dict(zip(("low", "high"), (_number(metrics.get(limit)) for limit in _limits(name)), strict=True))
+
+
+def _limits(name: str) -> list[str]:
+    return [f"{name}_{end}" for end in ("low", "high")]
 
 
 def _within(value: float, low: float | None, high: float | None) -> bool:

@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
+from service.client import verbs
 from service.keys_cli import keys_app
 from service.terminal import DatabaseUrl, DataDir, explained, make_settings, say
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(cls=verbs.Verbs, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys_app, name="keys")
+verbs.add_to(app)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]

@@ -7,6 +7,9 @@ import re
 from starlette.datastructures import Headers
 
 MAX_WAIT_SECONDS = 30
+"""How long a request for a job's next change is held."""
+MAX_END_SECONDS = 60
+"""How long a request that wants a job's end is held."""
 # possessive: a header of 60 kB of zeros must not be tried in every division
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?0*+(\d{0,9}+)\d*+\"?\s*(?:$|[,;])", re.IGNORECASE)
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
@@ -26,7 +29,7 @@ def none_match(header: str | None, etag: str) -> bool:
     return etag.strip('"') in _TAG.findall(header)
 
 
-def prefer_wait(header: str | None) -> int:
-    """Seconds that the caller is ready to wait (RFC 7240), at most 30; 0 when it does not say."""
+def prefer_wait(header: str | None, longest: int = MAX_WAIT_SECONDS) -> int:
+    """Seconds that the caller is ready to wait (RFC 7240), at most `longest`; 0 when it does not say."""
     found = _WAIT.search(header or "")
-    return min(int(found.group(1) or 0), MAX_WAIT_SECONDS) if found else 0
+    return min(int(found.group(1) or 0), longest) if found else 0

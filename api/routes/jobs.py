@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
 from api import models, submission
 from api.auth import Principal, Reader, Writer
 from api.body import job_request
 from api.context import Services, WithServices, services_of
-from api.downloads.conditional import field, none_match, prefer_wait
+from api.downloads.conditional import MAX_END_SECONDS, field, none_match, prefer_wait
 from api.operations import CREATE_JOB, GET_JOB, JOB_BODY
 from api.problem import Problem, field_error, invalid
 from api.views import etag, job_view
-from api.waiting.held import wait_for_change
+from api.waiting.held import wait_for_change, wait_for_end
+from jobs.errors import NotFoundError
 from jobs.rows import Job
 from jobs.specs import KINDS, AnyRequest
 from jobs.states import State
@@ -23,6 +26,8 @@ from jobs.times import from_rfc3339
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 _POLL_AFTER_SECONDS = "2"
+_FILTERS = {"state", "kind", "verdict", "created_after", "created_before", "id_prefix", "cursor", "limit"}
+ID_PREFIX = r"^[0-9A-Fa-f-]{1,36}$"
 JobBody = Annotated[tuple[AnyRequest, Any], Depends(job_request)]
 
 
@@ -54,14 +59,23 @@ async def get_job(principal: Reader, job_id: str, request: Request, response: Re
 
 
 @router.post("/jobs", status_code=202, response_model=models.Job, openapi_extra=CREATE_JOB)
-def create_job(principal: Writer, request: Request, body: JobBody, services: WithServices) -> Response:
-    """Create a job. With an Idempotency-Key, the same body again gives the first answer again."""
+async def create_job(principal: Writer, request: Request, body: JobBody, services: WithServices) -> Response:
+    """Create a job; `Prefer: wait=N` answers when it has ended, or after N seconds (at most 60).
+
+    With an Idempotency-Key, the same body again gives the first answer again, or waits again.
+    """
     wanted, raw = body
     key = submission.idempotency_key(request.headers.get("idempotency-key"))
     origin = submission.Origin(principal.tenant, request.scope["request_id"])
-    answer = submission.submit(services, origin, wanted, raw, key)
+    answer = await run_in_threadpool(submission.submit, services, origin, wanted, raw, key)
     headers = {"Location": f"/v1/jobs/{answer.job_id}", "Retry-After": _POLL_AFTER_SECONDS}
-    return Response(answer.body, 202, headers, "application/json")
+    text = answer.body
+    if seconds := prefer_wait(field(request.headers, "prefer"), MAX_END_SECONDS):
+        headers["Preference-Applied"] = f"wait={seconds}"
+        with suppress(NotFoundError):  # deleted since: the first answer is all that is left of it
+            job = await services.quickly(services.repository.get_job, answer.job_id)
+            text = submission.render(await wait_for_end(services, request, job, seconds))
+    return Response(text, 202, headers, "application/json")
 
 
 @router.post("/jobs:validate", response_model=models.Estimate, openapi_extra=JOB_BODY)
@@ -78,17 +92,26 @@ def list_jobs(
     services: WithServices,
     state: State | None = None,
     kind: Annotated[str | None, Query(max_length=32)] = None,
+    verdict: models.VerdictWord | None = None,
     created_after: Annotated[str | None, Query(max_length=64, description="RFC 3339")] = None,
+    created_before: Annotated[str | None, Query(max_length=64, description="RFC 3339")] = None,
+    id_prefix: Annotated[str | None, Query(pattern=ID_PREFIX, description="how an id begins")] = None,
     cursor: Annotated[str | None, Query(max_length=128)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
 ) -> models.JobPage:
-    """Jobs, newest first; `label.K=V` filters by label. The next page is in Link and in next_cursor."""
+    """Jobs, newest first; `label.K=V` filters by label, `label.K` by whether there is such a label.
+
+    The next page is in Link and in next_cursor.
+    """
     page = services.repository.list_jobs(
         principal.sees,
         state=state,
         kind=_known_kind(kind),
+        verdict=verdict,
         labels=_label_filters(request),
-        created_after=_moment(created_after),
+        created_after=_moment("created_after", created_after),
+        created_before=_moment("created_before", created_before),
+        id_prefix=id_prefix,
         cursor=cursor,
         limit=limit,
     )
@@ -148,23 +171,23 @@ def _known_kind(kind: str | None) -> str | None:
     return kind
 
 
-def _moment(text: str | None) -> int | None:
+def _moment(name: str, text: str | None) -> int | None:
     try:
         # a "+" of an offset that was not percent-encoded arrives as a space
         return None if text is None else from_rfc3339(text.replace(" ", "+"))
     except ValueError:
-        raise invalid([field_error(["query", "created_after"], "Not an RFC 3339 time.", "time")]) from None
+        raise invalid([field_error(["query", name], "Not an RFC 3339 time.", "time")]) from None
 
 
-def _label_filters(request: Request) -> dict[str, str]:
-    """The `label.K=V` parameters; any other unknown parameter is a mistake that would widen the answer."""
-    known = {"state", "kind", "created_after", "cursor", "limit"}
-    labels: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
+def _label_filters(request: Request) -> dict[str, str | None]:
+    """The `label.K=V` and `label.K` parameters; any other is a mistake that would widen the list."""
+    labels: dict[str, str | None] = {}
+    for name, text in request.query_params.multi_items():
         if name.startswith("label.") and name != "label.":
+            value = text or None
             if labels.setdefault(name.removeprefix("label."), value) != value:
                 raise Problem(422, "validation_failed", f"{name} is given twice with different values.")
-        elif name not in known:
+        elif name not in _FILTERS:
             raise invalid([field_error(["query", name], "There is no such parameter.", "unknown")])
     if len(labels) > 8:
         raise invalid([field_error(["query", "label"], "At most 8 labels.", "too_many")])

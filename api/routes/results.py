@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BeforeValidator
+from starlette.concurrency import run_in_threadpool
 
 from api import models
 from api.auth import Principal, Reader
 from api.context import Services, WithServices
-from api.operations import GET_EVENTS
+from api.downloads.conditional import MAX_END_SECONDS, field
+from api.operations import GET_EVENTS, VERDICT_RESPONSES
 from api.problem import Problem
-from api.views import attempt_view, check_view, event_view
-from api.waiting.held import event_stream
+from api.verdict.answering import VARY, answer, not_ended, wanted_form
+from api.views import attempt_view, event_view
+from api.waiting.held import event_stream, wait_for_end
 from jobs.rows import Job
 from jobs.states import State
 
@@ -72,20 +75,30 @@ def get_metrics(job_id: str, principal: Reader, services: WithServices) -> JSONR
     return JSONResponse(services.repository.get_metrics(job_id) or {})
 
 
-@router.get("/verdict", response_model=models.Verdict)
-def get_verdict(
-    job_id: str, principal: Reader, services: WithServices, strict: Strictness = "0"
-) -> models.Verdict:
-    """What the gates say of an ended job; `strict=1` makes everything but a pass a 412."""
-    job = services.repository.get_job(job_id, principal.sees)
-    if not job.terminal:
-        raise Problem(409, "job_not_ended", f"The job is {job.state.value}; there is no verdict yet.")
-    checks = [check_view(check) for check in services.repository.get_checks(job_id)]
-    verdict = models.Verdict.model_validate({"verdict": job.verdict or "none", "checks": checks})
-    if strict in ("1", "true") and verdict.verdict != "pass":
-        detail = f"The verdict is {verdict.verdict}; the job {job.state.value}."
-        raise Problem(412, "verdict_not_pass", detail, members=verdict.model_dump())
-    return verdict
+@router.get("/verdict", response_model=models.Verdict, responses=VERDICT_RESPONSES)
+async def get_verdict(
+    job_id: str,
+    request: Request,
+    principal: Reader,
+    services: WithServices,
+    strict: Strictness = "0",
+    wait: Annotated[int | None, Query(ge=0, description="seconds; above 60 is taken as 60")] = None,
+) -> Response:
+    """What the gates say of an ended job; `strict=1` makes everything but a pass a 412.
+
+    With `wait=N` it answers when the job has ended, or after N seconds with 408, which `curl --retry`
+    repeats. As JSON, Markdown (`text/markdown`) or JUnit (`application/xml`).
+    """
+    form = wanted_form(field(request.headers, "accept"))
+    job = await services.quickly(services.repository.get_job, job_id, principal.sees)
+    if wait is not None:
+        job = await wait_for_end(services, request, job, min(wait, MAX_END_SECONDS))
+    if job.terminal:
+        return await run_in_threadpool(answer, services, job, form, strict=strict in ("1", "true"))
+    if wait is not None:
+        return not_ended(job, form)
+    detail = f"The job is {job.state.value}; there is no verdict yet."
+    raise Problem(409, "job_not_ended", detail, headers=VARY)
 
 
 def succeeded(services: Services, job_id: str, principal: Principal) -> Job:

@@ -22,13 +22,26 @@ _PAGE = 1000
 async def wait_for_change(services: Services, request: Request, job: Job, seconds: float) -> Job:
     """The job after its next change, or as it was when `seconds` have passed or the caller has left."""
     with services.notifier.watch(job.id) as watch:
-        if not await _unless_left(request, watch.until_version(job.version, seconds)):
-            return job
+        changed = await _unless_left(request, watch.until_version(job.version, seconds))
+        return await _reload(services, watch) if changed else job
 
-        async def load() -> Job:
-            return await services.quickly(services.repository.get_job, job.id)
 
-        return await watch.once("job", load)
+async def wait_for_end(services: Services, request: Request, job: Job, seconds: float) -> Job:
+    """The job when it has ended, or as it is when `seconds` have passed; at once if it ended before."""
+    if job.terminal or not seconds:
+        return job
+    with services.notifier.watch(job.id) as watch:
+        await _unless_left(request, watch.until_end(job.version, seconds))
+        return await _reload(services, watch)
+
+
+async def _reload(services: Services, watch: Watch) -> Job:
+    """The job as it is now, read once for all who wait for it."""
+
+    async def load() -> Job:
+        return await services.quickly(services.repository.get_job, watch.job_id)
+
+    return await watch.once("job", load)
 
 
 async def _unless_left(request: Request, wait: Coroutine[Any, Any, bool]) -> bool:

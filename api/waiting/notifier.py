@@ -72,9 +72,21 @@ class Watch:
 
         Versions only rise, so what the poller saw before the caller read the job is not taken for news.
         """
+        return await self._until(lambda version: version.version > known, timeout_seconds)
+
+    async def until_end(self, known: int, timeout_seconds: float) -> bool:
+        """Wait until the job has ended, at version `known` or later; for the rest like `until_version`.
+
+        An end that the poller saw earlier than the caller read the job was undone by a retry.
+        """
+        return await self._until(
+            lambda version: version.terminal and version.version >= known, timeout_seconds
+        )
+
+    async def _until(self, reached: Callable[[Version], bool], timeout_seconds: float) -> bool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
-        while not (self.gone or self.stopped) and (self.version is None or self.version.version <= known):
+        while not (self.gone or self.stopped) and (self.version is None or not reached(self.version)):
             if not await self.changed(deadline - loop.time()):
                 return False
         return True

@@ -47,7 +47,9 @@ def finish(
     ).one_or_none()
     if held is None:
         return None
-    verdict, checks = evaluate(json.loads(held.gates), metrics or {})
+    # gates judge results: a job without any has no verdict, whatever its gates say
+    gates = json.loads(held.gates) if target is State.SUCCEEDED else []
+    verdict, checks = evaluate(gates, metrics or {})
     code, message = (error[0], printable(error[1])) if error is not None else (None, None)
     job = change(
         connection,

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, func, literal, select, 
 from jobs import tables as t
 from jobs.database import now_ms
 from jobs.errors import InvalidError, NotFoundError
-from jobs.ids import is_id, is_text, lowest_id_at
+from jobs.ids import id_range, is_id, is_text, lowest_id_at
 from jobs.repository.base import JOB_COLUMNS, Verbs, is_in
 from jobs.rows import Artifact, Attempt, Check, Event, Job, JsonObject, Page, Version, job_error, job_from_row
 from jobs.states import Outcome, State
@@ -59,34 +59,43 @@ class ReadingVerbs(Verbs):
         *,
         state: State | None = None,
         kind: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        verdict: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
         created_after: int | None = None,
+        created_before: int | None = None,
+        id_prefix: str | None = None,
         cursor: str | None = None,
         limit: int = 50,
     ) -> Page:
         """A page of jobs, newest first, by keyset: its cost does not depend on how far down it is.
 
         `cursor` is the `next_cursor` of the page before; InvalidError (`cursor_invalid`) for anything else.
-        `created_after` in milliseconds since the epoch, exclusive.
+        `created_after` and `created_before` in milliseconds since the epoch, exclusive. A label without a
+        value (None) asks whether it is there.
         """
         if cursor is not None and not is_id(cursor):
             raise InvalidError("cursor: not one that a list has given", code="cursor_invalid")
-        if not all(is_text(part) for label in (labels or {}).items() for part in label):
+        chosen = labels or {}
+        if not all(part is None or is_text(part) for label in chosen.items() for part in label):
             return Page(items=[], next_cursor=None)  # no label can be like that
+        bounds = _bounds(created_after, created_before, id_prefix)
+        if bounds is None:
+            return Page(items=[], next_cursor=None)  # nor any id
         size = min(max(limit, 1), MAX_PAGE)
         values: dict[str, Any] = {
             "tenant": tenant,
             "state": None if state is None else state.value,
             "kind": kind,
+            "verdict": verdict,
             "created_after": created_after,
+            "created_before": created_before,
             "cursor": cursor,
+            **bounds,
         }
         given = {name: value for name, value in values.items() if value is not None}
-        query = _page_query(frozenset(given), len(labels or {}))
-        for number, (name, value) in enumerate((labels or {}).items()):
-            given |= {f"key_{number}": name, f"value_{number}": value}
-        if created_after is not None:
-            given["first_id"] = lowest_id_at(created_after - CLOCK_SKEW_MS)
+        query = _page_query(frozenset(given), tuple(value is not None for value in chosen.values()))
+        for number, (name, value) in enumerate(chosen.items()):
+            given |= {f"key_{number}": name} | ({} if value is None else {f"value_{number}": value})
         with self._read() as connection:
             rows = connection.execute(query, {**given, "size": size + 1}).all()
         items = [job_from_row(row) for row in rows[:size]]
@@ -198,24 +207,46 @@ class ReadingVerbs(Verbs):
             return connection.execute(select(column).where(t.jobs.c.id == job_id)).scalar_one_or_none()
 
 
+def _bounds(after: int | None, before: int | None, prefix: str | None) -> dict[str, str] | None:
+    """The first and the last id that a time or a prefix leaves possible; None if they leave none."""
+    firsts = [] if after is None else [lowest_id_at(after - CLOCK_SKEW_MS)]
+    lasts = [] if before is None else [lowest_id_at(before + CLOCK_SKEW_MS)]
+    if prefix is not None:
+        ends = id_range(prefix)
+        if ends is None:
+            return None
+        firsts.append(ends[0])
+        lasts.append(ends[1])
+    return ({"first_id": max(firsts)} if firsts else {}) | ({"last_id": min(lasts)} if lasts else {})
+
+
 @lru_cache(maxsize=256)
-def _page_query(given: frozenset[str], labels: int) -> Select[Any]:
-    """The query of a page for one combination of filters: built once, because building costs milliseconds."""
+def _page_query(given: frozenset[str], labels: tuple[bool, ...]) -> Select[Any]:
+    """The query of a page for one combination of filters: built once, because building costs milliseconds.
+
+    `labels` says for each label whether its value is asked for too.
+    """
     c = t.jobs.c
     query, key = _JOBS, c.id
-    for number in range(labels):
+    for number, valued in enumerate(labels):
         label = t.job_labels.alias(f"label_{number}")
-        query = query.join(label, label.c.job_id == c.id).where(
-            label.c.key == bindparam(f"key_{number}"), label.c.value == bindparam(f"value_{number}")
-        )
+        query = query.join(label, label.c.job_id == c.id).where(label.c.key == bindparam(f"key_{number}"))
+        if valued:
+            query = query.where(label.c.value == bindparam(f"value_{number}"))
         if "tenant" in given:
             query = query.where(label.c.tenant == bindparam("tenant"))
         key = label.c.job_id if number == 0 else key  # its index then gives the order, without a sort
-    for name in sorted({"tenant", "state", "kind"} & given):
+    for name in sorted({"tenant", "state", "kind", "verdict"} & given):
         query = query.where(c[name] == bindparam(name))
+    # The bounds on the id let the index begin and end the scan; the column says exactly.
+    if "first_id" in given:
+        query = query.where(key >= bindparam("first_id"))
+    if "last_id" in given:
+        query = query.where(key <= bindparam("last_id"))
     if "created_after" in given:
-        # The bound on the id lets the index end the scan; the column says exactly.
-        query = query.where(key >= bindparam("first_id"), c.created_at > bindparam("created_after"))
+        query = query.where(c.created_at > bindparam("created_after"))
+    if "created_before" in given:
+        query = query.where(c.created_at < bindparam("created_before"))
     if "cursor" in given:
         query = query.where(key < bindparam("cursor"))
     return query.order_by(key.desc()).limit(bindparam("size"))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, strategies as st
 from starlette.datastructures import Headers
 
+from api.body import MAX_JSON_DEPTH, json_depth
 from api.downloads.conditional import field, none_match, prefer_wait
-from api.middleware import MAX_BODY_BYTES, MAX_JSON_DEPTH, json_depth, redacted
+from api.middleware import MAX_BODY_BYTES, redacted
 from api.ratelimit import RateLimiter
 
 

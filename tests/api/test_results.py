@@ -189,11 +189,10 @@ class TestVerdict:
         response = caller.get(f"/v1/jobs/{job['id']}/verdict")
         assert (response.status_code, response.json()["code"]) == (409, "job_not_ended")
 
-    def test_a_failed_job_never_passes(self, caller: Caller, worker: FakeWorker) -> None:
+    def test_a_job_that_did_not_succeed_has_none(self, caller: Caller, worker: FakeWorker) -> None:
         bare, gated = caller.create(), caller.create(gates=[{"metric": "seconds", "max": 1000}])
         worker.fail(bare["id"])
         worker.fail(gated["id"])
-        assert caller.get(f"/v1/jobs/{bare['id']}/verdict").json() == {"verdict": "none", "checks": []}
-        assert caller.get(f"/v1/jobs/{gated['id']}/verdict").json()["verdict"] == "inconclusive"
         for job in (bare, gated):
+            assert caller.get(f"/v1/jobs/{job['id']}/verdict").json() == {"verdict": "none", "checks": []}
             assert caller.get(f"/v1/jobs/{job['id']}/verdict?strict=1").status_code == 412

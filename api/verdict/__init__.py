@@ -1,0 +1,1 @@
+"""The verdict in the forms that a CI run shows: JSON, Markdown and JUnit."""
