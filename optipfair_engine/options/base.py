@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from types import UnionType
-from typing import Annotated, Any, Self, SupportsFloat, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, SupportsFloat, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -114,6 +114,8 @@ def _plain(value: object, field: FieldInfo | None) -> object:
         if isinstance(value, SupportsFloat):
             number = float(value)
             return int(number) if value_type(field) is int and number.is_integer() else number
+    if isinstance(value, float) and field is not None and get_origin(value_type(field)) is Literal:
+        return str(value)  # 64.0 equals the 64 of a choice, but is no whole number: as a text it is refused
     if isinstance(value, Iterable) and not isinstance(value, _WHOLE):
         return tuple(value)  # a generator could be read only once
     return value

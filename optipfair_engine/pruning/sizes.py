@@ -55,7 +55,7 @@ def kept_by_expansion_rate(size: int, hidden_size: int, expansion_rate: float) -
         raise InvalidOptionError(f"expansion_rate {expansion_rate}% of {hidden_size} leaves no neuron")
     if kept > size:
         raise InvalidOptionError(
-            f"Target expansion rate ({expansion_rate}%) would increase the model size. "
+            f"Target expansion rate ({expansion_rate:.10g}%) would increase the model size. "
             f"Current expansion rate is {100 * size / hidden_size:.2f}%."
         )
     return kept
@@ -126,7 +126,7 @@ def layers_by_percentage(num_layers: int, percentage: float) -> int:
     count = int(share * num_layers / 100)
     if count == 0:
         raise InvalidOptionError(
-            f"depth_pruning_percentage {percentage}% of {num_layers} layers would remove 0 layers"
+            f"depth_pruning_percentage {percentage:.10g}% of {num_layers} layers would remove 0 layers"
         )
     return count
 
