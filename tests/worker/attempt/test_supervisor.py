@@ -26,8 +26,8 @@ from worker.beats import Beats
 from worker.engine.process import Ended
 from worker.services import Services
 
-from .conftest import RESULT, ScriptedEngine
-from .test_inventory import write_model
+from tests.worker.conftest import RESULT, ScriptedEngine
+from tests.worker.inputs.test_inventory import write_model
 
 NewJob = Callable[..., Job]
 EngineType = type[ScriptedEngine]

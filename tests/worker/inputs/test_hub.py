@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from optipfair_engine.errors import CalibrationError
 from worker.inputs.hub import HubUnavailableError, hub_texts
 
-from .hub_stand_in import COMMIT, hub_with
+from tests.worker.inputs.hub_stand_in import COMMIT, hub_with
 
 # The endpoint is read when huggingface_hub is imported, so each use is a process of its own.
 USE = """
@@ -50,7 +50,7 @@ FILES = {
 
 def use(endpoint: str, cache: Path, model_id: str = "acme/tiny", limit: int = 10_000) -> dict[str, Any]:
     environ = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    environ |= {"HF_HOME": str(cache.parent / "hf"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environ |= {"HF_HOME": str(cache.parent / "hf"), "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", USE, str(cache), model_id, COMMIT, str(limit)],
         capture_output=True,

@@ -53,7 +53,7 @@ def supervise(tmp_path: Path, task: dict[str, object]) -> subprocess.Popen[str]:
         [sys.executable, str(script), json.dumps(task), str(tmp_path / "engine.log")],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
 
 
@@ -124,7 +124,7 @@ if __name__ == "__main__":
 def test_a_fork_server_that_is_started_again_has_no_secrets_either(tmp_path: Path) -> None:
     script = tmp_path / "restarted.py"
     script.write_text(RESTARTED)
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OPTIPFAIR_DATABASE_URL": "s3cret"}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OPTIPFAIR_DATABASE_URL": "s3cret"}
     command = [sys.executable, str(script), str(tmp_path / "engine.log")]
     done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=True)
     assert done.stdout.split() == ["True", "False", "s3cret"]
