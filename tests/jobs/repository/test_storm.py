@@ -23,7 +23,7 @@ from jobs.repository import Repository
 from jobs.rows import Job
 from jobs.settings import Settings
 from jobs.states import Outcome, State
-from tests.jobs import storm_worker
+from tests.jobs.repository import storm_worker
 from tests.jobs.conftest import TENANT, prune_request
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ class Crew:
         self.settings, self.log, self.started, self.killed = settings, log, 0, 0
         self.processes: list[BaseProcess] = []
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["tests.jobs.storm_worker"])
+        self.context.set_forkserver_preload(["tests.jobs.repository.storm_worker"])
 
     def keep_up(self) -> None:
         alive = [process for process in self.processes if process.is_alive()]

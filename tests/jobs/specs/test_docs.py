@@ -10,7 +10,7 @@ from typing import Any
 from jobs.specs import KINDS, parse_request
 from jobs.specs.metrics import known_metrics
 
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "http.md"
+GUIDE = Path(__file__).resolve().parents[3] / "docs" / "http.md"
 BLOCK = re.compile(r"^```json\n(.*?)^```$|<<'JSON'\n(.*?)^JSON$", re.MULTILINE | re.DOTALL)
 
 
