@@ -13,7 +13,7 @@ from api.dashboard import view
 from api.routes.dashboard import COOKIE
 from tests.api.conftest import FILES, Caller, FakeWorker
 
-STATIC = Path(__file__).resolve().parents[2] / "api" / "static"
+STATIC = Path(__file__).resolve().parents[3] / "api" / "static"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
