@@ -1,7 +1,7 @@
 """Neighbours are killed, frozen and cut off for some seconds at chosen moments of a job: it all goes on.
 
 Of neighbours × faults × moments these are the pairs in which a call of the worker is under way to just that
-neighbour; `python -m benchmarks.faults` runs all of them, and longer. A broker killed at a job's end is in
+neighbour; `python -m benchmarks.outages.faults` runs all of them, and longer. A broker killed at a job's end is in
 `test_broker_away`.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .neighbours import Neighbourhood, neighbourhood, suffer
+from tests.service.outages.neighbours import Neighbourhood, neighbourhood, suffer
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import run
-from benchmarks.chaos_books import Plan
+from benchmarks.outages.chaos import run
+from benchmarks.outages.chaos_books import Plan
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from .harness import END_SECONDS, Service, gone, wait_for
+from tests.service.harness import END_SECONDS, Service, gone, wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 

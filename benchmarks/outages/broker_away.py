@@ -5,7 +5,7 @@ moment of the job or a little after it, and `serve` goes on after a random while
 time until a worker takes it counts from when the broker answers again, because `serve` waits up to 15 s with
 restarting a broker that keeps ending. Celery's waits between tries to connect (2 s, 4 s, 6 s …) are in it.
 
-    python -m benchmarks.broker_away [--rounds 200] [--backend sqlite|postgres] [--seed 0]
+    python -m benchmarks.outages.broker_away [--rounds 200] [--backend sqlite|postgres] [--seed 0]
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import pytest
 
 from tests import servers
 
-from .harness import Service, running, wait_for
-from .tiny import write_tiny_llama
+from tests.service.harness import Service, running, wait_for
+from tests.service.tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 

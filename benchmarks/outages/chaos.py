@@ -5,7 +5,7 @@ also killed and frozen just when a worker is about to acknowledge a job, Postgre
 come a fresh job must be taken and end within 30 s. The run also fails if it was too gentle: unless at least
 30 attempts were lost while running and at least 10 stale attempts tried to complete.
 
-    python -m benchmarks.chaos [--backend sqlite|postgres|both] [--jobs 200] [--seed 0]
+    python -m benchmarks.outages.chaos [--backend sqlite|postgres|both] [--jobs 200] [--seed 0]
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.chaos_books import Books, Plan, Report, Tally
-from benchmarks.chaos_cluster import LEASE_SECONDS, Cluster, cluster, wait_until
+from benchmarks.outages.chaos_books import Books, Plan, Report, Tally
+from benchmarks.outages.chaos_cluster import LEASE_SECONDS, Cluster, cluster, wait_until
 from jobs.database import connect
 from jobs.ids import new_id
 from jobs.patience import BROKER_ANSWER_SECONDS
