@@ -26,7 +26,7 @@ from pathlib import Path
 from service.broker import answers, socket_path
 from tests import servers
 from tests.service.harness import Service, running, wait_for
-from tests.service.tiny import write_tiny_llama
+from tests.tiny import write_tiny_llama
 
 HOLD_SECONDS = 1.0
 #: The broker goes at such a part of an undisturbed job's time: from its beginning to a little after its end.

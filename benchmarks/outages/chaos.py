@@ -37,7 +37,7 @@ from jobs.repository import Repository
 from jobs.settings import Settings
 from jobs.signing.keys import SCOPES, generate_key
 from jobs.signing.secret import load_secrets
-from tests.service.tiny import write_tiny_llama
+from tests.tiny import write_tiny_llama
 
 WORKERS = 3
 #: Acts of violence per attempt that was started: more, and on a slow machine nothing would ever end.

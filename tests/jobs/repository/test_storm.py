@@ -23,8 +23,8 @@ from jobs.repository import Repository
 from jobs.rows import Job
 from jobs.settings import Settings
 from jobs.states import Outcome, State
-from tests.jobs.repository import storm_worker
 from tests.jobs.conftest import TENANT, prune_request
+from tests.jobs.repository import storm_worker
 
 pytestmark = pytest.mark.slow
 JOBS, POISONED, WORKERS, LEASE = 50, 2, 4, 0.4

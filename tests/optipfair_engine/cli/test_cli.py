@@ -12,8 +12,6 @@ import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -25,24 +23,13 @@ from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.cli.app import app
 from optipfair_engine.cli.terminal import _Lines, formatted
 from optipfair_engine.errors import CheckpointError
+from tests.tiny import tiny_llama, write_checkpoint
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli") / "model"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    model = tiny_llama(intermediate_size=96, bos_token_id=1, eos_token_id=1)
+    return write_checkpoint(tmp_path_factory.mktemp("cli") / "model", model)
 
 
 @pytest.fixture(autouse=True)

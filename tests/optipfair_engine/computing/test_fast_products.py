@@ -6,13 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from optipfair_engine.computing import number_type, onednn, products
 from optipfair_engine.computing.asked import computed_in, computing
 from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import InvalidOptionError
 from tests.numbers import assert_near
+from tests.tiny import tiny_llama
 
 operation = onednn.onednn_operation()
 FLOAT32 = torch.nn.Linear(1, 1)
@@ -111,10 +112,7 @@ def test_without_the_operation_torch_computes(monkeypatch: pytest.MonkeyPatch) -
 
 
 def tiny_half() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 96}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(**sizes, **heads)).to(torch.bfloat16).eval()
+    return tiny_llama(vocab_size=96, num_hidden_layers=2).to(torch.bfloat16)
 
 
 IDS = torch.arange(24)[None]

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet, calibration_from_windows
+from tests.tiny import tiny_llama
 
 
 @pytest.fixture
 def model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=8,
-        initializer_range=0.25,
+    return tiny_llama(
+        hidden_size=24, intermediate_size=40, num_attention_heads=6, head_dim=8, initializer_range=0.25
     )
-    return LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture

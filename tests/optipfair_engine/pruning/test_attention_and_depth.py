@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from optipfair_engine import prune_model
 from optipfair_engine.architectures import ModelView, locate
@@ -27,6 +27,7 @@ from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.recommended import calibration_metrics
 from optipfair_engine.solving.refit import output_error, quadratic, solve_least_squares
 from tests.numbers import assert_near
+from tests.tiny import tiny_llama, tiny_model
 
 
 def _outputs(model: torch.nn.Module, calibration: CalibrationSet) -> torch.Tensor:
@@ -182,16 +183,7 @@ def test_greedy_removes_what_costs_least_each_time(view: ModelView, model: Llama
 
 def test_a_norm_behind_the_mlp_refuses_the_refit(calibration: CalibrationSet) -> None:
     torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=64,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-    )
-    model = Gemma2ForCausalLM(config).eval()
+    model = tiny_model("gemma2", hidden_size=24, intermediate_size=40, num_hidden_layers=3, head_dim=8)
     with pytest.raises(UnsupportedModelError, match=r"gemma2.*doesn't simply add"):
         neighbour_refits(locate(model), calibration.batches, [1])
 
@@ -199,17 +191,8 @@ def test_a_norm_behind_the_mlp_refuses_the_refit(calibration: CalibrationSet) ->
 def test_recommended_attention_without_grouped_queries_removes_whole_heads(
     calibration: CalibrationSet,
 ) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        initializer_range=0.25,
-    )
-    model = LlamaForCausalLM(config).eval()
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_key_value_heads": 4}
+    model = tiny_llama(**sizes, initializer_range=0.25)
     common = {"pruning_type": "ATTENTION", "pruning_percentage": 50, "show_progress": False}
     pruned = prune_model(model, preset="recommended", dataloader=calibration, **common)
     assert (pruned.config.num_attention_heads, pruned.config.num_key_value_heads) == (2, 2)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from optipfair_engine import PruningPlan, load_pruned
 from optipfair_engine.calibration.statistics import GramStatistics
 from optipfair_engine.errors import InvalidOptionError, PlanError, UnsupportedModelError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.workflow import prune_checkpoint
+from tests.tiny import byte_tokenizer, tiny_llama, write_checkpoint
 
 TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 12
 
@@ -21,22 +20,10 @@ TEXT = "Structured pruning removes whole neurons, so that the smaller model is f
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrated") / "model"
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([TEXT], vocab_size=300, special_tokens=["<pad>", "<eos>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    tokenizer = byte_tokenizer([TEXT])
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 6}
+    model = tiny_llama(vocab_size=len(tokenizer), **sizes, initializer_range=0.2)
+    return write_checkpoint(folder, model, tokenizer)
 
 
 def _options(**changes: object) -> PruneOptions:

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from optipfair_engine.checkpoints import load_pruned, verify_reload
 from optipfair_engine.cli.app import app
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError, UnsupportedModelError
-from optipfair_engine.options.prune import PruneOptions, VerifyLevel
+from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.options.words import VerifyLevel
 from optipfair_engine.workflow import prune_checkpoint
+from tests.tiny import word_tokenizer
 
 
 def run(*arguments: object) -> None:
@@ -142,13 +144,9 @@ def test_what_memory_is_too_small_for_is_streamed_and_checked_by_its_structure(
 def test_the_command_prunes_out_of_core_and_goes_on_from_its_work_folder(
     checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     source = checkpoint("llama")
-    words = Tokenizer(models.WordLevel({"<unk>": 0, **{f"w{i}": i for i in range(1, 90)}}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="w1").save_pretrained(source)
+    words = ["<unk>", *(f"w{i}" for i in range(1, 90))]
+    word_tokenizer(words, unk_token="<unk>", eos_token="w1").save_pretrained(source)
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"w{1 + i * i % 89}" for i in range(2000)))
     common = [

@@ -9,12 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -41,6 +37,7 @@ from optipfair_engine.workflow import (
 )
 from optipfair_engine.workflow.analyze import describe
 from optipfair_engine.workflow.common import resolve_device
+from tests.tiny import byte_tokenizer, tiny_llama, write_checkpoint
 
 TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 12
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -49,22 +46,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workflow") / "model"
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([TEXT], vocab_size=300, special_tokens=["<pad>", "<eos>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>")
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 4}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        bos_token_id=1,
-        eos_token_id=1,
-        **sizes,
+    tokenizer = byte_tokenizer([TEXT])
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
+    model = tiny_llama(
+        vocab_size=len(tokenizer), intermediate_size=96, bos_token_id=1, eos_token_id=1, **heads
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_checkpoint(folder, model.to(torch.bfloat16), tokenizer)
 
 
 @pytest.fixture
@@ -296,11 +283,7 @@ def test_evaluate_compares_with_a_baseline(source: Path, tmp_path: Path) -> None
 
 def test_perplexities_over_different_tokens_have_no_ratio(source: Path, tmp_path: Path) -> None:
     other = shutil.copytree(source, tmp_path / "other")
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(["zzz"], vocab_size=258, special_tokens=["<pad>", "<eos>"], show_progress=False)
-    PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>"
-    ).save_pretrained(other)
+    byte_tokenizer(["zzz"], vocab_size=258).save_pretrained(other)
     metrics = evaluate_checkpoint(source, None, baseline=other, texts=[TEXT], max_length=32)
     assert "perplexity_ratio" not in metrics
     assert "can't be compared" in metrics["warnings"][0]

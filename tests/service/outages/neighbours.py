@@ -17,9 +17,8 @@ import psutil
 
 from tests import servers
 from tests.proxy import Proxy, proxy
-
 from tests.service.harness import Service, running, wait_for
-from tests.service.tiny import write_tiny_llama
+from tests.tiny import write_tiny_llama
 
 NEIGHBOURS = ("broker", "postgres", "s3")
 #: `killed` and `frozen` happen to the server, the others to what lies between (see `tests.proxy`).

@@ -13,9 +13,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests import servers
-
 from tests.service.harness import Service, running, wait_for
-from tests.service.tiny import write_tiny_llama
+from tests.tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.service.harness import Service, running, wait_for
-from tests.service.tiny import write_tiny_llama
+from tests.tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 DISK_BYTES = 2 * 1024 * 1024

@@ -1,8 +1,8 @@
 """Neighbours are killed, frozen and cut off for some seconds at chosen moments of a job: it all goes on.
 
 Of neighbours × faults × moments these are the pairs in which a call of the worker is under way to just that
-neighbour; `python -m benchmarks.outages.faults` runs all of them, and longer. A broker killed at a job's end is in
-`test_broker_away`.
+neighbour; `python -m benchmarks.outages.faults` runs all of them, and longer. A broker killed at a job's end
+is in `test_broker_away`.
 """
 
 from __future__ import annotations

@@ -21,13 +21,12 @@ from jobs.admission import admit
 from jobs.rows import Job
 from jobs.specs import parse_request
 from jobs.states import Outcome, State
+from tests.worker.conftest import RESULT, ScriptedEngine
+from tests.worker.inputs.test_inventory import write_model
 from worker.attempt.supervisor import release_running, run_job
 from worker.beats import Beats
 from worker.engine.process import Ended
 from worker.services import Services
-
-from tests.worker.conftest import RESULT, ScriptedEngine
-from tests.worker.inputs.test_inventory import write_model
 
 NewJob = Callable[..., Job]
 EngineType = type[ScriptedEngine]

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from jobs.specs import parse_request, spec_to_json
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.pruning.planner import make_calibrated_plan
+from tests.tiny import tiny_llama
 from worker.engine.runners import prune_options
 
 SIZES: list[dict[str, Any]] = [
@@ -53,12 +53,8 @@ def accepted() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def view() -> ModelView:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=16, hidden_size=16, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.3,
-    )  # fmt: skip
-    return locate(LlamaForCausalLM(config).eval())
+    sizes = {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 3}
+    return locate(tiny_llama(**sizes, initializer_range=0.3))
 
 
 @pytest.mark.slow

@@ -11,13 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -30,6 +24,7 @@ from optipfair_engine.cli.shared import read_calibration
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.progress import null_reporter
+from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint
 from worker.engine import runners
 from worker.inputs.places import InputNotFoundError, Inputs, Places
 
@@ -115,21 +110,11 @@ def test_texts_come_from_the_spec_or_a_named_file(tmp_path: Path) -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models, with a tiny Llama and a tokenizer of one token a word."""
     words = ["<unk>", "<eos>", "the", "male", "female", "nurse", "baker", "driver", "sat"]
-    inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = Whitespace()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        initializer_range=0.3,
-    )
+    sizes = {"vocab_size": len(words), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     root = tmp_path_factory.mktemp("root")
-    LlamaForCausalLM(config).save_pretrained(root / "models" / "tiny")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>")
-    tokenizer.save_pretrained(root / "models" / "tiny")
+    tokenizer = word_tokenizer(words, unk_token="<unk>", eos_token="<eos>")
+    write_checkpoint(root / "models" / "tiny", tiny_llama(**sizes, **heads, initializer_range=0.3), tokenizer)
     return root
 
 

@@ -16,9 +16,8 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
 from optipfair_engine.errors import CalibrationError
-from worker.inputs.hub import HubUnavailableError, hub_texts
-
 from tests.worker.inputs.hub_stand_in import COMMIT, hub_with
+from worker.inputs.hub import HubUnavailableError, hub_texts
 
 # The endpoint is read when huggingface_hub is imported, so each use is a process of its own.
 USE = """

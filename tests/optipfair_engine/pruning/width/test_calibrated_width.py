@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from optipfair_engine import prune_model
 from optipfair_engine.architectures import ModelView, locate
@@ -21,6 +21,7 @@ from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.width.calibrated import SELECTION_RIDGE, SELECTION_SCALE
 from optipfair_engine.solving.refit import ridge_diagonal, solve_least_squares
 from tests.numbers import assert_near
+from tests.tiny import tiny_model
 
 RECOMMENDED = PruneOptions(preset="recommended", pruning_percentage=30)
 OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)
@@ -167,8 +168,8 @@ def test_target_parameters_bound_the_result(model: LlamaForCausalLM, calibration
 
 def test_conv1d_weights_are_refitted_in_their_own_orientation(calibration: CalibrationSet) -> None:
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=32, initializer_range=0.3)
-    model = GPT2LMHeadModel(config).eval()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = tiny_model("gpt2", **sizes, max_position_embeddings=32, initializer_range=0.3)
     common = {
         "pruning_type": "MLP",
         "pruning_percentage": 40,
