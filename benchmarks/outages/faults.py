@@ -4,8 +4,8 @@ Each cell is one fault: a job is brought to a moment of its life, the neighbour 
 cut off or slowed for so long, and when it is back a fresh job is posted. Meanwhile a caller asks for the job,
 for liveness and for readiness. Printed as a Markdown table; 1 if anything is wrong.
 
-    python -m benchmarks.outages.faults [--lengths 3 30 120] [--neighbours broker postgres s3] [--faults killed …]
-        [--moments claim engine publication commit acknowledgement] [--minutes 60]
+    python -m benchmarks.outages.faults [--lengths 3 30 120] [--neighbours broker postgres s3]
+        [--faults killed …] [--moments claim engine publication commit acknowledgement] [--minutes 60]
 
 With --minutes, cells beyond that time are left out, and named as left out.
 """

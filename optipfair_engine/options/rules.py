@@ -8,7 +8,7 @@ that depend on calibration text or an earlier plan are told whether there is one
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from optipfair_engine.options.base import about
 from optipfair_engine.options.errors import ContradictionError
@@ -17,6 +17,9 @@ from optipfair_engine.options.fields import PruneFields
 #: How much goes: of neurons and heads, and of layers.
 SIZES: Final = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
 DEPTH_SIZES: Final = ("num_layers_to_remove", "depth_pruning_percentage", "layer_indices")
+
+#: The fields that say how wide what is pruned becomes.
+WIDTH_FIELDS: Final = (*SIZES, "expansion_divisor")
 
 #: Ways to choose neurons by weights alone, and the ways that look at activations if there is text.
 STATIC_METHODS: Final = ("VOW", "PON", "L2")
@@ -37,9 +40,31 @@ WORDS_OF_PLAN: Final = (
 )
 
 
+def asked_size(options: PruneFields) -> dict[str, Any]:
+    """The one size of neurons or heads that is asked for (or the guide's percentage), and its divisor."""
+    given = _given(options, WIDTH_FIELDS)
+    if not given.keys() & set(SIZES):
+        given[SIZES[0]] = options.percentage
+    return given
+
+
+def asked_layers(options: PruneFields) -> dict[str, Any]:
+    """The number of layers that are to go, in the words in which it is asked for."""
+    return _given(options, DEPTH_SIZES)
+
+
+def _given(options: PruneFields, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def reads(options: PruneFields, name: str) -> bool:
+    """Whether the pruning type reads a field that not all of them read."""
+    return options.pruning_type in (about(type(options).model_fields[name]).types or ())
+
+
 def check_one_size(options: PruneFields) -> None:
     """Refuse two sizes; none means the guide's percentage."""
-    sizes = [name for name in SIZES if getattr(options, name) is not None]
+    sizes = _given(options, SIZES)
     if len(sizes) > 1:
         raise ContradictionError(f"{' and '.join(sizes)} are mutually exclusive. Provide only one.")
 
@@ -47,7 +72,7 @@ def check_one_size(options: PruneFields) -> None:
 def check_exactly_one_size(options: PruneFields, *, planned: bool) -> None:
     """Refuse two sizes, and none too, except beside a plan, which has its own."""
     wanted = DEPTH_SIZES if options.pruning_type == "DEPTH" else SIZES
-    given = [name for name in wanted if getattr(options, name) is not None]
+    given = _given(options, wanted)
     if len(given) != 1 and not (planned and not given):
         said = f" ({', '.join(given)} given)" if given else ""
         raise ContradictionError(f"give exactly one of {', '.join(wanted)}{said}")
@@ -234,6 +259,11 @@ def check_beside_plan(options: PruneFields, *, calibrated: bool) -> None:
         )
 
 
+def chooses_by_text(options: PruneFields) -> list[str]:
+    """What makes the choice, or the refit, look at calibration text, as it was written: fairness apart."""
+    return [name for name in _needs(options, planned=False, healed=False) if name != "fairness"]
+
+
 def refits(options: PruneFields, *, calibrated: bool) -> bool:
     """Whether what stays is refitted, because it is asked for or by the preset."""
     return options.compensation != "none" or (options.preset == "recommended" and calibrated)
@@ -251,7 +281,12 @@ def selects_layers_by_text(options: PruneFields) -> bool:
 
 def is_chosen(options: PruneFields, name: str) -> bool:
     """Whether a field differs from its default."""
-    return bool(getattr(options, name) != type(options).model_fields[name].default)
+    return bool(getattr(options, name) != default_of(options, name))
+
+
+def default_of(options: PruneFields, name: str) -> Any:
+    """What a field says if nothing is said."""
+    return type(options).model_fields[name].default
 
 
 def _refuse(names: Iterable[str], reason: str) -> None:
