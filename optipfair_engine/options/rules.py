@@ -21,8 +21,8 @@ DEPTH_SIZES: Final = ("num_layers_to_remove", "depth_pruning_percentage", "layer
 #: The fields that say how wide what is pruned becomes.
 WIDTH_FIELDS: Final = (*SIZES, "expansion_divisor")
 
-#: Ways to choose neurons by weights alone, and the ways that look at activations if there is text.
-STATIC_METHODS: Final = ("VOW", "PON", "L2")
+#: Scores of neurons that look at weights alone, even where there is text.
+BY_WEIGHTS_ALONE: Final = ("VOW", "PON", "L2")
 
 #: What an earlier plan has settled; size, divisor, allocation and healing can be asked for beside it.
 SETTLED_BY_PLAN: Final = (
@@ -169,16 +169,17 @@ def _first(needs: Mapping[str, str]) -> str:
 _OBS_ALONE = 'neuron_selection_method="OBS" needs compensation="least_squares"'
 _CFSP = 'neuron_selection_method="CFSP" needs calibration data (a dataloader, or texts)'
 _DATA = "needs calibration data (a dataloader, or calibration texts)"
-_DEPTH_NEEDS = (
+DEPTH_NEEDS: Final = (
     "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
     "(a dataloader, or calibration texts)"
 )
+WIDTH_NEEDS: Final = "a refit, OBS and allocated widths need calibration data, or kept statistics"
 
 
 def _needs(options: PruneFields, *, planned: bool, healed: bool) -> dict[str, str]:
     """What needs calibration text: its name → how the engine says so."""
     method, layers = options.neuron_selection_method, options.layer_selection_method
-    refitted = _DEPTH_NEEDS if options.pruning_type == "DEPTH" else f"compensation {_DATA}"
+    refitted = DEPTH_NEEDS if options.pruning_type == "DEPTH" else f"compensation {_DATA}"
     needy = (
         (method == "CFSP", 'neuron_selection_method "CFSP"', _CFSP),
         (method == "OBS", 'neuron_selection_method "OBS"', refitted),
@@ -186,9 +187,9 @@ def _needs(options: PruneFields, *, planned: bool, healed: bool) -> dict[str, st
         (
             options.allocation == "allocated" and not planned,
             'allocation "allocated"',
-            "a refit, OBS and allocated widths need calibration data, or kept statistics",
+            WIDTH_NEEDS,
         ),
-        (selects_layers_by_text(options), f'layer_selection_method "{layers}"', _DEPTH_NEEDS),
+        (selects_layers_by_text(options), f'layer_selection_method "{layers}"', DEPTH_NEEDS),
         (
             options.healing is not None and healed,
             "healing",
@@ -225,7 +226,7 @@ def check_calibration_is_used(options: PruneFields) -> None:
             guide=f"pruning_type {options.pruning_type} chooses by weights: calibration is not used without "
             'compensation="least_squares"',
         )
-    if options.neuron_selection_method in STATIC_METHODS:
+    if options.neuron_selection_method in BY_WEIGHTS_ALONE:
         raise ContradictionError(
             f'calibration: neuron_selection_method "{options.neuron_selection_method}" chooses by weights; '
             'take "MAW", "PPM" or "CFSP", give compensation "least_squares" too, or leave calibration out',
@@ -271,7 +272,7 @@ def refits(options: PruneFields, *, calibrated: bool) -> bool:
 
 def scores_neurons_by_text(options: PruneFields) -> bool:
     """Whether neurons are chosen by a score that calibration text, if there is any, has a part in."""
-    return options.prunes_neurons and options.neuron_selection_method not in (*STATIC_METHODS, "OBS")
+    return options.prunes_neurons and options.neuron_selection_method not in (*BY_WEIGHTS_ALONE, "OBS")
 
 
 def selects_layers_by_text(options: PruneFields) -> bool:

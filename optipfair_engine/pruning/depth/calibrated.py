@@ -38,11 +38,6 @@ FIRST_LAYER_GOES = (
     "nothing compensates for them"
 )
 
-NEEDS_CALIBRATION = (
-    "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
-    "(a dataloader, or calibration texts)"
-)
-
 
 def calibrated_depth_plan(
     view: ModelView,
@@ -58,7 +53,7 @@ def calibrated_depth_plan(
         UnsupportedModelError: the family can't lose layers, or (refit) doesn't simply add its MLP's output.
     """
     if calibration is None:
-        raise InvalidOptionError(NEEDS_CALIBRATION)
+        raise InvalidOptionError(rules.DEPTH_NEEDS)
     view.check_depth(())
     removed = _select(view, options, calibration, report)
     view.check_depth(removed)
@@ -85,7 +80,7 @@ def _select(
 ) -> tuple[int, ...]:
     method = options.layer_selection_method
     size = rules.asked_layers(options)
-    if options.layer_indices is not None or method not in ("importance", "greedy_perplexity"):
+    if options.layer_indices is not None or not rules.selects_layers_by_text(options):
         return select_layers(view.num_layers, layer_selection_method=method, **size)
     count = count_to_remove(view.num_layers, **size)
     if count is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from optipfair_engine.calibration.runner import HOLDOUT_EVERY
 from optipfair_engine.calibration.statistics import GramStatistics, held_out_windows
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.options import rules
 from optipfair_engine.plans.plan import PruningPlan, as_stored, new_plan
 from optipfair_engine.plans.provenance import Provenance, WidthRule
 from optipfair_engine.progress import Reporter, null_reporter
@@ -41,8 +42,6 @@ SELECTION_RIDGE = 1e-2
 #: D of selection and of the predicted errors: each input's own energy. Its sets were better than the median's
 #: by 0.3 % of perplexity at 40 % (SmolLM2-135M); for the refit itself the median was better.
 SELECTION_SCALE: RidgeScale = "coordinate"
-
-NEEDS_CALIBRATION = "a refit, OBS and allocated widths need calibration data, or kept statistics"
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def calibrated_width_plan(
     uniform = uniform_counts(view, options, layers, kind)
     if statistics is None:
         if calibration is None:
-            raise InvalidOptionError(NEEDS_CALIBRATION)
+            raise InvalidOptionError(rules.WIDTH_NEEDS)
         statistics = gatherer.grams(view, calibration, layers, "down_proj", report)
     if eliminations is None:
         eliminations = _eliminate(mlps, statistics, options, report)

@@ -29,25 +29,35 @@ def bucket() -> Iterator[S3]:
         yield server
 
 
+def stored_in(bucket: S3, behind: str = "") -> dict[str, str]:
+    """The settings of an app that keeps its artifacts there."""
+    return {
+        "artifacts_url": f"s3://{bucket.bucket}{behind}",
+        "artifacts_s3_endpoint": bucket.endpoint,
+        "artifacts_s3_access_key": bucket.access_key,
+        "artifacts_s3_secret_key": bucket.secret_key,
+    }
+
+
+def started_job(served: FastAPI, make_key: Callable[..., str]) -> tuple[FakeWorker, Caller, str]:
+    """A worker and a caller of the app, and the id of a job that was created."""
+    worker = FakeWorker(served.state.services)
+    worker.beat()
+    caller = Caller(served, make_key())
+    return worker, caller, caller.create()["id"]
+
+
 def test_links_lead_to_the_same_answers_as_on_disk(
     bucket: S3, app: FastAPI, make_app: Callable[..., FastAPI], make_key: Callable[..., str]
 ) -> None:
-    remote = make_app(
-        artifacts_url=f"s3://{bucket.bucket}/some/prefix",
-        artifacts_s3_endpoint=bucket.endpoint,
-        artifacts_s3_access_key=bucket.access_key,
-        artifacts_s3_secret_key=bucket.secret_key,
-    )
+    remote = make_app(**stored_in(bucket, "/some/prefix"))
     answers = []
     for served in (app, remote):
-        worker = FakeWorker(served.state.services)
-        worker.beat()
-        caller = Caller(served, make_key())
-        job = caller.create()
-        worker.run(job["id"])
+        worker, caller, job = started_job(served, make_key)
+        worker.run(job)
         found = []
         for name in (*sorted(FILES), "*"):
-            link = caller.post(f"/v1/jobs/{job['id']}/artifacts/{name}/links").json()["url"]
+            link = caller.post(f"/v1/jobs/{job}/artifacts/{name}/links").json()["url"]
             for headers in REQUESTS:
                 response = caller.get(urlsplit(link).path, headers=headers, follow_redirects=False)
                 shown = {
@@ -60,7 +70,7 @@ def test_links_lead_to_the_same_answers_as_on_disk(
                     shown["Content-Length"] = None  # a problem document carries an id
                 found.append((name, str(headers), response.status_code, shown))
         answers.append(found)
-        assert caller.delete(f"/v1/jobs/{job['id']}").status_code == 204
+        assert caller.delete(f"/v1/jobs/{job}").status_code == 204
         assert not list(served.state.services.store.folders())
     assert answers[0] == answers[1]
     assert {status for _, _, status, _ in answers[0]} == {200, 206, 416}
@@ -69,39 +79,23 @@ def test_links_lead_to_the_same_answers_as_on_disk(
 def test_a_lost_object_is_not_found(
     bucket: S3, make_app: Callable[..., FastAPI], make_key: Callable[..., str], app: FastAPI
 ) -> None:
-    served = make_app(
-        artifacts_url=f"s3://{bucket.bucket}",
-        artifacts_s3_endpoint=bucket.endpoint,
-        artifacts_s3_access_key=bucket.access_key,
-        artifacts_s3_secret_key=bucket.secret_key,
-    )
-    worker = FakeWorker(served.state.services)
-    worker.beat()
-    caller = Caller(served, make_key())
-    job = caller.create()
-    worker.run(job["id"])
-    served.state.services.store.delete(f"{job['id']}/1")
-    response = caller.get(f"/v1/jobs/{job['id']}/artifacts/config.json")
+    served = make_app(**stored_in(bucket))
+    worker, caller, job = started_job(served, make_key)
+    worker.run(job)
+    served.state.services.store.delete(f"{job}/1")
+    response = caller.get(f"/v1/jobs/{job}/artifacts/config.json")
     assert (response.status_code, response.json()["code"]) == (404, "artifact_missing")
 
 
 def test_a_job_is_gone_even_if_its_files_cannot_be_removed_yet(
     bucket: S3, make_app: Callable[..., FastAPI], make_key: Callable[..., str], app: FastAPI
 ) -> None:
-    served = make_app(
-        artifacts_url=f"s3://{bucket.bucket}-that-is-not-there",
-        artifacts_s3_endpoint=bucket.endpoint,
-        artifacts_s3_access_key=bucket.access_key,
-        artifacts_s3_secret_key=bucket.secret_key,
-    )
-    worker = FakeWorker(served.state.services)
-    worker.beat()
-    caller = Caller(served, make_key())
-    job = caller.create()
-    attempt = worker.claim(job["id"])
-    weights = Artifact("model.safetensors", "x/y", 1, "ab" * 32, f"{job['id']}/{attempt}")
+    served = make_app(**stored_in(bucket, "-that-is-not-there"))
+    worker, caller, job = started_job(served, make_key)
+    attempt = worker.claim(job)
+    weights = Artifact("model.safetensors", "x/y", 1, "ab" * 32, f"{job}/{attempt}")
     served.state.services.repository.mark_succeeded(
-        job["id"], attempt, artifacts=[weights], archive=None, metrics={}, publish=lambda: None
+        job, attempt, artifacts=[weights], archive=None, metrics={}, publish=lambda: None
     )
-    assert caller.delete(f"/v1/jobs/{job['id']}").status_code == 204
-    assert caller.get(f"/v1/jobs/{job['id']}").status_code == 404
+    assert caller.delete(f"/v1/jobs/{job}").status_code == 204
+    assert caller.get(f"/v1/jobs/{job}").status_code == 404
