@@ -79,7 +79,7 @@ openapi: $(VENV)/.dev ## Regenerate docs/openapi.json
 	@$(BIN)/python -m api.openapi
 
 chaos: $(VENV)/.dev ## Kill real processes for some minutes and count what was lost (nothing)
-	@$(BIN)/python -m benchmarks.chaos
+	@$(BIN)/python -m benchmarks.outages.chaos
 
 constraints: $(VENV)/.dev ## Resolve constraints.txt anew
 	@{ echo "# The versions that were tested together (Python 3.11, Linux x86-64). Made by 'make constraints'."; \

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Protocol
 
 from jobs.admission.estimating import Cost, JobFacts, cost_of, facts_of_job
@@ -276,12 +275,7 @@ def _pruned(part: Any, facts: JsonObject | None) -> JsonObject | None:
     count = (facts or {}).get("num_layers")
     if facts is None or count is None or not isinstance(part, PruneSpec):
         return facts
-    removed = part.num_layers_to_remove or 0
-    if part.pruning_type == "DEPTH" and part.layer_indices is not None:
-        removed = len(part.layer_indices)
-    if part.depth_pruning_percentage is not None:
-        removed = int(Decimal(str(part.depth_pruning_percentage)) * count / 100)
-    return {**facts, "num_layers": count - removed}
+    return {**facts, "num_layers": part.layers_left(count)}
 
 
 def _check_layers(spec: Spec, facts: Sequence[JsonObject | None]) -> None:

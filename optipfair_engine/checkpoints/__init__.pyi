@@ -3,7 +3,6 @@ from .manifest import (
     MANIFEST_NAME as MANIFEST_NAME,
     Manifest as Manifest,
     SourceInfo as SourceInfo,
-    VerifyLevel as VerifyLevel,
     model_name as model_name,
 )
 from .tokenizer import load_tokenizer as load_tokenizer

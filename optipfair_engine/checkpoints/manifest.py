@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from optipfair_engine.errors import ReloadCheckError
 from optipfair_engine.headers import model_revision
+from optipfair_engine.options.words import VerifyLevel
 
 MANIFEST_NAME = "optipfair_manifest.json"
-VerifyLevel: TypeAlias = Literal["none", "structure", "logits"]
 
 _FORMAT = "optipfair-manifest/1"
 _PACKAGES = ("optipfair-service", "torch", "transformers", "safetensors")

@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from optipfair_engine.checkpoints.loading import load_config, load_pruned, model_class_of, sized_class
-from optipfair_engine.checkpoints.manifest import MANIFEST_NAME, Manifest, VerifyLevel, check_hashes
+from optipfair_engine.checkpoints.manifest import MANIFEST_NAME, Manifest, check_hashes
 from optipfair_engine.checkpoints.reload import ReloadItem, read_answer, write_request
 from optipfair_engine.errors import EngineError, InvalidOptionError, ReloadCheckError
 from optipfair_engine.headers import HeaderError, read_headers
-from optipfair_engine.options.words import ComputeDtype
+from optipfair_engine.options.words import ComputeDtype, VerifyLevel
 
 #: ``runner(folder, token_ids, device, attention, compute_dtype) -> logits``, in a process that never held
 #: the model

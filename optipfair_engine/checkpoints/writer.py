@@ -14,7 +14,6 @@ from optipfair_engine.checkpoints.manifest import (
     MANIFEST_NAME,
     Manifest,
     SourceInfo,
-    VerifyLevel,
     hash_folder,
     package_versions,
 )
@@ -27,6 +26,7 @@ from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
 from optipfair_engine.options.words import ComputeDtype
 
 if TYPE_CHECKING:
+    from optipfair_engine.options.words import VerifyLevel
     from optipfair_engine.plans import PruningPlan
 
 

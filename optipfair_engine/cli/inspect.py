@@ -70,15 +70,8 @@ def _show_analysis(model_path: str, metrics: dict[str, Any]) -> None:
     total = metrics["parameters"]
     shares = {kind: (count, 100 * count / total) for kind, count in metrics["distribution"].items()}
     show_table("Parameter distribution", shares, headers=("part", "parameters", "%"))
-    estimates = {
-        f"{row['pruning_percentage']} %": (
-            row["intermediate_size"],
-            row["expansion_rate"],
-            row["parameters"],
-            row["percentage_reduction"],
-        )
-        for row in metrics["estimates"]
-    }
+    rows = (row.values() for row in metrics["estimates"])  # in the order of the headers below
+    estimates = {f"{percentage} %": tuple(figures) for percentage, *figures in rows}
     if estimates:
         headers = (
             "MLP neurons removed",

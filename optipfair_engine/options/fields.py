@@ -7,6 +7,7 @@ From `Prune` follow the spec of a prune job, the options of ``optipfair prune``,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -123,6 +124,15 @@ class PruneFields(Strict):
     def percentage(self) -> float:
         """The percentage that goes where one is asked for, or the guide's default."""
         return DEFAULT_PERCENTAGE if self.pruning_percentage is None else self.pruning_percentage
+
+    def layers_left(self, num_layers: int) -> int:
+        """How many of so many layers stay, as far as the options alone tell."""
+        removed = self.num_layers_to_remove or 0
+        if self.pruning_type == "DEPTH" and self.layer_indices is not None:
+            removed = len(self.layer_indices)
+        if self.depth_pruning_percentage is not None:
+            removed = int(Decimal(str(self.depth_pruning_percentage)) * num_layers / 100)
+        return num_layers - removed
 
     @property
     def healing_seconds(self) -> float | None:

@@ -36,9 +36,9 @@ class Prune(PruneFields):
 class PruneOptions(EngineOptions, Cut, Prune):
     """How to prune a checkpoint, with the guide's defaults; wrong options are the engine's errors.
 
-    At most one of ``pruning_percentage``, ``expansion_rate``, ``target_parameters`` and ``target_bytes``;
-    none of them means the guide's 10 %. ``max_length``, ``batch_size`` and ``num_samples`` say how
-    calibration texts are cut. Without ``allocation`` widths are uniform, or what the preset measured best.
+    At most one size (``rules.SIZES``) may be given; none means the guide's 10 %. ``max_length``,
+    ``batch_size`` and ``num_samples`` say how calibration texts are cut. Without
+    ``allocation`` widths are uniform, or what the preset measured best.
     """
 
     device: str = again(Prune, "device", default="cpu")

@@ -8,7 +8,7 @@ that depend on calibration text or an earlier plan are told whether there is one
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from optipfair_engine.options.base import about
 from optipfair_engine.options.errors import ContradictionError
@@ -18,8 +18,11 @@ from optipfair_engine.options.fields import PruneFields
 SIZES: Final = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
 DEPTH_SIZES: Final = ("num_layers_to_remove", "depth_pruning_percentage", "layer_indices")
 
-#: Ways to choose neurons by weights alone, and the ways that look at activations if there is text.
-STATIC_METHODS: Final = ("VOW", "PON", "L2")
+#: The fields that say how wide what is pruned becomes.
+WIDTH_FIELDS: Final = (*SIZES, "expansion_divisor")
+
+#: Scores of neurons that look at weights alone, even where there is text.
+BY_WEIGHTS_ALONE: Final = ("VOW", "PON", "L2")
 
 #: What an earlier plan has settled; size, divisor, allocation and healing can be asked for beside it.
 SETTLED_BY_PLAN: Final = (
@@ -37,9 +40,31 @@ WORDS_OF_PLAN: Final = (
 )
 
 
+def asked_size(options: PruneFields) -> dict[str, Any]:
+    """The one size of neurons or heads that is asked for (or the guide's percentage), and its divisor."""
+    given = _given(options, WIDTH_FIELDS)
+    if not given.keys() & set(SIZES):
+        given[SIZES[0]] = options.percentage
+    return given
+
+
+def asked_layers(options: PruneFields) -> dict[str, Any]:
+    """The number of layers that are to go, in the words in which it is asked for."""
+    return _given(options, DEPTH_SIZES)
+
+
+def _given(options: PruneFields, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def reads(options: PruneFields, name: str) -> bool:
+    """Whether the pruning type reads a field that not all of them read."""
+    return options.pruning_type in (about(type(options).model_fields[name]).types or ())
+
+
 def check_one_size(options: PruneFields) -> None:
     """Refuse two sizes; none means the guide's percentage."""
-    sizes = [name for name in SIZES if getattr(options, name) is not None]
+    sizes = _given(options, SIZES)
     if len(sizes) > 1:
         raise ContradictionError(f"{' and '.join(sizes)} are mutually exclusive. Provide only one.")
 
@@ -47,7 +72,7 @@ def check_one_size(options: PruneFields) -> None:
 def check_exactly_one_size(options: PruneFields, *, planned: bool) -> None:
     """Refuse two sizes, and none too, except beside a plan, which has its own."""
     wanted = DEPTH_SIZES if options.pruning_type == "DEPTH" else SIZES
-    given = [name for name in wanted if getattr(options, name) is not None]
+    given = _given(options, wanted)
     if len(given) != 1 and not (planned and not given):
         said = f" ({', '.join(given)} given)" if given else ""
         raise ContradictionError(f"give exactly one of {', '.join(wanted)}{said}")
@@ -144,16 +169,17 @@ def _first(needs: Mapping[str, str]) -> str:
 _OBS_ALONE = 'neuron_selection_method="OBS" needs compensation="least_squares"'
 _CFSP = 'neuron_selection_method="CFSP" needs calibration data (a dataloader, or texts)'
 _DATA = "needs calibration data (a dataloader, or calibration texts)"
-_DEPTH_NEEDS = (
+DEPTH_NEEDS: Final = (
     "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
     "(a dataloader, or calibration texts)"
 )
+WIDTH_NEEDS: Final = "a refit, OBS and allocated widths need calibration data, or kept statistics"
 
 
 def _needs(options: PruneFields, *, planned: bool, healed: bool) -> dict[str, str]:
     """What needs calibration text: its name → how the engine says so."""
     method, layers = options.neuron_selection_method, options.layer_selection_method
-    refitted = _DEPTH_NEEDS if options.pruning_type == "DEPTH" else f"compensation {_DATA}"
+    refitted = DEPTH_NEEDS if options.pruning_type == "DEPTH" else f"compensation {_DATA}"
     needy = (
         (method == "CFSP", 'neuron_selection_method "CFSP"', _CFSP),
         (method == "OBS", 'neuron_selection_method "OBS"', refitted),
@@ -161,9 +187,9 @@ def _needs(options: PruneFields, *, planned: bool, healed: bool) -> dict[str, st
         (
             options.allocation == "allocated" and not planned,
             'allocation "allocated"',
-            "a refit, OBS and allocated widths need calibration data, or kept statistics",
+            WIDTH_NEEDS,
         ),
-        (selects_layers_by_text(options), f'layer_selection_method "{layers}"', _DEPTH_NEEDS),
+        (selects_layers_by_text(options), f'layer_selection_method "{layers}"', DEPTH_NEEDS),
         (
             options.healing is not None and healed,
             "healing",
@@ -200,7 +226,7 @@ def check_calibration_is_used(options: PruneFields) -> None:
             guide=f"pruning_type {options.pruning_type} chooses by weights: calibration is not used without "
             'compensation="least_squares"',
         )
-    if options.neuron_selection_method in STATIC_METHODS:
+    if options.neuron_selection_method in BY_WEIGHTS_ALONE:
         raise ContradictionError(
             f'calibration: neuron_selection_method "{options.neuron_selection_method}" chooses by weights; '
             'take "MAW", "PPM" or "CFSP", give compensation "least_squares" too, or leave calibration out',
@@ -234,6 +260,11 @@ def check_beside_plan(options: PruneFields, *, calibrated: bool) -> None:
         )
 
 
+def chooses_by_text(options: PruneFields) -> list[str]:
+    """What makes the choice, or the refit, look at calibration text, as it was written: fairness apart."""
+    return [name for name in _needs(options, planned=False, healed=False) if name != "fairness"]
+
+
 def refits(options: PruneFields, *, calibrated: bool) -> bool:
     """Whether what stays is refitted, because it is asked for or by the preset."""
     return options.compensation != "none" or (options.preset == "recommended" and calibrated)
@@ -241,7 +272,7 @@ def refits(options: PruneFields, *, calibrated: bool) -> bool:
 
 def scores_neurons_by_text(options: PruneFields) -> bool:
     """Whether neurons are chosen by a score that calibration text, if there is any, has a part in."""
-    return options.prunes_neurons and options.neuron_selection_method not in (*STATIC_METHODS, "OBS")
+    return options.prunes_neurons and options.neuron_selection_method not in (*BY_WEIGHTS_ALONE, "OBS")
 
 
 def selects_layers_by_text(options: PruneFields) -> bool:
@@ -251,7 +282,12 @@ def selects_layers_by_text(options: PruneFields) -> bool:
 
 def is_chosen(options: PruneFields, name: str) -> bool:
     """Whether a field differs from its default."""
-    return bool(getattr(options, name) != type(options).model_fields[name].default)
+    return bool(getattr(options, name) != default_of(options, name))
+
+
+def default_of(options: PruneFields, name: str) -> Any:
+    """What a field says if nothing is said."""
+    return type(options).model_fields[name].default
 
 
 def _refuse(names: Iterable[str], reason: str) -> None:

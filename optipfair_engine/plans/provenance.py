@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from optipfair_engine.calibration.facts import CalibrationFacts
+from optipfair_engine.options import rules
 
 if TYPE_CHECKING:
+    from optipfair_engine.options.prune import PruneOptions
     from optipfair_engine.options.words import (
         AttentionUnit,
         Compensation,
@@ -97,6 +99,26 @@ class Provenance:
     fairness: FairnessFacts | None = None
     warnings: tuple[str, ...] | None = None
     other: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, options: PruneOptions, **found: Any) -> Provenance:
+        """What options ask for, as far as their pruning type reads it, and what was ``found`` on the way."""
+        words = {name: getattr(options, name) for name in rules.WORDS_OF_PLAN if rules.reads(options, name)}
+        if words.get("tie_break") == "lower_index":
+            del words["tie_break"]
+        if options.pruning_type == "DEPTH":
+            if options.layer_indices is not None:
+                words["layer_selection_method"] = "custom"
+            return cls(pruning_type="DEPTH", **(words | found))
+        return cls(pruning_type=options.pruning_type, **(words | rules.asked_size(options) | found))
+
+    def words(self) -> dict[str, Any]:
+        """What chose, under the names of the options that ask for it; ``None`` where nothing is stated."""
+        return {name: getattr(self, name) for name in rules.WORDS_OF_PLAN}
+
+    def chosen_as(self, other: Provenance) -> Provenance:
+        """The same, of neurons chosen as ``other`` says: by a score, or by fairness and no score."""
+        return replace(self, neuron_selection_method=other.neuron_selection_method, fairness=other.fairness)
 
     def to_json(self) -> dict[str, Any]:
         """Everything that is stated, as plain JSON under the fields' names."""

@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import PlanError
+from optipfair_engine.options import rules
 from optipfair_engine.options.prune import PruneOptions
-from optipfair_engine.options.rules import SIZES
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import curve_widths
 from optipfair_engine.pruning.plan_options import allocation_of, plan_type, size_of
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.sizes import kept_by_percentage
-from optipfair_engine.pruning.targets import size_facts
-from optipfair_engine.pruning.width.by_score import WidthType
+from optipfair_engine.pruning.width.by_score import kind_of
 from optipfair_engine.pruning.width.calibrated import calibrated_width_plan, eliminations_of, uniform_counts
 
 if TYPE_CHECKING:
@@ -70,12 +69,9 @@ def replan(
     changed = options.changed(
         preset="guide",
         pruning_type=made.pruning_type or "MLP_GLU",
-        neuron_selection_method=made.neuron_selection_method or "MAW",
-        compensation=made.compensation or "none",
-        attention_unit=made.attention_unit or "kv_group",
-        tie_break=made.tie_break or "lower_index",
         layer_indices=made.layer_indices,
         allocation=options.allocation or allocation_of(plan),
+        **{name: said or rules.default_of(options, name) for name, said in made.words().items()},
         **size_of(options, plan),
     )
     if changed.compensation != "none":
@@ -96,30 +92,18 @@ def replan(
                 rule=rule,
                 report=report,
             ).plan
-            return _chosen_as(plan, found)
+            return replace(found, provenance=found.provenance.chosen_as(made))
         return make_calibrated_plan(view, changed, None, statistics, report=report).plan
     if made.calibration is None:
         return make_calibrated_plan(view, changed, report=report).plan
     return _by_order(view, changed, plan)
 
 
-def _chosen_as(plan: PruningPlan, found: PruningPlan) -> PruningPlan:
-    """``found``, which says how ``plan`` chose its neurons: by fairness, perhaps, and no method's score."""
-    chosen = plan.provenance
-    provenance = replace(
-        found.provenance,
-        neuron_selection_method=chosen.neuron_selection_method,
-        fairness=chosen.fairness,
-    )
-    return replace(found, provenance=provenance)
-
-
 def _by_order(view: ModelView, options: PruneOptions, plan: PruningPlan) -> PruningPlan:
     """Other widths along the plan's order of removal."""
     if not plan.removal_order:
         raise PlanError("the plan holds no order of removal; make a new one with calibration")
-    kind: WidthType = "MLP" if options.pruning_type == "MLP" else "MLP_GLU"
-    widths = uniform_counts(view, options, sorted(plan.removal_order), kind)
+    widths = uniform_counts(view, options, sorted(plan.removal_order), kind_of(options))
     sizes = {layer: len(order) for layer, order in plan.removal_order.items()}
     if options.allocation == "allocated":
         if not plan.curves:
@@ -133,7 +117,6 @@ def _by_order(view: ModelView, options: PruneOptions, plan: PruningPlan) -> Prun
     }
     # a plan by score alone, which stays uniform, says nothing of the division
     stated = options.allocation == "allocated" or plan.provenance.allocation is not None
-    size: dict[str, Any] = dict.fromkeys((*SIZES, "expansion_divisor"))
-    size |= size_facts(options)
+    size: dict[str, Any] = dict.fromkeys(rules.WIDTH_FIELDS) | rules.asked_size(options)
     provenance = replace(plan.provenance, allocation=options.allocation if stated else None, **size)
     return replace(plan, provenance=provenance, kept_neurons=kept)

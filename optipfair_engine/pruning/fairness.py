@@ -31,7 +31,7 @@ from optipfair_engine.options.errors import engines_errors
 from optipfair_engine.options.presets import resolve_preset
 from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.plans.plan import as_stored
-from optipfair_engine.plans.provenance import FairnessFacts
+from optipfair_engine.plans.provenance import FairnessFacts, Provenance
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.width.calibrated import (
     SELECTION_RIDGE,
@@ -215,7 +215,7 @@ def fair_plan(
     facts = {"weight": weight, "prompt_pairs": len(pairs), "held_out_pairs": len(held)}
     stated = FairnessFacts(weight, len(pairs), len(held), SCORE)
     # no score of the options' chose the plan's neurons
-    provenance = replace(plans["fair"].provenance, neuron_selection_method=None, fairness=stated)
+    provenance = plans["fair"].provenance.chosen_as(Provenance(fairness=stated))
     plan = replace(plans["fair"], provenance=provenance)
     random = _random_plans(view, plan, statistics, draws, options.seed)
     candidates = chain(plans.items(), random)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options.prune import PruneOptions
-from optipfair_engine.options.rules import SIZES, WORDS_OF_PLAN
+from optipfair_engine.options.rules import SIZES, WIDTH_FIELDS, WORDS_OF_PLAN, asked_layers
 from optipfair_engine.pruning.depth.choice import count_to_remove
 from optipfair_engine.pruning.sizes import checked_layer_indices
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from optipfair_engine.plans.plan import PruningPlan
 
 #: What makes a plan anew, of a kind that has widths or heads.
-_RESIZING = (*SIZES, "expansion_divisor", "allocation")
+_RESIZING = (*WIDTH_FIELDS, "allocation")
 
 
 def check_beside_plan(options: PruneOptions, plan: PruningPlan) -> None:
@@ -59,18 +59,18 @@ def asks_for_another_size(options: PruneOptions, plan: PruningPlan) -> bool:
     """Whether options name a size, divisor or allocation that isn't the plan's own: it is made anew then."""
     if options.allocation is not None and options.allocation != allocation_of(plan):
         return True
-    names = (*SIZES, "expansion_divisor")
-    asked = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    asked = {name: getattr(options, name) for name in WIDTH_FIELDS if getattr(options, name) is not None}
     return any(getattr(plan.provenance, name) != value for name, value in asked.items())
 
 
 def size_of(options: PruneOptions, plan: PruningPlan) -> Mapping[str, Any]:
     """The fields of the size to plan for: the options' with their divisor, or the plan's with its own."""
-    names = (*SIZES, "expansion_divisor")
-    asked = {name: getattr(options, name) for name in names}
+    asked = {name: getattr(options, name) for name in WIDTH_FIELDS}
     if any(asked[name] is not None for name in SIZES):
         return asked
-    return {name: getattr(plan.provenance, name) if asked[name] is None else asked[name] for name in names}
+    return {
+        name: getattr(plan.provenance, name) if asked[name] is None else asked[name] for name in WIDTH_FIELDS
+    }
 
 
 def plan_type(plan: PruningPlan) -> str:
@@ -100,13 +100,10 @@ def _check_layers(options: PruneOptions, plan: PruningPlan) -> None:
         made = tuple(range(plan.num_layers)) if own is None else own
         if asked != made:
             raise _contradiction("layer_indices", list(asked), list(made))
-    if options.num_layers_to_remove is None and options.depth_pruning_percentage is None:
+    number = {name: said for name, said in asked_layers(options).items() if name != "layer_indices"}
+    if not number:
         return
-    count = count_to_remove(
-        plan.num_layers,
-        num_layers_to_remove=options.num_layers_to_remove,
-        depth_pruning_percentage=options.depth_pruning_percentage,
-    )
+    count = count_to_remove(plan.num_layers, **number)
     if count != len(plan.removed_layers):
         raise InvalidOptionError(
             f"the plan removes {len(plan.removed_layers)} layers, not {count}: another number of layers is "

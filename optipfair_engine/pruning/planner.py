@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,9 @@ from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention.by_norm import attention_plan
 from optipfair_engine.pruning.attention.calibrated import calibrated_attention_plan
 from optipfair_engine.pruning.depth.calibrated import calibrated_depth_plan
-from optipfair_engine.pruning.depth.choice import depth_plan, select_layers, stated_selection
+from optipfair_engine.pruning.depth.choice import depth_plan, select_layers
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
-from optipfair_engine.pruning.targets import size_facts
-from optipfair_engine.pruning.width.by_score import WidthSize, target_layers, width_plan
+from optipfair_engine.pruning.width.by_score import kind_of, target_layers, width_plan
 from optipfair_engine.pruning.width.calibrated import Calibrated, calibrated_width_plan, uniform_counts
 
 if TYPE_CHECKING:
@@ -146,39 +144,22 @@ def _plan_by_neuron_scores(
     *,
     report: Reporter,
 ) -> PruningPlan:
-    counts = _target_counts(view, options)
-    by_percentage = options.expansion_rate is None and counts is None
-    plan = width_plan(
+    layers = target_layers(view, options.layer_indices)
+    counts = uniform_counts(view, options, layers, kind_of(options))
+    return width_plan(
         view,
-        pruning_type="MLP" if options.pruning_type == "MLP" else "MLP_GLU",
-        method=options.neuron_selection_method,
-        size=WidthSize(
-            options.percentage if by_percentage else None, options.expansion_rate, options.expansion_divisor
-        ),
-        counts=counts,
-        layer_indices=options.layer_indices,
+        options,
+        counts,
         gather_norms=gather_norms,
         calibration_facts=calibration_facts,
-        tie_break=options.tie_break,
         report=report,
     )
-    return replace(plan, provenance=replace(plan.provenance, **size_facts(options)))
-
-
-def _target_counts(view: WeightsView, options: PruneOptions) -> dict[int, int] | None:
-    """Neurons per layer for a target size; ``None`` where a percentage or a rate says it."""
-    if options.target_parameters is None and options.target_bytes is None:
-        return None
-    layers = target_layers(view, options.layer_indices)
-    return uniform_counts(view, options, layers, "MLP" if options.pruning_type == "MLP" else "MLP_GLU")
 
 
 def _plan_depth(view: WeightsView, options: PruneOptions) -> PruningPlan:
     removed = select_layers(
         view.num_layers,
-        num_layers_to_remove=options.num_layers_to_remove,
-        layer_indices=options.layer_indices,
-        depth_pruning_percentage=options.depth_pruning_percentage,
         layer_selection_method=options.layer_selection_method,
+        **rules.asked_layers(options),
     )
-    return depth_plan(view, removed, Provenance(layer_selection_method=stated_selection(options)))
+    return depth_plan(view, removed, Provenance.of(options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optipfair_engine.errors import InvalidOptionError
 
@@ -62,12 +62,3 @@ def target_of(view: WeightsView, options: PruneOptions) -> Target | None:
     if target.excess <= 0:
         raise InvalidOptionError(f"the target of {limit} {unit} is not below the model's {target.size}")
     return target
-
-
-def size_facts(options: PruneOptions) -> dict[str, Any]:
-    """The size that was asked for, under the names of a plan's provenance."""
-    asked = ("expansion_rate", "expansion_divisor", "target_parameters", "target_bytes")
-    facts = {name: getattr(options, name) for name in asked if getattr(options, name) is not None}
-    if not facts.keys() - {"expansion_divisor"}:
-        facts["pruning_percentage"] = options.percentage
-    return facts

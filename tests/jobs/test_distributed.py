@@ -27,7 +27,7 @@ import pytest
 from jobs.artifacts import make_store
 from jobs.settings import Settings
 from tests.servers import S3, Postgres, free_port, s3_server, stop, valkey
-from tests.service.tiny import write_tiny_llama
+from tests.tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 SERVICE = [sys.executable, "-m", "service.cli"]

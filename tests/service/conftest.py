@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import write_tiny_llama
+
 from .harness import Service, running
-from .tiny import write_tiny_llama
 
 
 @pytest.fixture(scope="module")

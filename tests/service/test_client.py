@@ -16,9 +16,9 @@ import junitparser
 import pytest
 
 from service.client import OptipfairClient
+from tests.tiny import write_tiny_llama
 
 from .harness import Service, environment, running, wait_for
-from .tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 TINY = {"source": "local", "name": "tiny"}

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests import servers
+from tests.tiny import write_tiny_llama
 
 from .harness import Service, environment, gone, running, wait_for
-from .tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 

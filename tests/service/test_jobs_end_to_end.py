@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.tiny import INTERMEDIATE, LAYERS, write_tiny_llama
+
 from .harness import Service, wait_for
-from .tiny import INTERMEDIATE, LAYERS, write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 

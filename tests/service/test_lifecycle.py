@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.tiny import write_tiny_llama
+
 from .harness import Service, command, environment, gone, running, wait_for
-from .tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 Start = Callable[..., AbstractContextManager[Service]]

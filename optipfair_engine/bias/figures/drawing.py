@@ -178,28 +178,11 @@ def draw_pca(data: PcaData, style: Style) -> Figure:
     )
     axes = add_axes(figure, "pca")
     _arrows(axes, data, style)
-    axes.scatter(
-        data.first[:, 0],
-        data.first[:, 1],
-        s=42,
-        marker="o",
-        color=BLUE,
-        alpha=0.85,
-        label="prompt 1",
-        zorder=3,
-        linewidths=0,
-    )
-    axes.scatter(
-        data.second[:, 0],
-        data.second[:, 1],
-        s=42,
-        marker="^",
-        color=ORANGE,
-        alpha=0.9,
-        label="prompt 2",
-        zorder=3,
-        linewidths=0,
-    )
+    groups = (("prompt 1", data.first, "o", BLUE, 0.85), ("prompt 2", data.second, "^", ORANGE, 0.9))
+    for label, at, marker, color, alpha in groups:
+        axes.scatter(
+            *at.T, s=42, marker=marker, color=color, alpha=alpha, label=label, zorder=3, linewidths=0
+        )
     axes.margins(0.1)
     axes.set_xlabel(f"PC1 ({data.explained[0]:.1%} of the variance)", fontsize=10, color=INK)
     axes.set_ylabel(f"PC2 ({data.explained[1]:.1%} of the variance)", fontsize=10, color=INK)

@@ -17,7 +17,6 @@ from optipfair_engine.plans.plan import HeadPlan, PruningPlan, new_plan
 from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.attention.units import kept_units, whole_units
-from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width.by_score import target_layers
 from optipfair_engine.pruning.width.scores import top_indices
 
@@ -105,12 +104,10 @@ def attention_plan(
     layers, unit = target_layers(view, options.layer_indices), options.attention_unit
     blocks = locate_attentions(view, layers)
     counts = kept_units(view, blocks, options, unit)
-    provenance = Provenance(
-        pruning_type="ATTENTION",
-        attention_unit=unit,
+    provenance = Provenance.of(
+        options,
         head_selection="weight_norm",
         layer_indices=None if options.layer_indices is None else tuple(layers),
-        **size_facts(options),
     )
     return new_plan(view, provenance, kept_heads=heads_by_norm(view, blocks, counts, unit, report=report))
 

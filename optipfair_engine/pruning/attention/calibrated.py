@@ -15,7 +15,6 @@ from optipfair_engine.pruning.attention.by_norm import locate_attentions
 from optipfair_engine.pruning.attention.by_refit import head_columns, select_heads
 from optipfair_engine.pruning.attention.units import kept_units, whole_units
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
-from optipfair_engine.pruning.targets import size_facts
 from optipfair_engine.pruning.width.by_score import target_layers
 from optipfair_engine.pruning.width.calibrated import SELECTION_RIDGE, Calibrated
 from optipfair_engine.solving.refit import refit
@@ -74,13 +73,11 @@ def calibrated_attention_plan(
         solved = refit(weight, *statistics.pair(layer), columns).weight
         stored = as_stored(solved, weight.dtype, transposed=block.o_transposed)
         weights[block.names["output"]] = gatherer.hold(stored)
-    provenance = Provenance(
-        pruning_type="ATTENTION",
-        attention_unit=unit,
+    provenance = Provenance.of(
+        options,
         head_selection="least_squares_error",
         compensation="least_squares",
         calibration=statistics.facts,
         layer_indices=None if options.layer_indices is None else tuple(layers),
-        **size_facts(options),
     )
     return Calibrated(new_plan(view, provenance, kept_heads=heads, weights=weights), statistics)

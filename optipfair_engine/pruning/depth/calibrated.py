@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optipfair_engine.calibration.statistics import scored_windows
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.options import rules
 from optipfair_engine.plans.plan import as_stored
 from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
@@ -18,7 +19,6 @@ from optipfair_engine.pruning.depth.choice import (
     depth_plan,
     least_important,
     select_layers,
-    stated_selection,
 )
 from optipfair_engine.pruning.depth.neighbour_refit import (
     greedy_perplexity_layers,
@@ -38,11 +38,6 @@ FIRST_LAYER_GOES = (
     "nothing compensates for them"
 )
 
-NEEDS_CALIBRATION = (
-    "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
-    "(a dataloader, or calibration texts)"
-)
-
 
 def calibrated_depth_plan(
     view: ModelView,
@@ -58,13 +53,13 @@ def calibrated_depth_plan(
         UnsupportedModelError: the family can't lose layers, or (refit) doesn't simply add its MLP's output.
     """
     if calibration is None:
-        raise InvalidOptionError(NEEDS_CALIBRATION)
+        raise InvalidOptionError(rules.DEPTH_NEEDS)
     view.check_depth(())
     removed = _select(view, options, calibration, report)
     view.check_depth(removed)
     refitted = options.compensation != "none"
-    provenance = Provenance(
-        layer_selection_method=stated_selection(options),
+    provenance = Provenance.of(
+        options,
         compensation=options.compensation,
         calibration=calibration.facts(view.mlp(0).intermediate_size if refitted else 1),
         refitted_layers=tuple(neighbours(removed)) if refitted else None,
@@ -84,16 +79,12 @@ def _select(
     view: ModelView, options: PruneOptions, calibration: CalibrationSet, report: Reporter
 ) -> tuple[int, ...]:
     method = options.layer_selection_method
-    size = {
-        "num_layers_to_remove": options.num_layers_to_remove,
-        "layer_indices": options.layer_indices,
-        "depth_pruning_percentage": options.depth_pruning_percentage,
-    }
-    if options.layer_indices is not None or method not in ("importance", "greedy_perplexity"):
-        return select_layers(view.num_layers, layer_selection_method=method, **size)  # type: ignore[arg-type]
-    count = count_to_remove(view.num_layers, **size)  # type: ignore[arg-type]
+    size = rules.asked_layers(options)
+    if options.layer_indices is not None or not rules.selects_layers_by_text(options):
+        return select_layers(view.num_layers, layer_selection_method=method, **size)
+    count = count_to_remove(view.num_layers, **size)
     if count is None:
-        raise InvalidOptionError("give num_layers_to_remove or depth_pruning_percentage")
+        raise InvalidOptionError("give the number of layers to remove, or their percentage")
     if method == "importance":
         # its import brings transformers, which planning by weights alone does without
         from optipfair_engine.pruning.depth.layer_importance import analyze_layer_importance

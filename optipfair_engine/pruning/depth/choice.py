@@ -15,8 +15,6 @@ from optipfair_engine.pruning.sizes import checked_layer_indices, layers_by_perc
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures.view import WeightsView
-    from optipfair_engine.options.prune import PruneOptions
-    from optipfair_engine.options.words import LayerSelectionMethod
 
 _UNSTATED = Provenance()
 
@@ -119,11 +117,6 @@ def least_important(scores: Mapping[int, float], count: int) -> tuple[int, ...]:
             f"the importance of layers {undefined} is undefined (NaN); name layer_indices"
         )
     return tuple(sorted(sorted(scores, key=lambda layer: (scores[layer], layer))[:count]))
-
-
-def stated_selection(options: PruneOptions) -> LayerSelectionMethod:
-    """What a plan says chose the layers that go: ``custom`` if they were named."""
-    return options.layer_selection_method if options.layer_indices is None else "custom"
 
 
 def depth_plan(

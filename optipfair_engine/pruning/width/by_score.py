@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.options.rules import asked_size
 from optipfair_engine.plans.plan import PruningPlan, new_plan
 from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
@@ -22,32 +23,14 @@ if TYPE_CHECKING:
 
     from optipfair_engine.architectures.view import MlpWeights, WeightsView
     from optipfair_engine.calibration.facts import CalibrationFacts
-    from optipfair_engine.options.words import NeuronSelectionMethod, TieBreak
+    from optipfair_engine.options.prune import PruneOptions
 
 WidthType = Literal["MLP_GLU", "MLP"]
 
 
-@dataclass(frozen=True)
-class WidthSize:
-    """How much of each layer stays: a percentage that goes, or an expansion rate; optionally rounded."""
-
-    pruning_percentage: float | None = None
-    expansion_rate: float | None = None
-    expansion_divisor: int | None = None
-
-    def kept(self, size: int, hidden_size: int) -> int:
-        """How many of ``size`` neurons stay."""
-        return kept_neurons_count(
-            size,
-            hidden_size,
-            pruning_percentage=self.pruning_percentage,
-            expansion_rate=self.expansion_rate,
-            expansion_divisor=self.expansion_divisor,
-        )
-
-    def facts(self) -> dict[str, Any]:
-        """What was asked for, under the names of a plan's provenance."""
-        return dict(vars(self))
+def kind_of(options: PruneOptions) -> WidthType:
+    """The kind of MLP that options prune: gated ones, unless they say otherwise."""
+    return "MLP" if options.pruning_type == "MLP" else "MLP_GLU"
 
 
 def target_layers(view: WeightsView, layer_indices: Iterable[object] | None) -> tuple[int, ...]:
@@ -85,13 +68,17 @@ def locate_mlps(view: WeightsView, layers: Sequence[int], pruning_type: WidthTyp
 
 
 def kept_counts(
-    view: WeightsView, layers: Sequence[int], size: WidthSize, pruning_type: WidthType
+    view: WeightsView, layers: Sequence[int], options: PruneOptions, kind: WidthType
 ) -> dict[int, int]:
-    """How many neurons each of these layers keeps; warns when rounding leaves everything as it was."""
-    sizes = {layer: mlp.intermediate_size for layer, mlp in locate_mlps(view, layers, pruning_type).items()}
-    counts = {layer: size.kept(old, view.hidden_size) for layer, old in sizes.items()}
-    asked = size.expansion_rate is not None or bool(size.pruning_percentage)
-    warn_if_nothing_changes([(counts[layer], sizes[layer]) for layer in layers], asked=asked)
+    """How many neurons each of these layers keeps by a percentage or a rate.
+
+    Warns when rounding leaves everything as it was.
+    """
+    sizes = {layer: mlp.intermediate_size for layer, mlp in locate_mlps(view, layers, kind).items()}
+    asked = asked_size(options)
+    counts = {layer: kept_neurons_count(old, view.hidden_size, **asked) for layer, old in sizes.items()}
+    anything = options.expansion_rate is not None or bool(options.percentage)
+    warn_if_nothing_changes([(counts[layer], sizes[layer]) for layer in layers], asked=anything)
     return counts
 
 
@@ -145,38 +132,30 @@ def select_neurons(
 
 def width_plan(
     view: WeightsView,
+    options: PruneOptions,
+    counts: Mapping[int, int],
     *,
-    pruning_type: WidthType = "MLP_GLU",
-    method: NeuronSelectionMethod = "MAW",
-    size: WidthSize,
-    counts: Mapping[int, int] | None = None,
-    layer_indices: Iterable[object] | None = None,
     gather_norms: Callable[[Sequence[int]], Mapping[int, Tensor]] | None = None,
     calibration_facts: CalibrationFacts | None = None,
-    tie_break: TieBreak = "lower_index",
     report: Reporter = null_reporter,
 ) -> PruningPlan:
     """Plan width pruning by a score: static, or with the activation norms that ``gather_norms`` gives.
 
-    They are gathered, for the layers that it is called with, when every option was found to be right.
+    ``counts`` says how many neurons stay of each layer that is pruned. The norms are gathered, for these
+    layers, when every option was found to be right.
 
     Raises:
-        InvalidOptionError, TypeError: an option out of range; see ``sizes``.
-        UnsupportedModelError: the family has no such MLP.
         NonFiniteWeightsError: NaN or infinite weights.
     """
-    calibrated = gather_norms is not None
-    layers = target_layers(view, layer_indices)
-    counts = kept_counts(view, layers, size, pruning_type) if counts is None else counts
+    layers = tuple(counts)
     x_norms = None if gather_norms is None else gather_norms(layers)
-    found = select_neurons(view, counts, method, x_norms, tie_break=tie_break, report=report)
-    provenance = Provenance(
-        pruning_type=pruning_type,
-        neuron_selection_method=method,
-        tie_break=None if tie_break == "lower_index" else tie_break,
-        data_driven=calibrated,
-        layer_indices=None if layer_indices is None else tuple(layers),
+    found = select_neurons(
+        view, counts, options.neuron_selection_method, x_norms, tie_break=options.tie_break, report=report
+    )
+    provenance = Provenance.of(
+        options,
+        data_driven=gather_norms is not None,
+        layer_indices=None if options.layer_indices is None else layers,
         calibration=calibration_facts,
-        **size.facts(),
     )
     return new_plan(view, provenance, kept_neurons=found.kept, removal_order=found.order or None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,16 +12,17 @@ from torch import Tensor
 from optipfair_engine.calibration.runner import HOLDOUT_EVERY
 from optipfair_engine.calibration.statistics import GramStatistics, held_out_windows
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.options import rules
 from optipfair_engine.plans.plan import PruningPlan, as_stored, new_plan
 from optipfair_engine.plans.provenance import Provenance, WidthRule
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import budget_total, curve_widths, importance_widths, uniform_widths
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
-from optipfair_engine.pruning.targets import Target, size_facts, target_of
+from optipfair_engine.pruning.targets import Target, target_of
 from optipfair_engine.pruning.width.by_score import (
-    WidthSize,
     WidthType,
     kept_counts,
+    kind_of,
     locate_mlps,
     target_layers,
 )
@@ -41,8 +42,6 @@ SELECTION_RIDGE = 1e-2
 #: D of selection and of the predicted errors: each input's own energy. Its sets were better than the median's
 #: by 0.3 % of perplexity at 40 % (SmolLM2-135M); for the refit itself the median was better.
 SELECTION_SCALE: RidgeScale = "coordinate"
-
-NEEDS_CALIBRATION = "a refit, OBS and allocated widths need calibration data, or kept statistics"
 
 
 @dataclass(frozen=True)
@@ -91,22 +90,21 @@ def calibrated_width_plan(
         CalibrationError: statistics that are degenerate or lack a layer.
     """
     layers = target_layers(view, options.layer_indices)
-    kind: WidthType = "MLP" if options.pruning_type == "MLP" else "MLP_GLU"
+    kind = kind_of(options)
     mlps = locate_mlps(view, layers, kind)
     uniform = uniform_counts(view, options, layers, kind)
     if statistics is None:
         if calibration is None:
-            raise InvalidOptionError(NEEDS_CALIBRATION)
+            raise InvalidOptionError(rules.WIDTH_NEEDS)
         statistics = gatherer.grams(view, calibration, layers, "down_proj", report)
     if eliminations is None:
         eliminations = _eliminate(mlps, statistics, options, report)
     work = _Layers(mlps, statistics, eliminations, options.compensation != "none", gatherer)
     widths, division = _choose_widths(view, options, work, uniform, calibration, rule, report)
     kept, weights, ridges = _solve(work, widths, report)
-    provenance = replace(
-        division,
-        pruning_type=kind,
-        neuron_selection_method=options.neuron_selection_method,
+    provenance = Provenance.of(
+        options,
+        **division,
         data_driven=True,
         compensation=options.compensation,
         curve_ridge=SELECTION_RIDGE,
@@ -114,7 +112,6 @@ def calibrated_width_plan(
         ridges=ridges,
         calibration=statistics.facts,
         layer_indices=None if options.layer_indices is None else tuple(layers),
-        **size_facts(options),
     )
     return Calibrated(_plan(view, work, provenance, kept, weights), statistics)
 
@@ -125,9 +122,7 @@ def uniform_counts(
     """How many neurons each layer keeps when all lose the same share: by percentage, rate or target."""
     target = target_of(view, options)
     if target is None:
-        percentage = options.percentage if options.expansion_rate is None else None
-        size = WidthSize(percentage, options.expansion_rate, options.expansion_divisor)
-        return kept_counts(view, layers, size, kind)
+        return kept_counts(view, layers, options, kind)
     mlps = locate_mlps(view, layers, kind)
     sizes = {layer: mlp.intermediate_size for layer, mlp in mlps.items()}
     costs = {layer: _cost_per_neuron(mlp, target) for layer, mlp in mlps.items()}
@@ -191,10 +186,10 @@ def _choose_widths(
     calibration: CalibrationSet | None,
     rule: str | None,
     report: Reporter,
-) -> tuple[dict[int, int], Provenance]:
-    """The widths, and what the plan says of their choice."""
+) -> tuple[dict[int, int], dict[str, Any]]:
+    """The widths, and what the plan's provenance says of their choice."""
     if options.allocation != "allocated":
-        return uniform, Provenance(allocation="uniform")
+        return uniform, {"allocation": "uniform"}
     total, divisor = sum(uniform.values()), options.expansion_divisor or 1
     curves = {layer: found.errors.tolist() for layer, found in work.eliminations.items()}
     candidates: dict[WidthRule, dict[int, int]] = {
@@ -203,18 +198,18 @@ def _choose_widths(
         "curves": curve_widths(work.sizes, curves, total, divisor),
     }
     if rule in candidates:
-        return candidates[rule], Provenance(allocation=rule, allocation_compared=False)
+        return candidates[rule], {"allocation": rule, "allocation_compared": False}
     windows = [] if calibration is None else held_out_windows(calibration)
     if reason := _why_uncompared(view, calibration, windows):
         # without a text to compare with, the rule that won the measurements is taken
-        uncompared = Provenance(allocation="importance", allocation_compared=False, warnings=(reason,))
+        uncompared = {"allocation": "importance", "allocation_compared": False, "warnings": (reason,)}
         return candidates["importance"], uncompared
     losses: dict[WidthRule, float] = {}
     for done, (name, widths) in enumerate(candidates.items(), 1):
         losses[name] = _held_out_loss(view, options, work, widths, windows)
         report("select", done, len(candidates), f"{name} widths: held-out loss {losses[name]:.4f}")
     best = min(losses, key=lambda name: losses[name])
-    return candidates[best], Provenance(allocation=best, allocation_held_out_losses=losses)
+    return candidates[best], {"allocation": best, "allocation_held_out_losses": losses}
 
 
 def _why_uncompared(

@@ -123,12 +123,10 @@ def neuron_scores(mlp: MlpWeights, method: str, x_norm: Tensor | None = None) ->
     gate, up, down = mlp.gate_weight, mlp.up_weight, mlp.down_weight
     if x_norm is None:
         if method not in STATIC_METHODS:
-            raise InvalidOptionError(f"neuron_selection_method {method!r} needs calibration data")
+            raise InvalidOptionError(f"a score of neurons by {method!r} needs calibration data")
         scores = _PLAIN[method](up) if gate is None else STATIC_METHODS[method](gate, up)
     elif method not in DATA_DRIVEN_METHODS:
-        raise InvalidOptionError(
-            f"neuron_selection_method {method!r} can't use calibration data for its scores"
-        )
+        raise InvalidOptionError(f"a score of neurons by {method!r} can't use calibration data")
     else:
         scores = (
             plain_norm(down, x_norm) if gate is None else DATA_DRIVEN_METHODS[method](gate, up, down, x_norm)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from optipfair_engine.errors import InvalidOptionError, ModelTooLargeError
 from optipfair_engine.headers import HeaderError, estimate_prune, holds_safetensors, inspect_model_folder
+from optipfair_engine.options import rules
 
 if TYPE_CHECKING:
     from optipfair_engine.options.prune import PruneOptions
@@ -169,17 +170,7 @@ def _reasons_for_memory(options: PruneOptions, case: Case) -> Iterator[str]:
         yield "calibration runs the whole model, where it fits the memory"
     if case.evaluation:
         yield "perplexity is measured on the whole model"
-    calibrated = {
-        f"neuron_selection_method {options.neuron_selection_method}": (
-            options.neuron_selection_method in ("CFSP", "OBS")
-        ),
-        f"compensation {options.compensation}": options.compensation != "none",
-        f"allocation {options.allocation}": options.allocation == "allocated",
-        f"layer_selection_method {options.layer_selection_method}": (
-            options.layer_selection_method not in ("last", "first", "custom")
-        ),
-    }
-    yield from (f"{name} looks at more than the weights" for name, asked in calibrated.items() if asked)
+    yield from (f"{name} looks at more than the weights" for name in rules.chooses_by_text(options))
     yield from (f"{name} needs the whole model" for name, _ in _need_whole_model(options))
     if case.obstacle is not None:
         yield case.obstacle
@@ -221,12 +212,12 @@ def _memory_bytes(source: Path, options: PruneOptions, calibration: bool) -> int
 
 def _as_spec(options: PruneOptions, calibration: bool) -> dict[str, Any]:
     """The options as the estimate reads them: with the names of a job's spec."""
-    same = ("preset", "pruning_type", "compensation", "dtype", "layer_indices", "num_layers_to_remove")
-    sizes = ("depth_pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
+    same = ("preset", "pruning_type", "compensation", "dtype", "layer_indices")
+    size = rules.asked_layers if options.pruning_type == "DEPTH" else rules.asked_size
     texts = {"source": "given", "max_length": options.max_length, "num_samples": options.num_samples or 128}
     return {
-        **{name: getattr(options, name) for name in (*same, *sizes)},
-        "pruning_percentage": options.percentage,
+        **{name: getattr(options, name) for name in same},
+        **size(options),
         "calibration": texts if calibration else None,
         "healing": None if options.healing_seconds is None else {"max_seconds": options.healing_seconds},
     }

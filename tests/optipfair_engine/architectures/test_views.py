@@ -9,13 +9,8 @@ import torch
 from accelerate import cpu_offload
 from transformers import (
     AutoModelForCausalLM,
-    GPT2Config,
     GPT2LMHeadModel,
     GPTNeoConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
@@ -24,28 +19,19 @@ from transformers import (
 from optipfair_engine.architectures import ARCHITECTURES, find_architecture, locate
 from optipfair_engine.errors import UnsupportedModelError
 from tests.numbers import assert_near
-
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 64,
-    "pad_token_id": 0,
-}
+from tests.tiny import tiny_config, tiny_llama, tiny_model
 
 
-def llama(**changes: object) -> PreTrainedModel:
-    return LlamaForCausalLM(LlamaConfig(**{**SIZES, **changes})).eval()
+def llama(**changes: Any) -> PreTrainedModel:
+    return tiny_llama(**changes)
 
 
 def gpt2() -> PreTrainedModel:
-    return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=64)).eval()
+    return tiny_model("gpt2", num_hidden_layers=2)
 
 
 def phi3() -> PreTrainedModel:
-    return Phi3ForCausalLM(Phi3Config(**SIZES)).eval()
+    return tiny_model("phi3", pad_token_id=0)
 
 
 @pytest.mark.parametrize("build", [llama, phi3, gpt2])
@@ -187,7 +173,7 @@ def test_t5_s_decoder_is_a_stack_of_its_own() -> None:
 
 
 def test_a_family_whose_layers_depend_on_their_number_is_refused_before_anything_is_touched() -> None:
-    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=64, scale_attn_by_inverse_layer_idx=True)
+    config = tiny_config("gpt2", num_hidden_layers=2, scale_attn_by_inverse_layer_idx=True)
     view = locate(GPT2LMHeadModel(config))
     with pytest.raises(UnsupportedModelError, match=r"gpt2.*number of the layer"):
         view.remove_layers([0])

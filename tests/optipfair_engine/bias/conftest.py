@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.tiny import tiny_llama, word_tokenizer
 
 SUBJECTS = ("doctor", "teacher", "lawyer", "farmer", "singer", "driver", "baker", "writer")
 WORDS = [
@@ -56,10 +56,8 @@ WORDS = [
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; "non-binary" is three, "middle eastern" two."""
     vocabulary = ["<pad>", "<unk>", "<bos>", "<eos>", "<mask>", *WORDS, *SUBJECTS]
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
+    return word_tokenizer(
+        vocabulary,
         pad_token="<pad>",
         unk_token="<unk>",
         bos_token="<bos>",
@@ -71,20 +69,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def make_llama(tokenizer: PreTrainedTokenizerFast) -> Callable[..., LlamaForCausalLM]:
     def make(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
-        torch.manual_seed(seed)
-        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, **changes}
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            initializer_range=0.2,
-            pad_token_id=0,
-            bos_token_id=2,
-            eos_token_id=3,
-            **sizes,
-        )
-        return LlamaForCausalLM(config).eval()
+        own = {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "initializer_range": 0.2}
+        ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+        return tiny_llama(seed=seed, **(own | ids | changes))
 
     return make
 

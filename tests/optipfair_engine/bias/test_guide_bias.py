@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import ByteLevelBPETokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from optipfair_engine import bias
 from optipfair_engine.bias import DEFAULT_PROMPT_PAIRS, guide as visualization
 from optipfair_engine.bias.figures.kinds import Style
+from tests.tiny import byte_tokenizer, tiny_llama, write_checkpoint
 
 GUIDE = Path(__file__).with_name("guide.md").read_text(encoding="utf-8")
 
@@ -30,23 +30,11 @@ def blocks(section: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen layers (the guide names layers up to 15) and a byte-level tokenizer."""
     path = tmp_path_factory.mktemp("guide") / "tiny-llama"
-    bpe = ByteLevelBPETokenizer()
     texts = [text for pair in DEFAULT_PROMPT_PAIRS for text in pair]
-    bpe.train_from_iterator(texts, vocab_size=320, special_tokens=["<eos>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>")
+    tokenizer = byte_tokenizer(texts, vocab_size=320)
     tokenizer.add_tokens(["white", "Black", "Asian"])  # one token each, as in the guide's own models
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=16,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    model = tiny_llama(vocab_size=len(tokenizer), num_hidden_layers=16, max_position_embeddings=256)
+    return write_checkpoint(path, model, tokenizer)
 
 
 @pytest.fixture

@@ -5,29 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
+
+from tests.tiny import tiny_llama
 
 
-def tiny_llama(**changes: object) -> PreTrainedModel:
+def make_model() -> PreTrainedModel:
     """Three layers, float32, random but the same each time."""
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 96,
-        "max_position_embeddings": 64,
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        return LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).eval()
+    return tiny_llama(
+        seed=7, vocab_size=96, intermediate_size=64, num_hidden_layers=3, max_position_embeddings=64
+    )
 
 
 @pytest.fixture
 def model() -> PreTrainedModel:
-    return tiny_llama()
+    return make_model()
 
 
 @pytest.fixture

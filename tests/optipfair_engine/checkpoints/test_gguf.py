@@ -15,7 +15,7 @@ from optipfair_engine.checkpoints import load_model, load_tokenizer, save_pruned
 from optipfair_engine.checkpoints.demo import write_demo_model
 from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.errors import CheckpointError, TokenizerError
-from tests.optipfair_engine.checkpoints.conftest import tiny_llama
+from tests.optipfair_engine.checkpoints.conftest import make_model
 
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -68,7 +68,7 @@ def write_gguf(path: Path, model: PreTrainedModel) -> None:
 
 @pytest.fixture
 def dense() -> PreTrainedModel:
-    return tiny_llama()
+    return make_model()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from optipfair_engine.architectures import locate
@@ -18,7 +17,8 @@ from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.checkpoints.verify import check_tokens
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError
 from optipfair_engine.plans import Provenance, PruningPlan
-from tests.optipfair_engine.checkpoints.conftest import tiny_llama
+from tests.optipfair_engine.checkpoints.conftest import make_model
+from tests.tiny import word_tokenizer
 
 TOKENS = [[1, 5, 9, 2, 80]]
 
@@ -39,9 +39,7 @@ def flip_byte(path: Path, position: int) -> None:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    raw = Tokenizer(models.WordLevel({"<s>": 0, "hello": 1}, unk_token="<s>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<s>")
+    wrapped = word_tokenizer(["<s>", "hello"], unk_token="<s>")
     wrapped.chat_template = "{{ messages[0].content }}"
     return wrapped
 
@@ -98,7 +96,7 @@ def test_several_chat_templates_are_kept_without_a_sub_folder(tmp_path: Path, mo
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        save_pruned(tiny_llama(), tmp_path / name, verify="structure")
+        save_pruned(make_model(), tmp_path / name, verify="structure")
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
@@ -179,7 +177,7 @@ def test_a_result_that_does_not_reload_is_an_error(tmp_path: Path, model: PreTra
 
 @pytest.mark.slow
 def test_a_new_process_gives_the_same_logits_and_notices_a_flipped_byte(tmp_path: Path) -> None:
-    model = tiny_llama()
+    model = make_model()
     for parameter in model.parameters():  # model.to() would round the rotary frequencies too
         parameter.data = parameter.data.to(torch.bfloat16)
     assert save_pruned(model, tmp_path / "out").reload_check == "logits"

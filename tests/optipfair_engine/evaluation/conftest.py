@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
+
+from tests.tiny import tiny_llama
 
 
-def tiny_llama(seed: int = 0, **sizes: int) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    base = {
-        "vocab_size": 48,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-    }
-    return LlamaForCausalLM(LlamaConfig(**{**base, **sizes}))
+def make_model(seed: int = 0, **sizes: int) -> LlamaForCausalLM:
+    small = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return tiny_llama(seed=seed, **(small | heads | sizes)).train()
 
 
 @pytest.fixture
 def model() -> LlamaForCausalLM:
-    return tiny_llama()
+    return make_model()

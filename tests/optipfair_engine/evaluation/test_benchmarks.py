@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from transformers import (
@@ -11,13 +9,13 @@ from transformers import (
     BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
     LlamaForCausalLM,
 )
 
 from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 from optipfair_engine.evaluation import benchmarks
 from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
+from tests.tiny import tiny_llama
 
 
 class Tokenizer:
@@ -36,17 +34,8 @@ class Tokenizer:
 
 @pytest.fixture
 def model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "vocab_size": 64,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-    }
-    config = LlamaConfig(
-        num_attention_heads=4, num_key_value_heads=2, bos_token_id=1, eos_token_id=1, **sizes
-    )
-    return LlamaForCausalLM(config)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    return tiny_llama(**sizes, bos_token_id=1, eos_token_id=1).train()
 
 
 def always_end(model: LlamaForCausalLM) -> None:

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.evaluation.healing import LEARNING_RATE, default_learning_rate, heal
 from tests.numbers import assert_near
-from tests.optipfair_engine.evaluation.conftest import tiny_llama
+from tests.optipfair_engine.evaluation.conftest import make_model
 
 SAMPLES = [torch.randint(0, 48, (2, 16), generator=torch.Generator().manual_seed(i)) for i in range(8)]
 
@@ -75,9 +75,9 @@ def test_small_steps_are_not_lost_to_bf16(student: LlamaForCausalLM, model: Llam
 
 
 def test_wider_models_learn_at_smaller_rates() -> None:
-    narrow, wide = (default_learning_rate(tiny_llama(hidden_size=size)) for size in (576, 1152))
+    narrow, wide = (default_learning_rate(make_model(hidden_size=size)) for size in (576, 1152))
     assert narrow == LEARNING_RATE == 2 * wide
-    assert default_learning_rate(tiny_llama(hidden_size=16)) == LEARNING_RATE
+    assert default_learning_rate(make_model(hidden_size=16)) == LEARNING_RATE
 
 
 def test_a_half_precision_teacher_stays_as_it_is(student: LlamaForCausalLM, model: LlamaForCausalLM) -> None:

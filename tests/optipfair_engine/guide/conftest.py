@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.tiny import byte_tokenizer, tiny_llama, write_checkpoint
 
 TEXTS = [
     "The patient presented with acute myocardial infarction, and the doctor examined him at once.",
@@ -43,27 +44,18 @@ def localised(code: str, model: Path) -> str:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 32 layers (the guide names layers up to 31) with a byte-level tokenizer."""
     folder = tmp_path_factory.mktemp("guide") / "model"
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(TEXTS, vocab_size=300, special_tokens=["<pad>", "<eos>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>", model_max_length=512
-    )
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    tokenizer = byte_tokenizer(TEXTS, model_max_length=512)
+    model = tiny_llama(
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=32,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=512,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=1,
     )
-    LlamaForCausalLM(config).eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_checkpoint(folder, model, tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import PreTrainedModel
+
+from tests.tiny import tiny_model
 
 
 @pytest.fixture
-def gpt2(tokenizer) -> GPT2LMHeadModel:
-    config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=32, n_layer=4, n_head=4, bos_token_id=1, eos_token_id=1
-    )
-    return GPT2LMHeadModel(config)
+def gpt2(tokenizer) -> PreTrainedModel:
+    return tiny_model("gpt2", vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=1)
 
 
 def test_guide_basic_layer_analysis(run, blocks, local_data, capsys) -> None:

@@ -1,0 +1,72 @@
+"""What a prune spec lets through, the engine can plan: no combination is queued only to fail."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from jobs.specs import parse_request, spec_to_json
+from optipfair_engine.architectures import ModelView, locate
+from optipfair_engine.calibration import CalibrationSet
+from optipfair_engine.pruning.planner import make_calibrated_plan
+from tests.tiny import tiny_llama
+from worker.engine.runners import prune_options
+
+SIZES: list[dict[str, Any]] = [
+    {"pruning_percentage": 30},
+    {"pruning_percentage": 30, "expansion_divisor": 32},
+    {"pruning_percentage": 30, "layer_indices": [1]},
+    {"target_parameters": 11_500},
+    {"num_layers_to_remove": 1},
+    {"depth_pruning_percentage": 40},
+    {"layer_indices": [1]},
+]
+CHOICES: dict[str, list[Any]] = {
+    "pruning_type": ["MLP_GLU", "DEPTH", "ATTENTION"],
+    "neuron_selection_method": ["MAW", "VOW", "CFSP", "OBS"],
+    "compensation": ["none", "least_squares"],
+    "allocation": [None, "allocated"],
+    "calibration": [None, {"texts": ["a text"]}],
+    "preset": ["guide", "recommended"],
+    "keep_statistics": [False, True],
+    "layer_selection_method": ["last", "custom", "importance", "greedy_perplexity"],
+}
+
+
+def accepted() -> list[dict[str, Any]]:
+    """Every combination of the choices that is a spec."""
+    found = []
+    for size in SIZES:
+        for chosen in itertools.product(*CHOICES.values()):
+            spec = dict(zip(CHOICES, chosen, strict=True)) | size
+            spec["model"] = {"source": "local", "name": "m"}
+            try:
+                found.append(spec_to_json(parse_request({"kind": "prune", "spec": spec}).spec))
+            except ValidationError:
+                continue
+    return found
+
+
+@pytest.fixture
+def view() -> ModelView:
+    sizes = {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 3}
+    return locate(tiny_llama(**sizes, initializer_range=0.3))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:nothing is pruned")
+def test_every_accepted_combination_can_be_planned(view: ModelView) -> None:
+    specs = accepted()
+    assert len(specs) > 150
+    assert {spec["pruning_type"] for spec in specs} == set(CHOICES["pruning_type"])
+    ids = torch.randint(0, 16, (8, 8), generator=torch.Generator().manual_seed(0))
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    for spec in specs:
+        calibration = None if spec["calibration"] is None else CalibrationSet(batches, 64, "test", 8, 8, 8)
+        options = prune_options(spec).changed(device="cpu")
+        made = make_calibrated_plan(view, options, calibration)
+        assert made.statistics is not None or not options.keep_statistics, spec
