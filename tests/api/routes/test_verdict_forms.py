@@ -9,7 +9,6 @@ import httpx
 import junitparser
 import pytest
 from fastapi import FastAPI
-from tests.api.test_waiting import Connect, closing, held, run
 
 from api import models
 from api.context import Services
@@ -18,6 +17,7 @@ from api.verdict.accepting import choose
 from api.verdict.answering import OFFERED
 from api.verdict.wording import number
 from tests.api.conftest import METRICS, Caller, FakeWorker
+from tests.api.waiting.test_waiting import Connect, closing, held, run
 
 GATES = [
     {"metric": "perplexity_ratio", "max": 1.1},

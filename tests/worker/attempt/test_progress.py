@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.progress import MAX_EVENTS_PER_STAGE, ProgressTracker, stages_of
+from worker.attempt.progress import MAX_EVENTS_PER_STAGE, ProgressTracker, stages_of
 
 
 def test_every_layer_of_a_thirty_layer_prune_gives_a_rising_fraction() -> None:
