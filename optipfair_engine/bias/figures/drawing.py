@@ -180,8 +180,8 @@ def draw_pca(data: PcaData, style: Style) -> Figure:
     _arrows(axes, data, style)
     groups = (("prompt 1", data.first, "o", BLUE, 0.85), ("prompt 2", data.second, "^", ORANGE, 0.9))
     for label, at, marker, color, alpha in groups:
-        drawn = {"s": 42, "zorder": 3, "linewidths": 0}
-        axes.scatter(at[:, 0], at[:, 1], marker=marker, color=color, alpha=alpha, label=label, **drawn)
+        x, y = at.T
+        axes.scatter(x, y, s=42, marker=marker, color=color, alpha=alpha, label=label, zorder=3, linewidths=0)
     axes.margins(0.1)
     axes.set_xlabel(f"PC1 ({data.explained[0]:.1%} of the variance)", fontsize=10, color=INK)
     axes.set_ylabel(f"PC2 ({data.explained[1]:.1%} of the variance)", fontsize=10, color=INK)
