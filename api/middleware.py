@@ -137,7 +137,7 @@ class BodyLimitMiddleware:
 
 
 class _Body:
-    """One request's body, given to the app in one piece when it first asks; a file of an upload as it comes."""
+    """One request's body, given to the app in one piece when it first asks; a file as it comes."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send

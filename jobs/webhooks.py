@@ -38,7 +38,6 @@ def job_payload(job: Job, event_type: str) -> str:
     return to_json({"type": event_type, "timestamp": rfc3339(ended), "data": data})
 
 
-_NOT_ROUTABLE = "does not point to a globally routable address"
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _SET_ASIDE = (
@@ -76,17 +75,20 @@ def _fault(url: str, *, allow_loopback: bool) -> str | None:
         return "is not a URL"
     if not host or parts.username is not None or parts.password is not None or port == 0:
         return "needs a host, and no user name or password"
-    loopback = host == "localhost" or host.endswith(".localhost")
+    loopback = _is_loopback(host)
     address = _literal_address(host)
-    if address is not None:
-        loopback = loopback or address.is_loopback
-        if not is_public(address) and not (allow_loopback and address.is_loopback):
-            return _NOT_ROUTABLE
-    elif loopback and not allow_loopback:
-        return _NOT_ROUTABLE
+    outside = is_public(address) if address is not None else not loopback
+    if not outside and not (allow_loopback and loopback):
+        return "does not point to a globally routable address"
     if parts.scheme != "https" and not (parts.scheme == "http" and loopback and allow_loopback):
         return "must use https"
     return None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _literal_address(host)
+    named = host == "localhost" or host.endswith(".localhost")
+    return named or (address is not None and address.is_loopback)
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

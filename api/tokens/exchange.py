@@ -1,7 +1,7 @@
 """From a CI system's token to a key of this service (RFC 8693).
 
-The rules are looked up by the issuer that the token claims; only then are keys fetched, so that nobody can make
-this service call an address that no rule names. RS256 and ES256 alone are accepted, whatever a token says.
+The rules are looked up by the issuer that the token claims; only then are keys fetched, so that nobody can
+make this service call an address that no rule names. Only RS256 and ES256 are accepted.
 """
 
 from __future__ import annotations
@@ -173,15 +173,13 @@ def chosen(rules: Sequence[TrustRule], claims: Mapping[str, Any]) -> TrustRule:
 
 def _not_let_in() -> RefusedError:
     """One text for every reason, so that rules can't be felt out."""
-    return RefusedError(
-        "invalid_grant", "no trust rule lets in a token with this issuer, audience and claims"
-    )
+    return RefusedError("invalid_grant", "no trust rule lets in this issuer with this audience and claims")
 
 
 def _granted(rule: TrustRule, wanted: frozenset[str] | None) -> list[str]:
     if wanted is not None and not wanted <= rule.scopes:
         raise RefusedError("invalid_scope", f"the trust rule grants {' '.join(sorted(rule.scopes))}")
-    return sorted(rule.scopes if not wanted else wanted)
+    return sorted(wanted or rule.scopes)
 
 
 def _issue(

@@ -113,9 +113,7 @@ def _object(status: int, body: bytes) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise IssuerFaultError(
-            "the issuer does not publish its configuration and keys as OpenID Connect says"
-        )
+        raise IssuerFaultError("the issuer does not publish its keys as OpenID Connect says")
     return document
 
 

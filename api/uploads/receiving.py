@@ -1,7 +1,7 @@
 """Bytes of a file as they come in: into the artifact store part by part, in constant memory.
 
 A part is at most 64 MiB. It is recorded as soon as it is durable, so that whatever cuts a transfer (the line,
-this process, its machine) costs at most the part under way. Bytes that are there already are read and dropped.
+this process, its machine) costs at most the part under way. Bytes that are there are read and dropped.
 """
 
 from __future__ import annotations

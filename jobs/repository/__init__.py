@@ -33,6 +33,4 @@ class Repository(
     TrustVerbs,
     UploadVerbs,
 ):
-    """All verbs, as `Repository(engine, settings)`. AttemptVerbs (the worker's) come with
-    SweepingVerbs, KeyVerbs with TrustVerbs.
-    """
+    """All verbs, as `Repository(engine, settings)`. SweepingVerbs bring AttemptVerbs, TrustVerbs KeyVerbs."""

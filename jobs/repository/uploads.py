@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, insert, select, update
@@ -42,7 +43,7 @@ class UploadVerbs(Verbs):
             return _load(connection, upload_id, tenant)
 
     def get_upload(self, upload_id: str, tenant: str | None = None) -> Upload:
-        """The upload; NotFoundError if there is none, if its time has passed, or if it is another tenant's."""
+        """The upload; NotFoundError if there is none (any more), or if it is another tenant's."""
         with self._read() as connection:
             return _load(connection, upload_id, tenant)
 
@@ -189,10 +190,8 @@ def _files(connection: Connection, upload_id: str) -> tuple[UploadFile, ...]:
     )
     rows: Sequence[Mapping[Any, Any]] = connection.execute(query).mappings().all()
     parts = _parts(connection, [row["blob_id"] for row in rows])
-    return tuple(
-        UploadFile(**row, parts=tuple(part for part in parts if part.blob_id == row["blob_id"]))
-        for row in rows
-    )
+    by_blob = {key: tuple(group) for key, group in groupby(parts, lambda part: part.blob_id)}
+    return tuple(UploadFile(**row, parts=by_blob.get(row["blob_id"], ())) for row in rows)
 
 
 def _parts(connection: Connection, blob_ids: Sequence[str]) -> list[Part]:

@@ -229,7 +229,7 @@ def model_references(spec: BaseModel) -> list[tuple[tuple[str | int, ...], Any]]
 
 
 def upload_references(spec: BaseModel) -> list[tuple[tuple[str | int, ...], str, str]]:
-    """Every upload that a spec names: its location within the spec, its id, and the kind that it must have."""
+    """Every upload that a spec names: its location in the spec, its id, the kind that it must have."""
     if isinstance(spec, PipelineSpec):
         return [
             (("steps", i, "spec", *where), upload_id, kind)

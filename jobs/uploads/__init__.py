@@ -1,1 +1,1 @@
-"""Files that callers bring: declared, sent in parts, checked as a whole, and only then to be named in a job."""
+"""Files that callers bring: declared, sent in parts, checked as a whole, and only then named in a job."""

@@ -1,7 +1,7 @@
 """The tables of uploads.
 
-A file's bytes are a *blob*: parts in the artifact store, `{blob}/{number}`, that cover its size without overlap.
-Several uploads of one tenant may refer to a blob whose hash was verified.
+A file's bytes are a *blob*: parts in the artifact store, `{blob}/{number}`, that cover its size without
+overlap. Several uploads of one tenant may refer to a blob whose hash was verified.
 """
 
 from __future__ import annotations
