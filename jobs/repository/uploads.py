@@ -57,7 +57,7 @@ class UploadVerbs(Verbs):
         c = u.blobs.c
         counted = update(u.blobs).where(c.id == blob_id).values(last_part=c.last_part + 1)
         with self._write() as connection:
-            number = connection.execute(counted.returning(c.last_part)).scalar_one_or_none()
+            number: int | None = connection.execute(counted.returning(c.last_part)).scalar_one_or_none()
         if number is None:
             raise _no_such_upload()
         return number

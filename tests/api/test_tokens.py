@@ -281,14 +281,6 @@ def test_nobody_makes_the_service_call_an_issuer_that_no_rule_names(nobody: Call
         ({"grant_type": GRANT, "subject_token": "x"}, "invalid_request"),
         (FORM, "invalid_request"),
         ({"grant_type": GRANT, "subject_token_type": JWT, "subject_token": "x" * 20_000}, "invalid_request"),
-        (
-            {"grant_type": GRANT, "subject_token_type": JWT, "subject_token": "x", "actor_token": "y"},
-            "invalid_request",
-        ),
-        (
-            {"grant_type": GRANT, "subject_token_type": JWT, "subject_token": "x", "resource": "y"},
-            "invalid_target",
-        ),
     ],
 )
 def test_faulty_forms_are_refused_as_oauth_says(nobody: Caller, form: dict[str, str], error: str) -> None:
