@@ -103,8 +103,9 @@ class _Writer:
         """The next bytes of the stream."""
         for first, end in self._gaps:
             begin, stop = max(first, self.place), min(end, self.place + len(chunk))
-            if begin < stop:
-                await self._write(begin, chunk[begin - self.place : stop - self.place])
+            for place in range(begin, stop, WRITE_BYTES):
+                data = chunk[place - self.place : min(place + WRITE_BYTES, stop) - self.place]
+                await self._write(place, data)
         self.place += len(chunk)
 
     async def _write(self, place: int, data: bytes) -> None:

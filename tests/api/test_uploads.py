@@ -37,6 +37,7 @@ def safetensors(size: int = 4096, declared: int | None = None) -> bytes:
     return struct.pack("<Q", len(header) if declared is None else declared) + header + bytes(size)
 
 
+REMOTE = {"model_type": "own", "auto_map": {"AutoModel": "x.Y"}}
 MODEL = {"config.json": json.dumps(CONFIG).encode(), "model.safetensors": safetensors()}
 
 
@@ -115,10 +116,7 @@ def test_ranges_come_in_any_order_and_again(
     assert put(caller, upload, "a.txt", text[:100], 0, size).status_code == 204  # again: nothing to store
     refused = caller.post(f"/v1/uploads/{upload}/complete")
     assert (refused.status_code, refused.json()["code"]) == (422, "upload_incomplete")
-    pieces = iter([text[place : place + 64] for place in range(1000, 4000, 64)])
-    ranged = {"Content-Range": f"bytes 1000-4007/{size}"}
-    response = caller.put(f"/v1/uploads/{upload}/files/a.txt", content=pieces, headers=ranged)
-    assert response.headers["Upload-Offset"] == str(size)
+    assert put(caller, upload, "a.txt", text[1000:4000], 1000, size).headers["Upload-Offset"] == str(size)
     assert caller.post(f"/v1/uploads/{upload}/complete").status_code == 200
     file = services.repository.get_upload(upload).files[0]
     assert b"".join(read_file(services.store, file)) == text
@@ -172,9 +170,7 @@ def test_a_wrong_hash_is_refused_and_leaves_nothing(
         (
             {
                 **MODEL,
-                "config.json": json.dumps(
-                    {**CONFIG, "model_type": "own", "auto_map": {"AutoModel": "x.Y"}}
-                ).encode(),
+                "config.json": json.dumps({**CONFIG, **REMOTE}).encode(),
             },
             "model_remote_code",
         ),

@@ -14,7 +14,7 @@ from service.client import ClientError, OptipfairClient
 from service.client.uploads import chosen, resolve
 
 
-class Server:
+class Server(httpx.BaseTransport):
     """Uploads in memory, over connections that are cut every so many bytes."""
 
     def __init__(self, cut_after: int) -> None:
@@ -22,7 +22,7 @@ class Server:
         self.bodies: dict[str, bytearray] = {}
         self.declared: list[dict[str, Any]] = []
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
         name = request.url.path.rpartition("/")[2]
         if request.method == "POST" and name == "uploads":
             self.declared = json.loads(request.read())["files"]
@@ -61,7 +61,7 @@ def test_a_transfer_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(b"no part of a model")
     (tmp_path / ".hidden.json").write_bytes(b"{}")
     server = Server(cut_after=2 * 1024 * 1024)
-    client = OptipfairClient("http://test", "ofk_x", transport=httpx.MockTransport(server), patience=60)
+    client = OptipfairClient("http://test", "ofk_x", transport=server, patience=60)
     assert client.upload("model", "mine", tmp_path)["id"] == "u"
     assert bytes(server.bodies["model.safetensors"]) == data
     assert server.cuts == 3
@@ -78,7 +78,7 @@ def test_what_can_not_be_sent_is_said(tmp_path: Path) -> None:
         file.write_text("{}")
     with pytest.raises(ClientError, match="same name"):
         chosen("model", [tmp_path, tmp_path / "a"])
-    client = OptipfairClient("http://test", "ofk_x", transport=httpx.MockTransport(Server(1)))
+    client = OptipfairClient("http://test", "ofk_x", transport=Server(1))
     with pytest.raises(ClientError, match="No such file"):
         client.upload("suite", "s", tmp_path / "absent.csv")
 
