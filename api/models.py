@@ -50,6 +50,7 @@ class Job(BaseModel):
     started_at: str | None
     finished_at: str | None
     artifacts_expire_at: str | None
+    created_by: dict[str, str] | None = Field(description="who made it: its key_id or subject")
     links: dict[str, str]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -63,6 +64,7 @@ def job_view(job: rows.Job) -> models.Job:
         started_at=rfc3339_or_none(job.started_at),
         finished_at=rfc3339_or_none(job.finished_at),
         artifacts_expire_at=rfc3339_or_none(job.artifacts_expire_at),
+        created_by=None if job.created_by is None else json.loads(job.created_by),
         links=job_links(job),
     )
 

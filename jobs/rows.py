@@ -67,6 +67,8 @@ class Job:
     started_at: int | None
     finished_at: int | None
     artifacts_expire_at: int | None
+    created_by: str | None = None
+    """JSON of who made it."""
 
     @property
     def terminal(self) -> bool:
@@ -164,6 +166,8 @@ class ApiKey:
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    subject: str | None = None
+    """Whose token it was issued for, if it was."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,7 @@ JOB_FIELDS = (
     *("version", "last_seq", "attempt", "lost_attempts", "max_attempts", "worker_id", "lease_expires_at"),
     *("progress_fraction", "progress_stage", "progress_message", "eta_seconds", "error_code"),
     *("error_message", "verdict", "created_at", "queued_at", "started_at", "finished_at"),
-    "artifacts_expire_at",
+    *("artifacts_expire_at", "created_by"),
 )
 """The columns of `jobs` that make a Job, in the order in which `job_from_row` takes them."""
 _STATES = {state.value: state for state in State}

@@ -107,6 +107,7 @@ jobs = Table(
     Column("started_at", BigInteger),
     Column("finished_at", BigInteger),
     Column("artifacts_expire_at", BigInteger),  # retention; NULL once they are purged
+    Column("created_by", Text),  # JSON of the actor; NULL for jobs older than this column
     _one_of("state", State),
     Index("ix_jobs_tenant_id", "tenant", "id"),
     Index("ix_jobs_tenant_state_id", "tenant", "state", "id"),
@@ -222,7 +223,36 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
+    Column("subject", Text),  # of a key that was issued for a CI system's token: whose that was
+    Column("trust_id", ID, ForeignKey("trust_rules.id", ondelete="CASCADE")),  # goes with its rule
     Index("ix_api_keys_tenant_id", "tenant", "id"),
+    Index("ix_api_keys_trust_id", "trust_id"),
+)
+
+trust_rules = Table(
+    "trust_rules",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _tenant(),
+    Column("issuer", String(512), nullable=False),
+    Column("audience", String(512), nullable=False),
+    Column("claims", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_trust_rules_issuer", "issuer"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("time", BigInteger, nullable=False),
+    Column("tenant", NAME, nullable=False),
+    Column("key_id", ID),
+    Column("subject", Text),
+    Column("action", String(32), nullable=False),
+    Column("object", String(128), nullable=False),
+    Column("request_id", String(128)),
 )
 
 webhooks = Table(

@@ -25,9 +25,12 @@ from jobs.specs import (
     PipelineSpec,
     PruneSpec,
     Spec,
+    UploadRef,
     model_references,
+    upload_references,
 )
 from jobs.states import State
+from jobs.uploads.rows import Upload
 
 RETRY_AFTER_SECONDS = 10
 #: A job of at most so long an estimate goes to the queue `short`.
@@ -52,6 +55,10 @@ class Books(Protocol):
 
     def list_artifacts(self, job_id: str) -> list[Artifact]:
         """Its files."""
+        ...
+
+    def get_upload(self, upload_id: str, tenant: str | None = None) -> Upload:
+        """An upload of the tenant."""
         ...
 
 
@@ -93,7 +100,7 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
     sources = {
         job_id: _source_job(books, tenant, job_id, where) for job_id, where in _jobs_named(request.spec)
     }
-    facts = _facts(request.spec, able, sources)
+    facts = _facts(request.spec, able, sources, _uploads_named(books, tenant, request.spec))
     cost = cost_of(request.kind, request.spec, facts)
     _check_layers(request.spec, facts)
     queue, able = _choose_queue(_queue_order(request, cost), able, cost)
@@ -110,7 +117,7 @@ def needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[Ne
             yield _hub(location)
     for at, part in _text_references(spec):
         location = (*where, *at)
-        if part.name is not None:
+        if part.source == "local":
             yield _file("calibration", part.name, (*location, "name"))
         if getattr(part, "dataset", None) is not None:
             yield _hub(location)
@@ -166,7 +173,7 @@ def _text_references(spec: Spec) -> Iterator[tuple[Location, Any]]:
 
 def _suites(spec: Spec) -> Iterator[tuple[Location, str]]:
     for where, part in _parts(spec):
-        if getattr(part, "suite", None) is not None:
+        if isinstance(getattr(part, "suite", None), str):
             yield (*where, "suite"), part.suite
 
 
@@ -190,6 +197,25 @@ def _source_job(books: Books, tenant: str, job_id: str, where: Location) -> JobF
         message = "that job has no checkpoint: it must be a prune job that succeeded and whose files are kept"
         raise InvalidError(message, code="model_not_found", location=where)
     return JobFacts(job, books.get_metrics(job_id) or {}, books.list_artifacts(job_id))
+
+
+def _uploads_named(books: Books, tenant: str, spec: Spec) -> dict[str, JsonObject | None]:
+    """The facts of each upload that the spec names, by its id; refused unless it may be used as that."""
+    found: dict[str, JsonObject | None] = {}
+    for at, upload_id, kind in upload_references(spec):
+        where = ("spec", *at) if at[-1] == "suite" else ("spec", *at, "id")
+        try:
+            upload = books.get_upload(upload_id, tenant)
+        except NotFoundError as error:
+            raise InvalidError("no such upload", code="upload_not_found", location=where) from error
+        if not upload.complete:
+            message = "this upload is not complete: send its files, then POST …/complete"
+            raise InvalidError(message, code="upload_not_complete", location=where)
+        if upload.kind != kind:
+            message = f"this upload is a {upload.kind}; a {kind} is needed here"
+            raise InvalidError(message, code="upload_kind_wrong", location=where)
+        found[upload_id] = upload.facts
+    return found
 
 
 def _choose_queue(order: Iterable[str], able: list[Worker], cost: Cost | None) -> tuple[str, list[Worker]]:
@@ -243,7 +269,12 @@ def has_device(worker: Worker, queue: str) -> bool:
     return queue != "gpu" or any(device.startswith("cuda") for device in worker.devices)
 
 
-def _facts(spec: Spec, able: Sequence[Worker], sources: dict[str, JobFacts]) -> list[JsonObject | None]:
+def _facts(
+    spec: Spec,
+    able: Sequence[Worker],
+    sources: dict[str, JobFacts],
+    uploads: dict[str, JsonObject | None],
+) -> list[JsonObject | None]:
     """For each part of the spec the facts of its model; None where they are not known.
 
     Of a model and its baseline it is the larger one's: that stands for both in the estimate.
@@ -252,7 +283,7 @@ def _facts(spec: Spec, able: Sequence[Worker], sources: dict[str, JobFacts]) -> 
     found: list[JsonObject | None] = []
     steps = spec.steps if isinstance(spec, PipelineSpec) else []
     for number, (_, part) in enumerate(_parts(spec)):
-        each = [_facts_of(ref, able, sources, by_step) for _, ref in model_references(part)]
+        each = [_facts_of(ref, able, sources, {**uploads, **by_step}) for _, ref in model_references(part)]
         known = [facts for facts in each if facts is not None]
         found.append(max(known, key=lambda facts: facts["bytes"]) if len(known) == len(each) else None)
         if steps:
@@ -261,13 +292,15 @@ def _facts(spec: Spec, able: Sequence[Worker], sources: dict[str, JobFacts]) -> 
 
 
 def _facts_of(
-    ref: Any, able: Sequence[Worker], sources: dict[str, JobFacts], by_step: dict[str, JsonObject | None]
+    ref: Any, able: Sequence[Worker], sources: dict[str, JobFacts], known: dict[str, JsonObject | None]
 ) -> JsonObject | None:
     if isinstance(ref, LocalModelRef):
         return next(filter(None, (_model(worker, ref.name) for worker in able))).facts
     if isinstance(ref, JobModelRef):
         return facts_of_job(sources[ref.job_id], able)
-    return None if isinstance(ref, HubModelRef) else by_step.get(ref.name)
+    if isinstance(ref, UploadRef):
+        return known.get(ref.id)
+    return None if isinstance(ref, HubModelRef) else known.get(ref.name)
 
 
 def _pruned(part: Any, facts: JsonObject | None) -> JsonObject | None:
@@ -305,6 +338,7 @@ def cost_of_job(books: Books, job: Job, spec: Spec, workers: Sequence[Worker]) -
         sources = {
             job_id: _source_job(books, job.tenant, job_id, where) for job_id, where in _jobs_named(spec)
         }
+        uploads = _uploads_named(books, job.tenant, spec)
     except InvalidError:
         return None
-    return cost_of(job.kind, spec, _facts(spec, able, sources))
+    return cost_of(job.kind, spec, _facts(spec, able, sources, uploads))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Connection, Engine, Insert, and_, func, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs import tables as t
+from jobs.access.audit import Act, Action, Actor
 from jobs.database import now_ms, reader_of, writing
 from jobs.errors import QueueFullError, QuotaExceededError
+from jobs.ids import new_id
 from jobs.rows import JOB_FIELDS, Job, JsonObject, job_from_row, to_json
 from jobs.settings import Settings
 from jobs.states import ACTIVE, HELD, State
@@ -28,6 +31,30 @@ class Verbs:
         self.engine = engine
         self.settings = settings
         self._reader = reader_of(engine)
+        self._act: Act | None = None
+
+    def on_behalf(self, actor: Actor, request_id: str | None = None) -> Self:
+        """The same repository for one caller: what its verbs write is entered in the audit, with it."""
+        mine = copy.copy(self)
+        mine._act = Act(actor, request_id)
+        return mine
+
+    def _audit(self, connection: Connection, action: Action, tenant: str, thing: str) -> None:
+        """Enter a write in the audit, within its transaction; what no caller asked for is not entered."""
+        if self._act is None:
+            return
+        connection.execute(
+            insert(t.audit).values(
+                id=new_id(),
+                time=now_ms(),
+                tenant=tenant,
+                key_id=self._act.actor.key_id,
+                subject=self._act.actor.subject,
+                action=action,
+                object=thing,
+                request_id=self._act.request_id,
+            )
+        )
 
     def _read(self) -> AbstractContextManager[Connection]:
         return self._reader.connect()

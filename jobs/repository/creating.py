@@ -63,6 +63,7 @@ class CreatingVerbs(Verbs):
                 put_into_outbox(connection, job.id)
             else:
                 job = self._born_succeeded(connection, job, source)
+            self._audit(connection, "job.create", tenant, job.id)
             if idempotency is not None and idempotency.token is not None:
                 _answer(connection, tenant, idempotency.token, job, render)
         return job
@@ -143,6 +144,7 @@ class CreatingVerbs(Verbs):
             "attempt": 0,
             "lost_attempts": 0,
             "max_attempts": self.settings.max_attempts,
+            "created_by": None if self._act is None else to_json(self._act.actor.as_json()),
             "publish_count": 0,
             "created_at": now_ms(),
             "queued_at": now_ms(),

@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jobs.admission.estimating import model_facts
 from jobs.artifacts import Interrupt
 from jobs.errors import InvalidError, NotFoundError, StorageError
 from jobs.rows import Artifact, Claim
+from jobs.uploads.checking import read_file
 from optipfair_engine.headers import HeaderError, inspect_model_folder, loaded_bytes
 from worker.attempt.publishing import Workspace
 from worker.inputs.cache import folder_bytes
@@ -37,6 +39,10 @@ def build_task(
         job_id: str(stack.enter_context(job_folder(services, job.tenant, job_id, interrupt)))
         for job_id in sorted(set(job_ids(job.spec)))
     }
+    uploads = {
+        upload_id: str(stack.enter_context(upload_folder(services, job.tenant, upload_id, interrupt)))
+        for upload_id in sorted(set(upload_ids(job.spec)))
+    }
     places = Places(
         models=str(settings.models_dir),
         calibration=str(settings.calibration_dir),
@@ -45,6 +51,7 @@ def build_task(
         cache_bytes=settings.model_cache_bytes,
         allow_hub=settings.allow_hub,
         jobs=fetched,
+        uploads=uploads,
     )
     return {
         "kind": job.kind,
@@ -66,6 +73,18 @@ def job_ids(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for part in value:
             yield from job_ids(part)
+
+
+def upload_ids(value: Any) -> Iterator[str]:
+    """The ids of all uploads that a spec refers to."""
+    if isinstance(value, Mapping):
+        if value.get("source") == "upload":
+            yield value["id"]
+        for part in value.values():
+            yield from upload_ids(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from upload_ids(part)
 
 
 def expected_bytes(services: Services, claim: Claim) -> int:
@@ -90,7 +109,17 @@ def _written_bytes(services: Services, spec: Mapping[str, Any]) -> int:
         return _job_bytes(services, model["job_id"], dtype)
     if model["source"] == "local":
         return _local_bytes(services.settings.models_dir / str(model["name"]), dtype)
+    if model["source"] == "upload":
+        return _upload_bytes(services, model["id"], dtype)
     return 0
+
+
+def _upload_bytes(services: Services, upload_id: str, dtype: str | None) -> int:
+    try:
+        facts = model_facts(services.repository.get_upload(upload_id).facts or {})
+    except (NotFoundError, KeyError):
+        return 0  # gone: the attempt says so
+    return sum(facts.files.values()) - facts.bytes + loaded_bytes(facts, dtype)
 
 
 def _job_bytes(services: Services, job_id: str, dtype: str | None) -> int:
@@ -128,6 +157,29 @@ def job_folder(services: Services, tenant: str, job_id: str, interrupt: Interrup
         yield folder
 
 
+@contextmanager
+def upload_folder(services: Services, tenant: str, upload_id: str, interrupt: Interrupt) -> Iterator[Path]:
+    """The files of an upload of the same tenant, in the cache.
+
+    Raises:
+        InvalidError: there is no such upload (any more), or it is not complete.
+    """
+    try:
+        upload = services.repository.get_upload(upload_id, tenant)
+    except NotFoundError:
+        raise InvalidError(f"there is no upload {upload_id} (any more)", code="upload_not_found") from None
+    if not upload.complete:
+        raise InvalidError(f"upload {upload_id} is not complete", code="upload_not_complete")
+
+    def fill(folder: Path) -> None:
+        for file in upload.files:
+            chunks = read_file(services.store, file)
+            _copy(chunks, file.name, file.sha256, folder / file.name, interrupt)
+
+    with services.job_cache.folder(f"upload-{upload.id}", fill) as folder:
+        yield folder
+
+
 def _artifacts_of(services: Services, tenant: str, job_id: str) -> list[Artifact]:
     try:
         services.repository.get_job(job_id, tenant)
@@ -140,12 +192,17 @@ def _artifacts_of(services: Services, tenant: str, job_id: str) -> list[Artifact
 
 
 def _fetch(services: Services, artifact: Artifact, target: Path, interrupt: Interrupt) -> None:
-    """Copy one artifact and check it: a result that rotted in the store must not be pruned further."""
+    chunks = services.store.open_range(artifact.storage, artifact.name, 0, artifact.size)
+    _copy(chunks, artifact.name, artifact.sha256, target, interrupt)
+
+
+def _copy(chunks: Iterator[bytes], name: str, sha256: str, target: Path, interrupt: Interrupt) -> None:
+    """Copy one file and check it: what rotted in the store must not be pruned further."""
     digest = hashlib.sha256()
     with target.open("wb") as file:
-        for chunk in services.store.open_range(artifact.storage, artifact.name, 0, artifact.size):
+        for chunk in chunks:
             interrupt()
             digest.update(chunk)
             file.write(chunk)
-    if digest.hexdigest() != artifact.sha256:
-        raise StorageError(f"artifact {artifact.name} is not what was published", code="artifact_damaged")
+    if digest.hexdigest() != sha256:
+        raise StorageError(f"{name} is not what was published", code="artifact_damaged")

@@ -137,6 +137,8 @@ def called(reference: Mapping[str, Any]) -> str:
     """A model as its user named it."""
     if reference["source"] == "job":
         return f"job {reference['job_id']}"
+    if reference["source"] == "upload":
+        return f"upload {reference['id']}"
     name: str = reference["id"] if reference["source"] == "hub" else reference["name"]
     return f"step {name}" if reference["source"] == "step" else name
 

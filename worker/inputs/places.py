@@ -36,6 +36,8 @@ class Places:
     allow_hub: bool
     #: Folders of earlier jobs' checkpoints, fetched by the supervisor, by job id.
     jobs: Mapping[str, str] = field(default_factory=dict)
+    #: Folders of uploads, fetched likewise, by their ids.
+    uploads: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,6 +62,8 @@ class Inputs:
                 return self._hub_model(reference["id"], reference["revision"])
             case "job":
                 return self._job_model(reference["job_id"])
+            case "upload":
+                return self._upload(reference["id"])
             case "step":
                 return self._step_model(reference["name"])
             case other:
@@ -86,6 +90,16 @@ class Inputs:
             raise CheckpointError(f"job {job_id} has no checkpoint", "model_not_found")
         return Path(folder)
 
+    def _upload(self, upload_id: str) -> Path:
+        folder = self.places.uploads.get(upload_id)
+        if folder is None:
+            raise InputNotFoundError(f"upload {upload_id} was not fetched")
+        return Path(folder)
+
+    def _uploaded_file(self, upload_id: str) -> Path:
+        """The one file of an uploaded text or suite."""
+        return next(self._upload(upload_id).iterdir())
+
     def _step_model(self, name: str) -> Path:
         folder = self.steps.get(name)
         if folder is None or not (folder / "config.json").is_file():
@@ -99,7 +113,7 @@ class Inputs:
 
         A named file is read as the command reads it: a line of a ``.jsonl`` is one sample.
         """
-        if reference is None or reference.get("source") != "local":
+        if reference is None or reference.get("source") not in ("local", "upload"):
             return self.texts(reference)
         from optipfair_engine.calibration import load_calibration_file
         from optipfair_engine.checkpoints import load_tokenizer
@@ -120,6 +134,8 @@ class Inputs:
         return read_texts(self._calibration_file(reference))[0]
 
     def _calibration_file(self, reference: Mapping[str, Any]) -> Path:
+        if reference["source"] == "upload":
+            return self._uploaded_file(reference["id"])
         return self._named(self.places.calibration, "calibration file", reference["name"])
 
     def _hub_texts(self, reference: Mapping[str, Any]) -> list[str]:
@@ -127,9 +143,11 @@ class Inputs:
             raise CalibrationError("this worker may not use the hub (OPTIPFAIR_ALLOW_HUB)")
         return hub_texts(reference["dataset"], Path(self.places.hub_cache), reference["num_samples"])
 
-    def suite(self, name: str) -> Path:
-        """The file of a named suite of prompt pairs."""
-        return self._named(self.places.suites, "suite", name)
+    def suite(self, reference: str | Mapping[str, Any]) -> Path:
+        """The file of a suite of prompt pairs, named or uploaded."""
+        if not isinstance(reference, str):
+            return self._uploaded_file(reference["id"])
+        return self._named(self.places.suites, "suite", reference)
 
     @staticmethod
     def _named(root: str, what: str, name: str) -> Path:
