@@ -83,6 +83,7 @@ def estimate(services: Services, tenant: str, request: AnyRequest) -> models.Est
         output_bytes=None if cost is None else cost.output_bytes,
         seconds=None if cost is None else cost.seconds,
         queue=admission.queue,
+        warnings=[models.JobWarning(**warning) for warning in admission.warnings],
     )
 
 
@@ -102,6 +103,7 @@ def _create(services: Services, origin: Origin, request: AnyRequest, first: Idem
         origin.tenant,
         request,
         queue=admission.queue,
+        warnings=admission.warnings,
         reuse_key=admission.reuse_key,
         idempotency=first,
         render=render,

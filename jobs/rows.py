@@ -67,6 +67,8 @@ class Job:
     started_at: int | None
     finished_at: int | None
     artifacts_expire_at: int | None
+    resolved: JsonObject | None = None
+    warnings: list[JsonObject] = field(default_factory=list)
 
     @property
     def terminal(self) -> bool:
@@ -109,7 +111,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One published file; `storage` ("{job}/{attempt}") says where the store keeps its bytes."""
+    """One published file; `storage` ("{job}/{attempt}") says where the store keeps its bytes.
+
+    `archive_path` is set where the archive has the file under another name than its own (`step/file`).
+    """
 
     name: str
     media_type: str
@@ -117,6 +122,12 @@ class Artifact:
     sha256: str
     storage: str = ""
     published_at: int = 0
+    archive_path: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Where the file lies in the archive of its job."""
+        return self.archive_path or self.name
 
 
 def storage_of(job_id: str, attempt: int) -> str:
@@ -228,6 +239,8 @@ class Worker:
     seen_at: int
     memory_bytes: int | None = None
     stalled: bool = False
+    suites: dict[str, JsonObject] = field(default_factory=dict)
+    """What its suite files hold: `{"kind", "items"}` by name."""
 
 
 @dataclass(frozen=True)
@@ -275,13 +288,15 @@ def job_error(row: Mapping[Any, Any]) -> JobError | None:
     return JobError(code=row["error_code"], message=row["error_message"] or "")
 
 
+ARTIFACT_FIELDS = ("name", "media_type", "size", "sha256", "storage", "published_at", "archive_path")
+"""The columns of `artifacts` that make an Artifact."""
 JOB_FIELDS = (
     *("id", "tenant", "kind", "spec", "labels", "gates", "priority", "queue", "timeout_seconds"),
     *("queue_deadline", "webhook_url", "request_id", "traceparent", "reuse_key", "reused_from", "state"),
     *("version", "last_seq", "attempt", "lost_attempts", "max_attempts", "worker_id", "lease_expires_at"),
     *("progress_fraction", "progress_stage", "progress_message", "eta_seconds", "error_code"),
     *("error_message", "verdict", "created_at", "queued_at", "started_at", "finished_at"),
-    "artifacts_expire_at",
+    *("artifacts_expire_at", "resolved", "warnings"),
 )
 """The columns of `jobs` that make a Job, in the order in which `job_from_row` takes them."""
 _STATES = {state.value: state for state in State}
@@ -302,7 +317,9 @@ def job_from_row(row: Sequence[Any]) -> Job:
         *row[16 : _PROGRESS.start],
         Progress(*row[_PROGRESS]),
         None if code is None else JobError(code, message or ""),
-        *row[_ERROR + 2 :],
+        *row[_ERROR + 2 : -2],
+        None if row[-2] is None else from_json(row[-2]),
+        [] if row[-1] is None else from_json(row[-1]),
     ]
     return Job(*values)
 

@@ -116,7 +116,8 @@ def subject(spec: Mapping[str, Any]) -> str:
         return " → ".join(str(step.get("name")) for step in spec["steps"])
     model = spec.get("model") or {}
     if model.get("source") == "job":
-        return f"job {str(model.get('job_id'))[-12:]}"
+        step = f", step {model['step']}" if model.get("step") else ""
+        return f"job {str(model.get('job_id'))[-12:]}{step}"
     return str(model.get("name") or model.get("id") or "")
 
 

@@ -45,7 +45,8 @@ def _revision(ref: Any, workers: Sequence[Worker], sources: Mapping[str, JobFact
     if isinstance(ref, HubModelRef):
         return f"{ref.id}@{ref.revision}"
     if isinstance(ref, JobModelRef):
-        return f"{ref.job_id}/{sources[ref.job_id].job.attempt}"
+        whole = f"{ref.job_id}/{sources[ref.job_id].job.attempt}"
+        return whole if ref.step is None else f"{whole}/{ref.step}"
     if isinstance(ref, LocalModelRef):
         found = {model.revision for worker in workers for model in worker.models if model.name == ref.name}
         return found.pop() if len(found) == 1 else None

@@ -247,7 +247,8 @@ class Supervisor:
             self._hold_before_sealing()
             finished_at = self._repository.now()
             reusable = is_as_admitted(self._services, self._job, self._models_before)
-            files = workspace.seal(finished_at=finished_at, interrupt=self._keep_going)
+            steps = [step["name"] for step in self._job.spec.get("steps", ())]
+            files = workspace.seal(finished_at=finished_at, interrupt=self._keep_going, steps=steps)
         except _InterruptedError as error:
             return self._conclude(error.outcome, workspace)
         except (StorageFullError, ArtifactNameError) as error:
