@@ -14,7 +14,19 @@ from jobs.database import now_ms
 from jobs.errors import InvalidError, NotFoundError
 from jobs.ids import id_range, is_id, is_text, lowest_id_at
 from jobs.repository.base import JOB_COLUMNS, Verbs, is_in
-from jobs.rows import ARTIFACT_FIELDS, Artifact, Attempt, Check, Event, Job, JsonObject, Page, Version, job_error, job_from_row
+from jobs.rows import (
+    ARTIFACT_FIELDS,
+    Artifact,
+    Attempt,
+    Check,
+    Event,
+    Job,
+    JsonObject,
+    Page,
+    Version,
+    job_error,
+    job_from_row,
+)
 from jobs.states import Outcome, State
 
 ARCHIVE = "*"

@@ -65,8 +65,9 @@ def quiet_logs() -> Iterator[None]:
 
 
 def prune(**fields: Any) -> dict[str, Any]:
-    """The body of a valid prune job."""
-    spec = {"model": MODEL, "pruning_percentage": 20, **fields.pop("spec", {})}
+    """The body of a valid prune job; with gates, it measures perplexity, too."""
+    measured = {"evaluation": {"texts": ["Some text to measure on."]}} if fields.get("gates") else {}
+    spec = {"model": MODEL, "pruning_percentage": 20, **measured, **fields.pop("spec", {})}
     return {"kind": "prune", "spec": spec, **fields}
 
 
