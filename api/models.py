@@ -175,6 +175,37 @@ class ModelList(BaseModel):
     hub: bool = Field(description="whether hub ids are allowed")
 
 
+class CalibrationFile(BaseModel):
+    """A text that a job can name in `calibration`, `evaluation` and `text`."""
+
+    source: Literal["local"] = "local"
+    name: str
+    queues: list[str] = Field(description="whose workers have it")
+
+
+class CalibrationList(BaseModel):
+    """The files of the live workers' calibration folders."""
+
+    items: list[CalibrationFile]
+
+
+class SuiteFile(BaseModel):
+    """A file that a bias job can name as its `suite`."""
+
+    name: str
+    kind: Literal["crows_pairs", "stereoset", "prompt_pairs"] | None = Field(
+        description="what it holds; null for a file that is none of these"
+    )
+    items: int | None = Field(description="how many sentences, groups or pairs")
+    queues: list[str] = Field(description="whose workers have it")
+
+
+class SuiteList(BaseModel):
+    """The files of the live workers' suites folders."""
+
+    items: list[SuiteFile]
+
+
 class WebhookRequest(BaseModel, extra="forbid", strict=True):
     """Where to send what happens to this tenant's jobs."""
 

@@ -104,6 +104,7 @@ def _create(services: Services, origin: Origin, request: AnyRequest, first: Idem
         request,
         queue=admission.queue,
         warnings=admission.warnings,
+        output_bytes=0 if admission.estimate is None else admission.estimate.output_bytes,
         reuse_key=admission.reuse_key,
         idempotency=first,
         render=render,

@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from jobs.states import TERMINAL, Outcome, State
 
 JsonObject = dict[str, Any]
+MAX_WARNING_LENGTH = 2000
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,11 @@ def _printable(character: str) -> str:
 def printable(message: str) -> str:
     """A message as a text column can hold it: what neither database takes is spelled out."""
     return "".join(map(_printable, message))
+
+
+def warning(code: str, message: str) -> JsonObject:
+    """Something that a person should know of a job or its result, as the job has it."""
+    return {"code": code[:64], "message": printable(message)[:MAX_WARNING_LENGTH]}
 
 
 def job_error(row: Mapping[Any, Any]) -> JobError | None:

@@ -18,7 +18,7 @@ from jobs.admission.limits import check_limits
 from jobs.admission.naming import instead
 from jobs.admission.reuse import reuse_key
 from jobs.errors import InvalidError, NotFoundError, NoWorkerError
-from jobs.rows import Artifact, Job, JsonObject, LocalModel, Worker
+from jobs.rows import Artifact, Job, JsonObject, LocalModel, Worker, warning
 from jobs.specs import (
     AnyRequest,
     HubModelRef,
@@ -31,7 +31,6 @@ from jobs.specs import (
     model_references,
 )
 from jobs.states import State
-from jobs.warnings import warning
 
 RETRY_AFTER_SECONDS = 10
 #: A job of at most so long an estimate goes to the queue `short`.

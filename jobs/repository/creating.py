@@ -46,6 +46,7 @@ class CreatingVerbs(Verbs):
         request_id: str | None = None,
         traceparent: str | None = None,
         warnings: Sequence[JsonObject] = (),
+        output_bytes: int = 0,
     ) -> Job:
         """Job, labels, `queued` event and outbox message in one transaction; quotas are checked in it.
 
@@ -53,7 +54,9 @@ class CreatingVerbs(Verbs):
         kept, the new job is born `succeeded` with that job's artifacts (`reused_from`) and nothing is queued.
         With `idempotency` (from begin_idempotent), `render(job)` is stored as the first answer in the
         same transaction, so that a job and the memory of its request exist together or not at all.
-        Raises QuotaExceededError, QueueFullError, and ConflictError if the idempotency key was taken over.
+        `output_bytes` is what it is expected to write, and `warnings` are what admission said of it.
+        Raises QuotaExceededError, ArtifactQuotaError, QueueFullError, and ConflictError if the idempotency
+        key was taken over.
         """
         with self._write() as connection:
             source = self._reusable(connection, tenant, reuse_key) if request.reuse else None
@@ -62,7 +65,7 @@ class CreatingVerbs(Verbs):
             values["warnings"] = to_json(list(warnings)) if warnings else None
             job = _insert_job(connection, values)
             if source is None:
-                self._check_quotas(connection, tenant)
+                self._check_quotas(connection, tenant, output_bytes)
                 put_into_outbox(connection, job.id)
             else:
                 job = self._born_succeeded(connection, job, source)

@@ -12,10 +12,10 @@ from jobs import tables as t
 from jobs.database import now_ms
 from jobs.ids import new_id
 from jobs.repository.base import change, later
+from jobs.repository.warnings import of_metrics, together
 from jobs.rows import Job, JsonObject, printable, to_json
 from jobs.states import Outcome, State
 from jobs.verdict import evaluate
-from jobs.warnings import of_metrics, together
 from jobs.webhooks import job_payload, wants
 
 _OUTCOMES = {

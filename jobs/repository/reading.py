@@ -13,7 +13,7 @@ from jobs import tables as t
 from jobs.database import now_ms
 from jobs.errors import InvalidError, NotFoundError
 from jobs.ids import id_range, is_id, is_text, lowest_id_at
-from jobs.repository.base import JOB_COLUMNS, Verbs, is_in
+from jobs.repository.base import JOB_COLUMNS, Verbs, is_in, kept_bytes
 from jobs.rows import (
     ARTIFACT_FIELDS,
     Artifact,
@@ -203,6 +203,11 @@ class ReadingVerbs(Verbs):
         query = select(c.queue, waited).where(is_in(State.QUEUED), _of(tenant)).group_by(c.queue)
         with self._read() as connection:
             return {row[0]: max(row[1], 0) / 1000 for row in connection.execute(query)}
+
+    def kept_bytes(self) -> dict[str, int]:
+        """What each tenant's files take, in bytes; files that jobs share count once."""
+        with self._read() as connection:
+            return kept_bytes(connection)
 
     def now(self) -> int:
         """The database's clock, in milliseconds since the epoch."""

@@ -65,8 +65,13 @@ def quiet_logs() -> Iterator[None]:
 
 
 def prune(**fields: Any) -> dict[str, Any]:
-    """The body of a valid prune job; with gates, it measures perplexity, too."""
-    measured = {"evaluation": {"texts": ["Some text to measure on."]}} if fields.get("gates") else {}
+    """The body of a valid prune job; with gates, it measures what they name, too."""
+    text = {"texts": ["Some text to measure on."]}
+    named = {gate["metric"] for gate in fields.get("gates", ())}
+    measured: dict[str, Any] = {"evaluation": text} if named else {}
+    if "bias_change" in named:
+        pairs = [["The white nurse", "The Black nurse"]]
+        measured |= {"calibration": text, "fairness": {"prompt_pairs": pairs, "weight": 0.5}}
     spec = {"model": MODEL, "pruning_percentage": 20, **measured, **fields.pop("spec", {})}
     return {"kind": "prune", "spec": spec, **fields}
 

@@ -8,17 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jobs.rows import JsonObject, printable
+from jobs.rows import JsonObject, warning
 
 #: The code of a warning that came as a text alone.
 NOTE = "note"
 MAX_WARNINGS = 64
-MAX_LENGTH = 2000
-
-
-def warning(code: str, message: str) -> JsonObject:
-    """One warning, as a job has it."""
-    return {"code": code[:64], "message": printable(message)[:MAX_LENGTH]}
 
 
 def of_metrics(metrics: Mapping[str, Any]) -> list[JsonObject]:
