@@ -15,8 +15,8 @@ from jobs.repository.warnings import of_metrics, together
 from jobs.rows import Artifact, LocalModel, Worker
 from jobs.specs import parse_request
 from jobs.states import State
-from tests.jobs.conftest import TENANT
 from tests.jobs.admission.test_admission import FACTS, WORKER, beat
+from tests.jobs.conftest import TENANT
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 LOCAL = {"source": "local", "name": "tiny"}
