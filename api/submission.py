@@ -86,6 +86,7 @@ def estimate(services: Services, tenant: str, request: AnyRequest) -> models.Est
         output_bytes=None if cost is None else cost.output_bytes,
         seconds=None if cost is None else cost.seconds,
         queue=admission.queue,
+        warnings=[models.JobWarning(**warning) for warning in admission.warnings],
     )
 
 
@@ -107,6 +108,8 @@ def _create(services: Services, origin: Origin, request: AnyRequest, first: Idem
         origin.tenant,
         request,
         queue=admission.queue,
+        warnings=admission.warnings,
+        output_bytes=0 if admission.estimate is None else admission.estimate.output_bytes,
         reuse_key=admission.reuse_key,
         idempotency=first,
         render=render,

@@ -46,6 +46,8 @@ def job_view(job: rows.Job) -> models.Job:
         verdict=cast("models.VerdictWord | None", job.verdict or ("none" if job.terminal else None)),
         labels=job.labels,
         spec=job.spec,
+        resolved=job.spec if job.resolved is None else job.resolved,
+        warnings=[models.JobWarning.model_construct(**warning) for warning in job.warnings],
         gates=job.gates,
         priority=job.priority,
         queue=job.queue,

@@ -83,6 +83,8 @@ class Settings(BaseModel):
     max_queue_depth: int = Field(default=10_000, ge=1)
     max_jobs_per_tenant: int = Field(default=1_000, ge=1)
     """Jobs of one tenant that may be queued or running at once."""
+    max_artifact_bytes_per_tenant: int | None = Field(default=None, ge=1)
+    """What one tenant's kept files may take; by default there is no limit but the disk's."""
     requests_per_minute: int = Field(default=60_000, ge=1)
     """Requests that one key may make, in each API process."""
     wrong_keys_per_minute: int = Field(default=600, ge=1)

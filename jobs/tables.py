@@ -108,6 +108,8 @@ jobs = Table(
     Column("finished_at", BigInteger),
     Column("artifacts_expire_at", BigInteger),  # retention; NULL once they are purged
     Column("created_by", Text),  # JSON of the actor; NULL for jobs older than this column
+    Column("resolved", Text),  # the spec as carried out, where that says more than the spec
+    Column("warnings", Text),  # NULL: none
     _one_of("state", State),
     Index("ix_jobs_tenant_id", "tenant", "id"),
     Index("ix_jobs_tenant_state_id", "tenant", "state", "id"),
@@ -184,6 +186,7 @@ artifacts = Table(
     Column("sha256", String(64), nullable=False),
     Column("storage", String(96), nullable=False),  # "{job}/{attempt}" in the store; shared when reused
     Column("published_at", BigInteger, nullable=False),
+    Column("archive_path", String(160)),  # where it lies in the archive; NULL: under its name
     Index("ix_artifacts_storage", "storage"),
 )
 
@@ -303,6 +306,7 @@ workers = Table(
     Column("devices", Text, nullable=False),
     Column("models", Text, nullable=False),
     Column("files", Text, nullable=False),  # names of its calibration files and suites
+    Column("suites", Text, nullable=False, server_default=text("'{}'")),  # what its suite files hold
     Column("allow_hub", Boolean, nullable=False),
     Column("memory_bytes", BigInteger),  # NULL: it did not say
     Column("code_version", String(64), nullable=False),

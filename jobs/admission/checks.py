@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from jobs.admission.estimating import Cost, JobFacts, cost_of, facts_of_job
+from jobs.admission.estimating import Cost, JobFacts, cost_of, facts_of_job, spec_of_step
+from jobs.admission.gates import check_gates, suite_facts
+from jobs.admission.limits import check_limits
+from jobs.admission.naming import instead
 from jobs.admission.reuse import reuse_key
 from jobs.errors import InvalidError, NotFoundError, NoWorkerError
-from jobs.rows import Artifact, Job, JsonObject, LocalModel, Worker
+from jobs.rows import Artifact, Job, JsonObject, LocalModel, Worker, warning
 from jobs.specs import (
     AnyRequest,
     HubModelRef,
@@ -36,6 +39,11 @@ RETRY_AFTER_SECONDS = 10
 #: A job of at most so long an estimate goes to the queue `short`.
 SHORT_SECONDS = 60.0
 Location = tuple[str | int, ...]
+HUB_NOT_ALLOWED = "no live worker may use the hub: an operator allows it with OPTIPFAIR_ALLOW_HUB=1"
+_FILES = {
+    "calibration": ("calibration_not_found", "calibration file"),
+    "suites": ("suite_not_found", "suite"),
+}
 
 
 class Books(Protocol):
@@ -72,6 +80,7 @@ class Admission:
     queue: str
     estimate: Cost | None
     reuse_key: str | None
+    warnings: list[JsonObject] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,8 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
 
     Raises InvalidError with `location` into the body (`model_not_found`, `model_pickled` and the other codes
     of the header reader, `hub_not_allowed`, `calibration_not_found`, `suite_not_found`,
-    `device_unavailable`, `model_too_large`, `layers_out_of_range`), and NoWorkerError.
+    `device_unavailable`, `model_too_large`, `layers_out_of_range`, `window_too_long`,
+    `pruning_type_unfit`, `target_unreachable`, `metric_not_produced`), and NoWorkerError.
     """
     workers = books.live_workers()
     if not workers:
@@ -97,14 +107,32 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
         able = [worker for worker in able if need.met_by(worker)]
         if not able:
             raise need.refusal
-    sources = {
-        job_id: _source_job(books, tenant, job_id, where) for job_id, where in _jobs_named(request.spec)
-    }
-    facts = _facts(request.spec, able, sources, _uploads_named(books, tenant, request.spec))
-    cost = cost_of(request.kind, request.spec, facts)
-    _check_layers(request.spec, facts)
+    sources = _sources(books, tenant, request.spec)
+    uploads = _uploads_named(books, tenant, request.spec)
+    each = _facts_of_each(request.spec, able, sources, uploads)
+    for (where, part), known in zip(_parts(request.spec), each, strict=True):
+        check_limits(where, part, known)
+    suites = suite_facts(able)
+    check_gates(request, suites)
+    cost = cost_of(request.kind, request.spec, [_larger(known) for known in each], suites)
     queue, able = _choose_queue(_queue_order(request, cost), able, cost)
-    return Admission(queue, cost, reuse_key(request, able, sources))
+    return Admission(queue, cost, reuse_key(request, able, sources), _warnings(request, cost))
+
+
+def _sources(books: Books, tenant: str, spec: Spec) -> dict[str, JobFacts]:
+    """The earlier jobs that a spec names, each looked at once for every way in which it is named."""
+    return {job_id: _source_job(books, tenant, job_id, step, at) for job_id, step, at in _jobs_named(spec)}
+
+
+def _warnings(request: AnyRequest, cost: Cost | None) -> list[JsonObject]:
+    """What can be said before the job runs."""
+    if cost is None:
+        message = "the model's sizes are known only once it is fetched: memory and time were not estimated"
+        return [warning("size_unknown", message)]
+    if request.timeout_seconds is not None and cost.seconds > request.timeout_seconds:
+        message = f"the job is estimated to take {cost.seconds:.0f} seconds, and may run for "
+        return [warning("timeout_short", f"{message}{request.timeout_seconds} (timeout_seconds)")]
+    return []
 
 
 def needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[Need]:
@@ -118,11 +146,11 @@ def needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[Ne
     for at, part in _text_references(spec):
         location = (*where, *at)
         if part.source == "local":
-            yield _file("calibration", part.name, (*location, "name"))
+            yield _file("calibration", part.name, (*location, "name"), workers)
         if getattr(part, "dataset", None) is not None:
             yield _hub(location)
     for at, suite in _suites(spec):
-        yield _file("suites", suite, (*where, *at))
+        yield _file("suites", suite, (*where, *at), workers)
 
 
 def _local_model(name: str, location: Location, workers: Sequence[Worker]) -> Need:
@@ -133,20 +161,22 @@ def _local_model(name: str, location: Location, workers: Sequence[Worker]) -> Ne
     if problem is not None and all(model.problem for model in found):
         refusal = InvalidError(problem.message, code=problem.code, location=where)
     else:
-        refusal = InvalidError(
-            f"no live worker has a model named {name!r}", code="model_not_found", location=where
-        )
+        usable = {m.name for worker in workers for m in worker.models if m.problem is None}
+        message = f"no live worker has a model named {name!r}: {instead(name, usable, 'models', 'models')}"
+        refusal = InvalidError(message, code="model_not_found", location=where)
     return Need(lambda worker: _model(worker, name) is not None, refusal)
 
 
 def _hub(location: Location) -> Need:
-    refusal = InvalidError("no live worker may use the hub", code="hub_not_allowed", location=location)
+    refusal = InvalidError(HUB_NOT_ALLOWED, code="hub_not_allowed", location=location)
     return Need(lambda worker: worker.allow_hub, refusal)
 
 
-def _file(folder: str, name: str, location: Location) -> Need:
-    code = "suite_not_found" if folder == "suites" else "calibration_not_found"
-    refusal = InvalidError(f"no live worker has a file named {name!r}", code=code, location=location)
+def _file(folder: str, name: str, location: Location, workers: Sequence[Worker]) -> Need:
+    code, what = _FILES[folder]
+    there = {found for worker in workers for found in worker.files.get(folder, [])}
+    message = f"no live worker has a {what} named {name!r}: {instead(name, there, f'{what}s', folder)}"
+    refusal = InvalidError(message, code=code, location=location)
     return Need(lambda worker: name in worker.files.get(folder, []), refusal)
 
 
@@ -177,25 +207,25 @@ def _suites(spec: Spec) -> Iterator[tuple[Location, str]]:
             yield (*where, "suite"), part.suite
 
 
-def _jobs_named(spec: Spec) -> Iterator[tuple[str, Location]]:
-    """Jobs whose checkpoint or plan the spec refers to."""
+def _jobs_named(spec: Spec) -> Iterator[tuple[str, str | None, Location]]:
+    """Jobs whose checkpoint or plan the spec refers to, and of a pipeline which step's."""
     for where, ref in model_references(spec):
         if isinstance(ref, JobModelRef):
-            yield ref.job_id, ("spec", *where, "job_id")
+            yield ref.job_id, ref.step, ("spec", *where, "job_id")
     for where, part in _parts(spec):
         if isinstance(part, PruneSpec) and part.plan is not None:
-            yield part.plan.job_id, ("spec", *where, "plan", "job_id")
+            yield part.plan.job_id, None, ("spec", *where, "plan", "job_id")
 
 
-def _source_job(books: Books, tenant: str, job_id: str, where: Location) -> JobFacts:
+def _source_job(books: Books, tenant: str, job_id: str, step: str | None, where: Location) -> JobFacts:
     """An earlier job of the same tenant that wrote a checkpoint which is still kept."""
     try:
         job = books.get_job(job_id, tenant)
     except NotFoundError as error:
         raise InvalidError("no such job", code="model_not_found", location=where) from error
-    if job.kind != "prune" or job.state is not State.SUCCEEDED or job.artifacts_expire_at is None:
-        message = "that job has no checkpoint: it must be a prune job that succeeded and whose files are kept"
-        raise InvalidError(message, code="model_not_found", location=where)
+    fault = _fault_of_source(job, step)
+    if fault is not None:
+        raise InvalidError(fault, code="model_not_found", location=where)
     return JobFacts(job, books.get_metrics(job_id) or {}, books.list_artifacts(job_id))
 
 
@@ -216,6 +246,22 @@ def _uploads_named(books: Books, tenant: str, spec: Spec) -> dict[str, JsonObjec
             raise InvalidError(message, code="upload_kind_wrong", location=where)
         found[upload_id] = upload.facts
     return found
+
+
+def _fault_of_source(job: Job, step: str | None) -> str | None:
+    """Why a job's checkpoint can't be used, if it can't."""
+    steps = [item["name"] for item in job.spec.get("steps", ()) if item["kind"] == "prune"]
+    if job.kind == "pipeline" and (step is None or spec_of_step(job, step) is None):
+        named = " or ".join(f'"step": "{name}"' for name in steps)
+        said = "say which step's" if step is None else f"it has no prune step named {step!r}"
+        return f"that job is a pipeline: {said}, {named}" if steps else "no step of that pipeline prunes"
+    if job.kind != "pipeline" and step is not None:
+        return "step is for pipelines; that job is none"
+    if job.kind not in ("prune", "pipeline"):
+        return f"that job has no checkpoint: it is of kind {job.kind}, and only prune jobs write one"
+    if job.state is not State.SUCCEEDED:
+        return f"that job has no checkpoint: it is {job.state.value}, and only success leaves one"
+    return "the files of that job are no longer kept" if job.artifacts_expire_at is None else None
 
 
 def _choose_queue(order: Iterable[str], able: list[Worker], cost: Cost | None) -> tuple[str, list[Worker]]:
@@ -269,26 +315,28 @@ def has_device(worker: Worker, queue: str) -> bool:
     return queue != "gpu" or any(device.startswith("cuda") for device in worker.devices)
 
 
-def _facts(
+def _facts_of_each(
     spec: Spec,
     able: Sequence[Worker],
     sources: dict[str, JobFacts],
     uploads: dict[str, JsonObject | None],
-) -> list[JsonObject | None]:
-    """For each part of the spec the facts of its model; None where they are not known.
-
-    Of a model and its baseline it is the larger one's: that stands for both in the estimate.
-    """
+) -> list[list[JsonObject | None]]:
+    """For each part of the spec the facts of its model and of its baseline; None where they are not known."""
     by_step: dict[str, JsonObject | None] = {}
-    found: list[JsonObject | None] = []
+    found: list[list[JsonObject | None]] = []
     steps = spec.steps if isinstance(spec, PipelineSpec) else []
     for number, (_, part) in enumerate(_parts(spec)):
         each = [_facts_of(ref, able, sources, {**uploads, **by_step}) for _, ref in model_references(part)]
-        known = [facts for facts in each if facts is not None]
-        found.append(max(known, key=lambda facts: facts["bytes"]) if len(known) == len(each) else None)
+        found.append(each)
         if steps:
             by_step[steps[number].name] = _pruned(part, each[0])
     return found
+
+
+def _larger(each: Sequence[JsonObject | None]) -> JsonObject | None:
+    """Of a model and its baseline the larger one, which stands for both in the estimate."""
+    known = [facts for facts in each if facts is not None]
+    return max(known, key=lambda facts: facts["bytes"]) if len(known) == len(each) else None
 
 
 def _facts_of(
@@ -297,7 +345,7 @@ def _facts_of(
     if isinstance(ref, LocalModelRef):
         return next(filter(None, (_model(worker, ref.name) for worker in able))).facts
     if isinstance(ref, JobModelRef):
-        return facts_of_job(sources[ref.job_id], able)
+        return facts_of_job(sources[ref.job_id], able, ref.step)
     if isinstance(ref, UploadRef):
         return known.get(ref.id)
     return None if isinstance(ref, HubModelRef) else known.get(ref.name)
@@ -311,23 +359,6 @@ def _pruned(part: Any, facts: JsonObject | None) -> JsonObject | None:
     return {**facts, "num_layers": part.layers_left(count)}
 
 
-def _check_layers(spec: Spec, facts: Sequence[JsonObject | None]) -> None:
-    """Layers that the model does not have are refused here; the header tells how many there are."""
-    for (where, part), known in zip(_parts(spec), facts, strict=True):
-        count = (known or {}).get("num_layers")
-        if count is None or not isinstance(part, PruneSpec):
-            continue
-        if any(index >= count for index in part.layer_indices or ()):
-            raise _layers(f"the model has {count} layers", (*where, "layer_indices"))
-        if (part.num_layers_to_remove or 0) >= count:
-            message = f"the model has {count} layers, and at least one must stay"
-            raise _layers(message, (*where, "num_layers_to_remove"))
-
-
-def _layers(message: str, where: Location) -> InvalidError:
-    return InvalidError(message, code="layers_out_of_range", location=("spec", *where))
-
-
 def cost_of_job(books: Books, job: Job, spec: Spec, workers: Sequence[Worker]) -> Cost | None:
     """The estimate of a job that was admitted before; None if a model or an earlier job is gone by now."""
     wanted = list(needs(spec, ("spec",), workers))
@@ -335,10 +366,9 @@ def cost_of_job(books: Books, job: Job, spec: Spec, workers: Sequence[Worker]) -
     if not able:
         return None
     try:
-        sources = {
-            job_id: _source_job(books, job.tenant, job_id, where) for job_id, where in _jobs_named(spec)
-        }
+        sources = _sources(books, job.tenant, spec)
         uploads = _uploads_named(books, job.tenant, spec)
     except InvalidError:
         return None
-    return cost_of(job.kind, spec, _facts(spec, able, sources, uploads))
+    each = _facts_of_each(spec, able, sources, uploads)
+    return cost_of(job.kind, spec, [_larger(known) for known in each], suite_facts(able))

@@ -46,7 +46,8 @@ def _revision(ref: Any, workers: Sequence[Worker], sources: Mapping[str, JobFact
     if isinstance(ref, HubModelRef):
         return f"{ref.id}@{ref.revision}"
     if isinstance(ref, JobModelRef):
-        return f"{ref.job_id}/{sources[ref.job_id].job.attempt}"
+        whole = f"{ref.job_id}/{sources[ref.job_id].job.attempt}"
+        return whole if ref.step is None else f"{whole}/{ref.step}"
     if isinstance(ref, UploadRef):
         return f"upload {ref.id}"  # once complete its files never change
     if isinstance(ref, LocalModelRef):

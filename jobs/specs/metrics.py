@@ -14,7 +14,8 @@ _PRUNE = {
     *("calibration_tokens_per_feature", "perplexity_before_healing", "healing_steps", "healing_seconds"),
     *("healing_first_loss", "healing_last_loss", "bias_against_random"),
     *("perplexity_dense", "perplexity_pruned", "perplexity_static_same_size", "perplexity_ratio"),
-    *("bias_change", "tokens_per_second_ratio", "reload_check"),
+    *("bias_change", "tokens_per_second_ratio", "reload_check", "loads_with_transformers"),
+    *("evaluation_max_length", "evaluation_windows", "evaluation_tokens"),
 }
 _BIAS = {
     *("pairs", "templates", "control_pairs", "share_aligned", "mean_difference", "minimum_detectable"),
@@ -27,7 +28,7 @@ _EVALUATE = {
     *("perplexity", "perplexity_baseline", "perplexity_ratio", "perplexity_tokens", "perplexity_windows"),
     *("perplexity_tokens_baseline", "perplexity_windows_baseline"),
     *("tokens_per_second", "tokens_per_second_baseline", "tokens_per_second_ratio", "speedup"),
-    *("avg_time", "seconds"),
+    *("avg_time", "seconds", "evaluation_max_length", "evaluation_windows", "evaluation_tokens"),
 }
 _KNOWN = {
     "analyze": _ANALYZE,

@@ -110,10 +110,12 @@ class HubModelRef(Strict):
 
 
 class JobModelRef(Strict):
-    """The checkpoint that an earlier job of the same tenant wrote."""
+    """The checkpoint that an earlier job of the same tenant wrote; of a pipeline, one of its steps'."""
 
     source: Literal["job"]
     job_id: JobId
+    step: StepName | None = None
+    """Which prune step of a pipeline."""
 
 
 class StepModelRef(Strict):

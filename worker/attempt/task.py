@@ -17,7 +17,7 @@ from jobs.uploads.checking import read_file
 from optipfair_engine.headers import HeaderError, inspect_model_folder, loaded_bytes
 from worker.attempt.publishing import Workspace
 from worker.inputs.cache import folder_bytes
-from worker.inputs.places import Places
+from worker.inputs.places import Places, place_of
 from worker.services import Services
 
 
@@ -36,8 +36,10 @@ def build_task(
     """
     settings, job = services.settings, claim.job
     fetched = {
-        job_id: str(stack.enter_context(job_folder(services, job.tenant, job_id, interrupt)))
-        for job_id in sorted(set(job_ids(job.spec)))
+        place_of(job_id, step): str(
+            stack.enter_context(job_folder(services, job.tenant, job_id, interrupt, step))
+        )
+        for job_id, step in sorted(set(named_jobs(job.spec)), key=str)
     }
     uploads = {
         upload_id: str(stack.enter_context(upload_folder(services, job.tenant, upload_id, interrupt)))
@@ -63,16 +65,16 @@ def build_task(
     }
 
 
-def job_ids(value: Any) -> Iterator[str]:
-    """The ids of all earlier jobs that a spec refers to: models of source "job" and plans."""
+def named_jobs(value: Any) -> Iterator[tuple[str, str | None]]:
+    """All earlier jobs that a spec refers to (models of source "job" and plans), with the step, if any."""
     if isinstance(value, Mapping):
         if isinstance(value.get("job_id"), str):
-            yield value["job_id"]
+            yield value["job_id"], value.get("step")
         for part in value.values():
-            yield from job_ids(part)
+            yield from named_jobs(part)
     elif isinstance(value, list):
         for part in value:
-            yield from job_ids(part)
+            yield from named_jobs(part)
 
 
 def upload_ids(value: Any) -> Iterator[str]:
@@ -106,7 +108,7 @@ def _prune_specs(kind: str, spec: Mapping[str, Any]) -> Iterator[Mapping[str, An
 def _written_bytes(services: Services, spec: Mapping[str, Any]) -> int:
     model, dtype = spec["model"], spec.get("dtype")
     if model["source"] == "job":
-        return _job_bytes(services, model["job_id"], dtype)
+        return _job_bytes(services, model["job_id"], model.get("step"), dtype)
     if model["source"] == "local":
         return _local_bytes(services.settings.models_dir / str(model["name"]), dtype)
     if model["source"] == "upload":
@@ -122,9 +124,11 @@ def _upload_bytes(services: Services, upload_id: str, dtype: str | None) -> int:
     return sum(facts.files.values()) - facts.bytes + loaded_bytes(facts, dtype)
 
 
-def _job_bytes(services: Services, job_id: str, dtype: str | None) -> int:
-    stored = sum(artifact.size for artifact in services.repository.list_artifacts(job_id))
-    parameters = (services.repository.get_metrics(job_id) or {}).get("pruned_parameters") or 0
+def _job_bytes(services: Services, job_id: str, step: str | None, dtype: str | None) -> int:
+    before = "" if step is None else f"{step}."
+    artifacts = services.repository.list_artifacts(job_id)
+    stored = sum(artifact.size for artifact in artifacts if artifact.name.startswith(before))
+    parameters = (services.repository.get_metrics(job_id) or {}).get(f"{before}pruned_parameters") or 0
     return max(stored, 4 * int(parameters)) if dtype == "float32" else stored
 
 
@@ -140,19 +144,24 @@ def _local_bytes(folder: Path, dtype: str | None) -> int:
 
 
 @contextmanager
-def job_folder(services: Services, tenant: str, job_id: str, interrupt: Interrupt) -> Iterator[Path]:
-    """The artifacts of an earlier job of the same tenant, in the cache.
+def job_folder(
+    services: Services, tenant: str, job_id: str, interrupt: Interrupt, step: str | None = None
+) -> Iterator[Path]:
+    """The artifacts of an earlier job of the same tenant, in the cache; of one step under their own names.
 
     Raises:
-        InvalidError: there is no such job, or it has no artifacts.
+        InvalidError: there is no such job, or it (or its step) has no artifacts.
     """
-    artifacts = _artifacts_of(services, tenant, job_id)
+    before = "" if step is None else f"{step}."
+    artifacts = [item for item in _artifacts_of(services, tenant, job_id) if item.name.startswith(before)]
+    if not artifacts:
+        raise InvalidError(f"job {job_id} has no files of a step {step!r}", code="model_not_found")
 
     def fill(folder: Path) -> None:
         for artifact in artifacts:
-            _fetch(services, artifact, folder / artifact.name, interrupt)
+            _fetch(services, artifact, folder / artifact.name.removeprefix(before), interrupt)
 
-    key = artifacts[0].storage.replace("/", "-")
+    key = artifacts[0].storage.replace("/", "-") + (f"-{step}" if step else "")
     with services.job_cache.folder(key, fill) as folder:
         yield folder
 

@@ -136,7 +136,8 @@ def run_bias(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metr
 def called(reference: Mapping[str, Any]) -> str:
     """A model as its user named it."""
     if reference["source"] == "job":
-        return f"job {reference['job_id']}"
+        step = f", step {reference['step']}" if reference.get("step") else ""
+        return f"job {reference['job_id']}{step}"
     if reference["source"] == "upload":
         return f"upload {reference['id']}"
     name: str = reference["id"] if reference["source"] == "hub" else reference["name"]

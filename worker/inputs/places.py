@@ -24,6 +24,11 @@ class InputNotFoundError(EngineError, ValueError):
     code = "input_not_found"
 
 
+def place_of(job_id: str, step: str | None) -> str:
+    """The name under which the folder of a job, or of a pipeline's step, travels."""
+    return job_id if step is None else f"{job_id}/{step}"
+
+
 @dataclass(frozen=True)
 class Places:
     """Where this worker keeps what specs name; plain values, because they travel as JSON."""
@@ -34,7 +39,7 @@ class Places:
     hub_cache: str
     cache_bytes: int
     allow_hub: bool
-    #: Folders of earlier jobs' checkpoints, fetched by the supervisor, by job id.
+    #: Folders of earlier jobs' checkpoints, fetched by the supervisor, by `place_of` job and step.
     jobs: Mapping[str, str] = field(default_factory=dict)
     #: Folders of uploads, fetched likewise, by their ids.
     uploads: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +66,7 @@ class Inputs:
             case "hub":
                 return self._hub_model(reference["id"], reference["revision"])
             case "job":
-                return self._job_model(reference["job_id"])
+                return self._job_model(reference["job_id"], reference.get("step"))
             case "upload":
                 return self._upload(reference["id"])
             case "step":
@@ -84,8 +89,8 @@ class Inputs:
             hub_model(cache, model_id, revision, limit_bytes=limit, report=self.report)
         )
 
-    def _job_model(self, job_id: str) -> Path:
-        folder = self.places.jobs.get(job_id)
+    def _job_model(self, job_id: str, step: str | None) -> Path:
+        folder = self.places.jobs.get(place_of(job_id, step))
         if folder is None:
             raise CheckpointError(f"job {job_id} has no checkpoint", "model_not_found")
         return Path(folder)

@@ -131,7 +131,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
                 },
             ]
         },
-        "gates": [{"metric": "p.perplexity_ratio", "max": 2}, {"metric": "bias_change", "max": 0}],
+        "gates": [{"metric": "p.reduction", "min": 2}, {"metric": "mean_difference", "max": 0}],
     },
 }
 
