@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optipfair_engine.cli.generated import options_from
+from optipfair_engine.cli.output import Overwrite, filled_folder
 from optipfair_engine.cli.shared import (
     CALIBRATION,
     RUN,
@@ -17,7 +18,6 @@ from optipfair_engine.cli.shared import (
     OutputPath,
     Verbose,
     find_model,
-    fresh_folder,
     read_calibration,
     read_text_file,
     refuse_unread,
@@ -93,6 +93,7 @@ def prune(
             help="Apply the plan of an earlier run (its folder), at its size or another.", rich_help_panel=RUN
         ),
     ] = None,
+    overwrite: Overwrite = False,
     verbose: Verbose = True,
     as_json: Json = False,
     **chosen: Any,
@@ -117,6 +118,7 @@ def prune(
         calibration,
         evaluation,
         plan,
+        overwrite=overwrite,
         quiet=not verbose,
         check_more=chosen["verify"] is None,
         out_of_core=apart,
@@ -154,6 +156,7 @@ def _run(
     evaluation: Path | None,
     plan: Path | None,
     *,
+    overwrite: bool,
     quiet: bool,
     check_more: bool,
     out_of_core: bool,
@@ -170,7 +173,10 @@ def _run(
         if choose_route(options, case).execution == "memory":
             options = options.changed(verify="logits")
     texts = read_text_file(evaluation)
-    with fresh_folder(output_path, source) as folder, progress(quiet) as report:
+    with (
+        filled_folder(output_path, "prune", overwrite=overwrite, sources=(source,)) as folder,
+        progress(quiet) as report,
+    ):
         from optipfair_engine.workflow import prune_checkpoint
 
         samples = read_calibration(

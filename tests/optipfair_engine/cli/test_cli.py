@@ -187,25 +187,10 @@ def test_a_refused_family_names_what_to_do(source: Path, tmp_path: Path) -> None
     assert "llama" in err and 'use pruning_type="MLP_GLU"' in err
 
 
-def test_only_earlier_results_are_replaced(source: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    assert prune(source, output, "--layer-indices", "1")[0] == 0
-    assert prune(source, output, "--pruning-type", "DEPTH", "--num-layers-to-remove", 1)[0] == 0
-    assert len(load_pruned(output).model.layers) == 3
-    assert not (output / "kept_neurons.png").exists()
-    code, _, err = prune(source, source)
-    assert (code, "the model itself" in err) == (2, True)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years")
-    code, _, err = prune(source, tmp_path / "mine")
-    assert (code, "not empty" in err) == (2, True)
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
-
-
 def test_a_failed_run_keeps_the_earlier_result(source: Path, tmp_path: Path) -> None:
     assert prune(source, tmp_path / "out")[0] == 0
     before = (tmp_path / "out/model.safetensors").read_bytes()
-    assert prune(source, tmp_path / "out", "--layer-indices", "99")[0] == 2
+    assert prune(source, tmp_path / "out", "--layer-indices", "99", "--overwrite")[0] == 2
     assert (tmp_path / "out/model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
