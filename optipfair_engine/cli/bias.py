@@ -219,7 +219,7 @@ def _show(title: str, metrics: dict[str, object], output: Path, as_json: bool) -
 
     conclusion, warnings = read_findings(output)
     print(conclusion)
-    show_table(title, metrics)
+    show_table(title, {name: value for name, value in metrics.items() if name != "warnings"})
     for text in warnings:
         warn(text)
     print(f"Report: {output / 'report.html'}")

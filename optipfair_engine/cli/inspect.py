@@ -211,8 +211,8 @@ def _show_evaluation(model_path: str, metrics: dict[str, Any]) -> None:
         if isinstance(value, int | float)
     }
     show_table(f"Evaluation of {model_path}", numbers)
-    for message in metrics.get("warnings", ()):
-        warn(message)
+    for warning in metrics.get("warnings", ()):
+        warn(warning["message"])
     _show_speeds(metrics)
     for generation in metrics.get("generations", ()):
         rows = {"model": generation["text"]}

@@ -74,9 +74,7 @@ def refuse_existing_file(file: Path, *, overwrite: bool) -> None:
         InvalidOptionError: it is there.
     """
     if file.exists() and not overwrite:
-        raise InvalidOptionError(
-            f"{file.name} is there already: name another, or give --overwrite"
-        )
+        raise InvalidOptionError(f"{file.name} is there already: name another, or give --overwrite")
 
 
 def _replaceable(target: Path, overwrite: bool, sources: Iterable[Path]) -> Mapping[str, object]:

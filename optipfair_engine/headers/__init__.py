@@ -21,6 +21,7 @@ from optipfair_engine.headers.folder import (
     read_safetensors_header,
     weight_files,
 )
+from optipfair_engine.headers.reach import out_of_reach, width_type
 
 __all__ = [
     "Estimate",
@@ -32,10 +33,12 @@ __all__ = [
     "inspect_model_folder",
     "loaded_bytes",
     "model_revision",
+    "out_of_reach",
     "pickled_message",
     "read_config",
     "read_headers",
     "read_index",
     "read_safetensors_header",
     "weight_files",
+    "width_type",
 ]

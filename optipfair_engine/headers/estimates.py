@@ -44,6 +44,9 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     if refit and tokens:
         flops += 2.0 * tokens * layers * wide**2
         memory += layers * wide**2 * 4 * 2  # a Gram matrix of what is fitted, and one of what is held out
+    memory += _activation_bytes(facts, spec)
+    flops += 2.0 * _read_tokens(spec) * facts.parameters
+    flops += _attention_flops(facts, spec)
     if tokens:
         # a layer's weights cast to float32, where the processor is faster in it
         memory += facts.parameters / (layers + 1) * 4
@@ -72,6 +75,47 @@ def _calibration_tokens(calibration: Mapping[str, Any]) -> int:
     return samples * int(calibration.get("max_length", 512))
 
 
+def _windows(spec: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """What is read: (tokens of a window, windows at once, windows), of calibration and of perplexity."""
+    found = []
+    calibration = spec.get("calibration")
+    if isinstance(calibration, Mapping) and _calibration_tokens(calibration):
+        length = int(calibration.get("max_length", 512))
+        found.append(
+            (length, int(calibration.get("batch_size", 8)), _calibration_tokens(calibration) // length)
+        )
+    for name in ("evaluation", "text"):
+        text = spec.get(name)
+        if isinstance(text, Mapping):
+            length = int(text.get("max_length") or spec.get("max_length") or 512)
+            # dense, pruned, and beside calibration the static one of the same size
+            passes = 1 if name == "text" else 3 if found else 2
+            found.append((length, 1, passes * int(text.get("num_windows") or 40)))
+    return found
+
+
+def _activation_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
+    """What one pass holds beside the weights: a layer's states, and the logits twice in float32."""
+    hidden, wide = facts.hidden_size or 1, facts.intermediate_size or 1
+    logits = 2 * (facts.vocab_size or 0)
+    each = [
+        4.0 * length * at_once * (8 * hidden + 3 * wide + logits) for length, at_once, _ in _windows(spec)
+    ]
+    return max(each, default=0.0)
+
+
+def _read_tokens(spec: Mapping[str, Any]) -> float:
+    """Tokens that perplexity is measured on; those of calibration are counted with what is made of them."""
+    read = {name: value for name, value in spec.items() if name != "calibration"}
+    return float(sum(length * count for length, _, count in _windows(read)))
+
+
+def _attention_flops(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
+    """Products of queries and keys, and of weights and values: they grow with the square of the length."""
+    layers, hidden = facts.num_layers or 1, facts.hidden_size or 1
+    return sum(4.0 * layers * hidden * length**2 * count for length, _, count in _windows(spec))
+
+
 def _output_bytes(facts: ModelFacts, spec: Mapping[str, Any], weights: int) -> int:
     if spec.get("target_bytes"):
         return min(weights, int(spec["target_bytes"]))
@@ -93,11 +137,13 @@ def _removed_share(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
     removed = (
         1 - min(1.0, rate / 100 * hidden / wide) if rate else (spec.get("pruning_percentage") or 0) / 100
     )
-    mlp = min(in_layers, layers * _matrices(facts.model_type) * hidden * wide / max(facts.parameters, 1))
+    mlp = min(
+        in_layers, layers * matrices_of_mlp(facts.model_type) * hidden * wide / max(facts.parameters, 1)
+    )
     return mlp * share * removed
 
 
-def _matrices(model_type: str) -> int:
+def matrices_of_mlp(model_type: str) -> int:
     """Weight matrices that a neuron has a row or column of: up and down, and a gate in most families."""
     family = known_architecture(model_type)
     return 2 if family is not None and family.mlp is not None and family.mlp.gate is None else 3

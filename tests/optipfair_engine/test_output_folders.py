@@ -93,9 +93,7 @@ def test_a_bias_analysis_into_a_pruned_models_folder_leaves_its_metrics(used: Pa
 
 
 @pytest.mark.parametrize("command", ["analyze", "evaluate", "importance", "bias", "prune"])
-def test_no_command_writes_into_a_folder_of_someone_elses(
-    source: Path, tmp_path: Path, command: str
-) -> None:
+def test_no_command_writes_into_a_folder_of_someone_elses(source: Path, tmp_path: Path, command: str) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "metrics.json").write_text("years")
     text = tmp_path / "text.txt"
