@@ -114,8 +114,6 @@ class EvaluateSpec(OfModel):
     """Prompts to continue."""
     timing: bool = False
     """Measures the speed of generation."""
-    max_length: int = Field(default=512, ge=2, le=32_768)
-    """Tokens in a window of the text."""
     max_new_tokens: int = Field(default=50, ge=1, le=2048)
     """Tokens to generate for each prompt."""
     dtype: DType = "auto"
@@ -208,7 +206,19 @@ Spec = AnalyzeSpec | ImportanceSpec | PruneSpec | BiasSpec | EvaluateSpec | Pipe
 
 def parse_spec(kind: str, spec: dict[str, Any]) -> Any:
     """A stored spec as its model again (the worker's way in)."""
-    return SPECS[kind].model_validate(spec)
+    return SPECS[kind].model_validate(_as_of_now(kind, spec))
+
+
+def _as_of_now(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A stored spec in today's words: the length of windows once stood beside the text of `evaluate`."""
+    if kind == "pipeline":
+        steps = [{**step, "spec": _as_of_now(step["kind"], step["spec"])} for step in spec["steps"]]
+        return {**spec, "steps": steps}
+    if kind != "evaluate" or "max_length" not in spec:
+        return spec
+    rest = {name: value for name, value in spec.items() if name != "max_length"}
+    text = rest.get("text")
+    return {**rest, "text": text and {"max_length": spec["max_length"], **text}}
 
 
 def spec_to_json(spec: BaseModel) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pydantic import (
 
 from jobs.ids import is_id
 from optipfair_engine.options.base import Strict, again
-from optipfair_engine.options.calibration import Cut
+from optipfair_engine.options.calibration import WINDOW_LENGTH, WINDOWS, Cut
 
 MAX_TEXTS = 4096
 MAX_TEXT_LENGTH = 100_000
@@ -174,6 +174,10 @@ class TextRef(Strict):
     source: Literal["local", "upload"] | None = None
     name: OpaqueName | None = None
     id: UploadId | None = None
+    max_length: Annotated[int, Field(ge=2, le=32_768)] = WINDOW_LENGTH
+    """Tokens in a window: perplexities over other windows can't be compared."""
+    num_windows: Annotated[int, Field(ge=1, le=100_000)] = WINDOWS
+    """At most how many windows are scored, spread over the text."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

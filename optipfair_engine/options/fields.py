@@ -79,7 +79,7 @@ class PruneFields(Strict):
     target_bytes: Annotated[Count | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
     """The size that stays: at most so many bytes of weights."""
     allocation: Annotated[Allocation | None, About(_WHAT, _WIDTH, neutral=("uniform",))] = None
-    """One width for all layers, or by importance. Unless given: uniform, with the preset allocated."""
+    """One width for all layers, or by importance. Unless given: uniform."""
     expansion_divisor: Annotated[ExpansionDivisor | None, About(_SIZE, _WIDTH)] = None
     """Rounds intermediate_size to a multiple."""
     layer_indices: Annotated[Sequence[Any] | None, About(_WHAT)] = None

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 def resolve_preset(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
     """Options with the preset written out; what was chosen away from the defaults stays as it is.
 
+    Widths are equal, so that plain transformers loads the result, unless ``allocation`` says otherwise.
     Without calibration ``recommended`` changes nothing: the result then carries
-    ``pruning.recommended.STATIC_WARNING``.
+    ``pruning.cautions.STATIC_WARNING``.
     """
     if options.preset != "recommended" or not calibrated:
         return options
@@ -21,8 +22,6 @@ def resolve_preset(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
         # fairness is itself the score of neurons
         if options.neuron_selection_method == "MAW" and options.fairness is None:
             changes["neuron_selection_method"] = "OBS"
-        if options.layer_indices is None and options.allocation is None:
-            changes["allocation"] = "allocated"
     elif options.pruning_type == "ATTENTION":
         changes["attention_unit"] = "query_head"
     elif options.layer_selection_method == "last" and options.layer_indices is None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Spec = Mapping[str, Any]
 Metrics = dict[str, Any]
+#: How a text that is measured on is cut.
+_CUT = ("max_length", "num_windows")
 Runner = Callable[[Spec, Path, Inputs, Reporter], Metrics]
 
 
@@ -105,10 +107,12 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
 
 
 def prune_options(spec: Spec) -> PruneOptions:
-    """The engine's options of a prune spec: the same names, and how its calibration text is cut."""
+    """The engine's options of a prune spec: the same names, and how its texts are cut."""
     from optipfair_engine.options.prune import PruneOptions
 
     given = {**spec, **(spec["calibration"] or {})}
+    cut = {name: value for name, value in (spec["evaluation"] or {}).items() if name in _CUT}
+    given |= {f"evaluation_{name}": value for name, value in cut.items()}
     return PruneOptions(**{name: given[name] for name in PruneOptions.model_fields if name in given})
 
 
@@ -157,7 +161,7 @@ def run_evaluate(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
             texts=inputs.texts(spec["text"]),
             prompts=spec["prompts"],
             timing=spec["timing"],
-            max_length=spec["max_length"],
+            **{name: value for name, value in (spec["text"] or {}).items() if name in _CUT},
             max_new_tokens=spec["max_new_tokens"],
             dtype=spec["dtype"],
             compute_dtype=spec.get("compute_dtype", "auto"),

@@ -70,12 +70,8 @@ def prune_out_of_core(
     calibration = _samples(source, options, calibration_texts)
     with _work_folder(work, output) as folder:
         plan = plan_out_of_core(source, options, calibration, folder, report=report)
-        metrics = prune_streamed(source, output, options, route, plan=plan, report=report)
-    return metrics | {
-        "calibration_tokens": calibration.tokens,
-        "compute_dtype": computed_in(),
-        "warnings": metrics.get("warnings", []),
-    }
+        metrics = prune_streamed(source, output, options, route, plan=plan, calibrated=True, report=report)
+    return metrics | {"calibration_tokens": calibration.tokens, "compute_dtype": computed_in()}
 
 
 def plan_out_of_core(

@@ -207,11 +207,11 @@ def _memory_bytes(source: Path, options: PruneOptions, calibration: bool) -> int
         facts = inspect_model_folder(source)
     except HeaderError:  # loading the model says what is wrong with it
         return None
-    return estimate_prune(facts, _as_spec(options, calibration)).peak_memory_bytes
+    return estimate_prune(facts, spec_of(options, calibration)).peak_memory_bytes
 
 
-def _as_spec(options: PruneOptions, calibration: bool) -> dict[str, Any]:
-    """The options as the estimate reads them: with the names of a job's spec."""
+def spec_of(options: PruneOptions, calibration: bool) -> dict[str, Any]:
+    """The options under the names of a job's spec, as estimates and the readers of headers take them."""
     same = ("preset", "pruning_type", "compensation", "dtype", "layer_indices")
     size = rules.asked_layers if options.pruning_type == "DEPTH" else rules.asked_size
     texts = {"source": "given", "max_length": options.max_length, "num_samples": options.num_samples or 128}
