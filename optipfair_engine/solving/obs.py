@@ -112,6 +112,7 @@ class _State:
         size = gram.shape[0]
         self.dense = weight.to(gram.device).double().T.contiguous()
         self.weight = self.dense.clone()
+        self.norms = torch.linalg.vector_norm(self.weight, dim=1)
         self.scale = ridge_diagonal(gram, scale)
         self.inverse = inverse_of(lambda: ridged(gram, ridge, self.scale))
         self.diagonal = self.inverse.diagonal().clone()
@@ -123,8 +124,7 @@ class _State:
 
     def cheapest(self, count: int) -> Tensor:
         """The inputs with the least ‖W_j‖²/(A⁻¹)_jj, the lower index first among equals."""
-        score = torch.linalg.vector_norm(self.weight, dim=1).square() / self.diagonal
-        score[~self.stays] = torch.inf
+        score = (self.norms.square() / self.diagonal).masked_fill_(~self.stays, torch.inf)
         return self.index[torch.sort(score, stable=True).indices[:count]]
 
     def remove(self, chosen: Tensor) -> None:
@@ -137,7 +137,9 @@ class _State:
         # row c of L⁻¹ W_B holds the extra cost of the c-th removal after those before it
         half = torch.linalg.solve_triangular(factor, self.weight[gone], upper=False)
         columns = torch.linalg.solve_triangular(factor, rows, upper=False)
-        self.weight.addmm_(columns.T, half, alpha=-1)
+        for part in panels(len(self.index)):  # its norms while it is in the processor's cache
+            moved = self.weight[part].addmm_(columns[:, part].T, half, alpha=-1)
+            self.norms[part] = torch.linalg.vector_norm(moved, dim=1)
         self.weight[gone] = 0  # what is left there is rounding
         self.diagonal -= columns.square().sum(0)
         self.stays[gone] = False
@@ -173,13 +175,15 @@ class _State:
         flat = self.inverse.view(-1)
         settled = flat[: width * width].view(width, width)
         for rows in panels(width):
-            moved = self.inverse[remains[rows]][:, remains[: rows.stop]]
+            lower = self.inverse[:, : int(remains[rows.stop - 1]) + 1]
+            moved = lower[remains[rows]][:, remains[: rows.stop]]
             moved.addmm_(waiting[:, rows].T, waiting[:, : rows.stop], alpha=-1)
             settled[rows, : rows.stop] = moved
             settled[: rows.start, rows] = moved[:, : rows.start].T
         self.inverse, self.waiting = settled, 0
         self.weight, self.dense = self.weight[remains], self.dense[remains]
-        self.index, self.diagonal, self.stays = self.index[remains], self.diagonal[remains], self.stays[remains]
+        self.index, self.stays = self.index[remains], self.stays[remains]
+        self.norms, self.diagonal = self.norms[remains], self.diagonal[remains]
 
 
 class _Costs:
