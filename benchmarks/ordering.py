@@ -2,9 +2,9 @@
 
     python benchmarks/ordering.py [--sizes 1536,8192,14336] [--threads N] [--extrapolate]
 
-Old is the procedure until this was written: LAPACK's inverse, and after each block of removals the Schur update
-of the whole matrix. New is ``solving.obs.eliminate``. Both remove all inputs of the same random layer, whose
-activations have many strong and few weak directions and unequal energies, with a quarter as many outputs as
+Old is the procedure until this was written: LAPACK's inverse, and after each block of removals the Schur
+update of the whole matrix. New is ``solving.obs.eliminate``. Both remove all inputs of the same random layer,
+whose activations have strong and weak directions and unequal energies, with a quarter as many outputs as
 inputs. Times are of the processor (all threads) and of the clock; the curves are compared at every width.
 ``--extrapolate`` measures sizes above 8192 on a layer of half the size, and multiplies times by eight.
 """

@@ -1,7 +1,8 @@
 """The inverse of a large positive matrix, in its own memory, nearly all of it as products of matrices.
 
 LAPACK's factorisation and inversion reach a third of a product's speed on processors whose maker is not the
-library's. The symmetric sweep (Goodnight 1979, in blocks) takes as many operations, I³, and they are products.
+library's. The symmetric sweep (Goodnight 1979, in blocks) takes as many operations, I³, nearly all of them in
+products.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from optipfair_engine.solving.refit import (
 BLOCKS = 192
 LARGEST_BLOCK = 32
 
-#: The matrix is updated after this part of the inputs has gone, at most ``LARGEST_DELAY``: products of so many
-#: rows run at full speed, and more would have to be looked through for every block.
+#: The matrix is updated after this part of the inputs has gone, at most ``LARGEST_DELAY``: products of so
+#: many rows run at full speed, and more would have to be looked through for every block.
 DELAYS = 16
 LARGEST_DELAY = 512
 
@@ -104,8 +104,8 @@ class _State:
     """What remains of W and A⁻¹ while inputs are removed; all in float64, W with one row an input.
 
     W, the diagonal of A⁻¹ and what is read of its rows are those of all removals. The matrix itself is
-    updated, and what was removed leaves it, once in a sixteenth of the inputs: until then the rows that are to
-    be subtracted from it, C with A⁻¹ = inverse − CᵀC, wait in ``pending``.
+    updated, and what was removed leaves it, once in a sixteenth of the inputs: until then the rows that are
+    to be subtracted from it, C with A⁻¹ = inverse − CᵀC, wait in ``pending``.
     """
 
     def __init__(self, weight: Tensor, gram: Tensor, ridge: float, scale: RidgeScale, block: int) -> None:
@@ -224,4 +224,3 @@ class _Costs:
         self._removed += float(steps[1, -1])
         self._moved = moved
         self._pending, self._count = [], 0
-

@@ -7,8 +7,8 @@ of some gigabytes. Most families' data tell which tensors a config means (``told
 plans that change more than sizes, it runs beside the copying.
 
 Tensors get their roles from their names alone (``layout``); the family's data, or a model of meta tensors
-built from the config (``structure``), say whether they were right. Where a checkpoint's names are not the model's own,
-``UnsupportedModelError`` says so, and the in-memory path does it instead.
+built from the config (``structure``), say whether they were right. Where a checkpoint's names are not the
+model's own, ``UnsupportedModelError`` says so, and the in-memory path does it instead.
 """
 
 from __future__ import annotations

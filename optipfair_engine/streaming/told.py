@@ -1,4 +1,4 @@
-"""The check of the structure by what the family's data tell, without transformers, whose import takes longest.
+"""The check of the structure by what the family's data tell: without transformers, whose import takes long.
 
 ``architectures.stored`` says which tensors a config means. Where that is what the source holds, it is trusted
 with the result too; where it isn't, ``structure`` asks transformers.

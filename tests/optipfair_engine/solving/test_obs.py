@@ -106,7 +106,9 @@ def plain_elimination(w: torch.Tensor, gram: torch.Tensor, ridge: float, block: 
 @pytest.mark.parametrize(("size", "block", "seed"), [(40, 1, 0), (130, 1, 1), (300, 4, 2), (520, 7, 3)])
 def test_updates_that_wait_change_no_order(size: int, block: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(2 * size, size // 3, generator=generator) @ torch.randn(size // 3, size, generator=generator)
+    x = torch.randn(2 * size, size // 3, generator=generator) @ torch.randn(
+        size // 3, size, generator=generator
+    )
     x = (x + torch.randn(2 * size, size, generator=generator)) * torch.randn(size, generator=generator).exp()
     w, gram = torch.randn(9, size, generator=generator), x.T @ x
     found = eliminate(w, gram, 1e-2, block_size=block, scale="coordinate")
