@@ -86,7 +86,7 @@ def _finish(
     told = [warning["message"] for warning in metrics["warnings"]]
     write_model_card(output, result.plan.model_type, summary, origin, warnings=told)
     # before the manifest is there: its hashes of the weights were computed as they were written
-    if options.verify != "none":
+    if options.verify != "none" and not result.structure_checked:
         from optipfair_engine.checkpoints.verify import verify_reload
 
         verify_reload(output, level=options.verify)
