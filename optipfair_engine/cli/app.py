@@ -9,6 +9,7 @@ import sys
 import typer
 
 from optipfair_engine.cli.bias import bias, compare
+from optipfair_engine.cli.export import export
 from optipfair_engine.cli.inspect import analyze, demo_model, evaluate, importance
 from optipfair_engine.cli.plan import plan
 from optipfair_engine.cli.prune import prune
@@ -29,6 +30,7 @@ app.command()(evaluate)
 app.command()(bias)
 app.command()(compare)
 app.command("demo-model")(demo_model)
+app.add_typer(export, name="export")
 
 
 def _show_version(wanted: bool) -> None:

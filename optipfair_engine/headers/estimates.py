@@ -16,6 +16,8 @@ _BYTES_PER_SECOND = 4e8
 _FLOPS = 2e10
 #: Of each parameter that healing trains: in float32, its gradient and Adam's two moments.
 _TRAINED_BYTES = 16
+#: Of each parameter in the file that is exported, f16.
+_GGUF_BYTES = 2
 _BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -52,7 +54,9 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     if extra:
         memory += facts.parameters * _TRAINED_BYTES * output / max(weights, 1)
     seconds = 3.0 + (2 * weights + 2 * output) / _BYTES_PER_SECOND + flops / _FLOPS + extra
-    return Estimate(int(memory), int(output), round(seconds, 1))
+    exported = output * _GGUF_BYTES / _weight_bytes(facts, weights) if spec.get("export") == "gguf" else 0.0
+    seconds += 2 * exported / _BYTES_PER_SECOND
+    return Estimate(int(memory), int(output + exported), round(seconds, 1))
 
 
 def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:
@@ -62,6 +66,11 @@ def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:
     """
     size = _BYTES_OF.get(dtype or "auto", 2 if facts.format == "gguf" else None)
     return facts.bytes if size is None else facts.parameters * size
+
+
+def _weight_bytes(facts: ModelFacts, weights: float) -> float:
+    """Bytes of one parameter."""
+    return max(weights / max(facts.parameters, 1), 1)
 
 
 def _calibration_tokens(calibration: Mapping[str, Any]) -> int:

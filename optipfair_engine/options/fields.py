@@ -28,6 +28,7 @@ from optipfair_engine.options.words import (
     ComputeDtype,
     DType,
     ExpansionDivisor,
+    Export,
     LayerSelectionMethod,
     NeuronSelectionMethod,
     Preset,
@@ -106,6 +107,8 @@ class PruneFields(Strict):
     """Keeps what a refit at another size needs, for a later job with plan."""
     verify: Annotated[VerifyLevel, About(_RUN, in_memory=False)] = "logits"
     """How the saved model is checked: by its logits, by its structure and hashes alone, or not."""
+    export: Annotated[Export, About(_RUN, in_memory=False)] = "none"
+    """gguf: also writes model.gguf (f16, with the tokenizer) for llama.cpp, beside the checkpoint."""
     dtype: Annotated[DType, About(_RUN, in_memory=False)] = "auto"
     """Number type that the model is loaded and saved in; auto: the checkpoint's."""
     device: Annotated[str, About(_RUN, in_memory=False)] = "auto"

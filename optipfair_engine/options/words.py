@@ -15,6 +15,8 @@ AttentionUnit = Literal["kv_group", "query_head"]
 Compensation = Literal["none", "least_squares"]
 VerifyLevel = Literal["none", "structure", "logits"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Export = Literal["none", "gguf"]
+GgufType = Literal["f16", "bf16", "q8_0"]
 ComputeDtype = Literal["auto", "float32", "checkpoint"]
 
 Visualization = Literal["mean_diff", "heatmap", "pca"]

@@ -1,0 +1,260 @@
+"""What a model is in a GGUF file: its architecture there, its metadata, and the name of each tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optipfair_engine.errors import CheckpointError, UnsupportedModelError
+
+#: Family → the architecture in which llama.cpp computes it. Rotary halves of ``llama`` and ``deci`` are
+#: interleaved there, so that rows of q and k change places; those of the others are not.
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_UNEQUAL = ("llama", "mistral", "qwen2")
+_INTERLEAVED = ("llama", "deci")
+
+_TOP = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+_PARTS = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_YARN_DEFAULTS: Mapping[str, Any] = {
+    "attention_factor": None,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": None,
+    "mscale_all_dim": None,
+    "truncate": True,
+}
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions: base, the kind and factor of their scaling, and what divides each frequency."""
+
+    base: float
+    scaling: str | None = None
+    factor: float = 1.0
+    original_context: int | None = None
+    divisors: Tensor | None = None
+    """float32 ``[head_dim / 2]``, stored as the tensor ``rope_freqs.weight``."""
+
+
+@dataclass(frozen=True)
+class GgufLayout:
+    """A model as llama.cpp knows it.
+
+    Attributes:
+        architecture: ``llama``, ``qwen2``, ``qwen3``, or ``deci`` for layers of unequal sizes.
+        heads: query heads of each layer.
+        kv_heads: key/value heads of each layer.
+        widths: MLP neurons of each layer.
+        head_dim: of query, key and value.
+        context_length: in tokens; no longer than a sliding window, which llama.cpp ignores here.
+        rope: rotary positions.
+        tied: the token embedding is the output, too, and stored once.
+    """
+
+    architecture: str
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+    widths: tuple[int, ...]
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    rms_norm_eps: float
+    rope: Rope
+    tied: bool
+
+    @classmethod
+    def of(cls, config: Any, shapes: Mapping[str, Sequence[int]]) -> GgufLayout:
+        """The layout of a checkpoint, from its config and the shapes of its tensors.
+
+        Raises:
+            UnsupportedModelError: llama.cpp would compute something else; the text names the family.
+            CheckpointError: a tensor is missing, or of a shape that the config contradicts.
+        """
+        refuse_family(config)
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        layers = range(config.num_hidden_layers)
+        rows = {
+            part: tuple(_rows(shapes, f"model.layers.{i}.{part}.weight") for i in layers)
+            for part in ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj")
+        }
+        heads = tuple(count // head_dim for count in rows["self_attn.q_proj"])
+        kv_heads = tuple(count // head_dim for count in rows["self_attn.k_proj"])
+        widths = rows["mlp.gate_proj"]
+        equal = all(len(set(sizes)) == 1 for sizes in (heads, kv_heads, widths))
+        if not equal:
+            refuse_unequal(config.model_type)
+            _refuse_query_bias(config, heads, head_dim, shapes)
+        return cls(
+            architecture=ARCHITECTURES[config.model_type] if equal else "deci",
+            heads=heads,
+            kv_heads=kv_heads,
+            widths=widths,
+            head_dim=head_dim,
+            hidden_size=config.hidden_size,
+            vocab_size=_rows(shapes, "model.embed_tokens.weight"),
+            context_length=_context_length(config),
+            rms_norm_eps=config.rms_norm_eps,
+            rope=_rope(config, head_dim),
+            tied=bool(config.tie_word_embeddings),
+        )
+
+    def name_of(self, name: str) -> str | None:
+        """A tensor's name in the file; ``None`` for what isn't stored.
+
+        Raises:
+            UnsupportedModelError: the architecture has no such tensor.
+        """
+        if name.endswith("rotary_emb.inv_freq") or (self.tied and name == "lm_head.weight"):
+            return None
+        if name in _TOP:
+            return _TOP[name]
+        layer, _, rest = name.removeprefix("model.layers.").partition(".")
+        part, _, kind = rest.rpartition(".")
+        if not layer.isdecimal() or part not in _PARTS or kind not in ("weight", "bias"):
+            raise UnsupportedModelError(f"{name} has no place in a GGUF file of architecture {self.architecture}")
+        return f"blk.{layer}.{_PARTS[part]}.{kind}"
+
+    def arranged(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor with its rows where llama.cpp looks for them: rotary pairs of q and k side by side."""
+        if self.architecture not in _INTERLEAVED or not any(f".{p}_proj." in name for p in "qk"):
+            return tensor
+        pairs = tensor.reshape(-1, 2, self.head_dim // 2, *tensor.shape[1:])
+        return pairs.transpose(1, 2).reshape(tensor.shape)
+
+    def describe(self, writer: Any) -> None:
+        """Write the metadata: one number where all layers have it, an array of one a layer under ``deci``."""
+        uneven = self.architecture == "deci"
+        writer.add_block_count(len(self.widths))
+        writer.add_context_length(self.context_length)
+        writer.add_embedding_length(self.hidden_size)
+        writer.add_feed_forward_length(list(self.widths) if uneven else self.widths[0])
+        writer.add_head_count(list(self.heads) if uneven else self.heads[0])
+        writer.add_head_count_kv(list(self.kv_heads) if uneven else self.kv_heads[0])
+        writer.add_key_length(self.head_dim)
+        writer.add_value_length(self.head_dim)
+        writer.add_layer_norm_rms_eps(self.rms_norm_eps)
+        writer.add_vocab_size(self.vocab_size)
+        writer.add_rope_dimension_count(self.head_dim)
+        writer.add_rope_freq_base(self.rope.base)
+        if self.rope.scaling is not None:
+            import gguf
+
+            writer.add_rope_scaling_type(gguf.RopeScalingType(self.rope.scaling))
+            writer.add_rope_scaling_factor(self.rope.factor)
+            if self.rope.original_context is not None:
+                writer.add_rope_scaling_orig_ctx_len(self.rope.original_context)
+
+
+def refuse_family(config: Any) -> None:
+    """Refuse a family that isn't written, or a variant of one that llama.cpp would compute otherwise.
+
+    Raises:
+        UnsupportedModelError: names the family and the ones that are written.
+    """
+    family = config.model_type
+    if family not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"{family}: GGUF files are written of {', '.join(ARCHITECTURES)} models; for {family}, use "
+            "convert_hf_to_gguf.py of llama.cpp on the checkpoint, if its layers are of equal size"
+        )
+    named = config.architectures or ()
+    if named and not all(str(name).endswith("ForCausalLM") for name in named):
+        raise UnsupportedModelError(f"{family}: {named[0]} is no causal language model, which a GGUF file holds")
+    if config.hidden_act not in ("silu", "swish"):
+        raise UnsupportedModelError(
+            f"{family}: llama.cpp computes its MLP with silu, and this model has {config.hidden_act}"
+        )
+
+
+def refuse_unequal(family: str) -> None:
+    """Refuse layers of unequal sizes where llama.cpp has no architecture for them.
+
+    Raises:
+        UnsupportedModelError: names the family and what would be right.
+    """
+    if family not in _UNEQUAL:
+        raise UnsupportedModelError(
+            f"{family}: llama.cpp loads layers of unequal sizes only of Llama-like models ({', '.join(_UNEQUAL)}); "
+            "its norms of queries and keys have no place there. Prune all layers to one size: "
+            'allocation "uniform", without layer_indices'
+        )
+
+
+def _refuse_query_bias(
+    config: Any, heads: Sequence[int], head_dim: int, shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """llama.cpp takes the bias of a deci layer's queries to be as long as the hidden size."""
+    for layer, count in enumerate(heads):
+        if f"model.layers.{layer}.self_attn.q_proj.bias" in shapes and count * head_dim != config.hidden_size:
+            raise UnsupportedModelError(
+                f"{config.model_type}: layer {layer} has biased queries of {count * head_dim} rows, and llama.cpp "
+                f"loads unequal layers only with {config.hidden_size} of them: leave the heads, or give all "
+                "layers the same number of heads and neurons"
+            )
+
+
+def _rows(shapes: Mapping[str, Sequence[int]], name: str) -> int:
+    if name not in shapes:
+        raise CheckpointError(f"the checkpoint lacks {name}")
+    return int(shapes[name][0])
+
+
+def _context_length(config: Any) -> int:
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    # no position further away than the window exists in a context that is no longer
+    return min(config.max_position_embeddings, window) if window and slides else config.max_position_embeddings
+
+
+def _rope(config: Any, head_dim: int) -> Rope:
+    said = dict(config.rope_parameters or {})
+    kind, base = said.get("rope_type", "default"), float(said.get("rope_theta", 10_000.0))
+    if said.get("partial_rotary_factor", 1.0) != 1.0:
+        kind = "partial"
+    if kind == "default":
+        return Rope(base)
+    if kind == "linear":
+        return Rope(base, "linear", float(said["factor"]))
+    if kind == "llama3":
+        return Rope(base, divisors=_llama3_divisors(base, head_dim, said))
+    if kind == "yarn" and all(said.get(key, value) == value for key, value in _YARN_DEFAULTS.items()):
+        context = said.get("original_max_position_embeddings") or config.max_position_embeddings
+        return Rope(base, "yarn", float(said["factor"]), int(context))
+    raise UnsupportedModelError(
+        f"{config.model_type}: rotary positions of type {kind} with these parameters are not written; default, "
+        "linear, llama3 and plain yarn are"
+    )
+
+
+def _llama3_divisors(base: float, head_dim: int, said: Mapping[str, Any]) -> Tensor:
+    """What divides each rotary frequency of Llama 3.1 (``rope_type`` llama3), float32 ``[head_dim / 2]``."""
+    factor, context = float(said["factor"]), said["original_max_position_embeddings"]
+    low, high = float(said["low_freq_factor"]), float(said["high_freq_factor"])
+    powers = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    waves_in_context = context / (2 * math.pi * base**powers)
+    smooth = ((waves_in_context - low) / (high - low)).clamp(0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).float()
