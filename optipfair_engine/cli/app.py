@@ -12,6 +12,7 @@ from optipfair_engine.cli.bias import bias, compare
 from optipfair_engine.cli.export import export
 from optipfair_engine.cli.inspect import analyze, demo_model, evaluate, importance
 from optipfair_engine.cli.plan import plan
+from optipfair_engine.cli.presets import presets
 from optipfair_engine.cli.prune import prune
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(prune)
 app.command()(plan)
+app.command()(presets)
 app.command()(analyze)
 app.command()(importance)
 app.command()(evaluate)

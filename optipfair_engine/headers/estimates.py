@@ -40,7 +40,7 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     calibration = spec.get("calibration") or {}
     tokens = _calibration_tokens(calibration) if isinstance(calibration, Mapping) else 0
     layers, wide = facts.num_layers or 1, facts.intermediate_size or 1
-    refit = spec.get("compensation") == "least_squares" or spec.get("preset") == "recommended"
+    refit = spec.get("compensation") == "least_squares" or spec.get("preset", "guide") != "guide"
     flops = 2.0 * tokens * facts.parameters
     memory: float = _PROCESS_BYTES + weights + output
     if refit and tokens:

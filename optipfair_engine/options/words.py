@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Preset = Literal["guide", "recommended"]
+Preset = Literal["guide", "recommended", "fast"]
 PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"]
 NeuronSelectionMethod = Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"]
 TieBreak = Literal["lower_index", "topk"]

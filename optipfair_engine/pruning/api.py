@@ -112,7 +112,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     view = locate(model, layers_path)
     check_finite(model)
     calibration = None if dataloader is None else as_calibration_set(dataloader)
-    if chosen.preset == "recommended" and calibration is None:
+    if chosen.preset != "guide" and calibration is None:
         warnings.warn(STATIC_WARNING, stacklevel=2)
     with progress_bars(show_progress) if report is None else nullcontext(report) as tell:
         plan = make_plan(view, chosen, calibration, report=tell)

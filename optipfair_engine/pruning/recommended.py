@@ -26,7 +26,7 @@ def calibration_metrics(plan: PruningPlan, options: PruneOptions, *, calibrated:
         found = {f"calibration_{name}": getattr(facts, name) for name in names}
         warnings += facts.warnings
     warnings += plan.provenance.warnings or ()
-    if options.preset == "recommended" and not calibrated and facts is None:
+    if options.preset != "guide" and not calibrated and facts is None:
         warnings.append(STATIC_WARNING)
     if warnings:
         found["warnings"] = warnings
