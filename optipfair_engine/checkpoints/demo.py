@@ -31,7 +31,7 @@ def write_demo_model(folder: Path | str) -> Path:
         return target
     if target.exists() and any(target.iterdir()):
         raise CheckpointError(f"{target.name} holds something else; name a new folder")
-    file = _find_file()
+    file = find_demo_gguf()
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -55,7 +55,12 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _find_file() -> Path:
+def find_demo_gguf() -> Path:
+    """The GGUF file that the package carries.
+
+    Raises:
+        CheckpointError: the package is not installed.
+    """
     # the package itself can't be imported without `llm`; only its data file is wanted
     spec = importlib.util.find_spec(_PACKAGE)
     places = list(spec.submodule_search_locations or ()) if spec else []

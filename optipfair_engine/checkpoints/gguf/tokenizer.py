@@ -23,7 +23,7 @@ _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
 #: (regular expression that splits, whether whole words skip the merges) → llama.cpp's name.
-_SPLITS = {
+SPLITS = {
     (_CONTRACTIONS + _WORDS + r"|\p{N}" + _REST, False): "qwen2",
     (_CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST, True): "llama-bpe",
 }
@@ -157,7 +157,7 @@ def name_of_splitting(said: Mapping[str, Any]) -> str:
     elif not by_regex and len(before) == 1 and before[0]["type"] == "Split":
         pattern = before[0].get("pattern", {}).get("Regex")
         isolated = before[0].get("behavior") == "Isolated" and not before[0].get("invert")
-        name = _SPLITS.get((pattern, bool(model.get("ignore_merges")))) if isolated else None
+        name = SPLITS.get((pattern, bool(model.get("ignore_merges")))) if isolated else None
     # llama.cpp composes no characters; nor does its own conversion of Qwen's tokenizers, which ask for NFC
     if name is None or normalizers not in ([], ["NFC"] if name == "qwen2" else []):
         raise _unknown("its pre-tokenizer or normalizer is none of those known here")
