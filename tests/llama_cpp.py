@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +23,17 @@ class LlamaCpp:
         # keys and values in the number type that the reference has
         options.cache_type_k = options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         self._server: Any = xllamacpp.Server(options)
+        self._client = httpx.Client(timeout=120)
+
+    def close(self) -> None:
+        """Stop it, and give its memory back."""
+        self._client.close()
+        del self._server
 
     def next_token(self, prompt: Sequence[int]) -> int:
         """The likeliest token after a prompt of token ids."""
-        answer = self._completion(prompt, 1)
-        return int(answer["choices"][0]["logprobs"]["content"][0]["id"])
+        (token,) = self._completion(prompt, 1)["tokens"]
+        return int(token)
 
     def tokens_per_second(self, prompt: Sequence[int], count: int) -> float:
         """How fast it generates ``count`` tokens after a prompt."""
@@ -36,15 +41,16 @@ class LlamaCpp:
 
     def tokens(self, text: str) -> list[int]:
         """A text as token ids, by llama.cpp's reading of the file's tokenizer."""
-        where = f"{self._server.listening_address}/tokenize"
-        answer = httpx.post(where, json={"content": text, "parse_special": True}, timeout=60)
-        return [int(token) for token in answer.raise_for_status().json()["tokens"]]
+        answer = self._post("tokenize", {"content": text, "parse_special": True})
+        return [int(token) for token in answer["tokens"]]
 
     def _completion(self, prompt: Sequence[int], count: int) -> dict[str, Any]:
-        asked = {"prompt": list(prompt), "max_tokens": count, "temperature": 0, "n_probs": 1, "ignore_eos": True}
-        answer = self._server.handle_completions(asked)
-        found: dict[str, Any] = json.loads(answer) if isinstance(answer, str) else answer
-        assert "choices" in found, found
+        asked = {"prompt": list(prompt), "n_predict": count, "temperature": 0, "ignore_eos": True}
+        return self._post("completion", asked | {"return_tokens": True, "cache_prompt": True})
+
+    def _post(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+        answer = self._client.post(f"{self._server.listening_address}/{path}", json=asked)
+        found: dict[str, Any] = answer.raise_for_status().json()
         return found
 
 
@@ -55,4 +61,4 @@ def llama_cpp(file: Path, context: int = 512) -> Iterator[LlamaCpp]:
     try:
         yield running
     finally:
-        del running._server
+        running.close()

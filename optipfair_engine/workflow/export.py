@@ -63,7 +63,11 @@ def check_export(source: Path, options: PruneOptions, *, calibrated: bool) -> No
     from transformers import AutoConfig
 
     from optipfair_engine.checkpoints.gguf import find_gguf
-    from optipfair_engine.checkpoints.gguf.layout import refuse_family, refuse_unequal
+    from optipfair_engine.checkpoints.gguf.layout import (
+        refuse_family,
+        refuse_fewer_heads,
+        refuse_unequal,
+    )
     from optipfair_engine.checkpoints.gguf.tokenizer import read_vocabulary
     from optipfair_engine.checkpoints.loading import load_config
     from optipfair_engine.options.presets import resolve_preset
@@ -78,6 +82,8 @@ def check_export(source: Path, options: PruneOptions, *, calibrated: bool) -> No
     some_layers = chosen.layer_indices is not None and chosen.pruning_type != "DEPTH"
     if chosen.allocation == "allocated" or some_layers:
         refuse_unequal(config.model_type)
+    if chosen.pruning_type == "ATTENTION":
+        refuse_fewer_heads(config)
     read_vocabulary(source, config.vocab_size, file)
 
 

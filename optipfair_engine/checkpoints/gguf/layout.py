@@ -36,6 +36,10 @@ _PARTS = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_BIASED_HEADS = (
+    "{}: with biased queries, llama.cpp loads only as many heads as the hidden size divided by the size of a head: "
+    "prune neurons or layers instead of heads"
+)
 _YARN_DEFAULTS: Mapping[str, Any] = {
     "attention_factor": None,
     "beta_fast": 32,
@@ -106,7 +110,9 @@ class GgufLayout:
         equal = all(len(set(sizes)) == 1 for sizes in (heads, kv_heads, widths))
         if not equal:
             refuse_unequal(config.model_type)
-            _refuse_query_bias(config, heads, head_dim, shapes)
+        biased = any(name.endswith("self_attn.q_proj.bias") for name in shapes)
+        if biased and any(count * head_dim != config.hidden_size for count in heads):
+            raise UnsupportedModelError(_BIASED_HEADS.format(config.model_type))
         return cls(
             architecture=ARCHITECTURES[config.model_type] if equal else "deci",
             heads=heads,
@@ -203,17 +209,14 @@ def refuse_unequal(family: str) -> None:
         )
 
 
-def _refuse_query_bias(
-    config: Any, heads: Sequence[int], head_dim: int, shapes: Mapping[str, Sequence[int]]
-) -> None:
-    """llama.cpp takes the bias of a deci layer's queries to be as long as the hidden size."""
-    for layer, count in enumerate(heads):
-        if f"model.layers.{layer}.self_attn.q_proj.bias" in shapes and count * head_dim != config.hidden_size:
-            raise UnsupportedModelError(
-                f"{config.model_type}: layer {layer} has biased queries of {count * head_dim} rows, and llama.cpp "
-                f"loads unequal layers only with {config.hidden_size} of them: leave the heads, or give all "
-                "layers the same number of heads and neurons"
-            )
+def refuse_fewer_heads(config: Any) -> None:
+    """Refuse to lose heads where llama.cpp takes queries to be as many numbers as the hidden size has.
+
+    Raises:
+        UnsupportedModelError: names the family and what would be right.
+    """
+    if config.model_type == "qwen2" or getattr(config, "attention_bias", False):
+        raise UnsupportedModelError(_BIASED_HEADS.format(config.model_type))
 
 
 def _rows(shapes: Mapping[str, Sequence[int]], name: str) -> int:

@@ -132,6 +132,7 @@ def assert_same_choices(model: PreTrainedModel, file: Path, count: int = 60) -> 
     ids = torch.randint(1, 300, (1, count), generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         logits = model.float()(ids).logits[0]
+    logits[:, 0] = -torch.inf  # llama.cpp is told not to end
     wrong = []
     with llama_cpp(file, 256) as running:
         for end in range(1, count + 1):
@@ -153,7 +154,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_p
 LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
 MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (LlamaForCausalLM, LlamaConfig, {}),
-    "llama, tied, biased, its own head size": (
+    "llama, tied and biased": (
         LlamaForCausalLM,
         LlamaConfig,
         {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
@@ -210,7 +211,7 @@ def test_unequal_layers_are_served_under_deci(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_equally_pruned_heads_keep_their_architecture(family: str, tmp_path: Path) -> None:
     kind, config, changes = MODELS[family]
     model = pruned(made(kind, config, **changes), pruning_type="ATTENTION", pruning_percentage=50)
@@ -332,10 +333,8 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused_by_name(tmp_path: Pat
     refused(model, tmp_path / "a.gguf", UnsupportedModelError, "rotary positions of type dynamic")
     qwen3 = pruned(made(*MODELS["qwen3"][:2], head_dim=32), pruning_percentage=40, layer_indices=[0])
     refused(saved(qwen3, tmp_path / "qwen3"), tmp_path / "a.gguf", UnsupportedModelError, "qwen3: llama.cpp loads")
-    qwen2 = pruned(
-        made(*MODELS["qwen2"][:2]), pruning_type="ATTENTION", pruning_percentage=50, layer_indices=[0]
-    )
-    refused(saved(qwen2, tmp_path / "qwen2"), tmp_path / "a.gguf", UnsupportedModelError, "qwen2: layer 0 has biased")
+    qwen2 = pruned(made(*MODELS["qwen2"][:2]), pruning_type="ATTENTION", pruning_percentage=50)
+    refused(saved(qwen2, tmp_path / "qwen2"), tmp_path / "a.gguf", UnsupportedModelError, "qwen2: with biased queries")
 
 
 def test_wrong_files_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
@@ -389,6 +388,7 @@ def test_a_pruned_gguf_keeps_its_tokenizer(tmp_path: Path) -> None:
     ("family", "options", "said"),
     [
         ("qwen3", {"layer_indices": [0]}, "qwen3: llama.cpp loads layers of unequal"),
+        ("qwen2", {"pruning_type": "ATTENTION", "pruning_percentage": 50}, "qwen2: with biased queries"),
         ("relu", {}, "with silu"),
     ],
 )
