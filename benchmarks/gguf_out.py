@@ -1,8 +1,8 @@
 """Do GGUF files say in llama.cpp what the checkpoint says in transformers, and how fast?
 
-The demo model, dense and with unequal widths (a third of the neurons of every other layer removed), is written as
-f16 with ``export_gguf`` and loaded by llama.cpp. Both programs are given the same WikiText-2 windows, one token
-after the other, and their choices of the next token are compared. transformers computes in float32 on the
+The demo model, dense and with unequal widths (a third of the neurons of every other layer removed), is
+written as f16 with ``export_gguf`` and loaded by llama.cpp. Both programs are given the same WikiText-2
+windows, one token after the other, and their choices of the next token are compared. transformers computes in float32 on the
 f16-rounded weights. Speed is llama.cpp's own figure for both files, in turns. Exits with 1 below 99 %.
 """
 
@@ -51,14 +51,20 @@ def main() -> int:
             file = work / f"{name}.gguf"
             made = export_gguf(folder, file)
             shares[name] = _agreement(folder, file, windows)
-            print(f"{name}: architecture {made['architecture']}, {made['output_bytes'] / 1e6:.0f} MB", flush=True)
+            print(
+                f"{name}: architecture {made['architecture']}, {made['output_bytes'] / 1e6:.0f} MB",
+                flush=True,
+            )
         for _ in range(options.rounds):
             for name in folders:
                 with llama_cpp(work / f"{name}.gguf") as running:
                     speed = running.tokens_per_second(windows[0][:32], options.generate)
                 speeds.setdefault(name, []).append(speed)
     for name, share in shares.items():
-        print(f"{name}: {share:.2%} of {sum(map(len, windows))} next tokens agree; {median(speeds[name]):.1f} tokens/s")
+        print(
+            f"{name}: {share:.2%} of {sum(map(len, windows))} next tokens agree; "
+            f"{median(speeds[name]):.1f} tokens/s"
+        )
     print(f"unequal / dense: {median(speeds['unequal']) / median(speeds['dense']):.2f} times the speed")
     return 0 if min(shares.values()) >= _AIM else 1
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from optipfair_engine.checkpoints.gguf.rope import Rope, context_length, rope_of
 from optipfair_engine.errors import CheckpointError, UnsupportedModelError
 
 #: Family → the architecture in which llama.cpp computes it. Rotary halves of ``llama`` and ``deci`` are
@@ -37,29 +36,9 @@ _PARTS = {
     "mlp.down_proj": "ffn_down",
 }
 _BIASED_HEADS = (
-    "{}: with biased queries, llama.cpp loads only as many heads as the hidden size divided by the size of a head: "
-    "prune neurons or layers instead of heads"
+    "{}: with biased queries, llama.cpp loads only as many heads as the hidden size divided by the size of a "
+    "head: prune neurons or layers instead of heads"
 )
-_YARN_DEFAULTS: Mapping[str, Any] = {
-    "attention_factor": None,
-    "beta_fast": 32,
-    "beta_slow": 1,
-    "mscale": None,
-    "mscale_all_dim": None,
-    "truncate": True,
-}
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary positions: base, the kind and factor of their scaling, and what divides each frequency."""
-
-    base: float
-    scaling: str | None = None
-    factor: float = 1.0
-    original_context: int | None = None
-    divisors: Tensor | None = None
-    """float32 ``[head_dim / 2]``, stored as the tensor ``rope_freqs.weight``."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +100,9 @@ class GgufLayout:
             head_dim=head_dim,
             hidden_size=config.hidden_size,
             vocab_size=_rows(shapes, "model.embed_tokens.weight"),
-            context_length=_context_length(config),
+            context_length=context_length(config),
             rms_norm_eps=config.rms_norm_eps,
-            rope=_rope(config, head_dim),
+            rope=rope_of(config, head_dim),
             tied=bool(config.tie_word_embeddings),
         )
 
@@ -140,7 +119,9 @@ class GgufLayout:
         layer, _, rest = name.removeprefix("model.layers.").partition(".")
         part, _, kind = rest.rpartition(".")
         if not layer.isdecimal() or part not in _PARTS or kind not in ("weight", "bias"):
-            raise UnsupportedModelError(f"{name} has no place in a GGUF file of architecture {self.architecture}")
+            raise UnsupportedModelError(
+                f"{name} has no place in a GGUF file of architecture {self.architecture}"
+            )
         return f"blk.{layer}.{_PARTS[part]}.{kind}"
 
     def arranged(self, name: str, tensor: Tensor) -> Tensor:
@@ -188,7 +169,9 @@ def refuse_family(config: Any) -> None:
         )
     named = config.architectures or ()
     if named and not all(str(name).endswith("ForCausalLM") for name in named):
-        raise UnsupportedModelError(f"{family}: {named[0]} is no causal language model, which a GGUF file holds")
+        raise UnsupportedModelError(
+            f"{family}: {named[0]} is no causal language model, which a GGUF file holds"
+        )
     if config.hidden_act not in ("silu", "swish"):
         raise UnsupportedModelError(
             f"{family}: llama.cpp computes its MLP with silu, and this model has {config.hidden_act}"
@@ -203,8 +186,8 @@ def refuse_unequal(family: str) -> None:
     """
     if family not in _UNEQUAL:
         raise UnsupportedModelError(
-            f"{family}: llama.cpp loads layers of unequal sizes only of Llama-like models ({', '.join(_UNEQUAL)}); "
-            "its norms of queries and keys have no place there. Prune all layers to one size: "
+            f"{family}: llama.cpp loads layers of unequal sizes only of Llama-like models "
+            f"({', '.join(_UNEQUAL)}); its norms of queries and keys have no place there. Prune all layers to one size: "
             'allocation "uniform", without layer_indices'
         )
 
@@ -223,41 +206,3 @@ def _rows(shapes: Mapping[str, Sequence[int]], name: str) -> int:
     if name not in shapes:
         raise CheckpointError(f"the checkpoint lacks {name}")
     return int(shapes[name][0])
-
-
-def _context_length(config: Any) -> int:
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
-    # no position further away than the window exists in a context that is no longer
-    return min(config.max_position_embeddings, window) if window and slides else config.max_position_embeddings
-
-
-def _rope(config: Any, head_dim: int) -> Rope:
-    said = dict(config.rope_parameters or {})
-    kind, base = said.get("rope_type", "default"), float(said.get("rope_theta", 10_000.0))
-    if said.get("partial_rotary_factor", 1.0) != 1.0:
-        kind = "partial"
-    if kind == "default":
-        return Rope(base)
-    if kind == "linear":
-        return Rope(base, "linear", float(said["factor"]))
-    if kind == "llama3":
-        return Rope(base, divisors=_llama3_divisors(base, head_dim, said))
-    if kind == "yarn" and all(said.get(key, value) == value for key, value in _YARN_DEFAULTS.items()):
-        context = said.get("original_max_position_embeddings") or config.max_position_embeddings
-        return Rope(base, "yarn", float(said["factor"]), int(context))
-    raise UnsupportedModelError(
-        f"{config.model_type}: rotary positions of type {kind} with these parameters are not written; default, "
-        "linear, llama3 and plain yarn are"
-    )
-
-
-def _llama3_divisors(base: float, head_dim: int, said: Mapping[str, Any]) -> Tensor:
-    """What divides each rotary frequency of Llama 3.1 (``rope_type`` llama3), float32 ``[head_dim / 2]``."""
-    factor, context = float(said["factor"]), said["original_max_position_embeddings"]
-    low, high = float(said["low_freq_factor"]), float(said["high_freq_factor"])
-    powers = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    waves_in_context = context / (2 * math.pi * base**powers)
-    smooth = ((waves_in_context - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - smooth) / factor + smooth)).float()

@@ -58,8 +58,8 @@ def read_vocabulary(folder: Path, size: int, copied_from: Path | None = None) ->
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise TokenizerError(
-            f"{folder.name} has no tokenizer.json, which the tokenizer of a GGUF file is converted from; save the "
-            "tokenizer there, or name a GGUF file that has it"
+            f"{folder.name} has no tokenizer.json, which the tokenizer of a GGUF file is converted from; save "
+            "the tokenizer there, or name a GGUF file that has it"
         )
     return _Converted.read(folder, size)
 
@@ -178,8 +178,8 @@ def _digits(step: Mapping[str, Any]) -> bool:
 
 def _unknown(why: str) -> TokenizerError:
     return TokenizerError(
-        f"the tokenizer can't be written to a GGUF file: {why} (known: {_KNOWN}); name a GGUF file of the dense "
-        "model, whose tokenizer is then copied"
+        f"the tokenizer can't be written to a GGUF file: {why} (known: {_KNOWN}); name a GGUF file of "
+        "the dense model, whose tokenizer is then copied"
     )
 
 
@@ -189,7 +189,9 @@ def _tokens(said: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
     for added in said.get("added_tokens") or ():
         by_id[added["id"]] = (added["content"], _CONTROL if added["special"] else _USER_DEFINED)
     if by_id and max(by_id) >= size:
-        raise TokenizerError(f"the tokenizer has tokens up to id {max(by_id)}, and the model only {size} rows")
+        raise TokenizerError(
+            f"the tokenizer has tokens up to id {max(by_id)}, and the model only {size} rows"
+        )
     entries = [by_id.get(index, (f"[PAD{index}]", _UNUSED)) for index in range(size)]
     return [token for token, _ in entries], [kind for _, kind in entries]
 

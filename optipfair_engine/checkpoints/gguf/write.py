@@ -92,10 +92,14 @@ def _headers(folder: Path) -> Any:
     except HeaderError as error:
         raise CheckpointError(error.message, error.code) from None
     if not headers:
-        raise CheckpointError(f"{folder.name} holds no safetensors: only those are written as GGUF", "model_not_found")
+        raise CheckpointError(
+            f"{folder.name} holds no safetensors: only those are written as GGUF", "model_not_found"
+        )
     for name, (_, info) in headers.items():
         if info.dtype not in _FLOATS:
-            raise UnsupportedModelError(f"tensor {name} has the type {info.dtype}, which is no weight to convert")
+            raise UnsupportedModelError(
+                f"tensor {name} has the type {info.dtype}, which is no weight to convert"
+            )
     return headers
 
 
@@ -150,7 +154,9 @@ def _announce(writer: Any, place: str, shape: tuple[int, ...], kind: GgufType) -
     import gguf
 
     stored = gguf.GGMLQuantizationType[stored_as(tuple(shape), kind)]
-    writer.add_tensor_info(place, shape, np.dtype(np.float32), _stored_bytes(tuple(shape), kind), raw_dtype=stored)
+    writer.add_tensor_info(
+        place, shape, np.dtype(np.float32), _stored_bytes(tuple(shape), kind), raw_dtype=stored
+    )
 
 
 def _stored_bytes(shape: tuple[int, ...], kind: GgufType) -> int:
@@ -186,8 +192,12 @@ def _bytes_of(name: str, rows: Tensor, stored: str) -> memoryview:
     if stored == "Q8_0":
         import gguf
 
-        return memoryview(np.ascontiguousarray(gguf.quantize(rows.float().numpy(), gguf.GGMLQuantizationType.Q8_0)))
+        return memoryview(
+            np.ascontiguousarray(gguf.quantize(rows.float().numpy(), gguf.GGMLQuantizationType.Q8_0))
+        )
     made = rows.to(torch.float16 if stored == "F16" else torch.float32).contiguous()
     if not torch.isfinite(made).all():
-        raise UnsupportedModelError(f"{name} holds a weight beyond the range of {stored.lower()}: take type bf16")
+        raise UnsupportedModelError(
+            f"{name} holds a weight beyond the range of {stored.lower()}: take type bf16"
+        )
     return memoryview(made.numpy()).cast("B")

@@ -325,16 +325,25 @@ def refused(folder: Path, output: Path, error: type[EngineError], said: str, **o
 
 def test_what_llama_cpp_would_compute_otherwise_is_refused_by_name(tmp_path: Path) -> None:
     gemma = saved(made(GemmaForCausalLM, GemmaConfig, head_dim=16, pad_token_id=0), tmp_path / "gemma")
-    refused(gemma, tmp_path / "a.gguf", UnsupportedModelError, "gemma: GGUF files are written of llama, mistral")
+    refused(
+        gemma, tmp_path / "a.gguf", UnsupportedModelError, "gemma: GGUF files are written of llama, mistral"
+    )
     relu = saved(made(*MODELS["llama"][:2], hidden_act="relu"), tmp_path / "relu")
     refused(relu, tmp_path / "a.gguf", UnsupportedModelError, "llama: .* with silu, and this model has relu")
     dynamic = {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}
     model = saved(made(*MODELS["llama"][:2], rope_parameters=dynamic), tmp_path / "dynamic")
     refused(model, tmp_path / "a.gguf", UnsupportedModelError, "rotary positions of type dynamic")
     qwen3 = pruned(made(*MODELS["qwen3"][:2], head_dim=32), pruning_percentage=40, layer_indices=[0])
-    refused(saved(qwen3, tmp_path / "qwen3"), tmp_path / "a.gguf", UnsupportedModelError, "qwen3: llama.cpp loads")
+    refused(
+        saved(qwen3, tmp_path / "qwen3"), tmp_path / "a.gguf", UnsupportedModelError, "qwen3: llama.cpp loads"
+    )
     qwen2 = pruned(made(*MODELS["qwen2"][:2]), pruning_type="ATTENTION", pruning_percentage=50)
-    refused(saved(qwen2, tmp_path / "qwen2"), tmp_path / "a.gguf", UnsupportedModelError, "qwen2: with biased queries")
+    refused(
+        saved(qwen2, tmp_path / "qwen2"),
+        tmp_path / "a.gguf",
+        UnsupportedModelError,
+        "qwen2: with biased queries",
+    )
 
 
 def test_wrong_files_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
@@ -354,7 +363,9 @@ def test_a_weight_beyond_f16_names_its_tensor_and_leaves_no_file(tmp_path: Path)
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
     folder = saved(model, tmp_path / "model")
-    refused(folder, tmp_path / "a.gguf", UnsupportedModelError, "layers.1.mlp.up_proj.weight .*take type bf16")
+    refused(
+        folder, tmp_path / "a.gguf", UnsupportedModelError, "layers.1.mlp.up_proj.weight .*take type bf16"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     write_gguf(folder, tmp_path / "a.gguf", kind="bf16")
 
@@ -404,7 +415,16 @@ def test_a_prune_that_could_not_be_exported_does_not_start(
 
 def test_the_command_writes_a_file_and_says_what_it_is(tmp_path: Path) -> None:
     folder = saved(made(*MODELS["qwen2"][:2]), tmp_path / "model")
-    words = ["export", "gguf", str(folder), "--output-path", str(tmp_path / "a.gguf"), "--type", "bf16", "--json"]
+    words = [
+        "export",
+        "gguf",
+        str(folder),
+        "--output-path",
+        str(tmp_path / "a.gguf"),
+        "--type",
+        "bf16",
+        "--json",
+    ]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     size = (tmp_path / "a.gguf").stat().st_size
