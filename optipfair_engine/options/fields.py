@@ -64,7 +64,7 @@ class PruneFields(Strict):
     """What is pruned, and how: the fields that jobs, the command and the engine's calls share."""
 
     preset: Annotated[Preset, About(_WHAT)] = "guide"
-    """guide: as the other fields say; recommended: what measured best; fast: less time (optipfair presets)."""
+    """guide: as the other fields say; recommended: what measured best; fast: in less time."""
     pruning_type: Annotated[PruningType, About(_WHAT)] = "MLP_GLU"
     """Neurons of gated (MLP_GLU) or plain (MLP) blocks, whole layers (DEPTH), or heads (ATTENTION)."""
     neuron_selection_method: Annotated[NeuronSelectionMethod, About(_WHAT, _WIDTH, flag="--method")] = "MAW"

@@ -187,8 +187,8 @@ def refuse_unequal(family: str) -> None:
     if family not in _UNEQUAL:
         raise UnsupportedModelError(
             f"{family}: llama.cpp loads layers of unequal sizes only of Llama-like models "
-            f"({', '.join(_UNEQUAL)}); its norms of queries and keys have no place there. Prune all layers to one size: "
-            'allocation "uniform", without layer_indices'
+            f"({', '.join(_UNEQUAL)}); its norms of queries and keys have no place there. Prune all "
+            'layers to one size: allocation "uniform", without layer_indices'
         )
 
 

@@ -65,8 +65,8 @@ def rope_of(config: Any, head_dim: int) -> Rope:
         context = said.get("original_max_position_embeddings") or config.max_position_embeddings
         return Rope(base, "yarn", float(said["factor"]), int(context))
     raise UnsupportedModelError(
-        f"{config.model_type}: rotary positions of type {kind} with these parameters are not written; default, "
-        "linear, llama3 and plain yarn are"
+        f"{config.model_type}: rotary positions of type {kind} with these parameters are not written; "
+        "default, linear, llama3 and plain yarn are"
     )
 
 

@@ -58,8 +58,8 @@ def read_vocabulary(folder: Path, size: int, copied_from: Path | None = None) ->
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise TokenizerError(
-            f"{folder.name} has no tokenizer.json, which the tokenizer of a GGUF file is converted from; save "
-            "the tokenizer there, or name a GGUF file that has it"
+            f"{folder.name} has no tokenizer.json, which the tokenizer of a GGUF file is converted from; "
+            "save the tokenizer there, or name a GGUF file that has it"
         )
     return _Converted.read(folder, size)
 
