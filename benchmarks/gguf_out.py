@@ -3,7 +3,8 @@
 The demo model, dense and with unequal widths (a third of the neurons of every other layer removed), is
 written as f16 with ``export_gguf`` and loaded by llama.cpp. Both programs are given the same WikiText-2
 windows, one token after the other, and their choices of the next token are compared. transformers
-computes in float32 on the f16-rounded weights. Speed is llama.cpp's own figure for both files, in turns. Exits with 1 below 99 %.
+computes in float32 on the f16-rounded weights. Speed is llama.cpp's own figure for both files, in turns.
+Exits with 1 below 99 %.
 """
 
 from __future__ import annotations
