@@ -40,9 +40,8 @@ def context_length(config: Any) -> int:
     kinds = getattr(config, "layer_types", None)
     slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
     # no position further away than the window exists in a context that is no longer
-    return (
-        min(config.max_position_embeddings, window) if window and slides else config.max_position_embeddings
-    )
+    longest = int(config.max_position_embeddings)
+    return min(longest, int(window)) if window and slides else longest
 
 
 def rope_of(config: Any, head_dim: int) -> Rope:
@@ -74,7 +73,7 @@ def _llama3_divisors(base: float, head_dim: int, said: Mapping[str, Any]) -> Ten
     """What divides each rotary frequency of Llama 3.1 (``rope_type`` llama3), float32 ``[head_dim / 2]``."""
     factor, context = float(said["factor"]), said["original_max_position_embeddings"]
     low, high = float(said["low_freq_factor"]), float(said["high_freq_factor"])
-    powers = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    powers: Tensor = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
     waves_in_context = context / (2 * math.pi * base**powers)
-    smooth = ((waves_in_context - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - smooth) / factor + smooth)).float()
+    smooth: Tensor = ((waves_in_context - low) / (high - low)).clamp(0, 1)
+    return (((1 - smooth) / factor + smooth) ** -1).float()

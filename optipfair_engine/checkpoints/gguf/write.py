@@ -181,23 +181,21 @@ class _Converted:
             stream.write(_bytes_of(self._name, rows, self._stored))
 
 
-def _bytes_of(name: str, rows: Tensor, stored: str) -> memoryview:
+def _bytes_of(name: str, rows: Tensor, stored: str) -> bytes:
     """Rows as the bytes of a GGML type.
 
     Raises:
         UnsupportedModelError: a weight that f16 has no number for.
     """
     if stored == "BF16":
-        return memoryview(rows.to(torch.bfloat16).contiguous().view(torch.int16).numpy()).cast("B")
+        return rows.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
     if stored == "Q8_0":
         import gguf
 
-        return memoryview(
-            np.ascontiguousarray(gguf.quantize(rows.float().numpy(), gguf.GGMLQuantizationType.Q8_0))
-        )
+        return bytes(gguf.quantize(rows.float().numpy(), gguf.GGMLQuantizationType.Q8_0).tobytes())
     made = rows.to(torch.float16 if stored == "F16" else torch.float32).contiguous()
     if not torch.isfinite(made).all():
         raise UnsupportedModelError(
             f"{name} holds a weight beyond the range of {stored.lower()}: take type bf16"
         )
-    return memoryview(made.numpy()).cast("B")
+    return made.numpy().tobytes()
