@@ -54,7 +54,7 @@ def save_demo_model(folder: Path) -> None:
     Raises:
         CheckpointError: the package is not installed.
     """
-    file = _find_file()
+    file = find_demo_gguf()
     with parsed_once(), quiet_progress():
         load_gguf_tokenizer(file).save_pretrained(folder)
         load_gguf_model(file, torch.bfloat16).save_pretrained(folder)
@@ -72,7 +72,12 @@ def is_demo_model(folder: Path) -> bool:
     return all((folder / name).is_file() for name in written)
 
 
-def _find_file() -> Path:
+def find_demo_gguf() -> Path:
+    """The GGUF file that the package carries.
+
+    Raises:
+        CheckpointError: the package is not installed.
+    """
     # the package itself can't be imported without `llm`; only its data file is wanted
     spec = importlib.util.find_spec(_PACKAGE)
     places = list(spec.submodule_search_locations or ()) if spec else []

@@ -16,6 +16,8 @@ _BYTES_PER_SECOND = 4e8
 _FLOPS = 2e10
 #: Of each parameter that healing trains: in float32, its gradient and Adam's two moments.
 _TRAINED_BYTES = 16
+#: Of each parameter in the file that is exported, f16.
+_GGUF_BYTES = 2
 _BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -38,7 +40,7 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     calibration = spec.get("calibration") or {}
     tokens = _calibration_tokens(calibration) if isinstance(calibration, Mapping) else 0
     layers, wide = facts.num_layers or 1, facts.intermediate_size or 1
-    refit = spec.get("compensation") == "least_squares" or spec.get("preset") == "recommended"
+    refit = spec.get("compensation") == "least_squares" or spec.get("preset", "guide") != "guide"
     flops = 2.0 * tokens * facts.parameters
     memory: float = _PROCESS_BYTES + weights + output
     if refit and tokens:
@@ -55,7 +57,9 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     if extra:
         memory += facts.parameters * _TRAINED_BYTES * output / max(weights, 1)
     seconds = 3.0 + (2 * weights + 2 * output) / _BYTES_PER_SECOND + flops / _FLOPS + extra
-    return Estimate(int(memory), int(output), round(seconds, 1))
+    exported = output * _GGUF_BYTES / _weight_bytes(facts, weights) if spec.get("export") == "gguf" else 0.0
+    seconds += 2 * exported / _BYTES_PER_SECOND
+    return Estimate(int(memory), int(output + exported), round(seconds, 1))
 
 
 def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:
@@ -65,6 +69,11 @@ def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:
     """
     size = _BYTES_OF.get(dtype or "auto", 2 if facts.format == "gguf" else None)
     return facts.bytes if size is None else facts.parameters * size
+
+
+def _weight_bytes(facts: ModelFacts, weights: float) -> float:
+    """Bytes of one parameter."""
+    return max(weights / max(facts.parameters, 1), 1)
 
 
 def _calibration_tokens(calibration: Mapping[str, Any]) -> int:

@@ -28,6 +28,7 @@ from optipfair_engine.options.words import (
     ComputeDtype,
     DType,
     ExpansionDivisor,
+    Export,
     LayerSelectionMethod,
     NeuronSelectionMethod,
     Preset,
@@ -63,7 +64,7 @@ class PruneFields(Strict):
     """What is pruned, and how: the fields that jobs, the command and the engine's calls share."""
 
     preset: Annotated[Preset, About(_WHAT)] = "guide"
-    """guide: as the other fields say; recommended: what measured best, with calibration or without."""
+    """guide: as the other fields say; recommended: what measured best; fast: in less time."""
     pruning_type: Annotated[PruningType, About(_WHAT)] = "MLP_GLU"
     """Neurons of gated (MLP_GLU) or plain (MLP) blocks, whole layers (DEPTH), or heads (ATTENTION)."""
     neuron_selection_method: Annotated[NeuronSelectionMethod, About(_WHAT, _WIDTH, flag="--method")] = "MAW"
@@ -106,6 +107,8 @@ class PruneFields(Strict):
     """Keeps what a refit at another size needs, for a later job with plan."""
     verify: Annotated[VerifyLevel, About(_RUN, in_memory=False)] = "logits"
     """How the saved model is checked: by its logits, by its structure and hashes alone, or not."""
+    export: Annotated[Export, About(_RUN, in_memory=False)] = "none"
+    """gguf: also writes model.gguf (f16, with the tokenizer) for llama.cpp, beside the checkpoint."""
     dtype: Annotated[DType, About(_RUN, in_memory=False)] = "auto"
     """Number type that the model is loaded and saved in; auto: the checkpoint's."""
     device: Annotated[str, About(_RUN, in_memory=False)] = "auto"

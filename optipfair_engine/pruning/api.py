@@ -112,7 +112,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     view = locate(model, layers_path)
     check_finite(model)
     calibration = None if dataloader is None else as_calibration_set(dataloader)
-    if chosen.preset == "recommended" and calibration is None:
+    if chosen.preset != "guide" and calibration is None:
         warnings.warn(STATIC_WARNING, stacklevel=2)
     with progress_bars(show_progress) if report is None else nullcontext(report) as tell:
         plan = make_plan(view, chosen, calibration, report=tell)
@@ -122,7 +122,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         return pruned
     facts = calibration_metrics(plan)
     # the guide's calls are by weights alone and say nothing of it; the preset is for calibration
-    silent = calibration is not None or chosen.preset != "recommended"
+    silent = calibration is not None or chosen.preset == "guide"
     if cautions := plan_cautions(plan, calibrated=silent):
         facts["warnings"] = as_warnings(cautions)
     return pruned, pruning_statistics(original, locate(pruned, view.layers_path), plan) | facts

@@ -14,6 +14,7 @@ from optipfair_engine.errors import CheckpointError, InvalidOptionError, Unsuppo
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.workflow.export import check_export, export_beside
 from optipfair_engine.workflow.foreseen import facts_of, refuse_long_windows, refuse_unprunable
 from optipfair_engine.workflow.metrics import write_metrics
 from optipfair_engine.workflow.prune.route import Case, Execution, Route, choose_route, spec_of
@@ -44,8 +45,8 @@ def prune_checkpoint(
 
     Args:
         source: a model folder (safetensors, or with a GGUF file) or a GGUF file.
-        output: a folder for the checkpoint, ``plan.json``, ``README.md``, manifest, ``metrics.json`` and
-            plots.
+        output: a folder for the checkpoint, ``plan.json``, ``README.md``, manifest, ``metrics.json``,
+            ``model.gguf`` (``export``) and plots.
         options: what to prune, and how.
         report: progress; at least one step a layer.
         calibration_texts: what calibrated methods see.
@@ -73,6 +74,7 @@ def prune_checkpoint(
     if given is not None:
         _check_plan(options, given, calibration_texts)
     _refuse_impossible(source, options, calibration_texts, evaluation_texts, planned=given is not None)
+    check_export(source, options, calibrated=calibration_texts is not None)
     case = Case.of(
         source,
         options,
@@ -95,6 +97,8 @@ def prune_checkpoint(
         # in memory it can be done, perhaps; if not, that is found out there
         route = choose_route(options, replace(case, obstacle=str(error)))
         metrics = run.along(route)
+    exported = export_beside(source, output, options, report=report)
+    metrics |= exported | {"output_bytes": metrics["output_bytes"] + exported.get("gguf_bytes", 0)}
     return write_metrics(output, _completed(metrics, route, time.perf_counter() - start))
 
 

@@ -53,6 +53,15 @@ def test_api_call_of_the_guide_page(model: LlamaForCausalLM, calibration: Calibr
     assert stats["calibration_tokens"] == calibration.tokens
 
 
+def test_fast_is_the_refit_of_scores_by_activations(
+    model: LlamaForCausalLM, calibration: CalibrationSet
+) -> None:
+    common = {"pruning_percentage": 30, "dataloader": calibration, "show_progress": False}
+    fast = prune_model(model, preset="fast", **common).state_dict()
+    spelt = prune_model(model, neuron_selection_method="MAW", compensation="least_squares", **common)
+    assert all(torch.equal(fast[name], tensor) for name, tensor in spelt.state_dict().items())
+
+
 def test_refit_beats_the_same_selection_without_it(
     model: LlamaForCausalLM, calibration: CalibrationSet
 ) -> None:
