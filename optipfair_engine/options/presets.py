@@ -63,8 +63,8 @@ PRESETS: Final = (
         _HEADS,
         _LAYERS,
         "SmolLM2-135M, perplexity on WikiText-2 (dense 24.88): with allocated widths 26.14, 28.13, 30.69 and "
-        "34.06 without 10, 20, 30 and 40 % of the neurons; 28.77 without a third of the query heads; 28.24, 31.14 and 34.09 "
-        "without 2, 4 and 6 of 30 layers.",
+        "34.06 without 10, 20, 30 and 40 % of the neurons; 28.77 without a third of the query heads; 28.24, "
+        "31.14 and 34.09 without 2, 4 and 6 of 30 layers.",
     ),
     PresetFacts(
         "fast",
