@@ -9,7 +9,6 @@ from jobs.database import connect
 from jobs.patience import UNBOUNDED
 from jobs.settings import read_settings
 from jobs.tables import metadata
-from jobs.uploads import tables as _uploads  # noqa: F401 - its tables are in the metadata too
 
 _LOCK = 0x6F66706D  # any number; two processes that migrate at once wait for each other
 config = context.config

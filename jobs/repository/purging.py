@@ -11,7 +11,6 @@ from jobs.database import now_ms
 from jobs.repository.base import Verbs
 from jobs.rows import storage_of
 from jobs.states import HELD
-from jobs.uploads import tables as u
 
 
 class PurgingVerbs(Verbs):
@@ -56,7 +55,7 @@ class PurgingVerbs(Verbs):
         )
         names = [storage_of(*folder) for folder in sorted(wanted)]
         published = select(t.artifacts.c.storage).distinct().where(t.artifacts.c.storage.in_(names))
-        parts = select(u.blob_parts.c.blob_id, u.blob_parts.c.number).where(u.blob_parts.c.blob_id.in_(ids))
+        parts = select(t.blob_parts.c.blob_id, t.blob_parts.c.number).where(t.blob_parts.c.blob_id.in_(ids))
         with self._read() as connection:
             # Published last: an attempt that completes in between is then found by one of the two.
             alive = {(row.id, row.attempt) for row in connection.execute(held)}

@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
+from jobs import tables as t
 from jobs.database import now_ms
 from jobs.errors import ConflictError, InvalidError, NotFoundError
 from jobs.ids import is_id, new_id
 from jobs.repository.base import Verbs, later
 from jobs.rows import JsonObject, storage_of, to_json
-from jobs.uploads import tables as u
 from jobs.uploads.declaring import Declared
 from jobs.uploads.rows import Part, Upload, UploadFile, overlaps
 
@@ -33,11 +33,11 @@ class UploadVerbs(Verbs):
         ends = later(self.settings.upload_ttl_seconds)
         with self._write() as connection:
             self._one_at_a_time(connection, tenant)
-            connection.execute(insert(u.uploads).values(**values, created_at=now_ms(), expires_at=ends))
+            connection.execute(insert(t.uploads).values(**values, created_at=now_ms(), expires_at=ends))
             for file in files:
                 blob_id = _blob_for(connection, tenant, file)
                 row = {"upload_id": upload_id, "name": file.name, "blob_id": blob_id}
-                connection.execute(insert(u.upload_files).values(**row))
+                connection.execute(insert(t.upload_files).values(**row))
             self._check_upload_quota(connection, tenant)
             self._audit(connection, "upload.create", tenant, upload_id)
             return _load(connection, upload_id, tenant)
@@ -54,8 +54,8 @@ class UploadVerbs(Verbs):
 
     def next_part(self, blob_id: str) -> int:
         """The number of a new part: handed out once. NotFoundError if the file is gone."""
-        c = u.blobs.c
-        counted = update(u.blobs).where(c.id == blob_id).values(last_part=c.last_part + 1)
+        c = t.blobs.c
+        counted = update(t.blobs).where(c.id == blob_id).values(last_part=c.last_part + 1)
         with self._write() as connection:
             number: int | None = connection.execute(counted.returning(c.last_part)).scalar_one_or_none()
         if number is None:
@@ -69,14 +69,14 @@ class UploadVerbs(Verbs):
         Race: the blob's row is locked. NotFoundError if the upload was deleted.
         """
         with self._write() as connection:
-            held = select(u.blobs.c.verified).where(u.blobs.c.id == part.blob_id).with_for_update()
+            held = select(t.blobs.c.verified).where(t.blobs.c.id == part.blob_id).with_for_update()
             verified = connection.execute(held).scalar_one_or_none()
             if verified is None:
                 raise _no_such_upload()
             if verified or overlaps(_parts(connection, [part.blob_id]), part.first, part.end):
                 return False
             row = {"blob_id": part.blob_id, "number": part.number, "first": part.first, "size": part.size}
-            connection.execute(insert(u.blob_parts).values(**row))
+            connection.execute(insert(t.blob_parts).values(**row))
             publish()
         return True
 
@@ -84,15 +84,15 @@ class UploadVerbs(Verbs):
         """Make a checked upload usable. Repeats are safe; ConflictError if its bytes changed meanwhile."""
         blobs = sorted({file.blob_id for file in upload.files})
         with self._write() as connection:
-            connection.execute(select(u.blobs.c.id).where(u.blobs.c.id.in_(blobs)).with_for_update())
+            connection.execute(select(t.blobs.c.id).where(t.blobs.c.id.in_(blobs)).with_for_update())
             current = _load(connection, upload.id, upload.tenant)
             if [file.parts for file in current.files] != [file.parts for file in upload.files]:
                 raise ConflictError("the files changed while they were checked", code="upload_changed")
             if not current.complete:
-                connection.execute(update(u.blobs).where(u.blobs.c.id.in_(blobs)).values(verified=True))
+                connection.execute(update(t.blobs).where(t.blobs.c.id.in_(blobs)).values(verified=True))
                 connection.execute(
-                    update(u.uploads)
-                    .where(u.uploads.c.id == upload.id)
+                    update(t.uploads)
+                    .where(t.uploads.c.id == upload.id)
                     .values(
                         state="complete",
                         facts=None if facts is None else to_json(facts),
@@ -105,11 +105,11 @@ class UploadVerbs(Verbs):
 
     def keep_uploads(self, upload_ids: Sequence[str]) -> None:
         """Uploads that a new job names stay for their whole time from now."""
-        c = u.uploads.c
+        c = t.uploads.c
         if upload_ids:
             with self._write() as connection:
                 ends = later(self.settings.upload_ttl_seconds)
-                connection.execute(update(u.uploads).where(c.id.in_(upload_ids)).values(expires_at=ends))
+                connection.execute(update(t.uploads).where(c.id.in_(upload_ids)).values(expires_at=ends))
 
     def delete_upload(self, upload_id: str, tenant: str | None) -> list[str]:
         """Forget an upload; returns the storage folders that nothing refers to any more."""
@@ -124,8 +124,8 @@ class UploadVerbs(Verbs):
         Safe to run several times at once; folders that a dying process leaves are found as orphans.
         """
         due = (
-            select(u.uploads.c.id)
-            .where(u.uploads.c.expires_at <= now_ms())
+            select(t.uploads.c.id)
+            .where(t.uploads.c.expires_at <= now_ms())
             .limit(limit)
             .with_for_update(skip_locked=self._skip_locked)
         )
@@ -134,14 +134,12 @@ class UploadVerbs(Verbs):
 
     def _one_at_a_time(self, connection: Connection, tenant: str) -> None:
         """Let a tenant's declarations follow each other, or two could use the same rest of its quota."""
-        from jobs import tables as t
-
         connection.execute(select(t.tenants.c.name).where(t.tenants.c.name == tenant).with_for_update())
 
     def _check_upload_quota(self, connection: Connection, tenant: str) -> None:
         limit = self.settings.upload_quota_bytes
-        total = func.coalesce(func.sum(u.blobs.c.size), 0)
-        used = int(connection.execute(select(total).where(u.blobs.c.tenant == tenant)).scalar_one())
+        total = func.coalesce(func.sum(t.blobs.c.size), 0)
+        used = int(connection.execute(select(total).where(t.blobs.c.tenant == tenant)).scalar_one())
         if used > limit:
             message = (
                 f"this tenant's uploads would take {used} bytes; its quota is {limit}: delete some first"
@@ -155,7 +153,7 @@ def _no_such_upload() -> NotFoundError:
 
 def _blob_for(connection: Connection, tenant: str, file: Declared) -> str:
     """The blob of these bytes that the tenant has verified, or a new one without bytes."""
-    c = u.blobs.c
+    c = t.blobs.c
     same = (c.tenant == tenant, c.sha256 == file.sha256, c.size == file.size, c.verified.is_(True))
     known = connection.execute(
         select(c.id).where(*same).limit(1).with_for_update(read=True)
@@ -163,15 +161,15 @@ def _blob_for(connection: Connection, tenant: str, file: Declared) -> str:
     if known is not None:
         return str(known)
     values = {"id": new_id(), "tenant": tenant, "size": file.size, "sha256": file.sha256}
-    connection.execute(insert(u.blobs).values(**values, verified=False, last_part=0, created_at=now_ms()))
+    connection.execute(insert(t.blobs).values(**values, verified=False, last_part=0, created_at=now_ms()))
     return str(values["id"])
 
 
 def _load(connection: Connection, upload_id: str, tenant: str | None) -> Upload:
     row = None
     if is_id(upload_id):
-        c = u.uploads.c
-        query = select(u.uploads).where(c.id == upload_id, c.expires_at > now_ms())
+        c = t.uploads.c
+        query = select(t.uploads).where(c.id == upload_id, c.expires_at > now_ms())
         row = connection.execute(query).mappings().first()
     if row is None or (tenant is not None and row["tenant"] != tenant):
         raise _no_such_upload()
@@ -181,10 +179,10 @@ def _load(connection: Connection, upload_id: str, tenant: str | None) -> Upload:
 
 
 def _files(connection: Connection, upload_id: str) -> tuple[UploadFile, ...]:
-    b, f = u.blobs.c, u.upload_files.c
+    b, f = t.blobs.c, t.upload_files.c
     query: Select[Any] = (
         select(f.name, b.id.label("blob_id"), b.size, b.sha256, b.verified)
-        .join(u.blobs, b.id == f.blob_id)
+        .join(t.blobs, b.id == f.blob_id)
         .where(f.upload_id == upload_id)
         .order_by(f.name)
     )
@@ -195,29 +193,29 @@ def _files(connection: Connection, upload_id: str) -> tuple[UploadFile, ...]:
 
 
 def _parts(connection: Connection, blob_ids: Sequence[str]) -> list[Part]:
-    c = u.blob_parts.c
-    query = select(u.blob_parts).where(c.blob_id.in_(blob_ids)).order_by(c.blob_id, c.first)
+    c = t.blob_parts.c
+    query = select(t.blob_parts).where(c.blob_id.in_(blob_ids)).order_by(c.blob_id, c.first)
     return [Part(**row) for row in connection.execute(query).mappings()]
 
 
 def _forget_parts(connection: Connection, blob_id: str) -> list[str]:
     """Those of a blob that is not verified; of one that is, none."""
-    held = select(u.blobs.c.verified).where(u.blobs.c.id == blob_id).with_for_update()
+    held = select(t.blobs.c.verified).where(t.blobs.c.id == blob_id).with_for_update()
     if connection.execute(held).scalar_one_or_none() is not False:
         return []
     folders = [part.storage for part in _parts(connection, [blob_id])]
-    connection.execute(delete(u.blob_parts).where(u.blob_parts.c.blob_id == blob_id))
+    connection.execute(delete(t.blob_parts).where(t.blob_parts.c.blob_id == blob_id))
     return folders
 
 
 def _remove(connection: Connection, upload_ids: Sequence[str]) -> list[str]:
-    f = u.upload_files.c
+    f = t.upload_files.c
     named = select(f.blob_id).distinct().where(f.upload_id.in_(upload_ids))
     blobs = sorted(connection.execute(named).scalars())
-    connection.execute(select(u.blobs.c.id).where(u.blobs.c.id.in_(blobs)).with_for_update())
-    connection.execute(delete(u.uploads).where(u.uploads.c.id.in_(upload_ids)))
+    connection.execute(select(t.blobs.c.id).where(t.blobs.c.id.in_(blobs)).with_for_update())
+    connection.execute(delete(t.uploads).where(t.uploads.c.id.in_(upload_ids)))
     used = set(connection.execute(select(f.blob_id).distinct().where(f.blob_id.in_(blobs))).scalars())
     unused = [blob for blob in blobs if blob not in used]
     folders = [storage_of(part.blob_id, part.number) for part in _parts(connection, unused)]
-    connection.execute(delete(u.blobs).where(u.blobs.c.id.in_(unused)))
+    connection.execute(delete(t.blobs).where(t.blobs.c.id.in_(unused)))
     return folders

@@ -34,12 +34,7 @@ def key_of(service: Service) -> str:
 
 def test_a_job_file_that_names_folders_is_carried_out(service: Service, tmp_path: Path) -> None:
     write_tiny_llama(tmp_path / "model")
-    (tmp_path / "texts.txt").write_text("some words to measure on\n" * 40)
-    spec = {
-        "model": {"upload": "./model"},
-        "pruning_percentage": 25,
-        "evaluation": {"upload": "./texts.txt"},
-    }
+    spec = {"model": {"upload": "./model"}, "pruning_percentage": 25}
     body = {"kind": "prune", "spec": spec, "gates": [{"metric": "percentage_reduction", "min": 1}]}
     (tmp_path / "job.json").write_text(json.dumps(body))
     run = subprocess.run(
