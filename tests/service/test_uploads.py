@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from service.client import OptipfairClient
+from tests.tiny import write_tiny_llama
 
 from .harness import Service, environment, running
-from .tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 LARGE_BYTES = 512 * 1024 * 1024
