@@ -156,7 +156,7 @@ class TestOpenApi:
             listed = paths[path][method].get("parameters", [])
             return {item["name"] for item in listed if item["in"] == "header"}
 
-        assert headers("post", "/v1/jobs") == {"Idempotency-Key"}
+        assert headers("post", "/v1/jobs") == {"Idempotency-Key", "Prefer"}
         assert headers("post", "/v1/jobs:validate") == set()  # it makes nothing that could come twice
         assert headers("get", "/v1/jobs/{job_id}") == {"If-None-Match", "Prefer"}
         assert headers("get", "/v1/jobs/{job_id}/events") == {"Last-Event-ID"}

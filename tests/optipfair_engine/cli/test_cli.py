@@ -36,7 +36,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new Python for the reload check costs seconds and has tests of its own."""
     monkeypatch.setattr(
-        verify, "run_fresh", lambda folder, tokens, *_rest: model_logits(load_pruned(folder), tokens)
+        verify,
+        "run_fresh",
+        lambda folder, tokens, _d, _a, dtype: model_logits(load_pruned(folder), tokens, dtype),
     )
 
 

@@ -20,7 +20,9 @@ def check_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        verify, "run_fresh", lambda folder, tokens, *_rest: model_logits(load_pruned(folder), tokens)
+        verify,
+        "run_fresh",
+        lambda folder, tokens, _d, _a, dtype: model_logits(load_pruned(folder), tokens, dtype),
     )
 
 

@@ -68,7 +68,9 @@ def bare_source(source: Path, tmp_path: Path) -> Path:
 def check_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new Python for the reload check costs seconds and has tests of its own."""
     monkeypatch.setattr(
-        verify, "run_fresh", lambda folder, tokens, *_rest: model_logits(load_pruned(folder), tokens)
+        verify,
+        "run_fresh",
+        lambda folder, tokens, _d, _a, dtype: model_logits(load_pruned(folder), tokens, dtype),
     )
 
 
