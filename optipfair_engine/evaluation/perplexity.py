@@ -110,10 +110,15 @@ def score_windows(
             tokens += ids.shape[1] - 1
             report("evaluate", number, len(windows), f"window {number} of {len(windows)}")
     mean = loss / tokens
-    # a destroyed model's loss can exceed what exp() holds: infinity is then the honest number
-    value = math.exp(mean) if mean < 700 else math.inf
+    value = perplexity_of(mean)
     longest, speed = max(map(len, windows)), statistics.median(speeds)
     return PerplexityResult(value, mean, tokens, len(windows), longest, speed)
+
+
+def perplexity_of(mean_loss: float) -> float:
+    """Perplexity from the mean loss in nats a token."""
+    # a destroyed model's loss can exceed what exp() holds: infinity is then the honest number
+    return math.exp(mean_loss) if mean_loss < 700 else math.inf
 
 
 def check_predicts_next_token(model: Any) -> None:

@@ -16,6 +16,7 @@ Compensation = Literal["none", "least_squares"]
 VerifyLevel = Literal["none", "structure", "logits"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 ComputeDtype = Literal["auto", "float32", "checkpoint"]
+Execution = Literal["auto", "memory", "streamed"]
 
 Visualization = Literal["mean_diff", "heatmap", "pca"]
 FigureFormat = Literal["png", "svg", "pdf"]

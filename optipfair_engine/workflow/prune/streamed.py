@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
+    from optipfair_engine.checkpoints import ReloadRunner
     from optipfair_engine.options.prune import PruneOptions
+    from optipfair_engine.options.words import ComputeDtype, VerifyLevel
     from optipfair_engine.plans.plan import PruningPlan
     from optipfair_engine.streaming import StreamedCheckpoint
     from optipfair_engine.workflow.prune.route import Route
@@ -21,6 +24,9 @@ def prune_streamed(
     route: Route,
     *,
     plan: PruningPlan | None = None,
+    windows: Sequence[Sequence[int]] | None = None,
+    dense_loss: float | None = None,
+    reload_runner: ReloadRunner | None = None,
     report: Reporter = null_reporter,
 ) -> dict[str, Any]:
     """Prune a safetensors folder in a few hundred megabytes of memory, whatever its size.
@@ -32,6 +38,9 @@ def prune_streamed(
         options: what to prune, by weights alone unless there is a plan.
         route: what the manifest says of the execution.
         plan: a plan to apply instead of making one.
+        windows: of token ids that perplexity before and after is measured on, layer by layer.
+        dense_loss: the mean loss of the source on them, if it was measured on the way.
+        reload_runner: see ``prune_checkpoint``.
         report: progress, at least one step a layer.
 
     Returns:
@@ -45,14 +54,45 @@ def prune_streamed(
     from optipfair_engine.pruning.static_plan import static_plan
     from optipfair_engine.streaming.apply import stream_checkpoint
 
+    if windows is not None and dense_loss is None:
+        dense_loss = _mean_loss(source, windows, report)
     result = stream_checkpoint(
         source,
         output,
         lambda layout: static_plan(layout, options, report=report) if plan is None else plan,
-        check=options.verify != "none",
+        check=route.verify != "none",
         report=report,
     )
-    return _finish(source, output, options, result, route, report)
+    measured: dict[str, float] = {}
+    if windows is not None and dense_loss is not None:
+        measured = _perplexities(dense_loss, _mean_loss(output, windows, report))
+    return _finish(source, output, options, result, route, measured, reload_runner, report)
+
+
+def evaluation_windows(
+    source: Path, options: PruneOptions, texts: Sequence[str] | None
+) -> list[list[int]] | None:
+    """The windows of token ids that perplexity is measured on; ``None`` without texts."""
+    if texts is None:
+        return None
+    from optipfair_engine.checkpoints import load_tokenizer
+    from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, text_windows
+
+    return text_windows(load_tokenizer(source), list(texts), options.max_length, DEFAULT_WINDOWS)
+
+
+def _mean_loss(folder: Path, windows: Sequence[Sequence[int]], report: Reporter) -> float:
+    from optipfair_engine.streaming.layerwise.evaluation import score_layerwise
+    from optipfair_engine.streaming.layerwise.run import open_checkpoint
+
+    return score_layerwise(open_checkpoint(folder), windows, report)
+
+
+def _perplexities(dense_loss: float, pruned_loss: float) -> dict[str, float]:
+    from optipfair_engine.evaluation.perplexity import perplexity_of
+
+    dense, pruned = perplexity_of(dense_loss), perplexity_of(pruned_loss)
+    return {"perplexity_dense": dense, "perplexity_pruned": pruned, "perplexity_ratio": pruned / dense}
 
 
 def _finish(
@@ -61,9 +101,11 @@ def _finish(
     options: PruneOptions,
     result: StreamedCheckpoint,
     route: Route,
+    measured: dict[str, float],
+    reload_runner: ReloadRunner | None,
     report: Reporter,
 ) -> dict[str, Any]:
-    """Plan, model card, the check of the structure, manifest; the metrics so far."""
+    """Plan, model card, the check of the result, manifest; the metrics so far."""
     from optipfair_engine.checkpoints.manifest import (
         FileEntry,
         Manifest,
@@ -81,12 +123,9 @@ def _finish(
     # hashing the source, as the in-memory path does, would take as long as all the rest
     origin, summary = SourceInfo.stated(source), plan_summary(result.plan)
     result.plan.save(output)
-    write_model_card(output, result.plan.model_type, summary, origin)
+    write_model_card(output, result.plan.model_type, summary, origin, measured)
     # before the manifest is there: its hashes of the weights were computed as they were written
-    if options.verify != "none":
-        from optipfair_engine.checkpoints.verify import verify_reload
-
-        verify_reload(output, level=options.verify)
+    _check(output, route.verify, reload_runner)
     files = {
         file.name: FileEntry(*result.files[file.name]) if file.name in result.files else hash_file(file)
         for file in sorted(output.iterdir())
@@ -94,11 +133,12 @@ def _finish(
     Manifest(
         origin,
         summary,
-        options.verify,
+        route.verify,
         files,
         package_versions(),
+        measured,
         execution=route.execution,
-        execution_reason=route.reason,
+        execution_reason=_said(route, options),
         compute_dtype=computed_in(),
     ).write(output)
     report("save", 1, 1, "the checkpoint is written and checked")
@@ -108,8 +148,44 @@ def _finish(
     return (
         pruning_statistics(result.original_parameters, written, result.plan)
         | said
+        | measured
         | {
-            "reload_check": options.verify,
+            "reload_check": route.verify,
             "output_bytes": sum(file.stat().st_size for file in output.iterdir()),
         }
+    )
+
+
+def _said(route: Route, options: PruneOptions) -> str:
+    """Why it was carried out so, and why it is checked less than was asked for, if it is."""
+    if route.verify == options.verify:
+        return route.reason
+    return f"{route.reason}; the pruned model doesn't fit the memory, so its {route.verify} is checked"
+
+
+def _check(output: Path, level: VerifyLevel, runner: ReloadRunner | None) -> None:
+    """Check what was written; its logits against those of the mapped files, which no loading has touched."""
+    if level == "none":
+        return
+    from optipfair_engine.checkpoints.verify import check_tokens, verify_reload
+
+    if level == "structure":
+        verify_reload(output, level=level)
+        return
+    from optipfair_engine.checkpoints.reload import model_logits
+    from optipfair_engine.computing.number_type import chosen_dtype, name_of
+    from optipfair_engine.streaming import CheckpointLayout, CheckpointSource
+    from optipfair_engine.streaming.layerwise.model import mapped_model
+
+    model = mapped_model(CheckpointLayout(CheckpointSource(output)))
+    tokens = check_tokens(model.config.get_text_config().vocab_size)
+    computed: ComputeDtype = "float32" if name_of(chosen_dtype(model)) == "float32" else "checkpoint"
+    verify_reload(
+        output,
+        level=level,
+        reference_logits=model_logits(model, tokens, computed),
+        token_ids=tokens,
+        runner=runner,
+        attention=model.config._attn_implementation,
+        compute_dtype=computed,
     )
