@@ -20,7 +20,7 @@ from api.context import Services
 from api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from api.observability import HttpMetrics, make_tracer_provider
 from api.ratelimit import RateLimiter
-from api.routes import artifacts, dashboard, download, health, jobs, keys, models, results, webhooks
+from api.routes import artifacts, dashboard, download, health, jobs, keys, logs, models, results, webhooks
 from api.waiting.notifier import Notifier
 from jobs.artifacts import make_store
 from jobs.database import connect
@@ -112,7 +112,7 @@ def make_routes(metrics: HttpMetrics, *, tracer: TracerProvider | None = None) -
             "operation_spans": False,
         },
     )
-    for module in (jobs, results, artifacts, download, models, webhooks, keys, health, dashboard):
+    for module in (jobs, results, logs, artifacts, download, models, webhooks, keys, health, dashboard):
         app.include_router(module.router)
     _add_openapi_path(app)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")

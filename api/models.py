@@ -50,6 +50,10 @@ class Job(BaseModel):
     started_at: str | None
     finished_at: str | None
     artifacts_expire_at: str | None
+    execution: str | None = Field(
+        description="memory or streamed: how a prune is carried out, once an attempt has decided it"
+    )
+    execution_reason: str | None = Field(description="why, in words")
     links: dict[str, str]
 
 
@@ -67,6 +71,10 @@ class Estimate(BaseModel):
     output_bytes: int | None
     seconds: float | None
     queue: str
+    execution: str | None = Field(
+        description="memory or streamed, of a prune; null for other jobs, and while the model is not known"
+    )
+    reason: str | None = Field(description="why, in words")
 
 
 class Event(BaseModel):

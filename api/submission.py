@@ -83,6 +83,8 @@ def estimate(services: Services, tenant: str, request: AnyRequest) -> models.Est
         output_bytes=None if cost is None else cost.output_bytes,
         seconds=None if cost is None else cost.seconds,
         queue=admission.queue,
+        execution=None if cost is None else cost.execution,
+        reason=None if cost is None else cost.reason,
     )
 
 

@@ -8,7 +8,6 @@ import secrets
 import socket
 import threading
 from collections.abc import Sequence
-from importlib import metadata
 from multiprocessing.context import BaseContext
 
 from celery import signals
@@ -55,7 +54,7 @@ def run(settings: Settings) -> int:
     threading.Thread(target=orphans.keep_clean, args=(services,), name="orphans", daemon=True).start()
     # Consume only when the fork server is warm: until then another worker is the better place for a job.
     devices = probe_devices(services.engines, settings)
-    beats = Beats(services, devices, settings.code_version or metadata.version("optipfair-service"))
+    beats = Beats(services, devices, services.code_version)
     consumer = ConsumerHandle()
     vigil = Vigil(services, consumer.restart, changed=beats.poke)
 

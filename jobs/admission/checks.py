@@ -7,9 +7,9 @@ that says why.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from jobs.admission.estimating import Cost, JobFacts, cost_of, facts_of_job
@@ -94,9 +94,9 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
         job_id: _source_job(books, tenant, job_id, where) for job_id, where in _jobs_named(request.spec)
     }
     facts = _facts(request.spec, able, sources)
-    cost = cost_of(request.kind, request.spec, facts)
     _check_layers(request.spec, facts)
-    queue, able = _choose_queue(_queue_order(request, cost), able, cost)
+    cost_on = partial(cost_of, request.kind, request.spec, facts)
+    queue, able, cost = _choose_queue(_queue_order(request, cost_on()), able, cost_on)
     return Admission(queue, cost, reuse_key(request, able, sources))
 
 
@@ -192,25 +192,43 @@ def _source_job(books: Books, tenant: str, job_id: str, where: Location) -> JobF
     return JobFacts(job, books.get_metrics(job_id) or {}, books.list_artifacts(job_id))
 
 
-def _choose_queue(order: Iterable[str], able: list[Worker], cost: Cost | None) -> tuple[str, list[Worker]]:
-    """The first queue that a worker with enough memory serves, and all of the able workers that serve it."""
+def _choose_queue(
+    order: Iterable[str], able: list[Worker], cost_on: Callable[[int | None], Cost | None]
+) -> tuple[str, list[Worker], Cost | None]:
+    """The first queue that a worker with enough memory serves, all able workers that serve it, and the cost.
+
+    The cost is that of the worker with the most memory: what does not fit it may be streamed.
+    """
     served = []
     for queue in order:
         serving = [worker for worker in able if queue in worker.queues and has_device(worker, queue)]
-        if serving and _largest_memory(serving) >= (0 if cost is None else cost.peak_memory_bytes):
-            return queue, serving
+        if not serving:
+            continue
+        memory = _largest_memory(serving)
+        cost = cost_on(memory)
+        if fits(cost, memory):
+            return queue, serving, cost
         served += serving
-    if served and cost is not None:
+    cost = cost_on(_largest_memory(served)) if served else None
+    if cost is not None:
         needed, there = cost.peak_memory_bytes, _largest_memory(served)
-        message = f"the job needs about {needed} bytes of memory; a worker has {there:.0f}"
+        message = cost.problem or f"the job needs about {needed} bytes of memory; a worker has {there}"
         raise InvalidError(message, code="model_too_large", location=("spec", "model"))
     message = "no live worker that has the model serves a queue with the wanted device"
     raise InvalidError(message, code="device_unavailable", location=("spec", "device"))
 
 
-def _largest_memory(workers: Sequence[Worker]) -> float:
-    """Bytes; a worker that has not said how much it has is taken to have enough."""
-    return max(math.inf if worker.memory_bytes is None else worker.memory_bytes for worker in workers)
+def fits(cost: Cost | None, memory_bytes: int | None) -> bool:
+    """Whether a job of that cost can be carried out in so much memory; None: without a limit."""
+    if cost is None:
+        return True
+    return cost.problem is None and (memory_bytes is None or cost.peak_memory_bytes <= memory_bytes)
+
+
+def _largest_memory(workers: Sequence[Worker]) -> int | None:
+    """Bytes; None if a worker has not said how much it has: it is taken to have enough."""
+    sizes = [worker.memory_bytes for worker in workers]
+    return None if None in sizes else max(size for size in sizes if size is not None)
 
 
 def _device(spec: Spec) -> str:
@@ -295,16 +313,21 @@ def _layers(message: str, where: Location) -> InvalidError:
     return InvalidError(message, code="layers_out_of_range", location=("spec", *where))
 
 
-def cost_of_job(books: Books, job: Job, spec: Spec, workers: Sequence[Worker]) -> Cost | None:
-    """The estimate of a job that was admitted before; None if a model or an earlier job is gone by now."""
+def cost_of_job(
+    books: Books, job: Job, spec: Spec, workers: Sequence[Worker]
+) -> Callable[[int | None], Cost | None]:
+    """The estimate of a job that was admitted before, for a worker with so much memory.
+
+    It is None if a model or an earlier job is gone by now.
+    """
     wanted = list(needs(spec, ("spec",), workers))
     able = [worker for worker in workers if all(need.met_by(worker) for need in wanted)]
     if not able:
-        return None
+        return lambda _memory: None
     try:
         sources = {
             job_id: _source_job(books, job.tenant, job_id, where) for job_id, where in _jobs_named(spec)
         }
     except InvalidError:
-        return None
-    return cost_of(job.kind, spec, _facts(spec, able, sources))
+        return lambda _memory: None
+    return partial(cost_of, job.kind, spec, _facts(spec, able, sources))

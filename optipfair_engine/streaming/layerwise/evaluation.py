@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from optipfair_engine.calibration.next_token import check_predicts_next_token, token_losses
 from optipfair_engine.calibration.runner import check_tokens
 from optipfair_engine.computing.products import fast_products
-from optipfair_engine.evaluation.perplexity import check_predicts_next_token, token_losses
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.streaming.layerwise.calls import layers_replaced, step
 

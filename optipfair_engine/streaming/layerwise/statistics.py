@@ -62,7 +62,9 @@ def gather_statistics_layerwise(
         layers: whose statistics are wanted.
         work: a folder for the state; see ``layerwise.capture_layerwise``. It must outlive the result.
         site: whose inputs.
-        beside, discard, announce: see ``layerwise.capture_layerwise``.
+        beside: see ``layerwise.capture_layerwise``.
+        discard: see there.
+        announce: see there.
         report: progress, stage "calibrate", one step a layer.
     """
     wanted: Wanted = {site: (layers, Gram), "layer": (range(view.num_layers), CosineImportance)}

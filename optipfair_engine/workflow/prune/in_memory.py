@@ -135,11 +135,8 @@ def _prune_and_measure(
 def _evaluation_windows(
     model: PreTrainedModel, tokenizer: Any, texts: Sequence[str] | None, max_length: int
 ) -> list[list[int]] | None:
-    from optipfair_engine.evaluation.perplexity import (
-        DEFAULT_WINDOWS,
-        check_predicts_next_token,
-        text_windows,
-    )
+    from optipfair_engine.calibration.next_token import check_predicts_next_token
+    from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, text_windows
 
     if texts is None:
         return None

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optipfair_engine.calibration.accumulators import SquaredNorm
+from optipfair_engine.calibration.next_token import check_predicts_next_token
 from optipfair_engine.computing.asked import computed_in
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
 from optipfair_engine.pruning.gathering import Gatherer
 from optipfair_engine.pruning.planner import make_calibrated_plan
-from optipfair_engine.evaluation.perplexity import check_predicts_next_token
 from optipfair_engine.streaming.layerwise.evaluation import Evaluation, score_layerwise
 from optipfair_engine.streaming.layerwise.run import capture_layerwise, open_checkpoint
 from optipfair_engine.streaming.layerwise.statistics import gather_statistics_layerwise

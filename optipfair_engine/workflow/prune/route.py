@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from optipfair_engine.errors import InvalidOptionError, ModelTooLargeError
+from optipfair_engine.errors import EngineError, InvalidOptionError, ModelTooLargeError
 from optipfair_engine.headers import (
     HeaderError,
     ModelFacts,
@@ -171,6 +171,14 @@ def choose_route(options: PruneFields, case: Case) -> Route:
     if case.fits:
         return Route("memory", False, reasons[0], options.verify)
     return _streamed_for_want_of_memory(options, case)
+
+
+def route_or_problem(options: PruneFields, case: Case) -> Route | str:
+    """:func:`choose_route`, or in words why it can't be carried out in any way."""
+    try:
+        return choose_route(options, case)
+    except EngineError as error:
+        return str(error)
 
 
 def _in_memory_as_asked(options: PruneFields, case: Case) -> Route:

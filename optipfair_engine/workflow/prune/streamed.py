@@ -89,7 +89,7 @@ def _mean_loss(folder: Path, windows: Sequence[Sequence[int]], report: Reporter)
 
 
 def _perplexities(dense_loss: float, pruned_loss: float) -> dict[str, float]:
-    from optipfair_engine.evaluation.perplexity import perplexity_of
+    from optipfair_engine.calibration.next_token import perplexity_of
 
     dense, pruned = perplexity_of(dense_loss), perplexity_of(pruned_loss)
     return {"perplexity_dense": dense, "perplexity_pruned": pruned, "perplexity_ratio": pruned / dense}

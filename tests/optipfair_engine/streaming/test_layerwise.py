@@ -190,7 +190,7 @@ def test_encoder_decoders_are_refused(tmp_path: Path) -> None:
 def test_the_masks_of_one_batch_at_a_time_are_in_memory(
     checkpoint: Any, batches: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = layerwise._record, list[weakref.ref[Any]]()
+    original, calls = calls_module._record, list[weakref.ref[Any]]()
 
     def record(*arguments: Any) -> Any:
         assert sum(call() is not None for call in calls) <= 1
@@ -198,6 +198,6 @@ def test_the_masks_of_one_batch_at_a_time_are_in_memory(
         calls.append(weakref.ref(call))
         return call
 
-    monkeypatch.setattr(layerwise, "_record", record)
+    monkeypatch.setattr(calls_module, "_record", record)
     capture_layerwise(checkpoint("llama"), batches, WANTED, tmp_path / "work")
     assert len(calls) == 3 * len(batches)
