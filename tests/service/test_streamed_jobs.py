@@ -136,8 +136,8 @@ def results(service: Service, job_id: str) -> dict[str, bytes]:
     return {
         name: content
         for name, content in files.items()
-        if name not in ("metrics.json", "optipfair_manifest.json")
-    } | {"measured": json.dumps(manifest_of(files)["measured"]).encode()}
+        if name != "metrics.json"
+    }
 
 
 def test_a_cancelled_jobs_state_goes_and_its_log_stays(service: Service) -> None:
