@@ -197,9 +197,12 @@ def _choose_queue(
 ) -> tuple[str, list[Worker], Cost | None]:
     """The first queue that a worker with enough memory serves, all able workers that serve it, and the cost.
 
-    The cost is that of the worker with the most memory: what does not fit it may be streamed.
+    The cost is that of the queue's worker with the most memory. A queue where memory is so short that a prune
+    would be streamed for it is taken only if no other can do it.
     """
-    served = []
+    served: list[Worker] = []
+    streaming: tuple[str, list[Worker], Cost | None] | None = None
+    anyway = cost_on(None)
     for queue in order:
         serving = [worker for worker in able if queue in worker.queues and has_device(worker, queue)]
         if not serving:
@@ -207,8 +210,12 @@ def _choose_queue(
         memory = _largest_memory(serving)
         cost = cost_on(memory)
         if fits(cost, memory):
-            return queue, serving, cost
+            if cost is None or anyway is None or cost.execution == anyway.execution:
+                return queue, serving, cost
+            streaming = streaming or (queue, serving, cost)
         served += serving
+    if streaming is not None:
+        return streaming
     cost = cost_on(_largest_memory(served)) if served else None
     if cost is not None:
         needed, there = cost.peak_memory_bytes, _largest_memory(served)

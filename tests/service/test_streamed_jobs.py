@@ -133,11 +133,7 @@ def calibrated(service: Service, job_id: str, attempt: int) -> list[int]:
 def results(service: Service, job_id: str) -> dict[str, bytes]:
     """All files but the metrics, which tell the time that it took."""
     files = service.download(job_id)
-    return {
-        name: content
-        for name, content in files.items()
-        if name != "metrics.json"
-    }
+    return {name: content for name, content in files.items() if name != "metrics.json"}
 
 
 def test_a_cancelled_jobs_state_goes_and_its_log_stays(service: Service) -> None:
