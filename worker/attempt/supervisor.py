@@ -45,21 +45,22 @@ _SHUTDOWN_EXITS = frozenset({-signal.SIGTERM, 255})
 _SHUTDOWN_SECONDS = 1.0
 
 
-def run_job(services: Services, job_id: str) -> None:
-    """Work on a job if it is still to be done; a message about anything else is dropped."""
+def run_job(services: Services, job_id: str) -> bool:
+    """Work on a job if it is still to be done, and say whether; a message about anything else is dropped."""
     if is_better_elsewhere(services.repository, job_id, services.worker_id):
         services.repository.decline(job_id)
         logger.info("job.declined", job_id=job_id)
-        return
+        return False
     claim = services.repository.claim(job_id, services.worker_id)
     if claim is None:
         logger.info("job.not_claimed", job_id=job_id)
-        return
+        return False
     services.running.append(claim)
     try:
         Supervisor(services, claim).run()
     finally:
         services.running.remove(claim)
+    return True
 
 
 def release_running(services: Services) -> None:
