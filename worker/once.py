@@ -1,7 +1,7 @@
 """A worker that takes one job and ends: for machines that are started when a job waits.
 
-It looks for its job in the database, which is the truth; the broker's message is left for whoever reads it, and
-finds nothing to do.
+It looks for its job in the database, which is the truth; whoever reads the message of the broker later finds
+nothing to do.
 """
 
 from __future__ import annotations
