@@ -16,7 +16,7 @@ from optipfair_engine.calibration.accumulators import CosineImportance, Gram, Sq
 from optipfair_engine.calibration.runner import capture_sites
 from optipfair_engine.checkpoints import load_model
 from optipfair_engine.errors import CalibrationError, UnsupportedModelError
-from optipfair_engine.streaming.layerwise import run as layerwise
+from optipfair_engine.streaming.layerwise import calls as calls_module
 from optipfair_engine.streaming.layerwise.run import capture_layerwise, open_checkpoint
 
 WANTED: dict[Any, Any] = {
