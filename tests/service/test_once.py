@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import write_tiny_llama
+
 from .harness import END_SECONDS, environment, running, wait_for
-from .tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from tests.tiny import VOCAB, write_tiny_llama
+
 from .harness import Service, running, wait_for
-from .tiny import VOCAB, write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 

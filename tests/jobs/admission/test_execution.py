@@ -11,8 +11,8 @@ from jobs.admission import Admission, admit
 from jobs.errors import InvalidError
 from jobs.repository import Repository
 from jobs.specs import parse_request
+from tests.jobs.admission.test_admission import WORKER, beat
 from tests.jobs.conftest import TENANT
-from tests.jobs.test_admission import WORKER, beat
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 #: Between what a streamed prune of the model is estimated to take, and one in memory.
