@@ -17,6 +17,7 @@ from fastapi import Depends, Request
 
 from api.problem import Problem
 from api.ratelimit import RateLimiter
+from jobs.access.audit import Actor
 from jobs.repository import Repository
 from jobs.rows import ApiKey
 from jobs.signing.keys import key_hashes
@@ -34,6 +35,13 @@ class Principal:
     key_id: str
     tenant: str
     scopes: frozenset[str]
+    subject: str | None = None
+    """Whose token the key was issued for, if it was."""
+
+    @property
+    def actor(self) -> Actor:
+        """How the audit names it."""
+        return Actor(self.key_id, self.subject)
 
     @property
     def admin(self) -> bool:
@@ -85,9 +93,7 @@ class Authenticator:
         hashes = key_hashes(key, self._secrets)
         found = self._repository.find_key(hashes) if hashes else None
         if found is None:
-            verdict = self._failures.take(address)
-            if not verdict.allowed:
-                raise self._failures.refusal(verdict)
+            self.count_guess(address)
             raise unauthorized("This API key is unknown, revoked or expired.", 'error="invalid_token"')
         principal = principal_of(found)
         self._known[_digest(key)] = (time.monotonic() + REMEMBER_SECONDS, principal)
@@ -95,6 +101,12 @@ class Authenticator:
         if len(self._known) > _MAX_REMEMBERED:
             self._known.popitem(last=False)
         return principal
+
+    def count_guess(self, address: str) -> None:
+        """Count a wrong key or token of an address; Problem 429 once there were too many."""
+        verdict = self._failures.take(address)
+        if not verdict.allowed:
+            raise self._failures.refusal(verdict)
 
     def forget(self) -> None:
         """Forget all remembered keys: one was revoked."""
@@ -107,7 +119,7 @@ def _digest(key: str) -> bytes:
 
 def principal_of(key: ApiKey) -> Principal:
     """What a stored key stands for."""
-    return Principal(key.id, key.tenant, key.scopes)
+    return Principal(key.id, key.tenant, key.scopes, key.subject)
 
 
 def unauthorized(detail: str, parameter: str = "") -> Problem:

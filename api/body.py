@@ -14,7 +14,11 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from api.context import Services, WithServices
 from api.problem import FieldError, Problem, field_error, invalid
+from api.sentences import sentence
+from jobs.admission.checks import HUB_NOT_ALLOWED
+from jobs.errors import InvalidError
 from jobs.specs import AnyRequest, parse_request
 
 M = TypeVar("M", bound=BaseModel)
@@ -64,29 +68,48 @@ def body_of(model: type[M], *, optional: bool = False) -> Callable[[Request], Aw
         try:
             return model.model_validate(body)
         except ValidationError as error:
-            raise problem_of(error, body) from None
+            raise problem_of(error, body, model) from None
 
     return read
 
 
-def job_request(body: Annotated[Any, Depends(json_body)]) -> tuple[AnyRequest, Any]:
+def job_request(body: Annotated[Any, Depends(json_body)], services: WithServices) -> tuple[AnyRequest, Any]:
     """The body of `POST /v1/jobs` as a request, and as the JSON that it came as (for Idempotency-Key)."""
     try:
         return parse_request(body), body
     except ValidationError as error:
-        raise problem_of(error, body) from None
+        _check_hub_is_allowed(services, error, body)
+        raise problem_of(error, body, AnyRequest) from None
 
 
-def problem_of(error: ValidationError, body: Any) -> Problem:
-    """422 with the location of each fault in the body as it was sent."""
-    return invalid([_one(item, body) for item in error.errors(include_url=False, include_input=False)[:50]])
+def _check_hub_is_allowed(services: Services, error: ValidationError, body: Any) -> None:
+    """Say that the hub is not allowed before anything that is wrong with a reference to it.
+
+    Whoever looks up a revision first would learn of that only then.
+    """
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        here, place = body, []
+        for part in in_body(item["loc"], body):
+            here = here[part] if _has(here, part) else None
+            place.append(part)
+            if not isinstance(here, dict) or here.get("source") != "hub":
+                continue
+            workers = services.repository.live_workers()
+            if workers and not any(worker.allow_hub for worker in workers):
+                raise InvalidError(HUB_NOT_ALLOWED, code="hub_not_allowed", location=tuple(place))
 
 
-def _one(item: ErrorDetails, body: Any) -> FieldError:
+def problem_of(error: ValidationError, body: Any, model: Any) -> Problem:
+    """422 with the location of each fault in the body as it was sent; `model` is what it should have been."""
+    items = error.errors(include_url=False, include_input=False)[:50]
+    return invalid([_one(item, body, model) for item in items])
+
+
+def _one(item: ErrorDetails, body: Any, model: Any) -> FieldError:
     place = ["body", *in_body(item["loc"], body)]
     if item["type"].startswith("union_tag_"):  # which member is meant is told by a field, such as `kind`
         place.append(str(item.get("ctx", {}).get("discriminator", "")).strip("'"))
-    return field_error(place, item["msg"].removeprefix("Value error, "), item["type"])
+    return field_error(place, sentence(item, model), item["type"])
 
 
 def in_body(loc: tuple[int | str, ...], body: Any) -> list[str | int]:

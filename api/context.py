@@ -11,8 +11,9 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
-from api.auth import Authenticator
+from api.auth import Authenticator, Principal
 from api.observability import HttpMetrics
+from api.tokens.issuers import Issuers
 from api.waiting.notifier import Notifier
 from jobs.artifacts import ArtifactStore
 from jobs.queue import Publisher
@@ -39,6 +40,7 @@ class Services:
     authenticator: Authenticator
     notifier: Notifier
     metrics: HttpMetrics
+    issuers: Issuers
     outbox_filled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a job was queued here: the dispatcher need not wait for its next round."""
     loop: asyncio.AbstractEventLoop | None = None
@@ -66,6 +68,11 @@ async def services_of(request: Request) -> Services:
     if not isinstance(found, Services):
         raise TypeError("the app has no services: make it with api.main.create_app")
     return found
+
+
+def acting(services: Services, request: Request, principal: Principal) -> Repository:
+    """The repository for what this caller writes: it enters the caller and the request in the audit."""
+    return services.repository.on_behalf(principal.actor, request.scope["request_id"])
 
 
 WithServices = Annotated[Services, Depends(services_of)]

@@ -55,8 +55,8 @@ def _headers(error: errors.JobsError) -> dict[str, str]:
     if isinstance(error, errors.QuotaExceededError):
         return {
             "Retry-After": str(error.retry_after),
-            "RateLimit-Policy": f'"jobs";q={error.limit}',
-            "RateLimit": f'"jobs";r=0;t={error.retry_after}',
+            "RateLimit-Policy": f'"{error.policy}";q={error.limit}',
+            "RateLimit": f'"{error.policy}";r=0;t={error.retry_after}',
         }
     if isinstance(error, errors.QueueFullError | errors.NoWorkerError):
         return {"Retry-After": str(error.retry_after)}

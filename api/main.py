@@ -20,7 +20,21 @@ from api.context import Services
 from api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from api.observability import HttpMetrics, make_tracer_provider
 from api.ratelimit import RateLimiter
-from api.routes import artifacts, dashboard, download, health, jobs, keys, logs, models, results, webhooks
+from api.routes import (
+    artifacts,
+    dashboard,
+    download,
+    health,
+    jobs,
+    keys,
+    logs,
+    models,
+    results,
+    tokens,
+    uploads,
+    webhooks,
+)
+from api.tokens.issuers import Issuers
 from api.waiting.notifier import Notifier
 from jobs.artifacts import make_store
 from jobs.database import connect
@@ -89,6 +103,7 @@ def make_services(settings: Settings) -> Services:
         authenticator=authenticator,
         notifier=Notifier(repository.versions),
         metrics=HttpMetrics(),
+        issuers=Issuers(allow_loopback=settings.allow_loopback_webhooks),
     )
 
 
@@ -112,7 +127,20 @@ def make_routes(metrics: HttpMetrics, *, tracer: TracerProvider | None = None) -
             "operation_spans": False,
         },
     )
-    for module in (jobs, results, logs, artifacts, download, models, webhooks, keys, health, dashboard):
+    for module in (
+        jobs,
+        results,
+        logs,
+        artifacts,
+        download,
+        models,
+        uploads,
+        webhooks,
+        keys,
+        tokens,
+        health,
+        dashboard,
+    ):
         app.include_router(module.router)
     _add_openapi_path(app)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")

@@ -27,6 +27,7 @@ _SAFE_HEADERS = [
     (b"x-frame-options", b"DENY"),
 ]
 _API_CACHING = (b"cache-control", b"private, no-cache")
+_FILE_OF_UPLOAD = re.compile(r"/v1/uploads/[^/]+/files/[^/]+")
 _PROBES = {"/livez", "/readyz"}  # asked every second by something that does not read logs
 _errors = structlog.get_logger("api.errors")
 
@@ -119,7 +120,10 @@ class _Exchange:
 
 
 class BodyLimitMiddleware:
-    """Holds bodies to 1 MB (413); nothing is read before a handler asks for it, having checked the key."""
+    """Holds bodies to 1 MB (413); nothing is read before a handler asks for it, having checked the key.
+
+    A file of an upload is held to its declared size instead, by its handler.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -133,13 +137,14 @@ class BodyLimitMiddleware:
 
 
 class _Body:
-    """One request's body, given to the app in one piece when it first asks."""
+    """One request's body, given to the app in one piece when it first asks; a file as it comes."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
         declared = Headers(scope=scope).get("content-length", "")
         self._declared = int(declared[:32]) if declared.isascii() and declared.isdigit() else None
         self._chunked = "transfer-encoding" in Headers(scope=scope)
+        self._streamed = scope["method"] == "PUT" and _FILE_OF_UPLOAD.fullmatch(scope["path"]) is not None
         self._read = False
 
     async def receive(self) -> Message:
@@ -150,6 +155,10 @@ class _Body:
         """
         if self._read:
             return await self._receive()
+        if self._streamed:
+            message = await self._receive()
+            self._read = not message.get("more_body", False)
+            return message
         if (self._declared or 0) > MAX_BODY_BYTES:
             raise _too_large()
         chunks: list[bytes] = []

@@ -27,6 +27,13 @@ class ErrorBody(BaseModel):
     message: str
 
 
+class JobWarning(BaseModel):
+    """Something that a person should know of a job or its result; the code is for scripts."""
+
+    code: str
+    message: str
+
+
 class Job(BaseModel):
     """A job as it stands."""
 
@@ -36,7 +43,9 @@ class Job(BaseModel):
     terminal: bool
     verdict: VerdictWord | None = Field(description="null until the job has ended")
     labels: dict[str, str]
-    spec: dict[str, Any]
+    spec: dict[str, Any] = Field(description="as it was sent, with every default")
+    resolved: dict[str, Any] = Field(description="as it is carried out: what a preset stands for written out")
+    warnings: list[JobWarning]
     gates: list[dict[str, Any]]
     priority: int
     queue: str
@@ -49,11 +58,12 @@ class Job(BaseModel):
     created_at: str
     started_at: str | None
     finished_at: str | None
-    artifacts_expire_at: str | None
+    artifacts_expire_at: str | None = Field(description="when its files are removed; null without files")
     execution: str | None = Field(
         description="memory or streamed: how a prune is carried out, once an attempt has decided it"
     )
     execution_reason: str | None = Field(description="why, in words")
+    created_by: dict[str, str] | None = Field(description="who made it: its key_id or subject")
     links: dict[str, str]
 
 
@@ -75,6 +85,7 @@ class Estimate(BaseModel):
         description="memory or streamed, of a prune; null for other jobs, and while the model is not known"
     )
     reason: str | None = Field(description="why, in words")
+    warnings: list[JobWarning] = Field(description="what the job would be created with")
 
 
 class Event(BaseModel):
@@ -171,6 +182,37 @@ class ModelList(BaseModel):
 
     items: list[ModelEntry]
     hub: bool = Field(description="whether hub ids are allowed")
+
+
+class CalibrationFile(BaseModel):
+    """A text that a job can name in `calibration`, `evaluation` and `text`."""
+
+    source: Literal["local"] = "local"
+    name: str
+    queues: list[str] = Field(description="whose workers have it")
+
+
+class CalibrationList(BaseModel):
+    """The files of the live workers' calibration folders."""
+
+    items: list[CalibrationFile]
+
+
+class SuiteFile(BaseModel):
+    """A file that a bias job can name as its `suite`."""
+
+    name: str
+    kind: Literal["crows_pairs", "stereoset", "prompt_pairs"] | None = Field(
+        description="what it holds; null for a file that is none of these"
+    )
+    items: int | None = Field(description="how many sentences, groups or pairs")
+    queues: list[str] = Field(description="whose workers have it")
+
+
+class SuiteList(BaseModel):
+    """The files of the live workers' suites folders."""
+
+    items: list[SuiteFile]
 
 
 class WebhookRequest(BaseModel, extra="forbid", strict=True):

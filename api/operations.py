@@ -20,7 +20,7 @@ _REFERENCE = "#/components/schemas/{model}"
 SECURITY = {
     "api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "ofk_…", "description": "an API key"}
 }
-KEYLESS = ("/livez", "/readyz", "/v1/download/{token}/{name}")
+KEYLESS = ("/livez", "/readyz", "/v1/token", "/v1/download/{token}/{name}")
 
 
 def body_schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
@@ -64,6 +64,45 @@ GET_BYTES = headers(
     If_Match="412 if the file has another ETag",
 )
 
+_FORM = {
+    "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+    "subject_token": "the CI system's token",
+    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+    "scope": "fewer scopes than the trust rule grants, separated by spaces",
+    "audience": "only rules with this audience",
+}
+TOKEN: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-www-form-urlencoded": {
+                "schema": {
+                    "type": "object",
+                    "required": ["grant_type", "subject_token", "subject_token_type"],
+                    "properties": {
+                        name: {"type": "string", "description": text} for name, text in _FORM.items()
+                    },
+                }
+            }
+        },
+    }
+}
+PUT_FILE: dict[str, Any] = {
+    **headers(Content_Range="bytes FIRST-LAST/SIZE: which bytes these are; without it, the whole file"),
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
+}
+UPLOAD_STATE: dict[int | str, dict[str, Any]] = {
+    204: {
+        "description": "How far the file has come",
+        "headers": {
+            "Upload-Offset": {"description": "the first missing byte", "schema": {"type": "integer"}},
+            "Upload-Length": {"description": "the size", "schema": {"type": "integer"}},
+        },
+    }
+}
 VERDICT_RESPONSES: dict[int | str, dict[str, object]] = {
     200: {
         "content": {
@@ -86,12 +125,16 @@ BYTES_RESPONSES: dict[int | str, dict[str, object]] = {
 def install(app: FastAPI) -> None:
     """Make `app.openapi()` give the complete document."""
     from api import models
+    from api.tokens.models import TrustRequest
+    from api.uploads.models import UploadRequest
 
     bodies: list[type[BaseModel]] = [
         models.LinkRequest,
         models.WebhookRequest,
         models.RedeliverRequest,
         models.KeyRequest,
+        TrustRequest,
+        UploadRequest,
     ]
 
     def openapi() -> dict[str, Any]:

@@ -15,10 +15,12 @@ from api.context import Services
 from api.observability import trace_context
 from api.problem import field_error, invalid
 from api.views import job_view
+from jobs.access.audit import Actor
 from jobs.admission import admit
 from jobs.errors import InvalidError, StorageError
+from jobs.repository import Repository
 from jobs.rows import Idempotency, Job
-from jobs.specs import AnyRequest
+from jobs.specs import AnyRequest, upload_references
 from jobs.webhooks import check_webhook_url
 
 _log = structlog.get_logger("api.submission")
@@ -31,6 +33,7 @@ class Origin:
 
     tenant: str
     request_id: str
+    actor: Actor
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,13 @@ def estimate(services: Services, tenant: str, request: AnyRequest) -> models.Est
         queue=admission.queue,
         execution=None if cost is None else cost.execution,
         reason=None if cost is None else cost.reason,
+        warnings=[models.JobWarning(**warning) for warning in admission.warnings],
     )
 
 
-def delete(services: Services, job_id: str) -> None:
+def delete(services: Services, repository: Repository, job_id: str) -> None:
     """Forget an ended job and remove its files; what can't be removed now is found as an orphan later."""
-    for storage in services.repository.delete_job(job_id):
+    for storage in repository.delete_job(job_id):
         try:
             services.store.delete(storage)
         except StorageError as error:
@@ -100,10 +104,14 @@ def delete(services: Services, job_id: str) -> None:
 def _create(services: Services, origin: Origin, request: AnyRequest, first: Idempotency | None) -> Job:
     _check_webhook(services, request)
     admission = admit(services.repository, origin.tenant, request)
-    return services.repository.create_job(
+    services.repository.keep_uploads([upload_id for _, upload_id, _ in upload_references(request.spec)])
+    mine = services.repository.on_behalf(origin.actor, origin.request_id)
+    return mine.create_job(
         origin.tenant,
         request,
         queue=admission.queue,
+        warnings=admission.warnings,
+        output_bytes=0 if admission.estimate is None else admission.estimate.output_bytes,
         reuse_key=admission.reuse_key,
         idempotency=first,
         render=render,

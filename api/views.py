@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -46,6 +47,8 @@ def job_view(job: rows.Job) -> models.Job:
         verdict=cast("models.VerdictWord | None", job.verdict or ("none" if job.terminal else None)),
         labels=job.labels,
         spec=job.spec,
+        resolved=job.spec if job.resolved is None else job.resolved,
+        warnings=[models.JobWarning.model_construct(**warning) for warning in job.warnings],
         gates=job.gates,
         priority=job.priority,
         queue=job.queue,
@@ -66,6 +69,7 @@ def job_view(job: rows.Job) -> models.Job:
         artifacts_expire_at=rfc3339_or_none(job.artifacts_expire_at),
         execution=job.execution,
         execution_reason=job.execution_reason,
+        created_by=None if job.created_by is None else json.loads(job.created_by),
         links=job_links(job),
     )
 

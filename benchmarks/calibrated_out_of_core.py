@@ -67,7 +67,7 @@ import optipfair_engine.workflow.prune.out_of_core  # imports are not timed
 from optipfair_engine.workflow import prune_checkpoint
 options = {"pruning_percentage": 30, "verify": "structure"}
 if sys.argv[5] == "recommended":
-    options["preset"] = "recommended"
+    options |= {"preset": "recommended", "allocation": "allocated"}
 else:
     options |= {"neuron_selection_method": sys.argv[5], "compensation": "least_squares"}
 start, cpu = time.perf_counter(), time.process_time()

@@ -149,7 +149,7 @@ def _recommended_30(bench: Bench) -> PruningPlan:
     if not (folder / "plan.json").exists():
         calibration = bench.wiki()
         stats = bench.statistics("wiki", calibration, "down_proj")
-        options = PruneOptions(preset="recommended", pruning_percentage=30)
+        options = PruneOptions(preset="recommended", pruning_percentage=30, allocation="allocated")
         make_calibrated_plan(locate(bench.model), options, calibration, stats).plan.save(folder)
     plan = PruningPlan.load(folder)
     print(f"  plan at 30 %: {_said(plan.provenance)}", flush=True)
@@ -180,7 +180,8 @@ def mixture(bench: Bench) -> None:
     calibration = bench.mixture()
     stats = bench.statistics("mixture", calibration, "down_proj")
     code = text_windows(bench.tokenizer, texts.code(texts.CODE_TEST), 512, 40)
-    model = bench.prune(PruneOptions(preset="recommended", pruning_percentage=30), calibration, stats)
+    options = PruneOptions(preset="recommended", pruning_percentage=30, allocation="allocated")
+    model = bench.prune(options, calibration, stats)
     bench.score("mixture 30", model)
     before = bench.score("dense code", bench.model, code)
     bench.note("mixture 30 code ratio", bench.score("mixture 30 code", model, code) / before)

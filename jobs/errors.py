@@ -43,11 +43,20 @@ class QuotaExceededError(JobsError):
     """One tenant has too many jobs in flight; come back after `retry_after` seconds."""
 
     code = "too_many_jobs"
+    policy = "jobs"
+    """What is limited, in the headers of HTTP."""
 
     def __init__(self, message: str, *, limit: int, retry_after: int) -> None:
         super().__init__(message)
         self.limit = limit
         self.retry_after = retry_after
+
+
+class ArtifactQuotaError(QuotaExceededError):
+    """One tenant's kept files take all that they may."""
+
+    code = "artifact_quota_exceeded"
+    policy = "artifact-bytes"
 
 
 class QueueFullError(JobsError):

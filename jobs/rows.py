@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from jobs.states import TERMINAL, Outcome, State
 
 JsonObject = dict[str, Any]
+MAX_WARNING_LENGTH = 2000
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Job:
     artifacts_expire_at: int | None
     execution: str | None = None
     execution_reason: str | None = None
+    created_by: str | None = None
+    """JSON of who made it."""
+    resolved: JsonObject | None = None
+    warnings: list[JsonObject] = field(default_factory=list)
 
     @property
     def terminal(self) -> bool:
@@ -120,7 +125,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One published file; `storage` ("{job}/{attempt}") says where the store keeps its bytes."""
+    """One published file; `storage` ("{job}/{attempt}") says where the store keeps its bytes.
+
+    `archive_path` is set where the archive has the file under another name than its own (`step/file`).
+    """
 
     name: str
     media_type: str
@@ -128,6 +136,12 @@ class Artifact:
     sha256: str
     storage: str = ""
     published_at: int = 0
+    archive_path: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Where the file lies in the archive of its job."""
+        return self.archive_path or self.name
 
 
 def storage_of(job_id: str, attempt: int) -> str:
@@ -175,6 +189,8 @@ class ApiKey:
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    subject: str | None = None
+    """Whose token it was issued for, if it was."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +255,8 @@ class Worker:
     seen_at: int
     memory_bytes: int | None = None
     stalled: bool = False
+    suites: dict[str, JsonObject] = field(default_factory=dict)
+    """What its suite files hold: `{"kind", "items"}` by name."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +297,11 @@ def printable(message: str) -> str:
     return "".join(map(_printable, message))
 
 
+def warning(code: str, message: str) -> JsonObject:
+    """Something that a person should know of a job or its result, as the job has it."""
+    return {"code": code[:64], "message": printable(message)[:MAX_WARNING_LENGTH]}
+
+
 def job_error(row: Mapping[Any, Any]) -> JobError | None:
     """The error columns of a row, if set."""
     if row["error_code"] is None:
@@ -286,13 +309,15 @@ def job_error(row: Mapping[Any, Any]) -> JobError | None:
     return JobError(code=row["error_code"], message=row["error_message"] or "")
 
 
+ARTIFACT_FIELDS = ("name", "media_type", "size", "sha256", "storage", "published_at", "archive_path")
+"""The columns of `artifacts` that make an Artifact."""
 JOB_FIELDS = (
     *("id", "tenant", "kind", "spec", "labels", "gates", "priority", "queue", "timeout_seconds"),
     *("queue_deadline", "webhook_url", "request_id", "traceparent", "reuse_key", "reused_from", "state"),
     *("version", "last_seq", "attempt", "lost_attempts", "max_attempts", "worker_id", "lease_expires_at"),
     *("progress_fraction", "progress_stage", "progress_message", "eta_seconds", "error_code"),
     *("error_message", "verdict", "created_at", "queued_at", "started_at", "finished_at"),
-    *("artifacts_expire_at", "execution", "execution_reason"),
+    *("artifacts_expire_at", "execution", "execution_reason", "created_by", "resolved", "warnings"),
 )
 """The columns of `jobs` that make a Job, in the order in which `job_from_row` takes them."""
 _STATES = {state.value: state for state in State}
@@ -313,7 +338,9 @@ def job_from_row(row: Sequence[Any]) -> Job:
         *row[16 : _PROGRESS.start],
         Progress(*row[_PROGRESS]),
         None if code is None else JobError(code, message or ""),
-        *row[_ERROR + 2 :],
+        *row[_ERROR + 2 : -2],
+        None if row[-2] is None else from_json(row[-2]),
+        [] if row[-1] is None else from_json(row[-1]),
     ]
     return Job(*values)
 

@@ -83,10 +83,16 @@ class Settings(BaseModel):
     max_queue_depth: int = Field(default=10_000, ge=1)
     max_jobs_per_tenant: int = Field(default=1_000, ge=1)
     """Jobs of one tenant that may be queued or running at once."""
+    max_artifact_bytes_per_tenant: int | None = Field(default=None, ge=1)
+    """What one tenant's kept files may take; by default there is no limit but the disk's."""
     requests_per_minute: int = Field(default=60_000, ge=1)
     """Requests that one key may make, in each API process."""
     wrong_keys_per_minute: int = Field(default=600, ge=1)
     """Wrong keys that one address may present, in each API process."""
+    upload_quota_bytes: int = Field(default=100 * 1024**3, ge=0)
+    """Bytes that the uploads of one tenant may take, those that are declared and not yet sent included."""
+    upload_ttl_seconds: int = Field(default=7 * 24 * 3600, ge=1)
+    """How long an upload is kept after it was declared, completed, or last named in a new job."""
     idempotency_seconds: int = Field(default=24 * 3600, ge=1)
     max_link_seconds: int = Field(default=24 * 3600, ge=1)
     memory_bytes: int | None = Field(default=None, ge=1)

@@ -109,6 +109,9 @@ jobs = Table(
     Column("artifacts_expire_at", BigInteger),  # retention; NULL once they are purged
     Column("execution", String(16)),  # of a prune, once an attempt has decided it: memory or streamed
     Column("execution_reason", Text),
+    Column("created_by", Text),  # JSON of the actor; NULL for jobs older than this column
+    Column("resolved", Text),  # the spec as carried out, where that says more than the spec
+    Column("warnings", Text),  # NULL: none
     _one_of("state", State),
     Index("ix_jobs_tenant_id", "tenant", "id"),
     Index("ix_jobs_tenant_state_id", "tenant", "state", "id"),
@@ -194,6 +197,7 @@ artifacts = Table(
     Column("sha256", String(64), nullable=False),
     Column("storage", String(96), nullable=False),  # "{job}/{attempt}" in the store; shared when reused
     Column("published_at", BigInteger, nullable=False),
+    Column("archive_path", String(160)),  # where it lies in the archive; NULL: under its name
     Index("ix_artifacts_storage", "storage"),
 )
 
@@ -233,7 +237,36 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
+    Column("subject", Text),  # of a key that was issued for a CI system's token: whose that was
+    Column("trust_id", ID, ForeignKey("trust_rules.id", ondelete="CASCADE")),  # goes with its rule
     Index("ix_api_keys_tenant_id", "tenant", "id"),
+    Index("ix_api_keys_trust_id", "trust_id"),
+)
+
+trust_rules = Table(
+    "trust_rules",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _tenant(),
+    Column("issuer", String(512), nullable=False),
+    Column("audience", String(512), nullable=False),
+    Column("claims", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_trust_rules_issuer", "issuer"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("time", BigInteger, nullable=False),
+    Column("tenant", NAME, nullable=False),
+    Column("key_id", ID),
+    Column("subject", Text),
+    Column("action", String(32), nullable=False),
+    Column("object", String(128), nullable=False),
+    Column("request_id", String(128)),
 )
 
 webhooks = Table(
@@ -284,6 +317,7 @@ workers = Table(
     Column("devices", Text, nullable=False),
     Column("models", Text, nullable=False),
     Column("files", Text, nullable=False),  # names of its calibration files and suites
+    Column("suites", Text, nullable=False, server_default=text("'{}'")),  # what its suite files hold
     Column("allow_hub", Boolean, nullable=False),
     Column("memory_bytes", BigInteger),  # NULL: it did not say
     Column("code_version", String(64), nullable=False),
@@ -292,4 +326,54 @@ workers = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
     Index("ix_workers_seen_at", "seen_at"),
+)
+
+# The bytes of a file are a blob: parts in the artifact store, `{blob}/{number}`, that cover it without
+# overlap. Several uploads of one tenant may refer to a blob whose hash was verified.
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _tenant(),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("verified", Boolean, nullable=False),
+    Column("last_part", Integer, nullable=False),  # numbers are handed out once: they name folders
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_blobs_tenant_sha256", "tenant", "sha256"),
+)
+
+blob_parts = Table(
+    "blob_parts",
+    metadata,
+    Column("blob_id", ID, ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("first", BigInteger, nullable=False),  # the place of its first byte in the file
+    Column("size", BigInteger, nullable=False),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _tenant(),
+    Column("kind", String(16), nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("facts", Text),  # the header reader's, of a complete model
+    Column("created_at", BigInteger, nullable=False),
+    Column("completed_at", BigInteger),
+    Column("expires_at", BigInteger, nullable=False),
+    CheckConstraint("state IN ('open', 'complete')", name="state"),
+    Index("ix_uploads_tenant_id", "tenant", "id"),
+    Index("ix_uploads_expires_at", "expires_at"),
+)
+
+upload_files = Table(
+    "upload_files",
+    metadata,
+    Column("upload_id", ID, ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("blob_id", ID, ForeignKey("blobs.id"), nullable=False),
+    Index("ix_upload_files_blob_id", "blob_id"),
 )

@@ -35,7 +35,7 @@ def _check(gate: Mapping[str, Any], metrics: Mapping[str, Any]) -> Check:
     if value is None:
         return Check(name, INCONCLUSIVE, None, low, high, "the job did not report this metric as a number")
     if any(limit in metrics and metrics[limit] is None for limit in _limits(name)):
-        return Check(name, INCONCLUSIVE, value, low, high, "the job could not tell how certain this is")
+        return Check(name, INCONCLUSIVE, value, low, high, _why_uncertain(name, metrics))
     ends = interval(name, metrics).values()
     span = sorted({value, *(end for end in ends if end is not None)})
     verdicts = {_within(point, low, high) for point in (span[0], value, span[-1])}
@@ -60,6 +60,19 @@ def interval(name: str, metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _limits(name: str) -> list[str]:
     return [f"{name}_{end}" for end in ("low", "high")]
+
+
+def _why_uncertain(name: str, metrics: Mapping[str, Any]) -> str:
+    """Why a number has no interval: what its job says of the prompts that it was measured on."""
+    step, dot, own = name.rpartition(".")
+    counted = "control_pairs" if own in ("noise_floor", "effect_over_noise") else "templates"
+    count = _number(metrics.get(f"{step}{dot}{counted}"))
+    said = f"there is no interval ({own}_low … {own}_high) that would say how certain this is"
+    if counted == "templates" and count is not None and count < 2:
+        return f"{said}: the prompts come from one template, and an interval takes several"
+    if counted == "control_pairs" and count is not None:
+        return f"{said}: it takes prompts and control pairs of several templates each"
+    return f"{said}: it takes several independent measurements, as prompts of several templates"
 
 
 def _within(value: float, low: float | None, high: float | None) -> bool:

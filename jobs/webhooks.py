@@ -49,31 +49,46 @@ _SET_ASIDE = (
 
 
 def check_webhook_url(url: str, *, allow_loopback: bool) -> None:
-    """Raise InvalidError (`webhook_url_invalid`) for a URL that is refused before any name is resolved.
+    """Raise InvalidError (`webhook_url_invalid`) for a URL that is refused before any name is resolved."""
+    check_url(url, what="webhook URL", code="webhook_url_invalid", allow_loopback=allow_loopback)
+
+
+def check_url(url: str, *, what: str, code: str, allow_loopback: bool) -> None:
+    """Raise InvalidError with `code` for a URL that this service shall not call; `what` is its name.
 
     Only https, no user info, no literal address that is not globally routable (multicast included).
     With `allow_loopback` (development) http and loopback are let through. Names are judged again when
-    they are resolved, at delivery.
+    they are resolved, when the URL is called.
     """
+    reason = _fault(url, allow_loopback=allow_loopback)
+    if reason is not None:
+        raise InvalidError(f"the {what} {reason}", code=code)
+
+
+def _fault(url: str, *, allow_loopback: bool) -> str | None:
     if not url.isascii() or not url.isprintable() or " " in url:
-        raise _refused("holds a character that must be percent-encoded")
+        return "holds a character that must be percent-encoded"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise _refused("is not a URL") from error
+    except ValueError:
+        return "is not a URL"
     if not host or parts.username is not None or parts.password is not None or port == 0:
-        raise _refused("needs a host, and no user name or password")
-    loopback = host == "localhost" or host.endswith(".localhost")
+        return "needs a host, and no user name or password"
+    loopback = _is_loopback(host)
     address = _literal_address(host)
-    if address is not None:
-        loopback = loopback or address.is_loopback
-        if not is_public(address) and not (allow_loopback and address.is_loopback):
-            raise _refused("does not point to a globally routable address")
-    elif loopback and not allow_loopback:
-        raise _refused("does not point to a globally routable address")
+    outside = is_public(address) if address is not None else not loopback
+    if not outside and not (allow_loopback and loopback):
+        return "does not point to a globally routable address"
     if parts.scheme != "https" and not (parts.scheme == "http" and loopback and allow_loopback):
-        raise _refused("must use https")
+        return "must use https"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _literal_address(host)
+    named = host == "localhost" or host.endswith(".localhost")
+    return named or (address is not None and address.is_loopback)
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
@@ -113,7 +128,3 @@ def _legacy_address(host: str) -> ipaddress.IPv4Address | None:
         return None
     value = sum(head << (24 - 8 * i) for i, head in enumerate(heads)) + tail
     return ipaddress.IPv4Address(value)
-
-
-def _refused(reason: str) -> InvalidError:
-    return InvalidError(f"the webhook URL {reason}", code="webhook_url_invalid")

@@ -1,9 +1,10 @@
-"""The engine's errors: each has a stable ``code`` for scripts, and a text that says what would be right."""
+"""The engine's errors and warnings: each has a stable ``code`` for scripts, and a text for people."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
 
 #: torch and safetensors have no type or number for exhausted memory, only these words.
 _MEMORY_SIGNS = ("can't allocate memory", "Cannot allocate memory", "os error 12)", "out of memory")
@@ -78,6 +79,20 @@ class PlanError(EngineError, ValueError):
     """A pruning plan doesn't fit the model that it is applied to, or is malformed."""
 
     code = "plan_invalid"
+
+
+@dataclass(frozen=True)
+class Caution:
+    """What whoever uses a result must know of it; ``code`` is stable, the text is for people."""
+
+    code: str
+    message: str
+
+
+def as_warnings(cautions: Iterable[Caution]) -> list[dict[str, str]]:
+    """The ``warnings`` of metrics: code and message of each, no text twice."""
+    by_text = {caution.message: caution for caution in reversed(list(cautions))}
+    return [asdict(caution) for caution in reversed(by_text.values())]
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

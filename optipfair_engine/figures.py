@@ -129,6 +129,16 @@ def plot_comparison(path: Path, values: Mapping[str, float], *, title: str, labe
     return _save(path, draw, width=6.0)
 
 
+def _least_error(curves: Mapping[int, Sequence[float]], kept: Mapping[int, Sequence[int]] | None) -> float:
+    """Where a log axis of errors begins: below every dot, and not far below a percent of neurons removed."""
+    seen = [curve[max(1, len(curve) // 100)] for curve in curves.values()]
+    seen += [
+        curve[len(curve) - 1 - len(kept[layer])] for layer, curve in curves.items() if kept and layer in kept
+    ]
+    positive = [error for error in seen if error > 0]
+    return max(1e-6, min(positive, default=1e-3) / 2)
+
+
 def plot_curves(
     path: Path, curves: Mapping[int, Sequence[float]], kept: Mapping[int, Sequence[int]] | None = None
 ) -> Path:
@@ -152,6 +162,8 @@ def plot_curves(
         axes.set_ylabel("relative squared error of the layer's output")
         axes.set_title("Predicted error of each layer (dark: first layers; dots: this plan)")
         axes.set_xlim(0, 100)
-        axes.set_ylim(0, 1)
+        # errors at usual sizes are thousandths of those of an empty layer: on a linear axis they are all 0
+        axes.set_yscale("log")
+        axes.set_ylim(_least_error(curves, kept), 1)
 
     return _save(path, draw)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from jobs.access.audit import COMMAND_LINE
 from jobs.repository import Repository
 from jobs.settings import Settings
 from jobs.signing.keys import SCOPES, generate_key
@@ -47,7 +48,7 @@ def ensure_admin_key(settings: Settings, repository: Repository, *, say: Callabl
     # The file first: a key that is stored but was never written down would lock everyone out.
     path = settings.data_dir / ADMIN_KEY_FILE
     write_private(path, key.plain + "\n")
-    repository.create_key(
+    repository.on_behalf(COMMAND_LINE).create_key(
         FIRST_TENANT, key_hash=key.hash, hint=key.hint, scopes=SCOPES, name="first start", expires_at=None
     )
     say(f"admin key (shown once, also in {path}): {key.plain}")

@@ -5,6 +5,7 @@ It makes no file and no folder: whoever asks what is wrong has not asked for a s
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from migrations import current, head
 from worker.inputs.files import names_in
 
 GIB = 1024**3
+SHOWN_TENANTS = 3
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("broker", check_broker, "start `optipfair-service serve`, or check OPTIPFAIR_BROKER_URL"),
         ("artifacts", check_artifacts, "check OPTIPFAIR_ARTIFACTS_URL, its credentials and its permissions"),
         ("disk", check_disk, "free some space, or lower OPTIPFAIR_MIN_FREE_BYTES"),
+        ("room", check_room, "delete jobs that are no longer needed, or empty the caches"),
         ("models", check_models, "put model folders (config.json, *.safetensors) there"),
         ("worker", check_worker, "start `optipfair-service worker`, and look into its log"),
     ]
@@ -114,6 +117,27 @@ def check_disk(settings: Settings) -> Finding:
     free = min(shutil.disk_usage(folder).free, make_store(settings).free_bytes())
     text = f"{free / GIB:.1f} GiB free, {settings.min_free_bytes / GIB:.1f} GiB are kept free"
     return Finding("disk", free > settings.min_free_bytes, text, "free some space")
+
+
+def check_room(settings: Settings) -> Finding:
+    """What takes room: each tenant's files, the largest first, and what this machine keeps besides."""
+    kept = {} if _missing_sqlite(settings) is not None else _repository(settings).kept_bytes()
+    by_size = sorted(kept.items(), key=lambda item: item[1], reverse=True)
+    shown = [f"files of {tenant} {size / GIB:.2f} GiB" for tenant, size in by_size[:SHOWN_TENANTS]]
+    rest = by_size[SHOWN_TENANTS:]
+    if rest:
+        shown.append(f"of {len(rest)} other tenants {sum(size for _, size in rest) / GIB:.2f} GiB")
+    for title, folder in (("fetched from the hub", "hub"), ("fetched from earlier jobs", "jobs")):
+        shown.append(f"{title} {_folder_bytes(settings.work_dir / folder) / GIB:.2f} GiB")
+    limit = settings.max_artifact_bytes_per_tenant
+    full = [tenant for tenant, size in kept.items() if limit is not None and size >= limit]
+    advice = f"{', '.join(full)}: nothing more may be written (OPTIPFAIR_MAX_ARTIFACT_BYTES_PER_TENANT)"
+    return Finding("room", not full, "; ".join(shown), advice)
+
+
+def _folder_bytes(folder: Path) -> int:
+    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return sum(file.lstat().st_size for file in files)
 
 
 def check_models(settings: Settings) -> Finding:

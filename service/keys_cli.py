@@ -37,7 +37,7 @@ def create(
         key = generate_key(load_secrets(settings.secret_file))
         expires = None if expires_days is None else int(time.time() * 1000) + expires_days * 86_400_000
         repository.ensure_tenant(tenant)
-        stored = repository.create_key(
+        stored = repository.on_behalf(_command_line()).create_key(
             tenant, key_hash=key.hash, hint=key.hint, scopes=scopes, name=name, expires_at=expires
         )
     say(f"{stored.id}  {key.plain}")
@@ -63,7 +63,7 @@ def revoke(key_id: str, data_dir: DataDir = None, database_url: DatabaseUrl = No
     """Revoke a key by its id: it opens nothing any more. Links that it made work until they expire."""
     with explained():
         _settings, repository = _open(data_dir=data_dir, database_url=database_url)
-        repository.revoke_key(key_id, None)
+        repository.on_behalf(_command_line()).revoke_key(key_id, None)
     say(f"revoked {key_id}")
 
 
@@ -73,6 +73,12 @@ def _open(**flags: Any) -> tuple[Any, Any]:
 
     settings = make_settings(flags)
     return settings, Repository(connect(settings.database_url), settings)
+
+
+def _command_line() -> Any:
+    from jobs.access.audit import COMMAND_LINE
+
+    return COMMAND_LINE
 
 
 def _expiry(milliseconds: int | None) -> str:

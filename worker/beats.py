@@ -27,6 +27,7 @@ class Beats:
         self._memory = services.memory_bytes
         self._models = services.inventory.scan()
         self._files = services.inventory.files()
+        self._suites = services.inventory.suites()
         self._changed = threading.Event()
         self._stop = threading.Event()
         self._threads = [
@@ -58,12 +59,13 @@ class Beats:
     def _scan_loop(self) -> None:
         while not self._stop.wait(SCAN_SECONDS):
             try:
-                models, files = self._services.inventory.scan(), self._services.inventory.files()
+                inventory = self._services.inventory
+                found = inventory.scan(), inventory.files(), inventory.suites()
             except Exception:  # this thread must not end: no new model would ever be seen
                 logger.warning("inventory.scan_failed", exc_info=True)
                 continue
-            if (models, files) != (self._models, self._files):
-                self._models, self._files = models, files
+            if found != (self._models, self._files, self._suites):
+                self._models, self._files, self._suites = found
                 self._changed.set()
 
     def _beat_loop(self) -> None:
@@ -79,6 +81,7 @@ class Beats:
             "devices": self._devices,
             "models": self._models,
             "files": self._files,
+            "suites": self._suites,
             "allow_hub": self._services.settings.allow_hub,
             "code_version": self._code_version,
             "memory_bytes": self._memory,

@@ -141,9 +141,13 @@ def _purge_some(services: Services) -> bool:
     folders = repository.take_expired_artifacts()
     for storage in folders:
         services.store.delete(storage)
+    uploaded = repository.take_expired_uploads()
+    for storage in uploaded:
+        services.store.delete(storage)
     repository.purge_idempotency()
+    repository.purge_tokens()
     repository.purge_workers()
-    return bool(folders)
+    return bool(folders or uploaded)
 
 
 def _remove_orphans(services: Services) -> int:

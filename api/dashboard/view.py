@@ -102,6 +102,8 @@ def job_head(job: Job, now: int) -> dict[str, Any]:
         "message": job.progress.message,
         "eta": span(job.progress.eta_seconds) if job.progress.eta_seconds else None,
         "error": job.error,
+        "warnings": [item["message"] for item in job.warnings],
+        "files_until": rfc3339_or_none(job.artifacts_expire_at),
         "created_at": rfc3339(job.created_at),
         "started_at": rfc3339_or_none(job.started_at),
         "finished_at": rfc3339_or_none(job.finished_at),
@@ -116,7 +118,8 @@ def subject(spec: Mapping[str, Any]) -> str:
         return " → ".join(str(step.get("name")) for step in spec["steps"])
     model = spec.get("model") or {}
     if model.get("source") == "job":
-        return f"job {str(model.get('job_id'))[-12:]}"
+        step = f", step {model['step']}" if model.get("step") else ""
+        return f"job {str(model.get('job_id'))[-12:]}{step}"
     return str(model.get("name") or model.get("id") or "")
 
 
@@ -147,6 +150,9 @@ def job_page(services: Services, job: Job, now: int) -> dict[str, Any]:
     return {
         "job": job_head(job, now),
         "spec": json.dumps(job.spec, indent=2, ensure_ascii=False),
+        "resolved": (
+            None if job.resolved is None else json.dumps(job.resolved, indent=2, ensure_ascii=False)
+        ),
         "events": [event_line(event) for event in reversed(events[-SHOWN_EVENTS:])],
         "timeline": timeline(events),
         "checks": [check_line(check) for check in repository.get_checks(job.id)] if job.terminal else [],

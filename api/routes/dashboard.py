@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response, Streamin
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Principal, identify
-from api.context import Services, WithServices
+from api.context import Services, WithServices, acting
 from api.dashboard import view
 from api.dashboard.stream import fragments
 from api.downloads.serving import archive_response, artifact_response
@@ -147,9 +147,12 @@ async def job_stream(job_id: str, principal: LoggedIn, services: WithServices) -
 
 
 @router.post("/ui/jobs/{job_id}/{action}", dependencies=[SameOrigin])
-async def act(job_id: str, action: str, principal: LoggedIn, services: WithServices) -> Response:
+async def act(
+    request: Request, job_id: str, action: str, principal: LoggedIn, services: WithServices
+) -> Response:
     """Cancel or retry; a click that came too late is no error, and a refusal is said on the job's page."""
-    verbs = {"cancel": services.repository.cancel_job, "retry": services.repository.retry_job}
+    repository = acting(services, request, principal)
+    verbs = {"cancel": repository.cancel_job, "retry": repository.retry_job}
     if action not in verbs:
         raise Problem(404, "not_found", "There is no such resource.")
     if not principal.may("jobs:write"):

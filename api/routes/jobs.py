@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api import models, submission
 from api.auth import Principal, Reader, Writer
 from api.body import job_request
-from api.context import Services, WithServices, services_of
+from api.context import Services, WithServices, acting, services_of
 from api.downloads.conditional import MAX_END_SECONDS, field, none_match, prefer_wait
 from api.operations import CREATE_JOB, GET_JOB, JOB_BODY
 from api.problem import Problem, field_error, invalid
@@ -66,7 +66,7 @@ async def create_job(principal: Writer, request: Request, body: JobBody, service
     """
     wanted, raw = body
     key = submission.idempotency_key(request.headers.get("idempotency-key"))
-    origin = submission.Origin(principal.tenant, request.scope["request_id"])
+    origin = submission.Origin(principal.tenant, request.scope["request_id"], principal.actor)
     answer = await run_in_threadpool(submission.submit, services, origin, wanted, raw, key)
     headers = {"Location": f"/v1/jobs/{answer.job_id}", "Retry-After": _POLL_AFTER_SECONDS}
     text = answer.body
@@ -128,29 +128,31 @@ def list_jobs(
     response_model=models.Job,
     responses={200: {"model": models.Job, "description": "It was cancelled before"}},
 )
-def cancel_job(job_id: str, response: Response, principal: Writer, services: WithServices) -> models.Job:
+def cancel_job(
+    job_id: str, request: Request, response: Response, principal: Writer, services: WithServices
+) -> models.Job:
     """Cancel a job: at once while it is queued, soon while it runs; 409 when it has ended otherwise."""
     before = services.repository.get_job(job_id, principal.sees)
     if before.state is State.CANCELLED:
         response.status_code = 200
         return job_view(before)
-    return job_view(services.repository.cancel_job(job_id))
+    return job_view(acting(services, request, principal).cancel_job(job_id))
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, response_model=models.Job)
-def retry_job(job_id: str, principal: Writer, services: WithServices) -> models.Job:
+def retry_job(job_id: str, request: Request, principal: Writer, services: WithServices) -> models.Job:
     """Try an ended job again, as a new attempt of the same job; 409 for one that succeeded or still runs."""
     services.repository.get_job(job_id, principal.sees)
-    job = services.repository.retry_job(job_id)
+    job = acting(services, request, principal).retry_job(job_id)
     services.wake_dispatcher()
     return job_view(job)
 
 
 @router.delete("/jobs/{job_id}", status_code=204, response_class=Response)
-def delete_job(job_id: str, principal: Writer, services: WithServices) -> None:
+def delete_job(job_id: str, request: Request, principal: Writer, services: WithServices) -> None:
     """Delete an ended job with its artifacts, and revoke their links; 409 while it has not ended."""
     services.repository.get_job(job_id, principal.sees)
-    submission.delete(services, job_id)
+    submission.delete(services, acting(services, request, principal), job_id)
 
 
 async def _job_or_next(

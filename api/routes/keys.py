@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from api import models
 from api.auth import Admin
 from api.body import body_of
-from api.context import WithServices
+from api.context import WithServices, acting
 from api.operations import body_schema
 from api.problem import field_error, invalid
 from api.views import key_view, rfc3339_or_none
@@ -32,13 +32,13 @@ def list_keys(principal: Admin, services: WithServices) -> models.KeyList:
     "", status_code=201, response_model=models.KeyCreated, openapi_extra=body_schema(models.KeyRequest)
 )
 def create_key(
-    principal: Admin, wanted: KeyBody, response: Response, services: WithServices
+    principal: Admin, wanted: KeyBody, request: Request, response: Response, services: WithServices
 ) -> models.KeyCreated:
     """A new key, shown this once. A tenant that is named for the first time is made with it."""
     tenant = wanted.tenant or principal.tenant
     expires_at = _expiry(wanted.expires_at)
     fresh = generate_key(services.secrets)
-    key = services.repository.create_key(
+    key = acting(services, request, principal).create_key(
         tenant,
         key_hash=fresh.hash,
         hint=fresh.hint,
@@ -61,9 +61,9 @@ def create_key(
 
 
 @router.delete("/{key_id}", status_code=204, response_class=Response)
-def revoke_key(key_id: str, principal: Admin, services: WithServices) -> None:
+def revoke_key(key_id: str, request: Request, principal: Admin, services: WithServices) -> None:
     """Revoke a key; a repeat is safe."""
-    services.repository.revoke_key(key_id, principal.sees)
+    acting(services, request, principal).revoke_key(key_id, principal.sees)
     services.authenticator.forget()
 
 

@@ -1,4 +1,4 @@
-"""Which models a job can name."""
+"""What a job can name: models, texts to calibrate and measure on, suites."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from api import models
 from api.auth import Reader
 from api.context import WithServices
 from api.views import error_view
+from jobs.admission.gates import suite_facts
 from jobs.rows import LocalModel, Worker
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -25,6 +26,42 @@ def list_models(_principal: Reader, services: WithServices) -> models.ModelList:
     return models.ModelList(items=[_entry(found[name]) for name in sorted(found)], hub=hub)
 
 
+@router.get("/calibrations", response_model=models.CalibrationList)
+def list_calibrations(_principal: Reader, services: WithServices) -> models.CalibrationList:
+    """The texts in the live workers' calibration folders; a file just copied is seen within seconds."""
+    found = _files(services.repository.live_workers(), "calibration")
+    return models.CalibrationList(
+        items=[models.CalibrationFile(name=name, queues=_queues(found[name])) for name in sorted(found)]
+    )
+
+
+@router.get("/suites", response_model=models.SuiteList)
+def list_suites(_principal: Reader, services: WithServices) -> models.SuiteList:
+    """The files in the live workers' suites folders, and what they hold."""
+    found = _files(services.repository.live_workers(), "suites")
+    return models.SuiteList(items=[_suite(name, found[name]) for name in sorted(found)])
+
+
+def _files(workers: list[Worker], folder: str) -> dict[str, list[Worker]]:
+    """The workers that have each file of a folder, by its name."""
+    found: dict[str, list[Worker]] = {}
+    for worker in workers:
+        for name in worker.files.get(folder, ()):
+            found.setdefault(name, []).append(worker)
+    return found
+
+
+def _suite(name: str, workers: list[Worker]) -> models.SuiteFile:
+    facts = suite_facts(workers).get(name, {})
+    return models.SuiteFile(
+        name=name, kind=facts.get("kind"), items=facts.get("items"), queues=_queues(workers)
+    )
+
+
+def _queues(workers: list[Worker]) -> list[str]:
+    return sorted({queue for worker in workers for queue in worker.queues})
+
+
 def _entry(seen: list[tuple[LocalModel, Worker]]) -> models.ModelEntry:
     """The model as the first worker that can use it sees it; with its problem only if none can."""
     usable = [pair for pair in seen if pair[0].problem is None] or seen
@@ -33,6 +70,6 @@ def _entry(seen: list[tuple[LocalModel, Worker]]) -> models.ModelEntry:
         name=model.name,
         revision=model.revision,
         facts=model.facts,
-        queues=sorted({queue for _, worker in usable for queue in worker.queues}),
+        queues=_queues([worker for _, worker in usable]),
         error=error_view(model.problem),
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from api import models
 from api.auth import Reader, Writer
 from api.body import body_of
-from api.context import WithServices
+from api.context import WithServices, acting
 from api.operations import body_schema
 from api.problem import field_error, invalid
 from api.views import delivery_view, webhook_view
@@ -29,7 +29,7 @@ RedeliverBody = Annotated[models.RedeliverRequest, Depends(body_of(models.Redeli
     openapi_extra=body_schema(models.WebhookRequest),
 )
 def create_webhook(
-    principal: Writer, wanted: WebhookBody, response: Response, services: WithServices
+    principal: Writer, wanted: WebhookBody, request: Request, response: Response, services: WithServices
 ) -> models.WebhookCreated:
     """Tell a URL of what happens to the tenant's jobs; the secret of the signatures is shown this once."""
     try:
@@ -39,7 +39,8 @@ def create_webhook(
     unknown = sorted(set(wanted.events) - set(EVENT_TYPES))
     if unknown:
         raise invalid([field_error(["body", "events"], f"Known are {', '.join(EVENT_TYPES)}.", "enum")])
-    webhook = services.repository.create_webhook(principal.tenant, wanted.url, sorted(set(wanted.events)))
+    events = sorted(set(wanted.events))
+    webhook = acting(services, request, principal).create_webhook(principal.tenant, wanted.url, events)
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
     response.headers["Cache-Control"] = "no-store"
     return models.WebhookCreated(**webhook_view(webhook).model_dump(), secret=webhook.secret)
@@ -53,9 +54,9 @@ def list_webhooks(principal: Reader, services: WithServices) -> models.WebhookLi
 
 
 @router.delete("/{webhook_id}", status_code=204, response_class=Response)
-def delete_webhook(webhook_id: str, principal: Writer, services: WithServices) -> None:
+def delete_webhook(webhook_id: str, request: Request, principal: Writer, services: WithServices) -> None:
     """Forget a webhook and its deliveries."""
-    services.repository.delete_webhook(webhook_id, principal.tenant)
+    acting(services, request, principal).delete_webhook(webhook_id, principal.tenant)
 
 
 @router.get("/{webhook_id}/deliveries", response_model=models.DeliveryList)

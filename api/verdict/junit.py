@@ -29,6 +29,9 @@ def render(job: models.Job, verdict: models.Verdict, link: str) -> bytes:
             else f"{check.metric} {wording.bound(check.model_dump())}"
         )
         _case(suite, check, name, f"optipfair.{job.kind}")
+    if job.warnings:  # beside the cases: they decide nothing
+        told = "\n".join(f"{item.code}: {item.message}" for item in job.warnings)
+        ET.SubElement(suite, "system-out").text = clean(told)
     counts = {
         "tests": len(suite.findall("testcase")),
         "failures": len(suite.findall("testcase/failure")),

@@ -8,6 +8,7 @@ from api import models
 from api.verdict import wording
 
 _MAX_MESSAGE = 4000
+_MAX_WARNING = 300
 _MARKUP = re.compile(r"[\\`*\[\]|~!#$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
@@ -21,6 +22,8 @@ def render(job: models.Job, verdict: models.Verdict, link: str) -> str:
         parts.append(_table(verdict.checks))
     elif job.state.value == "succeeded":
         parts.append("The job has no gates.")
+    if job.warnings:
+        parts.append("\n".join(["**Warnings**", "", *(f"- {_short(item.message)}" for item in job.warnings)]))
     parts.append(f"Job [{job.id}]({link}), {plain(job.kind)}.")
     return "\n\n".join(parts) + "\n"
 
@@ -39,6 +42,10 @@ def code(text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", line)), default=0)
     fence = "`" * (longest + 1)
     return f"{fence} {line} {fence}" if longest else f"`{line}`"
+
+
+def _short(text: str) -> str:
+    return plain(text if len(text) <= _MAX_WARNING else text[:_MAX_WARNING] + " …")
 
 
 def _failure(job: models.Job) -> str:

@@ -8,14 +8,18 @@ that says why.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from jobs.admission.estimating import Cost, JobFacts, cost_of, facts_of_job
+from jobs.admission.gates import check_gates, suite_facts
+from jobs.admission.limits import check_limits
+from jobs.admission.naming import instead
 from jobs.admission.reuse import reuse_key
-from jobs.errors import InvalidError, NotFoundError, NoWorkerError
-from jobs.rows import Artifact, Job, JsonObject, LocalModel, Worker
+from jobs.admission.sources import Books, Location, parts_of, sources_of, uploads_of
+from jobs.errors import InvalidError, NoWorkerError
+from jobs.rows import Job, JsonObject, LocalModel, Worker, warning
 from jobs.specs import (
     AnyRequest,
     HubModelRef,
@@ -25,34 +29,18 @@ from jobs.specs import (
     PipelineSpec,
     PruneSpec,
     Spec,
+    UploadRef,
     model_references,
 )
-from jobs.states import State
 
 RETRY_AFTER_SECONDS = 10
 #: A job of at most so long an estimate goes to the queue `short`.
 SHORT_SECONDS = 60.0
-Location = tuple[str | int, ...]
-
-
-class Books(Protocol):
-    """What admission asks the repository."""
-
-    def live_workers(self) -> list[Worker]:
-        """The workers that are alive."""
-        ...
-
-    def get_job(self, job_id: str, tenant: str | None = None) -> Job:
-        """A job of the tenant."""
-        ...
-
-    def get_metrics(self, job_id: str) -> JsonObject | None:
-        """Its metrics."""
-        ...
-
-    def list_artifacts(self, job_id: str) -> list[Artifact]:
-        """Its files."""
-        ...
+HUB_NOT_ALLOWED = "no live worker may use the hub: an operator allows it with OPTIPFAIR_ALLOW_HUB=1"
+_FILES = {
+    "calibration": ("calibration_not_found", "calibration file"),
+    "suites": ("suite_not_found", "suite"),
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +53,7 @@ class Admission:
     queue: str
     estimate: Cost | None
     reuse_key: str | None
+    warnings: list[JsonObject] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,8 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
 
     Raises InvalidError with `location` into the body (`model_not_found`, `model_pickled` and the other codes
     of the header reader, `hub_not_allowed`, `calibration_not_found`, `suite_not_found`,
-    `device_unavailable`, `model_too_large`, `layers_out_of_range`), and NoWorkerError.
+    `device_unavailable`, `model_too_large`, `layers_out_of_range`, `window_too_long`,
+    `pruning_type_unfit`, `target_unreachable`, `metric_not_produced`), and NoWorkerError.
     """
     workers = books.live_workers()
     if not workers:
@@ -90,14 +80,27 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
         able = [worker for worker in able if need.met_by(worker)]
         if not able:
             raise need.refusal
-    sources = {
-        job_id: _source_job(books, tenant, job_id, where) for job_id, where in _jobs_named(request.spec)
-    }
-    facts = _facts(request.spec, able, sources)
-    _check_layers(request.spec, facts)
-    cost_on = partial(cost_of, request.kind, request.spec, facts)
-    queue, able, cost = _choose_queue(_queue_order(request, cost_on()), able, cost_on)
-    return Admission(queue, cost, reuse_key(request, able, sources))
+    sources = sources_of(books, tenant, request.spec)
+    uploads = uploads_of(books, tenant, request.spec)
+    each = _facts_of_each(request.spec, able, sources, uploads)
+    for (where, part), known in zip(parts_of(request.spec), each, strict=True):
+        check_limits(where, part, known)
+    suites = suite_facts(able)
+    check_gates(request, suites)
+    cost_on = partial(cost_of, request.kind, request.spec, [_larger(known) for known in each], suites)
+    queue, able, cost = _choose_queue(_queue_order(request, cost_on(None)), able, cost_on)
+    return Admission(queue, cost, reuse_key(request, able, sources), _warnings(request, cost))
+
+
+def _warnings(request: AnyRequest, cost: Cost | None) -> list[JsonObject]:
+    """What can be said before the job runs."""
+    if cost is None:
+        message = "the model's sizes are known only once it is fetched: memory and time were not estimated"
+        return [warning("size_unknown", message)]
+    if request.timeout_seconds is not None and cost.seconds > request.timeout_seconds:
+        message = f"the job is estimated to take {cost.seconds:.0f} seconds, and may run for "
+        return [warning("timeout_short", f"{message}{request.timeout_seconds} (timeout_seconds)")]
+    return []
 
 
 def needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[Need]:
@@ -110,12 +113,12 @@ def needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[Ne
             yield _hub(location)
     for at, part in _text_references(spec):
         location = (*where, *at)
-        if part.name is not None:
-            yield _file("calibration", part.name, (*location, "name"))
+        if part.source == "local":
+            yield _file("calibration", part.name, (*location, "name"), workers)
         if getattr(part, "dataset", None) is not None:
             yield _hub(location)
     for at, suite in _suites(spec):
-        yield _file("suites", suite, (*where, *at))
+        yield _file("suites", suite, (*where, *at), workers)
 
 
 def _local_model(name: str, location: Location, workers: Sequence[Worker]) -> Need:
@@ -126,20 +129,22 @@ def _local_model(name: str, location: Location, workers: Sequence[Worker]) -> Ne
     if problem is not None and all(model.problem for model in found):
         refusal = InvalidError(problem.message, code=problem.code, location=where)
     else:
-        refusal = InvalidError(
-            f"no live worker has a model named {name!r}", code="model_not_found", location=where
-        )
+        usable = {m.name for worker in workers for m in worker.models if m.problem is None}
+        message = f"no live worker has a model named {name!r}: {instead(name, usable, 'models', 'models')}"
+        refusal = InvalidError(message, code="model_not_found", location=where)
     return Need(lambda worker: _model(worker, name) is not None, refusal)
 
 
 def _hub(location: Location) -> Need:
-    refusal = InvalidError("no live worker may use the hub", code="hub_not_allowed", location=location)
+    refusal = InvalidError(HUB_NOT_ALLOWED, code="hub_not_allowed", location=location)
     return Need(lambda worker: worker.allow_hub, refusal)
 
 
-def _file(folder: str, name: str, location: Location) -> Need:
-    code = "suite_not_found" if folder == "suites" else "calibration_not_found"
-    refusal = InvalidError(f"no live worker has a file named {name!r}", code=code, location=location)
+def _file(folder: str, name: str, location: Location, workers: Sequence[Worker]) -> Need:
+    code, what = _FILES[folder]
+    there = {found for worker in workers for found in worker.files.get(folder, [])}
+    message = f"no live worker has a {what} named {name!r}: {instead(name, there, f'{what}s', folder)}"
+    refusal = InvalidError(message, code=code, location=location)
     return Need(lambda worker: name in worker.files.get(folder, []), refusal)
 
 
@@ -147,17 +152,8 @@ def _model(worker: Worker, name: str) -> LocalModel | None:
     return next((m for m in worker.models if m.name == name and m.problem is None), None)
 
 
-def _parts(spec: Spec) -> Iterator[tuple[Location, Any]]:
-    """The spec itself, or each step's."""
-    if isinstance(spec, PipelineSpec):
-        for number, step in enumerate(spec.steps):
-            yield ("steps", number, "spec"), step.spec
-    else:
-        yield (), spec
-
-
 def _text_references(spec: Spec) -> Iterator[tuple[Location, Any]]:
-    for where, part in _parts(spec):
+    for where, part in parts_of(spec):
         for name in ("calibration", "evaluation", "text"):
             value = getattr(part, name, None)
             if value is not None:
@@ -165,31 +161,9 @@ def _text_references(spec: Spec) -> Iterator[tuple[Location, Any]]:
 
 
 def _suites(spec: Spec) -> Iterator[tuple[Location, str]]:
-    for where, part in _parts(spec):
-        if getattr(part, "suite", None) is not None:
+    for where, part in parts_of(spec):
+        if isinstance(getattr(part, "suite", None), str):
             yield (*where, "suite"), part.suite
-
-
-def _jobs_named(spec: Spec) -> Iterator[tuple[str, Location]]:
-    """Jobs whose checkpoint or plan the spec refers to."""
-    for where, ref in model_references(spec):
-        if isinstance(ref, JobModelRef):
-            yield ref.job_id, ("spec", *where, "job_id")
-    for where, part in _parts(spec):
-        if isinstance(part, PruneSpec) and part.plan is not None:
-            yield part.plan.job_id, ("spec", *where, "plan", "job_id")
-
-
-def _source_job(books: Books, tenant: str, job_id: str, where: Location) -> JobFacts:
-    """An earlier job of the same tenant that wrote a checkpoint which is still kept."""
-    try:
-        job = books.get_job(job_id, tenant)
-    except NotFoundError as error:
-        raise InvalidError("no such job", code="model_not_found", location=where) from error
-    if job.kind != "prune" or job.state is not State.SUCCEEDED or job.artifacts_expire_at is None:
-        message = "that job has no checkpoint: it must be a prune job that succeeded and whose files are kept"
-        raise InvalidError(message, code="model_not_found", location=where)
-    return JobFacts(job, books.get_metrics(job_id) or {}, books.list_artifacts(job_id))
 
 
 def _choose_queue(
@@ -239,7 +213,7 @@ def _largest_memory(workers: Sequence[Worker]) -> int | None:
 
 
 def _device(spec: Spec) -> str:
-    wanted = {getattr(part, "device", "auto") for _, part in _parts(spec)}
+    wanted = {getattr(part, "device", "auto") for _, part in parts_of(spec)}
     return "cuda" if "cuda" in wanted else "cpu" if "cpu" in wanted else "auto"
 
 
@@ -268,31 +242,40 @@ def has_device(worker: Worker, queue: str) -> bool:
     return queue != "gpu" or any(device.startswith("cuda") for device in worker.devices)
 
 
-def _facts(spec: Spec, able: Sequence[Worker], sources: dict[str, JobFacts]) -> list[JsonObject | None]:
-    """For each part of the spec the facts of its model; None where they are not known.
-
-    Of a model and its baseline it is the larger one's: that stands for both in the estimate.
-    """
+def _facts_of_each(
+    spec: Spec,
+    able: Sequence[Worker],
+    sources: dict[str, JobFacts],
+    uploads: dict[str, JsonObject | None],
+) -> list[list[JsonObject | None]]:
+    """For each part of the spec the facts of its model and of its baseline; None where they are not known."""
     by_step: dict[str, JsonObject | None] = {}
-    found: list[JsonObject | None] = []
+    found: list[list[JsonObject | None]] = []
     steps = spec.steps if isinstance(spec, PipelineSpec) else []
-    for number, (_, part) in enumerate(_parts(spec)):
-        each = [_facts_of(ref, able, sources, by_step) for _, ref in model_references(part)]
-        known = [facts for facts in each if facts is not None]
-        found.append(max(known, key=lambda facts: facts["bytes"]) if len(known) == len(each) else None)
+    for number, (_, part) in enumerate(parts_of(spec)):
+        each = [_facts_of(ref, able, sources, {**uploads, **by_step}) for _, ref in model_references(part)]
+        found.append(each)
         if steps:
             by_step[steps[number].name] = _pruned(part, each[0])
     return found
 
 
+def _larger(each: Sequence[JsonObject | None]) -> JsonObject | None:
+    """Of a model and its baseline the larger one, which stands for both in the estimate."""
+    known = [facts for facts in each if facts is not None]
+    return max(known, key=lambda facts: facts["bytes"]) if len(known) == len(each) else None
+
+
 def _facts_of(
-    ref: Any, able: Sequence[Worker], sources: dict[str, JobFacts], by_step: dict[str, JsonObject | None]
+    ref: Any, able: Sequence[Worker], sources: dict[str, JobFacts], known: dict[str, JsonObject | None]
 ) -> JsonObject | None:
     if isinstance(ref, LocalModelRef):
         return next(filter(None, (_model(worker, ref.name) for worker in able))).facts
     if isinstance(ref, JobModelRef):
-        return facts_of_job(sources[ref.job_id], able)
-    return None if isinstance(ref, HubModelRef) else by_step.get(ref.name)
+        return facts_of_job(sources[ref.job_id], able, ref.step)
+    if isinstance(ref, UploadRef):
+        return known.get(ref.id)
+    return None if isinstance(ref, HubModelRef) else known.get(ref.name)
 
 
 def _pruned(part: Any, facts: JsonObject | None) -> JsonObject | None:
@@ -301,23 +284,6 @@ def _pruned(part: Any, facts: JsonObject | None) -> JsonObject | None:
     if facts is None or count is None or not isinstance(part, PruneSpec):
         return facts
     return {**facts, "num_layers": part.layers_left(count)}
-
-
-def _check_layers(spec: Spec, facts: Sequence[JsonObject | None]) -> None:
-    """Layers that the model does not have are refused here; the header tells how many there are."""
-    for (where, part), known in zip(_parts(spec), facts, strict=True):
-        count = (known or {}).get("num_layers")
-        if count is None or not isinstance(part, PruneSpec):
-            continue
-        if any(index >= count for index in part.layer_indices or ()):
-            raise _layers(f"the model has {count} layers", (*where, "layer_indices"))
-        if (part.num_layers_to_remove or 0) >= count:
-            message = f"the model has {count} layers, and at least one must stay"
-            raise _layers(message, (*where, "num_layers_to_remove"))
-
-
-def _layers(message: str, where: Location) -> InvalidError:
-    return InvalidError(message, code="layers_out_of_range", location=("spec", *where))
 
 
 def cost_of_job(
@@ -332,9 +298,9 @@ def cost_of_job(
     if not able:
         return lambda _memory: None
     try:
-        sources = {
-            job_id: _source_job(books, job.tenant, job_id, where) for job_id, where in _jobs_named(spec)
-        }
+        sources = sources_of(books, job.tenant, spec)
+        uploads = uploads_of(books, job.tenant, spec)
     except InvalidError:
         return lambda _memory: None
-    return partial(cost_of, job.kind, spec, _facts(spec, able, sources))
+    each = _facts_of_each(spec, able, sources, uploads)
+    return partial(cost_of, job.kind, spec, [_larger(known) for known in each], suite_facts(able))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.admission.execution import execution_of
+from jobs.admission.workload import FIGURE_BYTES, bias_work, generation_seconds
 from jobs.rows import Artifact, Job, JsonObject, Worker
-from jobs.specs import PipelineSpec, Spec
+from jobs.specs import BiasSpec, EvaluateSpec, PipelineSpec, Spec
 from optipfair_engine.headers import Estimate, ModelFacts, estimate_prune, loaded_bytes
 
 REPORT_BYTES = 4_000_000
@@ -39,16 +40,22 @@ class JobFacts:
 
 
 def cost_of(
-    kind: str, spec: Spec, facts: Sequence[JsonObject | None], memory_bytes: int | None = None
+    kind: str,
+    spec: Spec,
+    facts: Sequence[JsonObject | None],
+    suites: Mapping[str, JsonObject] | None = None,
+    memory_bytes: int | None = None,
 ) -> Cost | None:
     """The cost of a job, or of all steps of a pipeline; None if a model's sizes are not known.
 
-    With the memory of a worker, prunes cost what they do in the way in which that worker would do them.
+    `suites` says what the named suites hold (`{"kind", "items"}`). With the memory of a worker, prunes cost
+    what they do in the way in which that worker would do them.
     """
     parts: list[tuple[str, Any]] = [(kind, spec)]
     if isinstance(spec, PipelineSpec):
         parts = [(step.kind, step.spec) for step in spec.steps]
-    costs = [_cost(k, part, known, memory_bytes) for (k, part), known in zip(parts, facts, strict=True)]
+    each = zip(parts, facts, strict=True)
+    costs = [_cost(k, part, known, suites or {}, memory_bytes) for (k, part), known in each]
     known_costs = [cost for cost in costs if cost is not None]
     if len(known_costs) != len(costs):
         return None
@@ -67,7 +74,13 @@ def cost_of(
     )
 
 
-def _cost(kind: str, spec: Any, known: JsonObject | None, memory_bytes: int | None) -> Cost | None:
+def _cost(
+    kind: str,
+    spec: Any,
+    known: JsonObject | None,
+    suites: Mapping[str, JsonObject],
+    memory_bytes: int | None,
+) -> Cost | None:
     if not known:
         return None
     facts, plain = model_facts(known), spec.model_dump(mode="json")
@@ -83,24 +96,43 @@ def _cost(kind: str, spec: Any, known: JsonObject | None, memory_bytes: int | No
         - whole.output_bytes
         + (models - 1) * loaded_bytes(facts, getattr(spec, "dtype", None))
     )
-    return Cost(memory, REPORT_BYTES, round(whole.seconds * models, 1))
+    seconds, output = whole.seconds, REPORT_BYTES
+    if isinstance(spec, BiasSpec):
+        work = bias_work(spec, suites, int(known.get("num_layers") or 1))
+        seconds += work.seconds(facts.parameters)
+        output += work.figures * FIGURE_BYTES
+        return Cost(memory, output, round(seconds * models - (models - 1) * work.drawing, 1))
+    if isinstance(spec, EvaluateSpec):
+        seconds += generation_seconds(spec, facts.parameters)
+    return Cost(memory, output, round(seconds * models, 1))
 
 
 def model_facts(known: JsonObject) -> ModelFacts:
-    """The header reader's facts from their JSON."""
-    return ModelFacts(**{**known, "architectures": tuple(known["architectures"])})
+    """The header reader's facts from their JSON, which a worker of another version may have written."""
+    told = {name: value for name, value in known.items() if name in ModelFacts.__dataclass_fields__}
+    return ModelFacts(**{**told, "architectures": tuple(known["architectures"])})
 
 
-def facts_of_job(source: JobFacts, workers: Sequence[Worker]) -> JsonObject | None:
-    """The facts of a checkpoint that a job wrote: those of its own model, with the sizes that came out."""
-    reference = source.job.spec.get("model", {})
+def facts_of_job(source: JobFacts, workers: Sequence[Worker], step: str | None = None) -> JsonObject | None:
+    """The facts of a checkpoint that a job or step wrote: its own model's, with the sizes that came out."""
+    spec = source.job.spec if step is None else spec_of_step(source.job, step) or {}
+    before = "" if step is None else f"{step}."
+    reference = spec.get("model", {})
     original = next(
         (m for w in workers for m in w.models if m.name == reference.get("name") and m.problem is None), None
     )
     if reference.get("source") != "local" or original is None:
         return None
-    size = sum(item.size for item in source.artifacts if item.name.endswith(".safetensors"))
-    parameters = int(source.metrics.get("pruned_parameters") or original.facts["parameters"])
-    layers = source.metrics.get("final_layer_count") or original.facts.get("num_layers")
+    names = [item for item in source.artifacts if item.name.startswith(before)]
+    size = sum(item.size for item in names if item.name.endswith(".safetensors"))
+    parameters = int(source.metrics.get(f"{before}pruned_parameters") or original.facts["parameters"])
+    layers = source.metrics.get(f"{before}final_layer_count") or original.facts.get("num_layers")
     sizes = {"bytes": size, "parameters": parameters, "num_layers": layers}
     return {**original.facts, **sizes, "format": "safetensors"}
+
+
+def spec_of_step(job: Job, step: str) -> JsonObject | None:
+    """The spec of a pipeline's prune step; None if the job has no such step."""
+    steps = job.spec.get("steps", []) if job.kind == "pipeline" else []
+    found = (item["spec"] for item in steps if item["name"] == step and item["kind"] == "prune")
+    return next(found, None)

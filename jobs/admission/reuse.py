@@ -15,6 +15,7 @@ from jobs.specs import (
     JobModelRef,
     LocalModelRef,
     Spec,
+    UploadRef,
     model_references,
     spec_to_json,
 )
@@ -45,7 +46,10 @@ def _revision(ref: Any, workers: Sequence[Worker], sources: Mapping[str, JobFact
     if isinstance(ref, HubModelRef):
         return f"{ref.id}@{ref.revision}"
     if isinstance(ref, JobModelRef):
-        return f"{ref.job_id}/{sources[ref.job_id].job.attempt}"
+        whole = f"{ref.job_id}/{sources[ref.job_id].job.attempt}"
+        return whole if ref.step is None else f"{whole}/{ref.step}"
+    if isinstance(ref, UploadRef):
+        return f"upload {ref.id}"  # once complete its files never change
     if isinstance(ref, LocalModelRef):
         found = {model.revision for worker in workers for model in worker.models if model.name == ref.name}
         return found.pop() if len(found) == 1 else None
@@ -58,7 +62,7 @@ def _names_a_file(spec: Any) -> bool:
         return any(_names_a_file(item) for item in spec)
     if not isinstance(spec, dict):
         return False
-    if spec.get("suite") is not None:
+    if isinstance(spec.get("suite"), str):
         return True
-    named_text = spec.get("source") is not None and "texts" in spec
+    named_text = spec.get("source") not in (None, "upload") and "texts" in spec
     return named_text or any(_names_a_file(value) for value in spec.values())

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from jobs.admission.checks import Books, cost_of_job, fits, has_device, needs
+from jobs.admission.checks import cost_of_job, fits, has_device, needs
 from jobs.admission.estimating import Cost
+from jobs.admission.sources import Books
 from jobs.errors import NotFoundError
 from jobs.rows import Job, Worker
 from jobs.specs import Spec, parse_spec

@@ -6,6 +6,7 @@ from jobs.artifacts.archive import ArchivePlan
 from jobs.artifacts.base import ArtifactStore, Interrupt, Sealed, StoredFolder, check_name
 from jobs.artifacts.factory import make_store
 from jobs.artifacts.orphans import remove_if_dead, remove_orphans
+from jobs.artifacts.sealing import full_disk_is_named
 
 __all__ = [
     "ArchivePlan",
@@ -14,6 +15,7 @@ __all__ = [
     "Sealed",
     "StoredFolder",
     "check_name",
+    "full_disk_is_named",
     "make_store",
     "remove_if_dead",
     "remove_orphans",

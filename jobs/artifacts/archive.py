@@ -1,15 +1,16 @@
 """One uncompressed tar of all files of a job, never stored: computed from the rows, readable from any offset.
 
-PAX format, files sorted by name, one folder named after the job that made them, mtime = that job's
-`finished_at`, no owner. So the archive's bytes follow from the artifacts alone, and ranges and digests
-of it are as firm as those of a file.
+PAX format, files sorted by path, one folder named after the job that made them, mtime = that job's
+`finished_at`, no owner. In a pipeline's folder there is one a step, whose files have the names that
+transformers expects. So the archive's bytes follow from the artifacts alone, and ranges and digests of it are
+as firm as those of a file.
 """
 
 from __future__ import annotations
 
 import tarfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jobs.rows import Artifact
@@ -29,13 +30,18 @@ class _Segment:
 class ArchivePlan:
     """The layout of a job's tar: where each header and each file begins."""
 
-    def __init__(self, folder: str, mtime: int, files: Sequence[tuple[str, int]]) -> None:
-        """`folder`: its one top folder; `mtime`: seconds since the epoch; `files`: (name, bytes)."""
+    def __init__(self, folder: str, mtime: int, files: Sequence[tuple[str, str, int]]) -> None:
+        """`folder`: its one top folder; `mtime`: seconds since the epoch; `files`: (path, name, bytes)."""
         self._segments: list[_Segment] = []
         self.size = 0
         self._add(_header(f"{folder}/", 0, mtime, folder=True))
-        for name, size in sorted(files):
-            self._add(_header(f"{folder}/{name}", size, mtime))
+        inner = ""
+        for path, name, size in sorted(files):
+            parent = path.rpartition("/")[0]
+            if parent != inner and parent:
+                self._add(_header(f"{folder}/{parent}/", 0, mtime, folder=True))
+            inner = parent
+            self._add(_header(f"{folder}/{path}", size, mtime))
             self._segments.append(_Segment(self.size, size, None, name))
             self.size += size
             self._add(bytes(-size % tarfile.BLOCKSIZE))
@@ -48,7 +54,7 @@ class ArchivePlan:
         """The archive of published artifacts (at least one; all of one storage folder)."""
         folder = artifacts[0].storage.split("/", 1)[0]
         mtime = artifacts[0].published_at // 1000
-        return cls(folder, mtime, [(item.name, item.size) for item in artifacts])
+        return cls(folder, mtime, [(item.path, item.name, item.size) for item in artifacts])
 
     def _add(self, data: bytes) -> None:
         if data:
@@ -79,6 +85,15 @@ class ArchivePlan:
             count = min(end - segment.offset, segment.length) - first
             if count > 0:
                 yield segment, first, count
+
+
+def paths_of_steps(names: Iterable[str], steps: Collection[str]) -> dict[str, str]:
+    """Where the files of a pipeline lie in its archive: `step.file` as `step/file`, by name.
+
+    The pipeline's own metrics.json stays where it is, even if a step is named "metrics".
+    """
+    parts = ((name, *name.split(".", 1)) for name in names if "." in name and name != "metrics.json")
+    return {name: f"{step}/{file}" for name, step, file in parts if step in steps}
 
 
 def _stream(

@@ -8,7 +8,7 @@ without a row, and without an attempt that holds its job, is an orphan.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,11 +64,20 @@ class ArtifactStore(Protocol):
         """Make (or find) the local folder into which the attempt writes its artifacts, flat."""
         ...
 
-    def seal(self, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never) -> Sealed:
+    def seal(
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        finished_at: int,
+        interrupt: Interrupt = never,
+        steps: Collection[str] = (),
+    ) -> Sealed:
         """Hash every staged file and the archive, and make them durable (fsync; for S3: upload).
 
         `finished_at` (milliseconds, `Repository.now()`) is the modification time within the archive; give
-        the same to mark_succeeded. What `interrupt`, called every few MiB, raises leaves the stage as it was.
+        the same to mark_succeeded. `steps` are a pipeline's: each gets a folder in the archive. What
+        `interrupt`, called every few MiB, raises leaves the stage as it was.
         Raises StorageFullError, ArtifactNameError, StorageError.
         """
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,10 +37,18 @@ class LocalStore:
                         raise
         return folder
 
-    def seal(self, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never) -> Sealed:
+    def seal(
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        finished_at: int,
+        interrupt: Interrupt = never,
+        steps: Collection[str] = (),
+    ) -> Sealed:
         """Hash and fsync the staged files."""
         stage = self._folder(f"{job_id}/{attempt}", staged=True)
-        return seal_folder(stage, job_id, attempt, finished_at=finished_at, interrupt=interrupt)
+        return seal_folder(stage, job_id, attempt, finished_at=finished_at, interrupt=interrupt, steps=steps)
 
     def publish(self, job_id: str, attempt: int) -> None:
         """Rename the stage folder to its final name; done already: nothing."""

@@ -7,7 +7,7 @@ through the rows of the completing transaction. What a stale attempt uploaded is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,17 @@ class S3RangeStore:
         """A local folder; its files are uploaded by `seal`."""
         return self._stages.stage(job_id, attempt)
 
-    def seal(self, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never) -> Sealed:
+    def seal(
+        self,
+        job_id: str,
+        attempt: int,
+        *,
+        finished_at: int,
+        interrupt: Interrupt = never,
+        steps: Collection[str] = (),
+    ) -> Sealed:
         """Hash the staged files and upload them (multipart above 8 MiB)."""
-        sealed = self._stages.seal(job_id, attempt, finished_at=finished_at, interrupt=interrupt)
+        sealed = self._stages.seal(job_id, attempt, finished_at=finished_at, interrupt=interrupt, steps=steps)
         stage = self._stages.stage(job_id, attempt)
         for path, artifact in zip(staged_files(stage), sealed.artifacts, strict=True):
             self._upload(path, f"{artifact.storage}/{artifact.name}", artifact.size, interrupt)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.artifacts.archive import ArchivePlan
+from jobs.artifacts.archive import ArchivePlan, paths_of_steps
 from jobs.artifacts.base import CHUNK_BYTES, Interrupt, Sealed, check_name, media_type, never
 from jobs.errors import ArtifactNameError, StorageFullError
 from jobs.rows import Artifact, storage_of
@@ -39,12 +39,20 @@ def staged_files(stage: Path) -> list[Path]:
 
 
 def seal_folder(
-    stage: Path, job_id: str, attempt: int, *, finished_at: int, interrupt: Interrupt = never
+    stage: Path,
+    job_id: str,
+    attempt: int,
+    *,
+    finished_at: int,
+    interrupt: Interrupt = never,
+    steps: Collection[str] = (),
 ) -> Sealed:
     """Hash the staged files and their archive, and fsync files and folder."""
     files = staged_files(stage)
     sizes = [(path.name, path.stat().st_size) for path in files]
-    plan = ArchivePlan(job_id, finished_at // 1000, sizes)
+    paths = paths_of_steps((name for name, _ in sizes), steps)
+    laid = [(paths.get(name, name), name, size) for name, size in sizes]
+    plan = ArchivePlan(job_id, finished_at // 1000, laid)
     digests: dict[str, str] = {}
 
     def read_whole(name: str, _start: int, _length: int) -> Iterator[bytes]:
@@ -63,7 +71,8 @@ def seal_folder(
             digests[name] = hashlib.sha256().hexdigest()
     storage = storage_of(job_id, attempt)
     artifacts = [
-        Artifact(name, media_type(name), size, digests[name], storage, finished_at) for name, size in sizes
+        Artifact(name, media_type(name), size, digests[name], storage, finished_at, paths.get(name))
+        for name, size in sizes
     ]
     whole = Artifact("*", "application/x-tar", plan.size, archive.hexdigest(), storage, finished_at)
     return Sealed(artifacts=artifacts, archive=whole)

@@ -7,12 +7,14 @@ changed means that the attempt has been replaced.
 
 from __future__ import annotations
 
+from jobs.repository.audit import AuditVerbs
 from jobs.repository.creating import CreatingVerbs
-from jobs.repository.keys import KeyVerbs
 from jobs.repository.logs import LogVerbs
 from jobs.repository.purging import PurgingVerbs
 from jobs.repository.reading import ARCHIVE
 from jobs.repository.sweeping import SweepingVerbs
+from jobs.repository.trust import TrustVerbs
+from jobs.repository.uploads import UploadVerbs
 from jobs.repository.user import UserVerbs
 from jobs.repository.webhooks import WebhookVerbs
 from jobs.repository.workers import WorkerVerbs
@@ -26,8 +28,10 @@ class Repository(
     UserVerbs,
     SweepingVerbs,
     PurgingVerbs,
-    KeyVerbs,
     WebhookVerbs,
     WorkerVerbs,
+    AuditVerbs,
+    TrustVerbs,
+    UploadVerbs,
 ):
-    """All verbs, as `Repository(engine, settings)`. AttemptVerbs (the worker's) come with SweepingVerbs."""
+    """All verbs, as `Repository(engine, settings)`. SweepingVerbs bring AttemptVerbs, TrustVerbs KeyVerbs."""

@@ -232,6 +232,7 @@ def artifact_row(job: Job, artifact: Artifact) -> dict[str, object]:
         "sha256": artifact.sha256,
         "storage": artifact.storage,
         "published_at": artifact.published_at or job.finished_at,
+        "archive_path": artifact.archive_path,
     }
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Connection, Engine, Insert, and_, func, insert, update
+from sqlalchemy import ColumnElement, Connection, Engine, Insert, and_, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs import tables as t
+from jobs.access.audit import Act, Action, Actor
 from jobs.database import now_ms, reader_of, writing
-from jobs.errors import QueueFullError, QuotaExceededError
+from jobs.errors import ArtifactQuotaError, QueueFullError, QuotaExceededError
+from jobs.ids import new_id
 from jobs.rows import JOB_FIELDS, Job, JsonObject, job_from_row, to_json
 from jobs.settings import Settings
 from jobs.states import ACTIVE, HELD, State
@@ -28,6 +31,30 @@ class Verbs:
         self.engine = engine
         self.settings = settings
         self._reader = reader_of(engine)
+        self._act: Act | None = None
+
+    def on_behalf(self, actor: Actor, request_id: str | None = None) -> Self:
+        """The same repository for one caller: what its verbs write is entered in the audit, with it."""
+        mine = copy.copy(self)
+        mine._act = Act(actor, request_id)
+        return mine
+
+    def _audit(self, connection: Connection, action: Action, tenant: str, thing: str) -> None:
+        """Enter a write in the audit, within its transaction; what no caller asked for is not entered."""
+        if self._act is None:
+            return
+        connection.execute(
+            insert(t.audit).values(
+                id=new_id(),
+                time=now_ms(),
+                tenant=tenant,
+                key_id=self._act.actor.key_id,
+                subject=self._act.actor.subject,
+                action=action,
+                object=thing,
+                request_id=self._act.request_id,
+            )
+        )
 
     def _read(self) -> AbstractContextManager[Connection]:
         return self._reader.connect()
@@ -44,8 +71,12 @@ class Verbs:
         """An INSERT that knows ON CONFLICT in the engine's dialect."""
         return (postgresql if self._skip_locked else sqlite).insert(table)
 
-    def _check_quotas(self, connection: Connection, tenant: str) -> None:
-        """Within the transaction that queues a job: refuse it if it is one too many, which rolls it back."""
+    def _check_quotas(self, connection: Connection, tenant: str, output_bytes: int = 0) -> None:
+        """Within the transaction that queues a job: refuse it if it is one too many, which rolls it back.
+
+        `output_bytes` is what it is expected to write.
+        """
+        self._check_artifact_bytes(connection, tenant, output_bytes)
         limit = self.settings.max_jobs_per_tenant
         if count(connection, t.jobs.c.tenant == tenant, is_in(*ACTIVE)) > limit:
             raise QuotaExceededError(
@@ -55,6 +86,33 @@ class Verbs:
             )
         if count(connection, is_in(State.QUEUED)) > self.settings.max_queue_depth:
             raise QueueFullError("the queue is full: try again later", retry_after=RETRY_AFTER_SECONDS)
+
+    def _check_artifact_bytes(self, connection: Connection, tenant: str, output_bytes: int) -> None:
+        limit = self.settings.max_artifact_bytes_per_tenant
+        if limit is None:
+            return
+        kept = kept_bytes(connection).get(tenant, 0)
+        if kept + output_bytes > limit:
+            raise ArtifactQuotaError(
+                f"this tenant's files take {kept:,} bytes, the job may write {output_bytes:,}, and the limit "
+                f"is {limit:,}: delete jobs that you no longer need (DELETE /v1/jobs/{{id}})",
+                limit=limit,
+                retry_after=RETRY_AFTER_SECONDS,
+            )
+
+
+def kept_bytes(connection: Connection) -> dict[str, int]:
+    """What each tenant's files take, in bytes; files that jobs share count once."""
+    a, j = t.artifacts.c, t.jobs.c
+    files = (
+        select(j.tenant, a.storage, a.name, a.size)
+        .join(t.jobs, j.id == a.job_id)
+        .where(a.name != "*")
+        .distinct()
+        .subquery()
+    )
+    query = select(files.c.tenant, func.sum(files.c.size)).group_by(files.c.tenant)
+    return {row[0]: int(row[1]) for row in connection.execute(query)}
 
 
 def later(seconds: float) -> ColumnElement[int]:
@@ -149,6 +207,4 @@ def put_into_outbox(connection: Connection, job_id: str, *, delay_seconds: float
 
 def count(connection: Connection, *where: ColumnElement[bool]) -> int:
     """How many jobs there are with these properties."""
-    from sqlalchemy import select
-
     return connection.execute(select(func.count()).select_from(t.jobs).where(*where)).scalar_one()

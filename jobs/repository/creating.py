@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
@@ -20,8 +20,9 @@ from jobs.ids import new_id
 from jobs.repository.attempts import artifact_row
 from jobs.repository.base import JOB_COLUMNS, Verbs, event_row, is_in, later, put_into_outbox
 from jobs.repository.ending import finish
-from jobs.rows import Artifact, Idempotency, Job, job_from_row, to_json
-from jobs.specs import AnyRequest, spec_to_json
+from jobs.rows import ARTIFACT_FIELDS, Artifact, Idempotency, Job, JsonObject, job_from_row, to_json
+from jobs.specs import AnyRequest, Spec, spec_to_json
+from jobs.specs.resolved import resolved
 from jobs.states import State
 
 IN_FLIGHT_SECONDS = 60
@@ -44,6 +45,8 @@ class CreatingVerbs(Verbs):
         render: Callable[[Job], str] | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
+        warnings: Sequence[JsonObject] = (),
+        output_bytes: int = 0,
     ) -> Job:
         """Job, labels, `queued` event and outbox message in one transaction; quotas are checked in it.
 
@@ -51,18 +54,22 @@ class CreatingVerbs(Verbs):
         kept, the new job is born `succeeded` with that job's artifacts (`reused_from`) and nothing is queued.
         With `idempotency` (from begin_idempotent), `render(job)` is stored as the first answer in the
         same transaction, so that a job and the memory of its request exist together or not at all.
-        Raises QuotaExceededError, QueueFullError, and ConflictError if the idempotency key was taken over.
+        `output_bytes` is what it is expected to write, and `warnings` are what admission said of it.
+        Raises QuotaExceededError, ArtifactQuotaError, QueueFullError, and ConflictError if the idempotency
+        key was taken over.
         """
         with self._write() as connection:
             source = self._reusable(connection, tenant, reuse_key) if request.reuse else None
             values = self._new_row(request, tenant=tenant, queue=queue)
             values |= {"reuse_key": reuse_key, "request_id": request_id, "traceparent": traceparent}
+            values["warnings"] = to_json(list(warnings)) if warnings else None
             job = _insert_job(connection, values)
             if source is None:
-                self._check_quotas(connection, tenant)
+                self._check_quotas(connection, tenant, output_bytes)
                 put_into_outbox(connection, job.id)
             else:
                 job = self._born_succeeded(connection, job, source)
+            self._audit(connection, "job.create", tenant, job.id)
             if idempotency is not None and idempotency.token is not None:
                 _answer(connection, tenant, idempotency.token, job, render)
         return job
@@ -130,6 +137,7 @@ class CreatingVerbs(Verbs):
             "tenant": tenant,
             "kind": request.kind,
             "spec": to_json(spec_to_json(request.spec)),
+            "resolved": _resolved(request.spec),
             "labels": to_json(request.labels),
             "gates": to_json([gate.model_dump(mode="json") for gate in request.gates]),
             "priority": request.priority,
@@ -143,6 +151,7 @@ class CreatingVerbs(Verbs):
             "attempt": 0,
             "lost_attempts": 0,
             "max_attempts": self.settings.max_attempts,
+            "created_by": None if self._act is None else to_json(self._act.actor.as_json()),
             "publish_count": 0,
             "created_at": now_ms(),
             "queued_at": now_ms(),
@@ -189,14 +198,19 @@ class CreatingVerbs(Verbs):
         return ended
 
 
+def _resolved(spec: Spec) -> str | None:
+    """What will be carried out, where that says more than the spec itself."""
+    found = resolved(spec)
+    return None if found == spec_to_json(spec) else to_json(found)
+
+
 def body_hash(body: object) -> str:
     """SHA-256 of parsed JSON, whatever the order of its fields."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _shared(row: RowMapping) -> Artifact:
-    names = ("name", "media_type", "size", "sha256", "storage", "published_at")
-    return Artifact(**{name: row[name] for name in names})
+    return Artifact(**{name: row[name] for name in ARTIFACT_FIELDS})
 
 
 def _insert_job(connection: Connection, values: dict[str, Any]) -> Job:

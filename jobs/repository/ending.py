@@ -12,6 +12,7 @@ from jobs import tables as t
 from jobs.database import now_ms
 from jobs.ids import new_id
 from jobs.repository.base import change, later
+from jobs.repository.warnings import of_metrics, together
 from jobs.rows import Job, JsonObject, printable, to_json
 from jobs.states import Outcome, State
 from jobs.verdict import evaluate
@@ -43,7 +44,7 @@ def finish(
     `outcome` is the attempt's when it differs from the job's (a lost attempt that fails the job).
     """
     held = connection.execute(
-        select(t.jobs.c.gates, t.jobs.c.worker_id).where(*where).with_for_update()
+        select(t.jobs.c.gates, t.jobs.c.worker_id, t.jobs.c.warnings).where(*where).with_for_update()
     ).one_or_none()
     if held is None:
         return None
@@ -51,6 +52,7 @@ def finish(
     gates = json.loads(held.gates) if target is State.SUCCEEDED else []
     verdict, checks = evaluate(gates, metrics or {})
     code, message = (error[0], printable(error[1])) if error is not None else (None, None)
+    warnings = together(json.loads(held.warnings or "[]"), of_metrics(metrics or {}))
     job = change(
         connection,
         where,
@@ -65,6 +67,7 @@ def finish(
         metrics=None if metrics is None else to_json(metrics),
         verdict=verdict,
         checks=to_json([asdict(check) for check in checks]),
+        warnings=to_json(warnings) if warnings else None,
         **values,
     )
     if job is None:

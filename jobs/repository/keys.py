@@ -62,7 +62,8 @@ class KeyVerbs(Verbs):
             row = (
                 connection.execute(insert(t.api_keys).values(**values).returning(t.api_keys)).mappings().one()
             )
-        return _key(row)
+            self._audit(connection, "key.create", tenant, row["id"])
+        return key_from_row(row)
 
     def find_key(self, key_hashes: Sequence[str]) -> ApiKey | None:
         """The key with one of these HMACs (one a live secret), unless it is revoked or has expired."""
@@ -74,24 +75,28 @@ class KeyVerbs(Verbs):
         )
         with self._read() as connection:
             row = connection.execute(query).mappings().first()
-        return None if row is None else _key(row)
+        return None if row is None else key_from_row(row)
 
     def list_keys(self, tenant: str | None) -> list[ApiKey]:
-        """A tenant's keys (None: all), the newest first, the revoked ones included."""
-        query = select(t.api_keys).order_by(t.api_keys.c.id.desc())
+        """A tenant's keys (None: all), the newest first, the revoked ones included, issued tokens not."""
+        query = select(t.api_keys).where(t.api_keys.c.trust_id.is_(None)).order_by(t.api_keys.c.id.desc())
         if tenant is not None:
             query = query.where(t.api_keys.c.tenant == tenant)
         with self._read() as connection:
-            return [_key(row) for row in connection.execute(query).mappings()]
+            return [key_from_row(row) for row in connection.execute(query).mappings()]
 
     def revoke_key(self, key_id: str, tenant: str | None) -> None:
         """The key opens nothing from now on. NotFoundError if there is none; repeats are safe."""
         c = t.api_keys.c
         where = [c.id == key_id] if tenant is None else [c.id == key_id, c.tenant == tenant]
         statement = update(t.api_keys).where(*where).values(revoked_at=func.coalesce(c.revoked_at, now_ms()))
+        if not is_id(key_id):
+            raise NotFoundError("no such key", code="key_not_found")
         with self._write() as connection:
-            if not is_id(key_id) or connection.execute(statement).rowcount == 0:
+            owner = connection.execute(statement.returning(c.tenant)).scalar_one_or_none()
+            if owner is None:
                 raise NotFoundError("no such key", code="key_not_found")
+            self._audit(connection, "key.revoke", owner, key_id)
 
     def _ensure_tenant(self, connection: Connection, tenant: str) -> None:
         values = {"name": tenant, "webhook_secret": new_webhook_secret(), "created_at": now_ms()}
@@ -99,6 +104,7 @@ class KeyVerbs(Verbs):
         connection.execute(statement.on_conflict_do_nothing())
 
 
-def _key(row: Mapping[Any, Any]) -> ApiKey:
-    names = ("id", "tenant", "name", "hint", "created_at", "expires_at", "revoked_at")
+def key_from_row(row: Mapping[Any, Any]) -> ApiKey:
+    """A row of `api_keys` without the HMAC."""
+    names = ("id", "tenant", "name", "hint", "created_at", "expires_at", "revoked_at", "subject")
     return ApiKey(scopes=frozenset(json.loads(row["scopes"])), **{name: row[name] for name in names})

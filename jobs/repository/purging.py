@@ -41,7 +41,7 @@ class PurgingVerbs(Verbs):
             return unreferenced(connection, folders)
 
     def live_storage(self, folders: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Which (job, attempt) folders are published, or belong to an attempt that holds its job.
+        """Which (job, attempt) folders are published, hold a part of an upload, or are a running attempt's.
 
         The others are orphans, if they are old enough (`orphan_grace_seconds`): an attempt that has just
         been claimed may be about to write.
@@ -55,10 +55,12 @@ class PurgingVerbs(Verbs):
         )
         names = [storage_of(*folder) for folder in sorted(wanted)]
         published = select(t.artifacts.c.storage).distinct().where(t.artifacts.c.storage.in_(names))
+        parts = select(t.blob_parts.c.blob_id, t.blob_parts.c.number).where(t.blob_parts.c.blob_id.in_(ids))
         with self._read() as connection:
             # Published last: an attempt that completes in between is then found by one of the two.
             alive = {(row.id, row.attempt) for row in connection.execute(held)}
             kept = set(connection.execute(published).scalars())
+            alive |= {(row.blob_id, row.number) for row in connection.execute(parts)}
         return {folder for folder in wanted if folder in alive or storage_of(*folder) in kept}
 
 

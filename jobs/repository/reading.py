@@ -13,8 +13,20 @@ from jobs import tables as t
 from jobs.database import now_ms
 from jobs.errors import InvalidError, NotFoundError
 from jobs.ids import id_range, is_id, is_text, lowest_id_at
-from jobs.repository.base import JOB_COLUMNS, Verbs, is_in
-from jobs.rows import Artifact, Attempt, Check, Event, Job, JsonObject, Page, Version, job_error, job_from_row
+from jobs.repository.base import JOB_COLUMNS, Verbs, is_in, kept_bytes
+from jobs.rows import (
+    ARTIFACT_FIELDS,
+    Artifact,
+    Attempt,
+    Check,
+    Event,
+    Job,
+    JsonObject,
+    Page,
+    Version,
+    job_error,
+    job_from_row,
+)
 from jobs.states import Outcome, State
 
 ARCHIVE = "*"
@@ -211,6 +223,11 @@ class ReadingVerbs(Verbs):
         with self._read() as connection:
             return list(connection.execute(query).scalars())
 
+    def kept_bytes(self) -> dict[str, int]:
+        """What each tenant's files take, in bytes; files that jobs share count once."""
+        with self._read() as connection:
+            return kept_bytes(connection)
+
     def now(self) -> int:
         """The database's clock, in milliseconds since the epoch."""
         with self._read() as connection:
@@ -272,8 +289,7 @@ def _page_query(given: frozenset[str], labels: tuple[bool, ...]) -> Select[Any]:
 
 
 def _artifact(row: Mapping[Any, Any]) -> Artifact:
-    names = ("name", "media_type", "size", "sha256", "storage", "published_at")
-    return Artifact(**{name: row[name] for name in names})
+    return Artifact(**{name: row[name] for name in ARTIFACT_FIELDS})
 
 
 def _of(tenant: str | None) -> ColumnElement[bool]:

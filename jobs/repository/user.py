@@ -33,7 +33,9 @@ class UserVerbs(Verbs):
             if job is None:
                 where = (mine, is_in(State.RUNNING))
                 job = change(connection, where, "cancelling", {}, state=State.CANCELLING.value)
-            if job is None:
+            if job is not None:
+                self._audit(connection, "job.cancel", job.tenant, job_id)
+            else:
                 job = _get(connection, job_id)
                 if job.state not in (State.CANCELLING, State.CANCELLED):
                     raise ConflictError(f"the job has {job.state.value}", code="job_ended")
@@ -67,6 +69,7 @@ class UserVerbs(Verbs):
                     f"a job that is {state.value} cannot be retried", code="job_not_retryable"
                 )
             self._check_quotas(connection, job.tenant)
+            self._audit(connection, "job.retry", job.tenant, job_id)
             put_into_outbox(connection, job_id)
         return job
 
@@ -79,10 +82,12 @@ class UserVerbs(Verbs):
         with self._write() as connection:
             storage = select(t.artifacts.c.storage).distinct().where(t.artifacts.c.job_id == job_id)
             folders = list(connection.execute(storage).scalars())
-            gone = connection.execute(delete(t.jobs).where(t.jobs.c.id == job_id, is_in(*TERMINAL)))
-            if gone.rowcount == 0:
+            ended = delete(t.jobs).where(t.jobs.c.id == job_id, is_in(*TERMINAL)).returning(t.jobs.c.tenant)
+            tenant = connection.execute(ended).scalar_one_or_none()
+            if tenant is None:
                 state = _get(connection, job_id).state
                 raise ConflictError(f"the job is {state.value}; cancel it first", code="job_not_ended")
+            self._audit(connection, "job.delete", tenant, job_id)
             return unreferenced(connection, folders)
 
 

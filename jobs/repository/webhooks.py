@@ -33,7 +33,9 @@ class WebhookVerbs(Verbs):
         }
         statement = insert(t.webhooks).values(**values).returning(t.webhooks)
         with self._write() as connection:
-            return _webhook(connection.execute(statement).mappings().one())
+            webhook = _webhook(connection.execute(statement).mappings().one())
+            self._audit(connection, "webhook.create", tenant, webhook.id)
+        return webhook
 
     def list_webhooks(self, tenant: str) -> list[Webhook]:
         """A tenant's webhooks, the newest first."""
@@ -60,6 +62,7 @@ class WebhookVerbs(Verbs):
             gone = connection.execute(delete(t.webhooks).where(c.id == webhook_id, c.tenant == tenant))
             if gone.rowcount == 0:
                 raise NotFoundError("no such webhook", code="webhook_not_found")
+            self._audit(connection, "webhook.delete", tenant, webhook_id)
 
     def list_deliveries(self, webhook_id: str, tenant: str, *, limit: int = 100) -> list[Delivery]:
         """A webhook's messages, the newest first; NotFoundError for another tenant's webhook."""

@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from jobs import tables as t
 from jobs.database import now_ms
 from jobs.repository.base import Verbs, is_in, later
-from jobs.rows import LocalModel, Worker, models_from_json, to_json
+from jobs.rows import JsonObject, LocalModel, Worker, models_from_json, to_json
 from jobs.states import State
 
 
@@ -32,11 +32,13 @@ class WorkerVerbs(Verbs):
         draining: bool = False,
         stalled: bool = False,
         memory_bytes: int | None = None,
+        suites: Mapping[str, JsonObject] | None = None,
     ) -> None:
         """The worker lives, and this is what it has.
 
         `devices`: "cpu", "cuda", "cuda:0" …; `files`: names by folder ("calibration", "suites");
-        `memory_bytes`: how much one of its jobs may use; `stalled`: jobs wait for it, and it takes none.
+        `memory_bytes`: how much one of its jobs may use; `stalled`: jobs wait for it, and it takes none;
+        `suites`: what its suite files hold, by name.
         """
         values = {
             "queues": to_json(list(queues)),
@@ -48,6 +50,7 @@ class WorkerVerbs(Verbs):
             "draining": draining,
             "stalled": stalled,
             "memory_bytes": memory_bytes,
+            "suites": to_json(dict(suites or {})),
             "seen_at": now_ms(),
         }
         upsert = self._insert(t.workers).values(id=worker_id, started_at=now_ms(), **values)
@@ -84,5 +87,5 @@ class WorkerVerbs(Verbs):
 
 
 def _worker(row: Mapping[Any, Any]) -> Worker:
-    parsed = {name: json.loads(row[name]) for name in ("queues", "devices", "models", "files")}
+    parsed = {name: json.loads(row[name]) for name in ("queues", "devices", "models", "files", "suites")}
     return Worker(**{**row, **parsed, "models": models_from_json(parsed["models"])})

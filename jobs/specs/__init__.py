@@ -14,6 +14,7 @@ from jobs.specs.kinds import (
     model_references,
     parse_spec,
     spec_to_json,
+    upload_references,
 )
 from jobs.specs.prune import PruneSpec
 from jobs.specs.references import (
@@ -24,6 +25,7 @@ from jobs.specs.references import (
     ModelRef,
     StepModelRef,
     TextRef,
+    UploadRef,
 )
 from jobs.specs.requests import AnyRequest, Gate, JobRequest, parse_request
 
@@ -47,8 +49,10 @@ __all__ = [
     "Spec",
     "StepModelRef",
     "TextRef",
+    "UploadRef",
     "model_references",
     "parse_request",
     "parse_spec",
     "spec_to_json",
+    "upload_references",
 ]

@@ -30,6 +30,7 @@ from jobs.specs.references import (
     StepModelRef,
     StepName,
     TextRef,
+    UploadRef,
 )
 from optipfair_engine.options.base import Strict, again
 from optipfair_engine.options.bias import Bias
@@ -81,7 +82,7 @@ class BiasSpec(Bias, OfModel):
     attributes: (
         Annotated[list[Prompt], Field(min_length=2, max_length=32), AfterValidator(_different)] | None
     ) = again(Bias, "attributes")
-    suite: OpaqueName | None = again(Bias, "suite")
+    suite: OpaqueName | UploadRef | None = again(Bias, "suite")  # type: ignore[assignment]  # a reference
     control_pairs: PromptPairs | None = again(Bias, "control_pairs")
     visualization_types: Annotated[list[Visualization], Field(max_length=3)] | None = again(
         Bias, "visualization_types"
@@ -113,8 +114,6 @@ class EvaluateSpec(OfModel):
     """Prompts to continue."""
     timing: bool = False
     """Measures the speed of generation."""
-    max_length: int = Field(default=512, ge=2, le=32_768)
-    """Tokens in a window of the text."""
     max_new_tokens: int = Field(default=50, ge=1, le=2048)
     """Tokens to generate for each prompt."""
     dtype: DType = "auto"
@@ -207,7 +206,19 @@ Spec = AnalyzeSpec | ImportanceSpec | PruneSpec | BiasSpec | EvaluateSpec | Pipe
 
 def parse_spec(kind: str, spec: dict[str, Any]) -> Any:
     """A stored spec as its model again (the worker's way in)."""
-    return SPECS[kind].model_validate(spec)
+    return SPECS[kind].model_validate(_as_of_now(kind, spec))
+
+
+def _as_of_now(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A stored spec in today's words: the length of windows once stood beside the text of `evaluate`."""
+    if kind == "pipeline":
+        steps = [{**step, "spec": _as_of_now(step["kind"], step["spec"])} for step in spec["steps"]]
+        return {**spec, "steps": steps}
+    if kind != "evaluate" or "max_length" not in spec:
+        return spec
+    rest = {name: value for name, value in spec.items() if name != "max_length"}
+    text = rest.get("text")
+    return {**rest, "text": text and {"max_length": spec["max_length"], **text}}
 
 
 def spec_to_json(spec: BaseModel) -> dict[str, Any]:
@@ -225,6 +236,25 @@ def model_references(spec: BaseModel) -> list[tuple[tuple[str | int, ...], Any]]
         ]
     found = [((name,), getattr(spec, name, None)) for name in ("model", "baseline")]
     return [(where, ref) for where, ref in found if ref is not None]
+
+
+def upload_references(spec: BaseModel) -> list[tuple[tuple[str | int, ...], str, str]]:
+    """Every upload that a spec names: its location in the spec, its id, the kind that it must have."""
+    if isinstance(spec, PipelineSpec):
+        return [
+            (("steps", i, "spec", *where), upload_id, kind)
+            for i, step in enumerate(spec.steps)
+            for where, upload_id, kind in upload_references(step.spec)
+        ]
+    found = [(where, ref.id, "model") for where, ref in model_references(spec) if isinstance(ref, UploadRef)]
+    for name in ("calibration", "evaluation", "text"):
+        part = getattr(spec, name, None)
+        if part is not None and part.id is not None:
+            found.append(((name,), part.id, "calibration"))
+    suite = getattr(spec, "suite", None)
+    if isinstance(suite, UploadRef):
+        found.append((("suite",), suite.id, "suite"))
+    return found
 
 
 def step_references(spec: BaseModel) -> list[str]:

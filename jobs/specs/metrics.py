@@ -14,18 +14,22 @@ _PRUNE = {
     *("calibration_tokens_per_feature", "perplexity_before_healing", "healing_steps", "healing_seconds"),
     *("healing_first_loss", "healing_last_loss", "bias_against_random"),
     *("perplexity_dense", "perplexity_pruned", "perplexity_static_same_size", "perplexity_ratio"),
-    *("bias_change", "tokens_per_second_ratio", "reload_check"),
+    *("evaluation_max_length", "evaluation_windows", "evaluation_tokens"),
+    *("predicted_error_uniform", "predicted_error_allocated"),
+    *("bias_change", "tokens_per_second_ratio", "reload_check", "loads_with_transformers"),
 }
 _BIAS = {
     *("pairs", "templates", "control_pairs", "share_aligned", "mean_difference", "minimum_detectable"),
     *("noise_floor", "effect_over_noise", "neurons_tested", "neurons_significant", "items", "perplexity"),
-    *("crows_pairs_score", "stereoset_ss", "stereoset_lms", "stereoset_icat", "bias_change", "mcnemar_p"),
+    *("crows_pairs_score", "stereoset_ss", "stereoset_lms", "stereoset_icat", "bias_change"),
+    *("preference_change", "mcnemar_p"),
     *("crows_pairs_score_baseline", "perplexity_baseline", "stereoset_ss_baseline"),
     *("stereoset_lms_baseline", "stereoset_icat_baseline", "seconds"),
 }
 _EVALUATE = {
-    *("perplexity", "perplexity_baseline", "perplexity_ratio", "perplexity_tokens", "perplexity_windows"),
-    *("perplexity_tokens_baseline", "perplexity_windows_baseline"),
+    *("perplexity", "perplexity_baseline", "perplexity_ratio", "evaluation_max_length"),
+    *("evaluation_windows", "evaluation_tokens", "evaluation_windows_baseline"),
+    "evaluation_tokens_baseline",
     *("tokens_per_second", "tokens_per_second_baseline", "tokens_per_second_ratio", "speedup"),
     *("avg_time", "seconds"),
 }

@@ -16,7 +16,7 @@ from pydantic import (
 
 from jobs.ids import is_id
 from optipfair_engine.options.base import Strict, again
-from optipfair_engine.options.calibration import Cut
+from optipfair_engine.options.calibration import WINDOW_LENGTH, WINDOWS, Cut
 
 MAX_TEXTS = 4096
 MAX_TEXT_LENGTH = 100_000
@@ -24,6 +24,12 @@ MAX_PROMPTS = 256
 
 Device = Literal["auto", "cpu", "cuda"]
 Component = Literal["attention_output", "mlp_output", "gate_proj", "up_proj", "down_proj", "input_norm"]
+
+
+def _upload_id(value: str) -> str:
+    if not is_id(value):
+        raise ValueError("is not the id of an upload")
+    return value
 
 
 def _job_id(value: str) -> str:
@@ -48,6 +54,7 @@ HubId = Annotated[
 ]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 JobId = Annotated[str, AfterValidator(_job_id)]
+UploadId = Annotated[str, AfterValidator(_upload_id)]
 StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 Text_ = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_LENGTH)]
 Texts = Annotated[list[Text_], Field(min_length=1, max_length=MAX_TEXTS)]
@@ -103,10 +110,12 @@ class HubModelRef(Strict):
 
 
 class JobModelRef(Strict):
-    """The checkpoint that an earlier job of the same tenant wrote."""
+    """The checkpoint that an earlier job of the same tenant wrote; of a pipeline, one of its steps'."""
 
     source: Literal["job"]
     job_id: JobId
+    step: StepName | None = None
+    """Which prune step of a pipeline."""
 
 
 class StepModelRef(Strict):
@@ -116,7 +125,16 @@ class StepModelRef(Strict):
     name: StepName
 
 
-ModelRef = Annotated[LocalModelRef | HubModelRef | JobModelRef | StepModelRef, Field(discriminator="source")]
+class UploadRef(Strict):
+    """Files that the same tenant has uploaded: a model, or a suite."""
+
+    source: Literal["upload"]
+    id: UploadId
+
+
+ModelRef = Annotated[
+    LocalModelRef | HubModelRef | JobModelRef | StepModelRef | UploadRef, Field(discriminator="source")
+]
 
 
 class OfModel(Strict):
@@ -126,12 +144,13 @@ class OfModel(Strict):
 
 
 class CalibrationRef(Cut):
-    """Text to calibrate on: `texts`, or a named local file, or a hub dataset; exactly one."""
+    """Text to calibrate on: `texts`, a named local file, an upload, or a hub dataset; exactly one."""
 
     texts: Texts | None = None
     """The texts themselves, or else a file or data set (source)."""
-    source: Literal["local", "hub"] | None = None
+    source: Literal["local", "hub", "upload"] | None = None
     name: OpaqueName | None = None
+    id: UploadId | None = None
     dataset: HubId | None = None
     max_length: Annotated[int, Field(ge=1, le=32_768)] = again(Cut, "max_length")
     batch_size: Annotated[int, Field(ge=1, le=256)] = again(Cut, "batch_size")
@@ -139,26 +158,31 @@ class CalibrationRef(Cut):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = (self.texts is not None, self.source, self.name is not None, self.dataset is not None)
-        allowed = {
-            (True, None, False, False),
-            (False, "local", True, False),
-            (False, "hub", False, True),
-        }
-        if given not in allowed:
-            raise ValueError('give texts, or source "local" with name, or source "hub" with dataset')
+        places = {"texts": None, "name": "local", "id": "upload", "dataset": "hub"}
+        given = [place for place in places if getattr(self, place) is not None]
+        if len(given) != 1 or places[given[0]] != self.source:
+            raise ValueError(
+                'give texts, or source "local" with name, "upload" with id, or "hub" with dataset'
+            )
         return self
 
 
 class TextRef(Strict):
-    """Text to measure on: `texts`, or a named local file."""
+    """Text to measure on: `texts`, a named local file, or an upload."""
 
     texts: Texts | None = None
-    source: Literal["local"] | None = None
+    source: Literal["local", "upload"] | None = None
     name: OpaqueName | None = None
+    id: UploadId | None = None
+    max_length: Annotated[int, Field(ge=2, le=32_768)] = WINDOW_LENGTH
+    """Tokens in a window: perplexities over other windows can't be compared."""
+    num_windows: Annotated[int, Field(ge=1, le=100_000)] = WINDOWS
+    """At most how many windows are scored, spread over the text."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.texts is None) == (self.source is None) or (self.source is None) != (self.name is None):
-            raise ValueError('give texts, or source "local" with name')
+        places = {"texts": None, "name": "local", "id": "upload"}
+        given = [place for place in places if getattr(self, place) is not None]
+        if len(given) != 1 or places[given[0]] != self.source:
+            raise ValueError('give texts, or source "local" with name, or source "upload" with id')
         return self

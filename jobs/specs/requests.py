@@ -25,6 +25,7 @@ from jobs.specs.kinds import (
     model_references,
 )
 from jobs.specs.metrics import known_metrics
+from jobs.specs.producing import fault_of_gate
 from jobs.specs.prune import PruneSpec
 from jobs.specs.references import StepModelRef
 from optipfair_engine.options.base import Finite, Strict
@@ -138,6 +139,8 @@ def _faults(request: AnyRequest) -> Iterator[tuple[tuple[str | int, ...], str, o
             reason = f"unknown gate metric: a {request.kind} job does not report {gate.metric!r}"
             reason += f"; it does report {near}" if near else ""
             yield ("gates", number, "metric"), reason, gate.metric
+        elif (fault := fault_of_gate(request.kind, request.spec, gate.metric)) is not None:
+            yield ("gates", number, "metric"), fault, gate.metric
     if isinstance(request, PipelineRequest):
         return
     for where, ref in model_references(request.spec):

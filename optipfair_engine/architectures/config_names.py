@@ -14,6 +14,8 @@ HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model", "dim")
 NUM_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 NUM_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 NUM_KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
+#: The longest text that positions are known for; families without a limit (ALiBi) state none.
+MAX_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 _INTERMEDIATE_SIZE = ("intermediate_size", "d_ff")
 
 

@@ -6,6 +6,7 @@ Saved as one safetensors file, they let another ratio be planned, with its refit
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ class GramStatistics:
         return fit if held is None else fit + held
 
     def save(self, path: Path) -> None:
-        """Write everything to one safetensors file."""
+        """Write everything to one safetensors file, readable by whoever may read new files here."""
         from safetensors.torch import save_file
 
         tensors = {f"fit.{layer}": self.fit[layer].contiguous() for layer in self.fit}
@@ -75,7 +76,11 @@ class GramStatistics:
             "importance": json.dumps({str(k): v for k, v in self.importance.items()}),
             "facts": json.dumps(self.facts.to_json() if self.facts else {}, sort_keys=True),
         }
+        path.unlink(missing_ok=True)
+        path.touch()
+        mode = stat.S_IMODE(path.stat().st_mode)
         save_file(tensors, path, metadata=head)
+        path.chmod(mode)  # safetensors makes files that their owner alone may read
 
     @classmethod
     def load(cls, path: Path | str) -> GramStatistics:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ FORWARD_KEYS = (
 
 #: Fewer calibration tokens than this per input feature, and a refit starts to fit noise (measured).
 TOKENS_PER_FEATURE = 10
+
+
+#: The source of samples from texts that have no name of their own.
+TEXTS: Final = "texts"
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ class CalibrationSet:
         if ratio < TOKENS_PER_FEATURE:
             found.append(
                 f"calibration is small: {self.tokens} tokens are {ratio:.1f} per feature of the fitted "
-                f"matrices, {TOKENS_PER_FEATURE} are advised (more --num-samples or a longer text)"
+                f"matrices, {TOKENS_PER_FEATURE} are advised (a larger num_samples, or a longer text)"
             )
         if self.num_texts == 1:
+            named = "" if self.source == TEXTS else f" ({self.source})"
             found.append(
-                f"calibration is one narrow text ({self.source}): the pruned model is fitted to text "
+                f"calibration is one narrow text{named}: the pruned model is fitted to text "
                 "like it, other domains can be much worse; mix in samples of each domain that matters"
             )
         return found
@@ -253,7 +258,7 @@ def calibration_from_texts(
     max_length: int = 512,
     num_samples: int = 128,
     batch_size: int = 8,
-    source: str = "texts",
+    source: str = TEXTS,
     truncate: bool = False,
 ) -> CalibrationSet:
     """Samples from texts: each is cut into windows, about ``num_samples`` from all together.

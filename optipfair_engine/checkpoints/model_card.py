@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,14 @@ def write_model_card(
     summary: Mapping[str, Any] | None,
     source: SourceInfo | None,
     measured: Mapping[str, float] | None = None,
+    warnings: Sequence[str] = (),
 ) -> None:
-    """Write README.md: what was pruned, how, what was measured (perplexities by metric), how to load it."""
+    """Write README.md: what was pruned, how, what was measured (perplexities by metric), how to load it.
+
+    ``warnings`` are what whoever uses the model must know.
+    """
     name = source.name if source else "a model in memory"
-    uneven = _is_uneven(folder)
+    uneven = has_unequal_layers(folder)
     lines = [
         "---",
         "library_name: transformers",
@@ -54,6 +58,7 @@ def write_model_card(
         *_method_lines(summary),
         "",
         *_measured_lines(measured or {}),
+        *_warning_lines(warnings),
         "## How to load it",
         "",
         "```python",
@@ -78,7 +83,8 @@ _UNEVEN = (
 )
 
 
-def _is_uneven(folder: Path) -> bool:
+def has_unequal_layers(folder: Path) -> bool:
+    """Whether a checkpoint's config gives its layers sizes of their own, so that it takes ``load_pruned``."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config") or {}
     return bool(config.get("per_layer_config") or text.get("per_layer_config"))
@@ -87,7 +93,9 @@ def _is_uneven(folder: Path) -> bool:
 def _method_lines(summary: Mapping[str, Any] | None) -> list[str]:
     if summary is None:
         return ["No plan was given."]
-    lines = [f"- {key}: {_method_value(key, value)}" for key, value in sorted(summary["method"].items())]
+    # warnings have a section of their own
+    method = {key: value for key, value in summary["method"].items() if key != "warnings"}
+    lines = [f"- {key}: {_method_value(key, value)}" for key, value in sorted(method.items())]
     if summary["removed_layers"]:
         lines.append(f"- removed layers: {_plain(summary['removed_layers'])}")
     sizes = [key for key in ("kept_neurons", "kept_heads") if summary[key]]
@@ -100,7 +108,7 @@ def _method_value(key: str, value: Any) -> str:
         return f"{min(value.values()):.2g} to {max(value.values()):.2g} by layer"
     if key == "calibration" and isinstance(value, Mapping):
         facts = [f"{name.replace('_', ' ')} {fact}" for name, fact in value.items() if name != "warnings"]
-        return ", ".join([*facts, *value.get("warnings", [])])
+        return ", ".join(facts)
     return _plain(value)
 
 
@@ -110,6 +118,12 @@ def _measured_lines(measured: Mapping[str, float]) -> list[str]:
     named = {name.removeprefix("perplexity_").replace("_", " "): value for name, value in measured.items()}
     rows = [f"| {name} | {value:.4g} |" for name, value in named.items()]
     return ["## Measured", "", "| perplexity | |", "|---|---|", *rows, ""]
+
+
+def _warning_lines(warnings: Sequence[str]) -> list[str]:
+    if not warnings:
+        return []
+    return ["## Warnings", "", *(f"- {text[:1].upper()}{text[1:]}" for text in warnings), ""]
 
 
 def _sizes(by_layer: Mapping[str, int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ def save_pruned(
     measured: Mapping[str, float] | None = None,
     execution: str | None = None,
     execution_reason: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> Manifest:
     """Write a pruned model with everything that belongs to it.
 
@@ -62,6 +63,7 @@ def save_pruned(
         measured: perplexities (metric → value) for the manifest and the model card.
         execution: how the prune was carried out, for the manifest.
         execution_reason: why.
+        warnings: what the model card must say to whoever uses the model.
 
     Raises:
         InvalidOptionError: the folder holds another model.
@@ -84,6 +86,7 @@ def save_pruned(
         measured=measured or {},
         execution=execution,
         execution_reason=execution_reason,
+        warnings=warnings,
     )
 
 
@@ -157,12 +160,13 @@ def finish(
     measured: Mapping[str, float],
     execution: str | None = None,
     execution_reason: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> Manifest:
     """Plan, model card, manifest and the reload check, for weights that are already in ``folder``."""
     if plan is not None:
         plan.save(folder)
     summary = plan_summary(plan)
-    write_model_card(folder, model.config.get_text_config().model_type, summary, source, measured)
+    write_model_card(folder, model.config.get_text_config().model_type, summary, source, measured, warnings)
     manifest = Manifest(
         source,
         summary,

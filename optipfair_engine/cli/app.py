@@ -9,8 +9,10 @@ import sys
 import typer
 
 from optipfair_engine.cli.bias import bias, compare
+from optipfair_engine.cli.export import export
 from optipfair_engine.cli.inspect import analyze, demo_model, evaluate, importance
 from optipfair_engine.cli.plan import plan
+from optipfair_engine.cli.presets import presets
 from optipfair_engine.cli.prune import prune
 
 app = typer.Typer(
@@ -23,12 +25,14 @@ app = typer.Typer(
 )
 app.command()(prune)
 app.command()(plan)
+app.command()(presets)
 app.command()(analyze)
 app.command()(importance)
 app.command()(evaluate)
 app.command()(bias)
 app.command()(compare)
 app.command("demo-model")(demo_model)
+app.add_typer(export, name="export")
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optipfair_engine.cli.generated import options_from
+from optipfair_engine.cli.output import Overwrite, filled_folder
 from optipfair_engine.cli.shared import (
     Json,
     ModelPath,
@@ -90,6 +91,7 @@ def bias(
     baseline: Annotated[
         str | None, typer.Option(help="Another model, which this one is compared with.")
     ] = None,
+    overwrite: Overwrite = False,
     verbose: Verbose = True,
     as_json: Json = False,
     **chosen: Any,
@@ -103,7 +105,7 @@ def bias(
         "layers": _layers(layers),
         "layer_types": _words(layer_types) or None,
     }
-    metrics = _run(model_path, baseline, output_path, options, verbose)
+    metrics = _run(model_path, baseline, output_path, options, overwrite=overwrite, verbose=verbose)
     _show(f"Bias of {model_path}", metrics, output_path, as_json)
 
 
@@ -117,6 +119,7 @@ def compare(
     attributes: Attributes = None,
     suite: SuiteFile = None,
     control_pairs: ControlFile = None,
+    overwrite: Overwrite = False,
     verbose: Verbose = True,
     as_json: Json = False,
     **chosen: Any,
@@ -127,22 +130,32 @@ def compare(
         **_prompt_options(prompt_pairs, attributes, suite, control_pairs),
         "visualization_types": [],
     }
-    metrics = _run(after, before, output_path, options, verbose)
+    metrics = _run(after, before, output_path, options, overwrite=overwrite, verbose=verbose)
     _show(f"{after} compared with {before}", metrics, output_path, as_json)
 
 
 def _run(
-    model: str, baseline: str | None, output: Path, options: dict[str, Any], verbose: bool
+    model: str,
+    baseline: str | None,
+    output: Path,
+    options: dict[str, Any],
+    *,
+    overwrite: bool,
+    verbose: bool,
 ) -> dict[str, object]:
     from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
 
     chosen = BiasOptions(**options)
     source = find_model(model)
     other = find_model(baseline) if baseline is not None else None
-    with progress(not verbose) as report:
+    sources = (source,) if other is None else (source, other)
+    with (
+        filled_folder(output, "bias", overwrite=overwrite, sources=sources) as folder,
+        progress(not verbose) as report,
+    ):
         return bias_checkpoint(
             source,
-            output,
+            folder,
             chosen,
             baseline=other,
             model_name=_called(model),
@@ -206,7 +219,7 @@ def _show(title: str, metrics: dict[str, object], output: Path, as_json: bool) -
 
     conclusion, warnings = read_findings(output)
     print(conclusion)
-    show_table(title, metrics)
+    show_table(title, {name: value for name, value in metrics.items() if name != "warnings"})
     for text in warnings:
         warn(text)
     print(f"Report: {output / 'report.html'}")

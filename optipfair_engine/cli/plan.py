@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from optipfair_engine.cli.output import Overwrite, refuse_existing_file
 from optipfair_engine.cli.shared import Json
 from optipfair_engine.cli.terminal import explained, show_json, show_table
 from optipfair_engine.errors import InvalidOptionError
@@ -19,6 +20,7 @@ def plan(
         str, typer.Option(help="Percentages of neurons to show errors for.")
     ] = "10,20,30,40,50",
     output_path: Annotated[Path | None, typer.Option(help="A PNG file of the curves.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Show a plan: what stays of each layer, and the error that other widths would cost.
@@ -29,6 +31,8 @@ def plan(
     from optipfair_engine.plans.plan import PruningPlan
     from optipfair_engine.pruning.curves import error_table
 
+    if output_path is not None:
+        refuse_existing_file(output_path, overwrite=overwrite)
     loaded = PruningPlan.load(plan_path)
     shown = _percentages(percentages)
     table = error_table(loaded, shown)

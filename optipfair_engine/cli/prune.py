@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from optipfair_engine.cli.generated import options_from
+from optipfair_engine.cli.output import Overwrite, filled_folder
 from optipfair_engine.cli.shared import (
     CALIBRATION,
     RUN,
@@ -17,14 +18,13 @@ from optipfair_engine.cli.shared import (
     OutputPath,
     Verbose,
     find_model,
-    fresh_folder,
     read_calibration,
     read_text_file,
     refuse_unread,
 )
 from optipfair_engine.cli.terminal import explained, progress, show_json, show_table, warn
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.options.calibration import Cut
+from optipfair_engine.options.calibration import Cut, EvaluationCut
 from optipfair_engine.options.prune import Prune, PruneOptions
 
 
@@ -32,6 +32,7 @@ from optipfair_engine.options.prune import Prune, PruneOptions
 @options_from(
     Prune,
     Cut,
+    EvaluationCut,
     without=("depth_pruning_percentage", "fairness_prompt_pairs"),
     changed={
         "pruning_percentage": {
@@ -90,6 +91,7 @@ def prune(
             help="Apply the plan of an earlier run (its folder), at its size or another.", rich_help_panel=RUN
         ),
     ] = None,
+    overwrite: Overwrite = False,
     verbose: Verbose = True,
     as_json: Json = False,
     **chosen: Any,
@@ -100,7 +102,9 @@ def prune(
         {
             "num_samples": (calibration, "--calibration"),
             "batch_size": (calibration, "--calibration"),
-            "max_length": (calibration or evaluation, "--calibration or --evaluation"),
+            "max_length": (calibration, "--calibration"),
+            "evaluation_max_length": (evaluation, "--evaluation"),
+            "evaluation_num_windows": (evaluation, "--evaluation"),
             "seed": (chosen["healing"] or fairness_pairs, "--healing-seconds or --fairness-pairs"),
             "fairness_weight": (fairness_pairs, "--fairness-pairs"),
         },
@@ -118,6 +122,7 @@ def prune(
         calibration,
         evaluation,
         plan,
+        overwrite=overwrite,
         quiet=not verbose,
         check_more=chosen["verify"] is None,
         work=work_dir,
@@ -154,6 +159,7 @@ def _run(
     evaluation: Path | None,
     plan: Path | None,
     *,
+    overwrite: bool,
     quiet: bool,
     check_more: bool,
     work: Path | None,
@@ -167,8 +173,13 @@ def _run(
         )
         if choose_route(options, case).execution == "memory":
             options = options.changed(verify="logits")
+    if plan is None:
+        _say_before(source, options)
     texts = read_text_file(evaluation)
-    with fresh_folder(output_path, source) as folder, progress(quiet) as report:
+    with (
+        filled_folder(output_path, "prune", overwrite=overwrite, sources=(source,)) as folder,
+        progress(quiet) as report,
+    ):
         from optipfair_engine.workflow import prune_checkpoint
 
         samples = read_calibration(
@@ -191,6 +202,17 @@ def _run(
     return metrics
 
 
+def _say_before(source: Path, options: PruneOptions) -> None:
+    """What is known of the result before anything has been computed."""
+    from optipfair_engine.workflow.foreseen import facts_of, makes_layers_unequal
+
+    if makes_layers_unequal(facts_of(source), options):
+        warn(
+            "only some layers are pruned, so that layers will have unequal sizes: the result needs "
+            "optipfair_engine.load_pruned, or to be converted to GGUF; plain transformers refuses it"
+        )
+
+
 _ROWS = {
     "original_parameters": "Parameters before",
     "pruned_parameters": "Parameters after",
@@ -203,18 +225,27 @@ _ROWS = {
     "perplexity_pruned": "Perplexity after",
     "perplexity_static_same_size": "Perplexity, static MAW of this size",
     "perplexity_ratio": "Perplexity ratio",
+    "evaluation_max_length": "Tokens in a window",
+    "evaluation_windows": "Windows",
+    "held_out_loss_uniform": "Held-out loss, equal widths",
+    "held_out_loss_importance": "Held-out loss, widths by importance",
+    "held_out_loss_curves": "Held-out loss, widths by error",
+    "predicted_error_uniform": "Predicted error, equal widths",
+    "predicted_error_allocated": "Predicted error, allocated widths",
     "bias_change": "Bias change, held-out pairs",
     "fairness_outcome": "Bias against random pruning",
     "output_bytes": "Bytes written",
     "seconds": "Seconds",
     "reload_check": "Reload check",
+    "loads_with_transformers": "Loads with plain transformers",
 }
 
 
 def _show(metrics: dict[str, Any], output_path: Path) -> None:
-    for message in (*metrics.get("warnings", ()), *metrics.get("fairness", {}).get("warnings", ())):
-        warn(message)
+    for warning in metrics["warnings"]:
+        warn(warning["message"])
     rows = {label: metrics[key] for key, label in _ROWS.items() if metrics.get(key) is not None}
+    rows["Loads with plain transformers"] = "yes" if metrics["loads_with_transformers"] else "no"
     if "layers_removed" in metrics:
         rows.pop("Layers pruned", None)  # they are removed, not narrowed
     show_table(f"Saved to {output_path}", rows)

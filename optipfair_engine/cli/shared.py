@@ -1,11 +1,8 @@
-"""What several commands share: their common options, and finding models, texts and output folders."""
+"""What several commands share: their common options, and finding models and texts."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,35 +104,6 @@ def read_text_file(path: Path | None) -> list[str] | None:
     from optipfair_engine.calibration.text import read_texts
 
     return read_texts(path)[0]
-
-
-@contextmanager
-def fresh_folder(target: Path, source: Path) -> Iterator[Path]:
-    """A new folder beside ``target`` that takes its place when the block ends well, and vanishes otherwise.
-
-    Only a folder that is empty, or that holds an earlier result (it has a manifest), is replaced.
-
-    Raises:
-        InvalidOptionError: ``target`` is the model itself, a file, or holds something else.
-    """
-    target = target.expanduser().absolute()
-    if target.exists() and target.samefile(source):
-        raise InvalidOptionError("--output-path is the model itself; give another folder")
-    if target.exists() and not target.is_dir():
-        raise InvalidOptionError(f"--output-path {target.name} is a file, not a folder")
-    ours = target.exists() and (target / "optipfair_manifest.json").is_file()
-    if target.exists() and not ours and any(target.iterdir()):
-        raise InvalidOptionError(f"--output-path {target.name} is not empty and holds no earlier result")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp makes it private
-        if target.exists():
-            shutil.rmtree(target)
-        folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_unread(context: typer.Context, readers: Mapping[str, tuple[object, str]]) -> None:

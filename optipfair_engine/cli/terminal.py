@@ -39,6 +39,7 @@ _TITLES = {
     "plot": "Plotting",
     "heal": "Healing",
     "importance": "Layer importance",
+    "export": "Exporting",
 }
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from optipfair_engine.computing.asked import asked_for, checked
-from optipfair_engine.computing.onednn import HALF, onednn_operation, wide_linear
+from optipfair_engine.computing.onednn import HALF, Scratch, onednn_operation, wide_linear
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options.words import ComputeDtype
 
@@ -71,10 +71,10 @@ def float32_is_faster(dtype: torch.dtype, rows: int, columns: int, threads: int)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(rows, columns, generator=generator).to(dtype)
     x = torch.randn(_TOKENS, columns, generator=generator)
-    narrow, operation = x.to(dtype), onednn_operation()
+    narrow, operation, scratch = x.to(dtype), onednn_operation(), Scratch()
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         half = _Stopwatch(lambda: F.linear(narrow, weight))
-        single = _Stopwatch(lambda: wide_linear(x, weight, None, operation))
+        single = _Stopwatch(lambda: wide_linear(x, weight, None, operation, scratch))
         for _ in range(_ROUNDS):  # in turn, so that another process slows both
             half.run()
             single.run()

@@ -16,6 +16,7 @@ from optipfair_engine.computing.number_type import chosen_dtype, name_of
 from optipfair_engine.computing.onednn import (
     HALF,
     Operation,
+    Scratch,
     is_plain,
     linear,
     onednn_operation,
@@ -84,9 +85,13 @@ class _Products(TorchFunctionMode):
 class _Widening(_Products):
     """All that meets a weight in half precision is float32, and nothing is rounded to half on the way."""
 
+    def __init__(self, operation: Operation | None) -> None:
+        super().__init__(operation)
+        self._scratch = Scratch()  # a mode is entered by one thread only
+
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if all(is_plain(tensor) for tensor in (x, weight, bias) if tensor is not None):
-            return wide_linear(x, weight, bias, self._operation)
+            return wide_linear(x, weight, bias, self._operation, self._scratch)
         return super()._linear(x, weight, bias)
 
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

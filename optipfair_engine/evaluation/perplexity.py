@@ -20,10 +20,8 @@ from optipfair_engine.calibration.runner import check_tokens, eval_mode
 from optipfair_engine.calibration.text import encode, share_windows, windows_from_ids
 from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.options.calibration import WINDOW_LENGTH
 from optipfair_engine.progress import Reporter, null_reporter
-
-#: How many windows a job or a command scores unless told otherwise.
-DEFAULT_WINDOWS = 40
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def perplexity(
     model: Any,
     tokenizer: Any,
     text: str | Sequence[str],
-    max_length: int = 512,
+    max_length: int = WINDOW_LENGTH,
     num_windows: int | None = None,
     report: Reporter = null_reporter,
 ) -> PerplexityResult:
@@ -68,7 +66,7 @@ def perplexity(
 
 
 def text_windows(
-    tokenizer: Any, text: str | Sequence[str], max_length: int = 512, num_windows: int | None = None
+    tokenizer: Any, text: str | Sequence[str], max_length: int = WINDOW_LENGTH, num_windows: int | None = None
 ) -> list[list[int]]:
     """The windows of token ids that :func:`perplexity` scores."""
     if tokenizer is None:

@@ -28,6 +28,7 @@ from optipfair_engine.headers.folder import (
     read_safetensors_header,
     weight_files,
 )
+from optipfair_engine.headers.reach import out_of_reach, width_type
 
 __all__ = [
     "Estimate",
@@ -41,6 +42,7 @@ __all__ = [
     "inspect_model_folder",
     "loaded_bytes",
     "model_revision",
+    "out_of_reach",
     "pickled_message",
     "read_config",
     "read_headers",
@@ -48,4 +50,5 @@ __all__ = [
     "read_safetensors_header",
     "state_bytes",
     "weight_files",
+    "width_type",
 ]

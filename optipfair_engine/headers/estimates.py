@@ -18,8 +18,8 @@ _BYTES_PER_SECOND = 4e8
 _FLOPS = 2e10
 #: Of each parameter that healing trains: in float32, its gradient and Adam's two moments.
 _TRAINED_BYTES = 16
-#: How many windows of an evaluation's text are scored at most.
-_WINDOWS = 40
+#: Of each parameter in the file that is exported, f16.
+_GGUF_BYTES = 2
 _BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -47,6 +47,9 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     if refit and tokens:
         flops += 2.0 * tokens * layers * wide**2
         memory += layers * wide**2 * 4 * 2  # a Gram matrix of what is fitted, and one of what is held out
+    memory += _activation_bytes(facts, spec)
+    flops += 2.0 * _read_tokens(spec) * facts.parameters
+    flops += _attention_flops(facts, spec)
     if tokens:
         # a layer's weights cast to float32, where the processor is faster in it
         memory += facts.parameters / (layers + 1) * 4
@@ -55,19 +58,19 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     if extra:
         memory += facts.parameters * _TRAINED_BYTES * output / max(weights, 1)
     seconds = 3.0 + (2 * weights + 2 * output) / _BYTES_PER_SECOND + flops / _FLOPS + extra
-    return Estimate(int(memory), int(output), round(seconds, 1))
+    exported = output * _GGUF_BYTES / _weight_bytes(facts, weights) if spec.get("export") == "gguf" else 0.0
+    seconds += 2 * exported / _BYTES_PER_SECOND
+    return Estimate(int(memory), int(output + exported), round(seconds, 1))
 
 
 def estimate_streamed(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     """The same of a prune that never has the model in memory: a layer at a time, or less."""
     whole = estimate_prune(facts, spec)
     layers, hidden, wide = facts.num_layers or 1, facts.hidden_size or 1, facts.intermediate_size or 1
-    tokens, windows = _tokens_of(spec, "calibration"), 0
-    memory: float = _STREAMED_BYTES
-    if _tokens_of(spec, "evaluation"):
-        windows = _WINDOWS * _window(spec)
-        # the logits of one window in float32, and what cross-entropy makes of them
-        memory += 2 * 4 * _window(spec) * (facts.vocab_size or 0)
+    tokens, (window, count) = _tokens_of(spec, "calibration"), _window(spec)
+    windows = window * count
+    # the logits of one window in float32, and what cross-entropy makes of them
+    memory = _STREAMED_BYTES + 2.0 * 4 * window * (facts.vocab_size or 0)
     if tokens or windows:
         memory += 4 * hidden * (tokens + windows)  # hidden states
         memory += facts.parameters / (layers + 1) * 4  # a layer's weights cast to float32
@@ -87,14 +90,14 @@ def state_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> int:
     if not tokens:
         return 0
     layers, hidden, wide = facts.num_layers or 1, facts.hidden_size or 1, facts.intermediate_size or 1
-    windows = _WINDOWS * _window(spec) if _tokens_of(spec, "evaluation") else 0
+    window, count = _window(spec)
     gathered = 2 * wide * 4 * (wide if _refits(spec) else 2)
     # hidden states are replaced by the next layer's only once those are written; refitted weights
-    return layers * (gathered + 4 * hidden * wide) + 2 * 4 * hidden * (tokens + windows)
+    return layers * (gathered + 4 * hidden * wide) + 2 * 4 * hidden * (tokens + window * count)
 
 
 def _refits(spec: Mapping[str, Any]) -> bool:
-    return spec.get("compensation") == "least_squares" or spec.get("preset") == "recommended"
+    return spec.get("compensation") == "least_squares" or spec.get("preset", "guide") != "guide"
 
 
 def _tokens_of(spec: Mapping[str, Any], name: str) -> int:
@@ -102,13 +105,12 @@ def _tokens_of(spec: Mapping[str, Any], name: str) -> int:
     return _calibration_tokens(texts) if isinstance(texts, Mapping) else 0
 
 
-def _window(spec: Mapping[str, Any]) -> int:
-    """Tokens of a window of the evaluation's text."""
-    for name in ("evaluation", "calibration"):
-        texts = spec.get(name)
-        if isinstance(texts, Mapping) and texts.get("max_length"):
-            return int(texts["max_length"])
-    return 512
+def _window(spec: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens of a window of the evaluation's text, and at most how many windows; zeros without a text."""
+    text = spec.get("evaluation")
+    if not isinstance(text, Mapping):
+        return 0, 0
+    return int(text.get("max_length") or 512), int(text.get("num_windows") or 40)
 
 
 def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:
@@ -120,12 +122,58 @@ def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:
     return facts.bytes if size is None else facts.parameters * size
 
 
+def _weight_bytes(facts: ModelFacts, weights: float) -> float:
+    """Bytes of one parameter."""
+    return max(weights / max(facts.parameters, 1), 1)
+
+
 def _calibration_tokens(calibration: Mapping[str, Any]) -> int:
     texts = calibration.get("texts")
     if not texts and not calibration.get("source"):
         return 0
     samples = min(int(calibration.get("num_samples", 128)), len(texts) if texts else 2**31)
     return samples * int(calibration.get("max_length", 512))
+
+
+def _windows(spec: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """What is read: (tokens of a window, windows at once, windows), of calibration and of perplexity."""
+    found = []
+    calibration = spec.get("calibration")
+    if isinstance(calibration, Mapping) and _calibration_tokens(calibration):
+        length = int(calibration.get("max_length", 512))
+        found.append(
+            (length, int(calibration.get("batch_size", 8)), _calibration_tokens(calibration) // length)
+        )
+    for name in ("evaluation", "text"):
+        text = spec.get(name)
+        if isinstance(text, Mapping):
+            length = int(text.get("max_length") or spec.get("max_length") or 512)
+            # dense, pruned, and beside calibration the static one of the same size
+            passes = 1 if name == "text" else 3 if found else 2
+            found.append((length, 1, passes * int(text.get("num_windows") or 40)))
+    return found
+
+
+def _activation_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
+    """What one pass holds beside the weights: a layer's states, and the logits twice in float32."""
+    hidden, wide = facts.hidden_size or 1, facts.intermediate_size or 1
+    logits = 2 * (facts.vocab_size or 0)
+    each = [
+        4.0 * length * at_once * (8 * hidden + 3 * wide + logits) for length, at_once, _ in _windows(spec)
+    ]
+    return max(each, default=0.0)
+
+
+def _read_tokens(spec: Mapping[str, Any]) -> float:
+    """Tokens that perplexity is measured on; those of calibration are counted with what is made of them."""
+    read = {name: value for name, value in spec.items() if name != "calibration"}
+    return float(sum(length * count for length, _, count in _windows(read)))
+
+
+def _attention_flops(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
+    """Products of queries and keys, and of weights and values: they grow with the square of the length."""
+    layers, hidden = facts.num_layers or 1, facts.hidden_size or 1
+    return sum(4.0 * layers * hidden * length**2 * count for length, _, count in _windows(spec))
 
 
 def _output_bytes(facts: ModelFacts, spec: Mapping[str, Any], weights: int) -> int:
@@ -149,11 +197,13 @@ def _removed_share(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
     removed = (
         1 - min(1.0, rate / 100 * hidden / wide) if rate else (spec.get("pruning_percentage") or 0) / 100
     )
-    mlp = min(in_layers, layers * _matrices(facts.model_type) * hidden * wide / max(facts.parameters, 1))
+    mlp = min(
+        in_layers, layers * matrices_of_mlp(facts.model_type) * hidden * wide / max(facts.parameters, 1)
+    )
     return mlp * share * removed
 
 
-def _matrices(model_type: str) -> int:
+def matrices_of_mlp(model_type: str) -> int:
     """Weight matrices that a neuron has a row or column of: up and down, and a gate in most families."""
     family = known_architecture(model_type)
     return 2 if family is not None and family.mlp is not None and family.mlp.gate is None else 3

@@ -66,6 +66,7 @@ class ModelFacts:
     has_tokenizer: bool
     files: Mapping[str, int] = field(default_factory=dict)
     revision: str | None = None
+    max_positions: int | None = None
 
 
 def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
@@ -300,6 +301,7 @@ def _safetensors_facts(path: Path, shards: list[Path], files: dict[str, int]) ->
         format="safetensors",
         has_tokenizer=any(name in files for name in _TOKENIZER_FILES),
         files=files,
+        max_positions=config_names.stated(text, config_names.MAX_POSITIONS),
     )
 
 
@@ -344,4 +346,5 @@ def _gguf_facts(path: Path, files: dict[str, int]) -> ModelFacts:
         format="gguf",
         has_tokenizer="tokenizer.ggml.tokens" in values,
         files=files,
+        max_positions=config_names.stated(facts, ("context_length",)),
     )

@@ -29,6 +29,7 @@ from optipfair_engine.options.words import (
     DType,
     Execution,
     ExpansionDivisor,
+    Export,
     LayerSelectionMethod,
     NeuronSelectionMethod,
     Preset,
@@ -64,7 +65,7 @@ class PruneFields(Strict):
     """What is pruned, and how: the fields that jobs, the command and the engine's calls share."""
 
     preset: Annotated[Preset, About(_WHAT)] = "guide"
-    """guide: as the other fields say; recommended: what measured best, with calibration or without."""
+    """guide: as the other fields say; recommended: what measured best; fast: in less time."""
     pruning_type: Annotated[PruningType, About(_WHAT)] = "MLP_GLU"
     """Neurons of gated (MLP_GLU) or plain (MLP) blocks, whole layers (DEPTH), or heads (ATTENTION)."""
     neuron_selection_method: Annotated[NeuronSelectionMethod, About(_WHAT, _WIDTH, flag="--method")] = "MAW"
@@ -80,7 +81,7 @@ class PruneFields(Strict):
     target_bytes: Annotated[Count | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
     """The size that stays: at most so many bytes of weights."""
     allocation: Annotated[Allocation | None, About(_WHAT, _WIDTH, neutral=("uniform",))] = None
-    """One width for all layers, or by importance. Unless given: uniform, with the preset allocated."""
+    """One width for all layers, or by importance. Unless given: uniform."""
     expansion_divisor: Annotated[ExpansionDivisor | None, About(_SIZE, _WIDTH)] = None
     """Rounds intermediate_size to a multiple."""
     layer_indices: Annotated[Sequence[Any] | None, About(_WHAT)] = None
@@ -109,6 +110,8 @@ class PruneFields(Strict):
     """The whole model in memory, or streamed from disk to disk; auto: what fits, and what is quicker."""
     verify: Annotated[VerifyLevel, About(_RUN, in_memory=False)] = "logits"
     """How the saved model is checked: by its logits, by its structure and hashes alone, or not."""
+    export: Annotated[Export, About(_RUN, in_memory=False)] = "none"
+    """gguf: also writes model.gguf (f16, with the tokenizer) for llama.cpp, beside the checkpoint."""
     dtype: Annotated[DType, About(_RUN, in_memory=False)] = "auto"
     """Number type that the model is loaded and saved in; auto: the checkpoint's."""
     device: Annotated[str, About(_RUN, in_memory=False)] = "auto"

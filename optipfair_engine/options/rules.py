@@ -134,7 +134,7 @@ def check_ties(options: PruneFields) -> None:
 def check_ties_of_job(options: PruneFields) -> None:
     """The same, and refuse it with what may come to that: a preset or fairness."""
     check_ties(options)
-    if options.tie_break != "lower_index" and (options.preset == "recommended" or options.fairness):
+    if options.tie_break != "lower_index" and (options.preset != "guide" or options.fairness):
         raise ContradictionError(_TIES)
 
 
@@ -267,7 +267,7 @@ def chooses_by_text(options: PruneFields) -> list[str]:
 
 def refits(options: PruneFields, *, calibrated: bool) -> bool:
     """Whether what stays is refitted, because it is asked for or by the preset."""
-    return options.compensation != "none" or (options.preset == "recommended" and calibrated)
+    return options.compensation != "none" or (options.preset != "guide" and calibrated)
 
 
 def scores_neurons_by_text(options: PruneFields) -> bool:

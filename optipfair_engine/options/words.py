@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Preset = Literal["guide", "recommended"]
+Preset = Literal["guide", "recommended", "fast"]
 PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"]
 NeuronSelectionMethod = Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"]
 TieBreak = Literal["lower_index", "topk"]
@@ -15,6 +15,8 @@ AttentionUnit = Literal["kv_group", "query_head"]
 Compensation = Literal["none", "least_squares"]
 VerifyLevel = Literal["none", "structure", "logits"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Export = Literal["none", "gguf"]
+GgufType = Literal["f16", "bf16", "q8_0"]
 ComputeDtype = Literal["auto", "float32", "checkpoint"]
 Execution = Literal["auto", "memory", "streamed"]
 

@@ -60,6 +60,8 @@ class Provenance:
         allocation: what divided the neurons among the layers.
         allocation_compared: ``False`` where unequal widths were taken without comparing them with equal ones.
         allocation_held_out_losses: rule → mean loss on held-out text, where they were compared.
+        allocation_predicted_errors: rule → mean predicted error of the layers, where widths are equal and
+            others could have been had.
         layer_selection_method: what chose the layers that go.
         attention_unit: whether whole KV groups go, or query heads of each.
         head_selection: what chose the heads that stay.
@@ -87,6 +89,7 @@ class Provenance:
     allocation: WidthRule | None = None
     allocation_compared: bool | None = None
     allocation_held_out_losses: Mapping[WidthRule, float] | None = None
+    allocation_predicted_errors: Mapping[WidthRule, float] | None = None
     layer_selection_method: LayerSelectionMethod | None = None
     attention_unit: AttentionUnit | None = None
     head_selection: str | None = None

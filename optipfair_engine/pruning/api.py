@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from optipfair_engine.architectures import locate
 from optipfair_engine.calibration import as_calibration_set
 from optipfair_engine.checkpoints import check_finite
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.errors import InvalidOptionError, as_warnings
 from optipfair_engine.options.base import about
 from optipfair_engine.options.prune import Prune, PruneOptions
 from optipfair_engine.options.words import LayerSelectionMethod, NeuronSelectionMethod, PruningType
@@ -20,8 +20,8 @@ from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.plans.reduction import count_parameters, pruning_statistics
 from optipfair_engine.progress import Reporter
 from optipfair_engine.progress.bars import progress_bars
+from optipfair_engine.pruning.cautions import STATIC_WARNING, calibration_metrics, plan_cautions
 from optipfair_engine.pruning.planner import make_plan
-from optipfair_engine.pruning.recommended import STATIC_WARNING, calibration_metrics
 
 M = TypeVar("M", bound=PreTrainedModel)
 
@@ -112,7 +112,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     view = locate(model, layers_path)
     check_finite(model)
     calibration = None if dataloader is None else as_calibration_set(dataloader)
-    if chosen.preset == "recommended" and calibration is None:
+    if chosen.preset != "guide" and calibration is None:
         warnings.warn(STATIC_WARNING, stacklevel=2)
     with progress_bars(show_progress) if report is None else nullcontext(report) as tell:
         plan = make_plan(view, chosen, calibration, report=tell)
@@ -120,7 +120,11 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         pruned = apply_plan(model, plan, inplace=inplace, layers_path=view.layers_path, report=tell)
     if not return_stats:
         return pruned
-    facts = calibration_metrics(plan, chosen, calibrated=calibration is not None)
+    facts = calibration_metrics(plan)
+    # the guide's calls are by weights alone and say nothing of it; the preset is for calibration
+    silent = calibration is not None or chosen.preset == "guide"
+    if cautions := plan_cautions(plan, calibrated=silent):
+        facts["warnings"] = as_warnings(cautions)
     return pruned, pruning_statistics(original, locate(pruned, view.layers_path), plan) | facts
 
 

@@ -40,7 +40,7 @@ def check_beside_plan(options: PruneOptions, plan: PruningPlan) -> None:
         if asked not in (default, made):
             raise _contradiction(name, asked, made)
     chosen_anew = {
-        'preset "recommended"': options.preset != "guide",
+        f'preset "{options.preset}"': options.preset != "guide",
         "keep_statistics": options.keep_statistics,
         "fairness": options.fairness is not None,
     }

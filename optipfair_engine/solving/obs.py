@@ -2,7 +2,7 @@
 
 With A = G + λD, removing the inputs B costs tr(W_B [(A⁻¹)_BB]⁻¹ W_Bᵀ) after a refit
 (Hassibi & Stork 1993; in blocks as in ZipLM, Kurtic et al. 2023). The inverse is kept for the remaining
-inputs by a Schur update, so one elimination from I to 0 gives an order of removal and every width's error.
+inputs by Schur updates, so one elimination from I to 0 gives an order of removal and every width's error.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.solving.inverse import inverse_of, panels
 from optipfair_engine.solving.refit import (
     RidgeScale,
     cholesky,
-    cholesky_of,
     quadratic,
     ridge_diagonal,
     ridged,
@@ -26,6 +26,11 @@ from optipfair_engine.solving.refit import (
 #: 0.15 % than 16 at 40 % (SmolLM2-135M), and as good as 4.
 BLOCKS = 192
 LARGEST_BLOCK = 32
+
+#: The matrix is updated after this part of the inputs has gone, at most ``LARGEST_DELAY``: products of so
+#: many rows run at full speed, and more would have to be looked through for every block.
+DELAYS = 16
+LARGEST_DELAY = 512
 
 #: How often the ridge's share of the errors is measured on the way.
 MEASURED = 48
@@ -82,7 +87,7 @@ def eliminate(
     block = min(LARGEST_BLOCK, max(1, size // BLOCKS)) if block_size is None else block_size
     if not 0 <= smallest <= size or block < 1:
         raise InvalidOptionError(f"smallest must be in [0, {size}] and block_size at least 1")
-    state = _State(weight, gram, ridge, scale)
+    state = _State(weight, gram, ridge, scale, block)
     removed: list[Tensor] = []
     while (left := size - sum(map(len, removed))) > smallest:
         count = min(block, left - smallest)
@@ -98,68 +103,87 @@ def eliminate(
 class _State:
     """What remains of W and A⁻¹ while inputs are removed; all in float64, W with one row an input.
 
-    Removed inputs stay in the matrices as zeros until an eighth of them has gone: moving the others together
-    after every block would cost more than the updates.
+    W, the diagonal of A⁻¹ and what is read of its rows are those of all removals. The matrix itself is
+    updated, and what was removed leaves it, once in a sixteenth of the inputs: until then the rows that are
+    to be subtracted from it, C with A⁻¹ = inverse − CᵀC, wait in ``pending``.
     """
 
-    def __init__(self, weight: Tensor, gram: Tensor, ridge: float, scale: RidgeScale) -> None:
+    def __init__(self, weight: Tensor, gram: Tensor, ridge: float, scale: RidgeScale, block: int) -> None:
+        size = gram.shape[0]
         self.dense = weight.to(gram.device).double().T.contiguous()
         self.weight = self.dense.clone()
-        self.diagonal = ridge_diagonal(gram, scale)
-        factor = cholesky_of(lambda: ridged(gram, ridge, self.diagonal))
-        self.inverse = torch.cholesky_inverse(factor, out=factor).mT
-        self.index = torch.arange(gram.shape[0], device=gram.device)
-        self.gone = torch.zeros(gram.shape[0], dtype=torch.bool, device=gram.device)
-        self.gone_count = 0
-        self.costs = _Costs(ridge, quadratic(weight.double(), gram), max(1, gram.shape[0] // MEASURED))
+        self.norms = torch.linalg.vector_norm(self.weight, dim=1)
+        self.scale = ridge_diagonal(gram, scale)
+        self.inverse = inverse_of(lambda: ridged(gram, ridge, self.scale))
+        self.diagonal = self.inverse.diagonal().clone()
+        self.index = torch.arange(size, device=gram.device)
+        self.stays = torch.ones(size, dtype=torch.bool, device=gram.device)
+        self.pending = self.inverse.new_empty(max(block, min(LARGEST_DELAY, size // DELAYS)), size)
+        self.waiting = 0
+        self.costs = _Costs(ridge, quadratic(weight.double(), gram), max(1, size // MEASURED))
 
     def cheapest(self, count: int) -> Tensor:
         """The inputs with the least ‖W_j‖²/(A⁻¹)_jj, the lower index first among equals."""
-        score = torch.linalg.vector_norm(self.weight, dim=1).square() / self.inverse.diagonal()
-        score[self.gone] = torch.inf
+        score = (self.norms.square() / self.diagonal).masked_fill_(~self.stays, torch.inf)
         return self.index[torch.sort(score, stable=True).indices[:count]]
 
     def remove(self, chosen: Tensor) -> None:
         """Remove inputs (in that order), refit the others, and note what each removal costs."""
+        if self.waiting + len(chosen) > len(self.pending):
+            self._settle()
         gone = torch.searchsorted(self.index, chosen)
-        factor = cholesky(self.inverse[gone][:, gone])
+        rows = self._rows(gone)
+        factor = cholesky(rows[:, gone])
         # row c of L⁻¹ W_B holds the extra cost of the c-th removal after those before it
         half = torch.linalg.solve_triangular(factor, self.weight[gone], upper=False)
-        columns = torch.linalg.solve_triangular(factor, self.inverse[gone], upper=False)
-        self.weight.addmm_(columns.T, half, alpha=-1)
-        self.inverse.addmm_(columns.T, columns, alpha=-1)
-        # what is left there is rounding
-        self.weight[gone] = 0
-        self.inverse[gone] = 0
-        self.inverse[:, gone] = 0
-        self.gone[gone] = True
-        self.gone_count += len(gone)
-        self.costs.add(half.square().sum(1), self.dense[gone].square().sum(1) * self.diagonal[chosen])
+        columns = torch.linalg.solve_triangular(factor, rows, upper=False)
+        for part in panels(len(self.index)):  # its norms while it is in the processor's cache
+            moved = self.weight[part].addmm_(columns[:, part].T, half, alpha=-1)
+            self.norms[part] = torch.linalg.vector_norm(moved, dim=1)
+        self.weight[gone] = 0  # what is left there is rounding
+        self.diagonal -= columns.square().sum(0)
+        self.stays[gone] = False
+        self.pending[self.waiting : self.waiting + len(gone), : len(self.index)] = columns
+        self.waiting += len(gone)
+        self.costs.add(half.square().sum(1), self.dense[gone].square().sum(1) * self.scale[chosen])
         if self.costs.due:
             self.measure()
-        if self.gone_count * 8 > len(self.gone):
-            self._compact()
 
     def measure(self) -> None:
         """Measure the ridge's share Σ_j D_j ‖W_j − W_dense,j‖² of the inputs that stay."""
         moved = self.weight.new_zeros(())
-        for rows in torch.arange(len(self.index), device=self.index.device).split(_ROWS):
+        for rows in panels(len(self.index)):
             shift = (self.weight[rows] - self.dense[rows]).square().sum(1)
-            moved += (shift * self.diagonal[self.index[rows]])[~self.gone[rows]].sum()
+            moved += (shift * self.scale[self.index[rows]])[self.stays[rows]].sum()
         self.costs.settle(float(moved))
 
-    def _compact(self) -> None:
-        """Move what remains together; the inverse within its own memory, front to back."""
-        remains = (~self.gone).nonzero().squeeze(1)
+    def _rows(self, places: Tensor) -> Tensor:
+        """Rows of A⁻¹ as all removals have left it, zero where an input has gone."""
+        waiting = self.pending[: self.waiting, : len(self.index)]
+        rows = self.inverse[places].addmm_(waiting[:, places].T, waiting, alpha=-1)
+        return rows.mul_(self.stays)
+
+    def _settle(self) -> None:
+        """Subtract what waits, and move what remains together, within the memory of the matrix.
+
+        It goes front to back: a row's new place is never behind its old one. Of a symmetric matrix half is
+        computed, and the other half written beside it where old rows have been read.
+        """
+        remains = self.stays.nonzero().squeeze(1)
         width = len(remains)
+        waiting = self.pending[: self.waiting, remains]
         flat = self.inverse.view(-1)
-        for start in range(0, width, _ROWS):
-            rows = remains[start : start + _ROWS]
-            moved = self.inverse[rows][:, remains]
-            flat[start * width : start * width + moved.numel()] = moved.view(-1)
-        self.inverse = flat[: width * width].view(width, width)
+        settled = flat[: width * width].view(width, width)
+        for rows in panels(width):
+            lower = self.inverse[:, : int(remains[rows.stop - 1]) + 1]
+            moved = lower[remains[rows]][:, remains[: rows.stop]]
+            moved.addmm_(waiting[:, rows].T, waiting[:, : rows.stop], alpha=-1)
+            settled[rows, : rows.stop] = moved
+            settled[: rows.start, rows] = moved[:, : rows.start].T
+        self.inverse, self.waiting = settled, 0
         self.weight, self.dense = self.weight[remains], self.dense[remains]
-        self.index, self.gone, self.gone_count = self.index[remains], self.gone[remains], 0
+        self.index, self.stays = self.index[remains], self.stays[remains]
+        self.norms, self.diagonal = self.norms[remains], self.diagonal[remains]
 
 
 class _Costs:
@@ -200,7 +224,3 @@ class _Costs:
         self._removed += float(steps[1, -1])
         self._moved = moved
         self._pending, self._count = [], 0
-
-
-#: Rows of the inverse that are moved at once.
-_ROWS = 256

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from optipfair_engine.errors import CalibrationError, InvalidOptionError
+from optipfair_engine.solving.inverse import JITTERS
 
 #: Ridges to choose from, relative to D; then those half-way (of the logarithm) beside the best one.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -80,7 +81,7 @@ def cholesky_of(build: Callable[[], Tensor]) -> Tensor:
 
     Large layers count matrices: in float64 one of 8192 inputs has half a gigabyte.
     """
-    for jitter in (0.0, 1e-12, 1e-10, 1e-8, 1e-6):
+    for jitter in JITTERS:
         # a symmetric matrix is its own transpose, whose column-major order LAPACK works on in place
         matrix = build().mT
         if jitter:

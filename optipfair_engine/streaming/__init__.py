@@ -3,11 +3,12 @@
 The source is mapped into memory, never read as a whole; the output is written by offsets, hashed while it
 is written. What stays in private memory is a few buffers of fixed size, whatever the size of the model.
 Importing this package loads torch but not transformers, whose import takes longer than pruning a checkpoint
-of some gigabytes: it runs beside the copying, for the check of the result's structure.
+of some gigabytes. Most families' data tell which tensors a config means (``told``); for the others, and for
+plans that change more than sizes, it runs beside the copying.
 
-Tensors get their roles from their names alone (``layout``); a model of meta tensors, built from the config,
-says afterwards whether they were right (``structure``). Where a checkpoint's names are not the model's own,
-``UnsupportedModelError`` says so, and the in-memory path does it instead.
+Tensors get their roles from their names alone (``layout``); the family's data, or a model of meta tensors
+built from the config (``structure``), say whether they were right. Where a checkpoint's names are not the
+model's own, ``UnsupportedModelError`` says so, and the in-memory path does it instead.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from optipfair_engine.streaming.shards import (
 )
 from optipfair_engine.streaming.source import CheckpointSource
 from optipfair_engine.streaming.structure import build_on_meta, write_config
+from optipfair_engine.streaming.told import check_written, tensors_are_told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,11 +58,13 @@ class StreamedCheckpoint:
         plan: what was applied.
         files: weight file → (size, SHA-256), computed while it was written.
         original_parameters: of the source; tied ones count once.
+        structure_checked: whether what was written was compared with what the family's data tell of it.
     """
 
     plan: PruningPlan
     files: dict[str, tuple[int, str]]
     original_parameters: int
+    structure_checked: bool
 
 
 def apply_plan_to_checkpoint(
@@ -105,9 +108,11 @@ def stream_checkpoint(
 ) -> StreamedCheckpoint:
     """:func:`apply_plan_to_checkpoint` with a plan yet to be chosen, for example by ``planning.static_plan``.
 
-    transformers is imported, and the model's structure built, in a thread meanwhile; not with
-    ``check=False``, if the plan changes no more than sizes that all layers share. After a failure nothing
-    that was written is left.
+    Where the plan changes no more than sizes that all layers share, the config follows from the source's; the
+    tensors are compared with what the family's data tell of such configs. For all else, and for families
+    whose tensors aren't told, transformers is imported, and the model's structure built, in a thread
+    meanwhile. ``check=False`` compares nothing if the config follows from the source's. After a failure
+    nothing that was written is left.
     """
     folder, target = Path(source), Path(output)
     layout = CheckpointLayout(CheckpointSource(folder))
@@ -115,7 +120,8 @@ def stream_checkpoint(
         ExitStack() as failed,
         ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside,
     ):
-        building = aside.submit(build_on_meta, folder) if check else None
+        told = tensors_are_told(layout.source)
+        building = aside.submit(build_on_meta, folder) if check and not told else None
         plan = choose(layout)
         edits = plan_edits(layout, plan)
         shards = assign_shards(edits, max_shard_bytes)
@@ -127,6 +133,8 @@ def stream_checkpoint(
             text = json.dumps(config, indent=2, sort_keys=True)
             (target / "config.json").write_text(text + "\n", encoding="utf-8")
             files = _write_weights(layout, edits, shards, target, report)
+            if check:
+                check_written(target, edits)
         else:
             building = building or aside.submit(build_on_meta, folder)
             shrinking = aside.submit(_shrink, building, layout, plan, target)
@@ -134,7 +142,8 @@ def stream_checkpoint(
             shrinking.result()
         failed.pop_all()
     _copy_companions(folder, target)
-    return StreamedCheckpoint(plan, files, count_stored(layout.source))
+    checked = check and config is not None
+    return StreamedCheckpoint(plan, files, count_stored(layout.source), checked)
 
 
 def _shrink(

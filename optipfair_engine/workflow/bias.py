@@ -19,10 +19,11 @@ from optipfair_engine.bias.defaults import (
 )
 from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
 from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.errors import InvalidOptionError, as_warnings
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.bias import BiasOptions
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.workflow.foreseen import facts_of, refuse_missing_layers
 from optipfair_engine.workflow.metrics import write_metrics
 
 if TYPE_CHECKING:
@@ -88,13 +89,15 @@ def bias_checkpoint(
         report: progress; stages "load", "bias", "plot".
 
     Returns:
-        Flat metrics, as in ``metrics.json``: numbers, words or null.
+        Flat metrics, as in ``metrics.json``: numbers, words or null, and ``warnings`` (a list of ``code`` and
+        ``message``).
 
     Raises:
         InvalidOptionError: an option or the suite file is wrong.
         CheckpointError, TokenizerError, UnsupportedModelError: a model can't be used.
     """
     started = time.perf_counter()
+    refuse_missing_layers(facts_of(source), options.layers)
     questions = _questions(options)
     before = None
     if baseline is not None:
@@ -112,6 +115,7 @@ def bias_checkpoint(
     result = _with_figures(_result(after, before, options), after, before, options, output, report)
     metrics = {
         **result.flat(),
+        "warnings": as_warnings(result.cautions()),
         "compute_dtype": computed_in(),
         "seconds": time.perf_counter() - started,
     }

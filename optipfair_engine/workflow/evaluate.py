@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.errors import Caution, InvalidOptionError, as_warnings
 from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
-from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, score_windows, text_windows
+from optipfair_engine.evaluation.perplexity import score_windows, text_windows
+from optipfair_engine.options.calibration import WINDOW_LENGTH, WINDOWS
 from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import LoadedModel, load
+from optipfair_engine.workflow.foreseen import facts_of, refuse_long_windows
 from optipfair_engine.workflow.metrics import write_metrics
 
 #: What is timed where no prompt is given.
@@ -34,8 +36,8 @@ def evaluate_checkpoint(
     texts: Sequence[str] | None = None,
     prompts: Sequence[str] | None = None,
     timing: bool = False,
-    max_length: int = 512,
-    num_windows: int | None = DEFAULT_WINDOWS,
+    max_length: int = WINDOW_LENGTH,
+    num_windows: int | None = WINDOWS,
     max_new_tokens: int = 50,
     num_runs: int = 5,
     warmup_runs: int = 2,
@@ -64,15 +66,20 @@ def evaluate_checkpoint(
         report: progress, stages "load", "evaluate", "plot".
 
     Returns:
-        Flat metrics: ``perplexity``, ``perplexity_baseline``, ``perplexity_ratio``, ``tokens_per_second``,
-        ``tokens_per_second_ratio``, ``speedup`` and others, as far as asked for; ``generations`` for prompts.
+        Flat metrics: ``perplexity``, ``perplexity_baseline``, ``perplexity_ratio``,
+        ``evaluation_max_length``, ``evaluation_windows``, ``evaluation_tokens``, ``tokens_per_second``,
+        ``tokens_per_second_ratio``, ``speedup`` with its 10th and 90th percentile and others, as far as asked
+        for; ``generations`` for prompts; ``warnings`` (each a ``code`` and a ``message``) if there are any.
 
     Raises:
-        InvalidOptionError: nothing to evaluate.
+        InvalidOptionError: nothing to evaluate, or windows longer than a model's positions.
     """
     if not (texts or prompts or timing):
         raise InvalidOptionError("give texts, prompts or timing: otherwise there is nothing to evaluate")
     start = time.perf_counter()
+    for folder in (source, baseline):
+        if folder is not None and texts:
+            refuse_long_windows(facts_of(folder), {"max_length": max_length})
     models = {"": load(source, dtype=dtype, device=device, needs_tokenizer=True, report=report)}
     if baseline is not None:
         models["_baseline"] = load(baseline, dtype=dtype, device=device, needs_tokenizer=True, report=report)
@@ -100,7 +107,7 @@ def _perplexities(
     num_windows: int | None,
     report: Reporter,
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"evaluation_max_length": max_length}
     cut = {
         suffix: text_windows(loaded.tokenizer, list(texts), max_length, num_windows)
         for suffix, loaded in models.items()
@@ -108,13 +115,16 @@ def _perplexities(
     for suffix, windows in cut.items():
         result = score_windows(models[suffix].model, windows, report)
         found[f"perplexity{suffix}"] = result.perplexity
-        found |= {f"perplexity_tokens{suffix}": result.tokens, f"perplexity_windows{suffix}": result.windows}
+        found |= {
+            f"evaluation_windows{suffix}": result.windows,
+            f"evaluation_tokens{suffix}": result.tokens,
+        }
     if "_baseline" not in cut:
         return found
     if cut[""] == cut["_baseline"]:
         found["perplexity_ratio"] = found["perplexity"] / found["perplexity_baseline"]
     else:
-        found["warnings"] = [OTHER_TOKENS]
+        found["warnings"] = as_warnings([Caution("tokens_differ", OTHER_TOKENS)])
     return found
 
 
@@ -167,7 +177,7 @@ def _speeds(
         "tokens_per_second": fast,
         "tokens_per_second_baseline": slow,
         "tokens_per_second_ratio": fast / slow,
-        "speedup": result["speedup"],
+        **{name: result[name] for name in ("speedup", "speedup_low", "speedup_high")},
         "comparison": result,
     }
 

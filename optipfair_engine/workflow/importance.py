@@ -14,6 +14,7 @@ from optipfair_engine.errors import CalibrationError
 from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import calibration_set, load
+from optipfair_engine.workflow.foreseen import facts_of, refuse_long_windows
 from optipfair_engine.workflow.metrics import write_metrics
 
 
@@ -40,11 +41,13 @@ def importance_checkpoint(
         asked by the argument, see ``number_type.chosen_dtype``).
 
     Raises:
+        InvalidOptionError: windows longer than the model's positions.
         CalibrationError, TokenizerError: no usable text, or no tokenizer for it.
     """
     from optipfair_engine.pruning.depth.layer_importance import analyze_layer_importance
 
     start = time.perf_counter()
+    refuse_long_windows(facts_of(source), {"max_length": getattr(texts, "max_length", max_length)})
     loaded = load(source, dtype=dtype, device=device, needs_tokenizer=True, report=report)
     samples = calibration_set(
         texts, loaded.tokenizer, max_length=max_length, num_samples=num_samples, batch_size=batch_size

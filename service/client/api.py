@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from service.client import downloads
+from service.client import downloads, uploads
 from service.client.connection import Connection
 from service.client.types import Artifact, Event, Job, Link, Verdict
 
@@ -151,6 +151,20 @@ class OptipfairClient:
             DownloadError: a name that the job does not have, or a file that does not arrive as it is.
         """
         return downloads.fetch(self._connection, self.artifacts(job_id), Path(folder), names, on_bytes)
+
+    def upload(
+        self,
+        kind: str,
+        name: str,
+        *paths: str | Path,
+        on_bytes: Callable[[str, int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """Send a model (a folder or its files), a calibration text or a suite; the completed upload.
+
+        What the tenant has sent before is not sent again, and a cut transfer goes on where it was. Jobs name
+        it as `{"source": "upload", "id": …}`.
+        """
+        return uploads.send(self._connection, kind, name, [Path(path) for path in paths], on_bytes)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job: at once while it is queued, soon while it runs."""

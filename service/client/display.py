@@ -93,6 +93,13 @@ class ProgressDisplay:
 
     def file(self, name: str, count: int, size: int) -> None:
         """A piece of a file has come."""
+        self._piece("fetched", name, count, size)
+
+    def sent(self, name: str, count: int, size: int) -> None:
+        """A piece of a file has gone."""
+        self._piece("sent", name, count, size)
+
+    def _piece(self, done: str, name: str, count: int, size: int) -> None:
         if self._live:
             if not self._files:
                 self._file_bar.start()
@@ -100,7 +107,7 @@ class ProgressDisplay:
                 self._files[name] = self._file_bar.add_task(plain(name)[:40], total=size)
             self._file_bar.update(self._files[name], completed=count)
         elif count >= size:
-            self.say(f"fetched    {name} ({size:,} bytes)")
+            self.say(f"{done:<10} {name} ({size:,} bytes)")
 
 
 def print_verdict(job: Job, verdict: Verdict, link: str) -> None:

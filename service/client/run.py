@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from service.client.api import JUNIT, MARKDOWN, OptipfairClient
 from service.client.display import ProgressDisplay, print_verdict
 from service.client.errors import ClientError
 from service.client.types import Job
+from service.client.uploads import resolve
 
 PASS, FAIL, INCONCLUSIVE, NOT_SUCCEEDED, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _BY_VERDICT = {"pass": PASS, "none": PASS, "fail": FAIL}
@@ -54,6 +56,19 @@ def read_request(path: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ClientError(f'{path} holds no JSON object; a job is one: {{"kind": …, "spec": {{…}}}}')
     return found
+
+
+def with_uploads(client: OptipfairClient, path: str) -> dict[str, Any]:
+    """The body of a job from a file, each `{"upload": "./path"}` in it uploaded; relative to the file."""
+    folder = Path() if path == "-" else Path(path).parent
+    request = read_request(path)
+    with ProgressDisplay() as display:
+
+        def upload(kind: str, where: Path) -> str:
+            name = re.sub(r"[^A-Za-z0-9._-]", "_", where.resolve().name).lstrip("._-")[:128] or kind
+            return str(client.upload(kind, name, where, on_bytes=display.sent)["id"])
+
+        return resolve(request, folder, upload)
 
 
 def follow(client: OptipfairClient, job_id: str, outputs: Outputs) -> int:

@@ -1,4 +1,4 @@
-"""The verbs of a caller: `run`, `submit`, `wait`, `verdict`, `download`, `cancel`.
+"""The verbs of a caller: `run`, `submit`, `wait`, `verdict`, `download`, `cancel`, `upload`.
 
 Exit codes: 0 pass (or no gates, and the job succeeded), 1 fail, 2 inconclusive, 3 the job did not succeed,
 4 refused, unreachable, unreadable or wrong usage, 130 Ctrl-C.
@@ -62,7 +62,7 @@ class Verbs(TyperGroup):
 
 def add_to(app: typer.Typer) -> None:
     """Make the verbs commands of `app`."""
-    for verb in (run, submit, wait, verdict, download, cancel):
+    for verb in (run, submit, wait, verdict, download, cancel, upload):
         app.command(cls=Verb, rich_help_panel="As a caller")(verb)
 
 
@@ -83,13 +83,13 @@ def run(
     Ctrl-C leaves the job running.
     """
     with connected(url, key) as client:
-        from service.client.run import Outputs, follow, read_request
+        from service.client.run import Outputs, follow, with_uploads
 
         outputs = Outputs(download, markdown, junit)
         if not wait and outputs != Outputs():
             raise _end("--download, --markdown and --junit need the job's end: leave --detach away")
         outputs.check()
-        job_id = client.submit(read_request(file))["id"]
+        job_id = client.submit(with_uploads(client, file))["id"]
         if not wait:
             print(job_id)
             return
@@ -100,9 +100,9 @@ def run(
 def submit(file: JobFile, url: Url = LOCAL, key: Key = "") -> None:
     """Submit a job and print its id."""
     with connected(url, key) as client:
-        from service.client.run import read_request
+        from service.client.run import with_uploads
 
-        print(client.submit(read_request(file))["id"])
+        print(client.submit(with_uploads(client, file))["id"])
 
 
 def wait(
@@ -155,6 +155,25 @@ def cancel(job: JobId, url: Url = LOCAL, key: Key = "") -> None:
     """Cancel a job, and print the state that it is in then."""
     with connected(url, key) as client:
         print(client.cancel(job)["state"])
+
+
+def upload(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="A model's folder, or files.")],
+    kind: Annotated[str, typer.Option(help="model, calibration or suite.")] = "model",
+    name: Annotated[str, typer.Option(help="What to call it; by default as the first path.")] = "",
+    url: Url = LOCAL,
+    key: Key = "",
+) -> None:
+    """Send a model, a text to calibrate on or a suite, and print the id that jobs name it by.
+
+    What was sent before is not sent again; a transfer that was cut goes on where it was.
+    """
+    with connected(url, key) as client:
+        from service.client.display import ProgressDisplay
+
+        with ProgressDisplay() as display:
+            done = client.upload(kind, name or paths[0].resolve().name, *paths, on_bytes=display.sent)
+        print(done["id"])
 
 
 @contextmanager

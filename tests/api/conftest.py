@@ -22,6 +22,7 @@ from jobs.settings import Settings
 from jobs.signing.keys import generate_key
 from jobs.tables import metadata
 
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 MODEL = {"source": "local", "name": "tiny"}
 FACTS = {
     "model_type": "llama",
@@ -65,8 +66,14 @@ def quiet_logs() -> Iterator[None]:
 
 
 def prune(**fields: Any) -> dict[str, Any]:
-    """The body of a valid prune job."""
-    spec = {"model": MODEL, "pruning_percentage": 20, **fields.pop("spec", {})}
+    """The body of a valid prune job; with gates, it measures what they name, too."""
+    text = {"texts": ["Some text to measure on."]}
+    named = {gate.get("metric") for gate in fields.get("gates", ())}
+    measured: dict[str, Any] = {"evaluation": text} if named else {}
+    if "bias_change" in named:
+        pairs = [["The white nurse", "The Black nurse"]]
+        measured |= {"calibration": text, "fairness": {"prompt_pairs": pairs, "weight": 0.5}}
+    spec = {"model": MODEL, "pruning_percentage": 20, **measured, **fields.pop("spec", {})}
     return {"kind": "prune", "spec": spec, **fields}
 
 
@@ -124,7 +131,8 @@ class FakeWorker:
         for name, data in (files or FILES).items():
             (stage / name).write_bytes(data)
         now = repository.now()
-        sealed = store.seal(job_id, attempt, finished_at=now)
+        steps = [step["name"] for step in repository.get_job(job_id).spec.get("steps", ())]
+        sealed = store.seal(job_id, attempt, finished_at=now, steps=steps)
         state = repository.mark_succeeded(
             job_id,
             attempt,
@@ -244,6 +252,17 @@ def admin(app: FastAPI, make_key: Callable[..., str]) -> Caller:
 def nobody(app: FastAPI) -> Caller:
     """A caller without a key."""
     return Caller(app, None)
+
+
+@pytest.fixture
+def browser(app: FastAPI, caller: Caller) -> Caller:
+    """A visitor without an Authorization header who has logged in."""
+    visitor = Caller(app, None)
+    response = visitor.post(
+        "/ui/login", content=f"key={caller.key}&next=/", headers=FORM, follow_redirects=False
+    )
+    assert response.status_code == 303, response.text
+    return visitor
 
 
 @pytest.fixture

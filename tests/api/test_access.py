@@ -18,12 +18,20 @@ from tests.api.conftest import Caller, FakeWorker, prune
 PUBLIC = {
     ("GET", "/livez"),
     ("GET", "/readyz"),
+    ("POST", "/v1/token"),  # the CI system's token is the permission
     ("GET", "/v1/download/{token}/{name}"),  # the signature is the permission
     ("HEAD", "/v1/download/{token}/{name}"),
     ("GET", "/"),  # the log-in form
     ("GET", "/jobs/{job_id}"),
     ("POST", "/ui/login"),
     ("POST", "/ui/logout"),
+}
+
+
+TEXT_UPLOAD = {
+    "kind": "calibration",
+    "name": "texts",
+    "files": [{"name": "config.json", "size": 2, "sha256": "0" * 64}],
 }
 
 
@@ -136,13 +144,23 @@ class TestTenants:
         done, queued = caller.create(), caller.create()
         worker.run(done["id"])
         hook = caller.post("/v1/webhooks", json={"url": "https://example.org/hook"}).json()
+        upload = caller.post("/v1/uploads", json=TEXT_UPLOAD).json()
         tried = 0
         for method, path in all_operations(app):
-            if (method, path) in PUBLIC or "{" not in path or path.startswith(("/v1/keys", "/ui/")):
+            if (
+                (method, path) in PUBLIC
+                or "{" not in path
+                or path.startswith(("/v1/keys", "/v1/trust", "/ui/"))
+            ):
                 continue
             for job_id in (done["id"], queued["id"]):
                 url = filled(
-                    path, job_id=job_id, name="config.json", webhook_id=hook["id"], delivery_id=hook["id"]
+                    path,
+                    job_id=job_id,
+                    name="config.json",
+                    webhook_id=hook["id"],
+                    delivery_id=hook["id"],
+                    upload_id=upload["id"],
                 )
                 response = stranger.request(method, url)
                 assert response.status_code == 404, (method, url, response.status_code)

@@ -70,8 +70,11 @@ def repository(engine: Engine, settings: Settings) -> Repository:
 
 
 def prune_request(**fields: Any) -> AnyRequest:
-    """A small prune request; `spec` is merged, the other fields are the request's."""
-    spec = {"model": {"source": "local", "name": "tiny"}, "pruning_percentage": 20, **fields.pop("spec", {})}
+    """A small prune request; `spec` is merged, the other fields are the request's (gates want a text)."""
+    spec: dict[str, Any] = {"model": {"source": "local", "name": "tiny"}, "pruning_percentage": 20}
+    if fields.get("gates"):
+        spec["evaluation"] = {"texts": ["Some text to measure on."]}
+    spec |= fields.pop("spec", {})
     return parse_request({"kind": "prune", "spec": spec, **fields})
 
 

@@ -55,3 +55,27 @@ def test_every_gate_has_a_check_with_its_value_and_reason() -> None:
     ]
     assert checks[0].reason is None
     assert checks[1].reason
+
+
+@pytest.mark.parametrize(
+    ("metric", "metrics", "cause"),
+    [
+        ("bias_change", {"bias_change": 0.1, "templates": 1}, "come from one template"),
+        ("ab.bias_change", {"ab.bias_change": 0.1, "ab.templates": 1}, "come from one template"),
+        ("noise_floor", {"noise_floor": 0.1, "templates": 5, "control_pairs": 1}, "control pairs of several"),
+        ("m", {"m": 1.0}, "several independent measurements"),
+    ],
+)
+def test_a_gate_on_a_number_without_an_interval_says_why_there_is_none(
+    metric: str, metrics: dict[str, Any], cause: str
+) -> None:
+    unknown = {f"{metric}_low": None, f"{metric}_high": None}
+    verdict, (check,) = evaluate([{"metric": metric, "max": 2.0}], {**metrics, **unknown})
+    assert verdict == "inconclusive"
+    assert cause in str(check.reason)
+
+
+def test_a_speedup_that_runs_disagree_on_passes_no_gate() -> None:
+    gate = [{"metric": "speedup", "min": 1.1}]
+    assert evaluate(gate, {"speedup": 1.2, "speedup_low": 0.9, "speedup_high": 1.4})[0] == "inconclusive"
+    assert evaluate(gate, {"speedup": 1.2, "speedup_low": 1.15, "speedup_high": 1.4})[0] == "pass"

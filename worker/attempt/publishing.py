@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -71,10 +71,13 @@ class Workspace:
                 f"and {kept:,} of them are kept free"
             )
 
-    def seal(self, *, finished_at: int, interrupt: Interrupt) -> Sealed:
-        """Hash the staged files and make them durable; `interrupt` may end that by raising."""
+    def seal(self, *, finished_at: int, interrupt: Interrupt, steps: Collection[str]) -> Sealed:
+        """Hash the staged files and make them durable; `interrupt` may end that by raising.
+
+        `steps` are the names of a pipeline's steps.
+        """
         store = self._services.store
-        return store.seal(self._job, self._attempt, finished_at=finished_at, interrupt=interrupt)
+        return store.seal(self._job, self._attempt, finished_at=finished_at, interrupt=interrupt, steps=steps)
 
     def publish(self) -> None:
         """Make the sealed files visible; called inside the completing transaction."""

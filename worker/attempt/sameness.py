@@ -10,7 +10,7 @@ from jobs.admission.reuse import key_of
 from jobs.errors import NotFoundError
 from jobs.rows import Job, LocalModel
 from jobs.specs import LocalModelRef, model_references, parse_spec
-from worker.attempt.task import job_ids
+from worker.attempt.task import named_jobs
 from worker.inputs.inventory import Signature, signature_of
 from worker.services import Services
 
@@ -41,7 +41,7 @@ def is_as_admitted(services: Services, job: Job, before: Signatures) -> bool:
     me = (worker for worker in services.repository.live_workers() if worker.id == services.worker_id)
     mine = [replace(worker, models=models) for worker in me]
     try:
-        named = {key: services.repository.get_job(key, job.tenant) for key in set(job_ids(job.spec))}
+        named = {key: services.repository.get_job(key, job.tenant) for key, _ in set(named_jobs(job.spec))}
     except NotFoundError:
         return False
     sources = {key: JobFacts(source, {}, []) for key, source in named.items()}

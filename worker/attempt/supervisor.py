@@ -25,9 +25,10 @@ from worker.attempt import outcomes, states
 from worker.attempt.heartbeat import CANCELLING, LOST, Heartbeat
 from worker.attempt.log import AttemptLog
 from worker.attempt.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
-from worker.attempt.progress import ProgressTracker, stages_of
+from worker.attempt.progress import ProgressTracker
 from worker.attempt.publishing import Workspace
 from worker.attempt.sameness import is_as_admitted, model_signatures
+from worker.attempt.stages import StageCosts, stages_of
 from worker.attempt.task import build_task, expected_bytes
 from worker.engine.process import Ended, EngineProcess, Message
 from worker.inputs import state as state_files
@@ -79,7 +80,8 @@ class Supervisor:
         self._hooks = test_hooks.of_labels(claim.job.labels, claim.attempt, services.environ)
         self._deadline = time.monotonic() + claim.job.timeout_seconds
         self._stop_at: float | None = None
-        self._tracker = ProgressTracker(stages_of(claim.job.kind, claim.job.spec))
+        self._costs = StageCosts.of(services.settings.work_dir)
+        self._tracker = ProgressTracker(stages_of(claim.job.kind, claim.job.spec), self._costs)
         self._said = AttemptLog(partial(self._repository.put_log, claim.job.id, claim.attempt))
         self._log = logger.bind(job_id=claim.job.id, attempt=claim.attempt, request_id=claim.job.request_id)
 
@@ -283,7 +285,8 @@ class Supervisor:
             self._hold_before_sealing()
             finished_at = self._repository.now()
             reusable = is_as_admitted(self._services, self._job, self._models_before)
-            files = workspace.seal(finished_at=finished_at, interrupt=self._keep_going)
+            steps = [step["name"] for step in self._job.spec.get("steps", ())]
+            files = workspace.seal(finished_at=finished_at, interrupt=self._keep_going, steps=steps)
         except _InterruptedError as error:
             return self._conclude(error.outcome, workspace)
         except (StorageFullError, ArtifactNameError) as error:
@@ -306,6 +309,8 @@ class Supervisor:
         )
         if state is None:
             self._log.warning("attempt.stale_rejected")
+        else:
+            self._costs.learn(self._tracker.spent())
         return state
 
     def _hold_before_sealing(self) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Spec = Mapping[str, Any]
 Metrics = dict[str, Any]
+#: How a text that is measured on is cut.
+_CUT = ("max_length", "num_windows")
 Runner = Callable[[Spec, Path, Inputs, Reporter], Metrics]
 
 
@@ -108,10 +110,12 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
 
 
 def prune_options(spec: Spec) -> PruneOptions:
-    """The engine's options of a prune spec: the same names, and how its calibration text is cut."""
+    """The engine's options of a prune spec: the same names, and how its texts are cut."""
     from optipfair_engine.options.prune import PruneOptions
 
     given = {**spec, **(spec["calibration"] or {})}
+    cut = {name: value for name, value in (spec["evaluation"] or {}).items() if name in _CUT}
+    given |= {f"evaluation_{name}": value for name, value in cut.items()}
     return PruneOptions(**{name: given[name] for name in PruneOptions.model_fields if name in given})
 
 
@@ -139,7 +143,10 @@ def run_bias(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metr
 def called(reference: Mapping[str, Any]) -> str:
     """A model as its user named it."""
     if reference["source"] == "job":
-        return f"job {reference['job_id']}"
+        step = f", step {reference['step']}" if reference.get("step") else ""
+        return f"job {reference['job_id']}{step}"
+    if reference["source"] == "upload":
+        return f"upload {reference['id']}"
     name: str = reference["id"] if reference["source"] == "hub" else reference["name"]
     return f"step {name}" if reference["source"] == "step" else name
 
@@ -157,7 +164,7 @@ def run_evaluate(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
             texts=inputs.texts(spec["text"]),
             prompts=spec["prompts"],
             timing=spec["timing"],
-            max_length=spec["max_length"],
+            **{name: value for name, value in (spec["text"] or {}).items() if name in _CUT},
             max_new_tokens=spec["max_new_tokens"],
             dtype=spec["dtype"],
             compute_dtype=spec.get("compute_dtype", "auto"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from jobs.rows import JobError, JsonObject, LocalModel
 from optipfair_engine import headers
 from worker.inputs.files import OutsideRootError, files_under, names_in, resolve_named
+from worker.inputs.suites import suite_facts
 from worker.log import logger
 
 Signature = tuple[tuple[str, int, int], ...]
@@ -38,6 +39,7 @@ class Inventory:
     suites_dir: Path
     cache_file: Path
     _known: dict[str, tuple[Signature, LocalModel]] = field(default_factory=dict)
+    _suites: dict[str, tuple[tuple[int, int], JsonObject | None]] = field(default_factory=dict)
 
     def load(self) -> None:
         """Take over what an earlier worker process found; an unreadable cache is ignored."""
@@ -70,6 +72,21 @@ class Inventory:
             "calibration": names_in(self.calibration_dir, folders=False),
             "suites": names_in(self.suites_dir, folders=False),
         }
+
+    def suites(self) -> dict[str, JsonObject]:
+        """What each suite file holds; a file is read again only when its size or time has changed."""
+        known: dict[str, tuple[tuple[int, int], JsonObject | None]] = {}
+        for name in names_in(self.suites_dir, folders=False):
+            path = self.suites_dir / name
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            looks = status.st_size, status.st_mtime_ns
+            before = self._suites.get(name)
+            known[name] = before if before is not None and before[0] == looks else (looks, suite_facts(path))
+        self._suites = known
+        return {name: facts for name, (_, facts) in known.items() if facts is not None}
 
     def _look_at(self, name: str) -> tuple[Signature, LocalModel] | None:
         try:

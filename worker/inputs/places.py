@@ -25,6 +25,11 @@ class InputNotFoundError(EngineError, ValueError):
     code = "input_not_found"
 
 
+def place_of(job_id: str, step: str | None) -> str:
+    """The name under which the folder of a job, or of a pipeline's step, travels."""
+    return job_id if step is None else f"{job_id}/{step}"
+
+
 @dataclass(frozen=True)
 class Places:
     """Where this worker keeps what specs name; plain values, because they travel as JSON."""
@@ -35,8 +40,10 @@ class Places:
     hub_cache: str
     cache_bytes: int
     allow_hub: bool
-    #: Folders of earlier jobs' checkpoints, fetched by the supervisor, by job id.
+    #: Folders of earlier jobs' checkpoints, fetched by the supervisor, by `place_of` job and step.
     jobs: Mapping[str, str] = field(default_factory=dict)
+    #: Folders of uploads, fetched likewise, by their ids.
+    uploads: Mapping[str, str] = field(default_factory=dict)
     #: The folder of this job's state, and what a state there must be bound to; see `worker.inputs.state`.
     state: str | None = None
     binding: str = ""
@@ -84,7 +91,9 @@ class Inputs:
             case "hub":
                 return self._hub_model(reference["id"], reference["revision"])
             case "job":
-                return self._job_model(reference["job_id"])
+                return self._job_model(reference["job_id"], reference.get("step"))
+            case "upload":
+                return self._upload(reference["id"])
             case "step":
                 return self._step_model(reference["name"])
             case other:
@@ -105,11 +114,21 @@ class Inputs:
             hub_model(cache, model_id, revision, limit_bytes=limit, report=self.report)
         )
 
-    def _job_model(self, job_id: str) -> Path:
-        folder = self.places.jobs.get(job_id)
+    def _job_model(self, job_id: str, step: str | None) -> Path:
+        folder = self.places.jobs.get(place_of(job_id, step))
         if folder is None:
             raise CheckpointError(f"job {job_id} has no checkpoint", "model_not_found")
         return Path(folder)
+
+    def _upload(self, upload_id: str) -> Path:
+        folder = self.places.uploads.get(upload_id)
+        if folder is None:
+            raise InputNotFoundError(f"upload {upload_id} was not fetched")
+        return Path(folder)
+
+    def _uploaded_file(self, upload_id: str) -> Path:
+        """The one file of an uploaded text or suite."""
+        return next(self._upload(upload_id).iterdir())
 
     def _step_model(self, name: str) -> Path:
         folder = self.steps.get(name)
@@ -124,7 +143,7 @@ class Inputs:
 
         A named file is read as the command reads it: a line of a ``.jsonl`` is one sample.
         """
-        if reference is None or reference.get("source") != "local":
+        if reference is None or reference.get("source") not in ("local", "upload"):
             return self.texts(reference)
         from optipfair_engine.calibration import load_calibration_file
         from optipfair_engine.checkpoints import load_tokenizer
@@ -145,6 +164,8 @@ class Inputs:
         return read_texts(self._calibration_file(reference))[0]
 
     def _calibration_file(self, reference: Mapping[str, Any]) -> Path:
+        if reference["source"] == "upload":
+            return self._uploaded_file(reference["id"])
         return self._named(self.places.calibration, "calibration file", reference["name"])
 
     def _hub_texts(self, reference: Mapping[str, Any]) -> list[str]:
@@ -152,9 +173,11 @@ class Inputs:
             raise CalibrationError("this worker may not use the hub (OPTIPFAIR_ALLOW_HUB)")
         return hub_texts(reference["dataset"], Path(self.places.hub_cache), reference["num_samples"])
 
-    def suite(self, name: str) -> Path:
-        """The file of a named suite of prompt pairs."""
-        return self._named(self.places.suites, "suite", name)
+    def suite(self, reference: str | Mapping[str, Any]) -> Path:
+        """The file of a suite of prompt pairs, named or uploaded."""
+        if not isinstance(reference, str):
+            return self._uploaded_file(reference["id"])
+        return self._named(self.places.suites, "suite", reference)
 
     @staticmethod
     def _named(root: str, what: str, name: str) -> Path:

@@ -140,9 +140,9 @@ class PreferenceComparison:
         return found
 
     def flat(self) -> dict[str, object]:
-        """Flat metrics; ``bias_change`` is that of the share's distance from one half."""
+        """Flat metrics; ``preference_change`` is that of the share's distance from one half, absolute."""
         overall = self.overall
-        change = named("bias_change", overall.distance_from_half)
+        change = named("preference_change", overall.distance_from_half)
         return {"outcome": overall.outcome, **change, "mcnemar_p": overall.p_value}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from optipfair_engine.bias.results.changes import Comparison
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
 from optipfair_engine.bias.results.scores import SuiteScores
+from optipfair_engine.errors import Caution
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,19 @@ class BiasResult:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Every part's warnings, each once."""
-        parts = (self.activations, self.comparison, self.neurons, self.behaviour)
-        found = (text for part in parts if part is not None for text in part.warnings)
-        return tuple(dict.fromkeys((*found, *self.figure_warnings)))
+        return tuple(dict.fromkeys(caution.message for caution in self.cautions()))
+
+    def cautions(self) -> list[Caution]:
+        """The warnings under codes that say what they are about."""
+        parts = {
+            "bias_activations": self.activations,
+            "bias_comparison": self.comparison,
+            "bias_neurons": self.neurons,
+            "bias_suite": self.behaviour,
+        }
+        found = {code: part.warnings for code, part in parts.items() if part is not None}
+        found["bias_figures"] = self.figure_warnings
+        return [Caution(code, text) for code, texts in found.items() for text in texts]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: ``bias_summary.json``."""

@@ -45,7 +45,7 @@ def calibrated_attention_plan(
     layers = target_layers(view, options.layer_indices)
     blocks = locate_attentions(view, layers)
     unit = options.attention_unit
-    if options.preset == "recommended" and all(b.num_heads == b.num_key_value_heads for b in blocks.values()):
+    if options.preset != "guide" and all(b.num_heads == b.num_key_value_heads for b in blocks.values()):
         unit = "kv_group"  # without grouped queries a group is one head, and could lose none of its own
     counts = kept_units(view, blocks, options, unit)
     whole = {layer: whole_units(block, unit) for layer, block in blocks.items()}

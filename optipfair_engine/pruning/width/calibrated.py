@@ -188,10 +188,14 @@ def _choose_widths(
     report: Reporter,
 ) -> tuple[dict[int, int], dict[str, Any]]:
     """The widths, and what the plan's provenance says of their choice."""
-    if options.allocation != "allocated":
-        return uniform, {"allocation": "uniform"}
     total, divisor = sum(uniform.values()), options.expansion_divisor or 1
     curves = {layer: found.errors.tolist() for layer, found in work.eliminations.items()}
+    if options.allocation != "allocated":
+        found: dict[str, Any] = {"allocation": "uniform"}
+        if options.preset == "recommended" and work.refitted:
+            allocated = curve_widths(work.sizes, curves, total, divisor)
+            found["allocation_predicted_errors"] = _predicted_errors(work, curves, uniform, allocated)
+        return uniform, found
     candidates: dict[WidthRule, dict[int, int]] = {
         "uniform": uniform,
         "importance": importance_widths(work.sizes, work.statistics.importance, total, divisor),
@@ -210,6 +214,20 @@ def _choose_widths(
         report("select", done, len(candidates), f"{name} widths: held-out loss {losses[name]:.4f}")
     best = min(losses, key=lambda name: losses[name])
     return candidates[best], {"allocation": best, "allocation_held_out_losses": losses}
+
+
+def _predicted_errors(
+    work: _Layers,
+    curves: Mapping[int, Sequence[float]],
+    uniform: Mapping[int, int],
+    allocated: Mapping[int, int],
+) -> dict[WidthRule, float]:
+    """The layers' mean predicted error with equal widths, and with those that the curves would choose."""
+    divided: dict[WidthRule, Mapping[int, int]] = {"uniform": uniform, "allocated": allocated}
+    return {
+        rule: round(sum(curves[i][work.sizes[i] - width] for i, width in widths.items()) / len(widths), 6)
+        for rule, widths in divided.items()
+    }
 
 
 def _why_uncompared(

@@ -14,9 +14,10 @@ from optipfair_engine.errors import CheckpointError, InvalidOptionError, Unsuppo
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
-from optipfair_engine.pruning.sizes import NOTHING_PRUNED
+from optipfair_engine.workflow.export import check_export, export_beside
+from optipfair_engine.workflow.foreseen import facts_of, refuse_long_windows, refuse_unprunable
 from optipfair_engine.workflow.metrics import write_metrics
-from optipfair_engine.workflow.prune.route import Case, Route, choose_route
+from optipfair_engine.workflow.prune.route import Case, Route, choose_route, spec_of
 from optipfair_engine.workflow.prune.streamed import evaluation_windows, prune_streamed
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def prune_checkpoint(
 
     Args:
         source: a model folder (safetensors, or with a GGUF file) or a GGUF file.
-        output: a folder for the checkpoint, ``plan.json``, ``README.md``, manifest, ``metrics.json`` and
-            (where the model is in memory) plots.
+        output: a folder for the checkpoint, ``plan.json``, ``README.md``, manifest, ``metrics.json``,
+            ``model.gguf`` (``export``) and plots.
         options: what to prune, and how.
         report: progress; at least one step a layer.
         calibration_texts: what calibrated methods see.
@@ -66,7 +67,8 @@ def prune_checkpoint(
 
     Returns:
         The flat metrics: the guide's ``stats`` keys, ``output_bytes``, ``seconds``, ``reload_check``,
-        ``execution``, ``execution_reason`` and others.
+        ``execution``, ``execution_reason``, ``loads_with_transformers`` (0 or 1), ``warnings`` (a list of
+        ``code`` and ``message``) and others.
 
     Raises:
         EngineError: with a stable ``code``; nothing of the source is ever changed.
@@ -75,6 +77,8 @@ def prune_checkpoint(
     given = PruningPlan.load(plan) if isinstance(plan, Path) else plan
     if given is not None:
         _check_plan(options, given, calibration_texts)
+    _refuse_impossible(source, options, calibration_texts, evaluation_texts, planned=given is not None)
+    check_export(source, options, calibrated=calibration_texts is not None)
     case = Case.of(
         source,
         options,
@@ -107,6 +111,8 @@ def prune_checkpoint(
         # in memory it can be done, perhaps; if not, that is found out there
         route = choose_route(options, replace(case, obstacle=str(error)))
         metrics = run.along(route)
+    exported = export_beside(source, output, options, report=report)
+    metrics |= exported | {"output_bytes": metrics["output_bytes"] + exported.get("gguf_bytes", 0)}
     return write_metrics(output, _completed(metrics, route, time.perf_counter() - start))
 
 
@@ -175,16 +181,13 @@ class _Run:
 
 
 def _completed(metrics: dict[str, Any], route: Route, seconds: float) -> dict[str, Any]:
-    """The metrics with how they came about; they say so if the result is as large as the model."""
-    complete = {
+    """The metrics with how they came about."""
+    return {
         **metrics,
         "execution": route.execution,
         "execution_reason": route.reason,
         "seconds": round(seconds, 3),
     }
-    if metrics["reduction"] <= 0:
-        complete["warnings"] = [*metrics.get("warnings", ()), NOTHING_PRUNED]
-    return complete
 
 
 def _check_plan(
@@ -199,6 +202,29 @@ def _check_plan(
             "calibration text beside a plan is only for healing: leave it out to apply the plan, or "
             "leave out the plan to prune anew"
         )
+
+
+def _refuse_impossible(
+    source: Path,
+    options: PruneOptions,
+    calibration_texts: Sequence[str] | CalibrationSet | None,
+    evaluation_texts: Sequence[str] | None,
+    *,
+    planned: bool,
+) -> None:
+    """Refuse what the model's headers rule out; a plan is checked against the model itself."""
+    facts = facts_of(source)
+    if not planned:
+        refuse_unprunable(
+            facts, options, spec_of(options, calibration_texts is not None, evaluation_texts is not None)
+        )
+    # samples that are cut already have a length of their own
+    cut = getattr(calibration_texts, "max_length", options.max_length)
+    lengths = {
+        "max_length": None if calibration_texts is None else cut,
+        "evaluation_max_length": None if evaluation_texts is None else options.evaluation_max_length,
+    }
+    refuse_long_windows(facts, lengths)
 
 
 def _at_the_size_asked_for(

@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.architectures import ModelView, locate
+from optipfair_engine.architectures.config_edits import overrides
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.calibration.statistics import STATISTICS_FILE
 from optipfair_engine.checkpoints import ReloadRunner, SourceInfo, save_pruned
 from optipfair_engine.computing.asked import computed_in
-from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.errors import InvalidOptionError, as_warnings
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.plans.reduction import count_parameters, pruning_statistics
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.cautions import allocation_metrics, calibration_metrics, cautions_of
 from optipfair_engine.pruning.planner import make_calibrated_plan, uses_calibration
-from optipfair_engine.pruning.recommended import calibration_metrics
 from optipfair_engine.pruning.width.calibrated import Calibrated
 from optipfair_engine.workflow.common import calibration_set, folder_bytes, load
+from optipfair_engine.workflow.prune.plots import units_per_layer, write_plots
 from optipfair_engine.workflow.prune.quality import heal_pruned, static_perplexity
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def prune_in_memory(
         num_samples=options.num_samples,
         batch_size=options.batch_size,
     )
-    view, windows = locate(model), _evaluation_windows(model, tokenizer, evaluation_texts, options.max_length)
+    view, windows = locate(model), _evaluation_windows(model, tokenizer, evaluation_texts, options)
     # healing alone may be what the text is for
     selecting = calibration if uses_calibration(options) or options.healing_seconds is None else None
     made, fairness = _make_plan(view, tokenizer, options, selecting, plan, report)
@@ -65,8 +67,12 @@ def prune_in_memory(
     units, parameters = units_per_layer(view, chosen), count_parameters(model)
     pruned, quality = _prune_and_measure(model, chosen, options, calibration, windows, report)
     metrics = pruning_statistics(parameters, locate(pruned), chosen) | quality
-    metrics |= calibration_metrics(chosen, options, calibrated=calibration is not None)
-    metrics |= fairness
+    metrics |= calibration_metrics(chosen) | allocation_metrics(chosen) | fairness
+    plain = not overrides(pruned.config.get_text_config())
+    metrics["loads_with_transformers"] = int(plain)
+    metrics["warnings"] = as_warnings(
+        cautions_of(chosen, metrics, calibrated=calibration is not None, loads_with_transformers=plain)
+    )
     if computed_in() is not None:
         metrics["compute_dtype"] = computed_in()
     output.mkdir(parents=True, exist_ok=True)
@@ -86,6 +92,7 @@ def prune_in_memory(
         measured={name: value for name, value in quality.items() if name.startswith("perplexity_")},
         execution=route.execution,
         execution_reason=route.reason,
+        warnings=[warning["message"] for warning in metrics["warnings"]],
     )
     report("save", 1, 1, "the checkpoint is written and checked")
     return metrics | {"reload_check": manifest.reload_check, "output_bytes": folder_bytes(output)}
@@ -128,20 +135,20 @@ def _prune_and_measure(
         before = _score(pruned, windows, report)
         metrics["perplexity_before_healing"] = None if before is None else before.perplexity
         metrics |= heal_pruned(pruned, model, options, calibration, report)
-    metrics |= _compared(dense, _score(pruned, windows, report))
+    metrics |= _compared(dense, _score(pruned, windows, report), options)
     return pruned, {name: value for name, value in metrics.items() if value is not None}
 
 
 def _evaluation_windows(
-    model: PreTrainedModel, tokenizer: Any, texts: Sequence[str] | None, max_length: int
+    model: PreTrainedModel, tokenizer: Any, texts: Sequence[str] | None, options: PruneOptions
 ) -> list[list[int]] | None:
     from optipfair_engine.calibration.next_token import check_predicts_next_token
-    from optipfair_engine.evaluation.perplexity import DEFAULT_WINDOWS, text_windows
+    from optipfair_engine.evaluation.perplexity import text_windows
 
     if texts is None:
         return None
     check_predicts_next_token(model)
-    return text_windows(tokenizer, list(texts), max_length, DEFAULT_WINDOWS)
+    return text_windows(tokenizer, list(texts), options.evaluation_max_length, options.evaluation_num_windows)
 
 
 def _score(
@@ -152,7 +159,9 @@ def _score(
     return None if windows is None else score_windows(model, windows, report)
 
 
-def _compared(dense: PerplexityResult | None, pruned: PerplexityResult | None) -> dict[str, float]:
+def _compared(
+    dense: PerplexityResult | None, pruned: PerplexityResult | None, options: PruneOptions
+) -> dict[str, float]:
     """Quality and speed of reading the same windows, before and after."""
     if dense is None or pruned is None:
         return {}
@@ -160,47 +169,8 @@ def _compared(dense: PerplexityResult | None, pruned: PerplexityResult | None) -
         "perplexity_dense": dense.perplexity,
         "perplexity_pruned": pruned.perplexity,
         "perplexity_ratio": pruned.perplexity / dense.perplexity,
+        "evaluation_max_length": options.evaluation_max_length,
+        "evaluation_windows": dense.windows,
+        "evaluation_tokens": dense.tokens,
         "tokens_per_second_ratio": pruned.tokens_per_second / dense.tokens_per_second,
     }
-
-
-def units_per_layer(view: ModelView, plan: PruningPlan) -> list[int]:
-    """What the plot of kept units counts, layer by layer: neurons or query heads (0 in layers without)."""
-    counts = []
-    for layer in range(view.num_layers):
-        try:
-            size = view.attention(layer).num_heads if plan.kept_heads else view.mlp(layer).intermediate_size
-        except (
-            UnsupportedModelError
-        ):  # a mixture of experts, or T5, beside layers that the plan doesn't touch
-            size = 0
-        counts.append(size)
-    return counts
-
-
-def write_plots(
-    output: Path,
-    stats: dict[str, Any],
-    plan: PruningPlan,
-    original_units: list[int],
-    *,
-    report: Reporter,
-) -> None:
-    """``parameters.png``, and ``kept_….png`` of neurons, heads or layers, and ``error_curves.png``."""
-    from optipfair_engine.figures import plot_curves, plot_kept, plot_layers, plot_parameters
-
-    plot_parameters(output / "parameters.png", stats["original_parameters"], stats["pruned_parameters"])
-    report("plot", 1, 2, "parameters.png")
-    if plan.removed_layers:
-        name = plot_layers(output / "kept_layers.png", plan.num_layers, plan.removed_layers).name
-    elif plan.kept_heads:
-        kept = [
-            len(plan.kept_heads[i].query) if i in plan.kept_heads else n for i, n in enumerate(original_units)
-        ]
-        name = plot_kept(output / "kept_heads.png", kept, original_units, unit="query heads").name
-    else:
-        kept = [len(plan.kept_neurons.get(i, range(n))) for i, n in enumerate(original_units)]
-        name = plot_kept(output / "kept_neurons.png", kept, original_units, unit="intermediate neurons").name
-    if plan.curves:
-        name = plot_curves(output / "error_curves.png", plan.curves, plan.kept_neurons).name
-    report("plot", 2, 2, name)

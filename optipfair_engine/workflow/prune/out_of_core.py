@@ -96,16 +96,13 @@ def prune_out_of_core(
             options,
             route,
             plan=plan,
+            calibrated=True,
             windows=windows,
             dense_loss=None if beside is None else beside.mean_loss,
             reload_runner=reload_runner,
             report=report,
         )
-    return metrics | {
-        "calibration_tokens": calibration.tokens,
-        "compute_dtype": computed_in(),
-        "warnings": metrics.get("warnings", []),
-    }
+    return metrics | {"calibration_tokens": calibration.tokens, "compute_dtype": computed_in()}
 
 
 def plan_out_of_core(

@@ -96,7 +96,7 @@ class Case:
             facts = inspect_model_folder(source)
         except HeaderError:  # loading the model says what is wrong with it
             return case
-        return case.sized(facts, _as_spec(options, calibration, evaluation))
+        return case.sized(facts, spec_of(options, calibration, evaluation))
 
     @classmethod
     def of_spec(cls, facts: ModelFacts, spec: Mapping[str, Any], memory_limit: int | None) -> Case:
@@ -258,15 +258,20 @@ def _too_large_streamed(case: Case) -> str:
     return f"streamed it takes about {needed:.2f} GB of memory, and there are {limit:.2f} GB"
 
 
-def _as_spec(options: PruneOptions, calibration: bool, evaluation: bool) -> dict[str, Any]:
-    """The options as the estimate reads them: with the names of a job's spec."""
+def spec_of(options: PruneOptions, calibration: bool, evaluation: bool) -> dict[str, Any]:
+    """The options under the names of a job's spec, as estimates and the readers of headers take them."""
     same = ("preset", "pruning_type", "compensation", "dtype", "layer_indices")
     size = rules.asked_layers if options.pruning_type == "DEPTH" else rules.asked_size
     texts = {"source": "given", "max_length": options.max_length, "num_samples": options.num_samples or 128}
+    windows = {
+        "source": "given",
+        "max_length": options.evaluation_max_length,
+        "num_windows": options.evaluation_num_windows,
+    }
     return {
         **{name: getattr(options, name) for name in same},
         **size(options),
         "calibration": texts if calibration else None,
-        "evaluation": texts if evaluation else None,
+        "evaluation": windows if evaluation else None,
         "healing": None if options.healing_seconds is None else {"max_seconds": options.healing_seconds},
     }

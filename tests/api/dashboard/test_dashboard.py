@@ -11,21 +11,9 @@ from fastapi import FastAPI
 
 from api.dashboard import view
 from api.routes.dashboard import COOKIE
-from tests.api.conftest import FILES, Caller, FakeWorker
+from tests.api.conftest import FILES, FORM, Caller, FakeWorker
 
 STATIC = Path(__file__).resolve().parents[3] / "api" / "static"
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-
-
-@pytest.fixture
-def browser(app: FastAPI, caller: Caller) -> Caller:
-    """A visitor without an Authorization header who has logged in."""
-    visitor = Caller(app, None)
-    response = visitor.post(
-        "/ui/login", content=f"key={caller.key}&next=/", headers=FORM, follow_redirects=False
-    )
-    assert response.status_code == 303, response.text
-    return visitor
 
 
 class TestLogIn:

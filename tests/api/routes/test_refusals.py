@@ -127,7 +127,7 @@ def test_a_model_that_a_worker_cannot_use_is_refused_with_the_reason(
 
 
 def test_without_a_worker_for_it_a_job_is_refused(caller: Caller, services: Services) -> None:
-    FakeWorker(services).beat(queues=["short"])
+    FakeWorker(services).beat(queues=["gpu"])
     assert_problem(caller.post("/v1/jobs", json=prune()), 422, "device_unavailable")
 
 

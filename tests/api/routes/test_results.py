@@ -149,9 +149,9 @@ class TestVerdict:
         [
             ([{"metric": "perplexity_ratio", "max": 1.3}], "pass", 200),
             ([{"metric": "perplexity_ratio", "max": 1.1}], "fail", 412),
-            ([{"metric": "bias_change", "max": 0.1}], "inconclusive", 412),
+            ([{"metric": "tokens_per_second_ratio", "max": 0.1}], "inconclusive", 412),
             (
-                [{"metric": "perplexity_ratio", "max": 1.3}, {"metric": "bias_change", "max": 1}],
+                [{"metric": "perplexity_ratio", "max": 1.3}, {"metric": "tokens_per_second_ratio", "max": 1}],
                 "inconclusive",
                 412,
             ),

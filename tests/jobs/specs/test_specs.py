@@ -18,6 +18,7 @@ from jobs.specs import (
     parse_spec,
     spec_to_json,
 )
+from jobs.specs.metrics import known_metrics
 from optipfair_engine.options.base import about
 from optipfair_engine.options.bias import Bias
 from optipfair_engine.options.prune import Prune
@@ -131,7 +132,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
                 },
             ]
         },
-        "gates": [{"metric": "p.perplexity_ratio", "max": 2}, {"metric": "bias_change", "max": 0}],
+        "gates": [{"metric": "p.reduction", "min": 2}, {"metric": "mean_difference", "max": 0}],
     },
 }
 
@@ -411,3 +412,37 @@ def test_a_field_that_the_pruning_type_does_not_read_is_refused(
 
 def test_a_value_that_means_the_default_is_no_choice() -> None:
     parse_request(depth(num_layers_to_remove=1, allocation="uniform"))
+
+
+def test_the_windows_of_a_text_are_its_own_whatever_calibration_says() -> None:
+    request = parse_request(
+        prune(
+            calibration={"texts": ["x"], "max_length": 32},
+            evaluation={"texts": ["y"], "num_windows": 3},
+        )
+    )
+    evaluation = spec_to_json(request.spec)["evaluation"]
+    assert (evaluation["max_length"], evaluation["num_windows"]) == (512, 3)
+
+
+def test_an_evaluation_stored_when_the_length_stood_beside_its_text_is_still_valid() -> None:
+    request = parse_request({"kind": "evaluate", "spec": {"model": LOCAL, "text": {"texts": ["x"]}}})
+    stored = spec_to_json(request.spec)
+    del stored["text"]["max_length"]
+    stored["max_length"] = 64
+    assert parse_spec("evaluate", stored).text.max_length == 64
+    pipeline = {"steps": [{"name": "e", "kind": "evaluate", "spec": stored}]}
+    assert parse_spec("pipeline", pipeline).steps[0].spec.text.max_length == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [
+        ("prune", "loads_with_transformers"),
+        ("prune", "evaluation_max_length"),
+        ("bias", "preference_change"),
+        ("evaluate", "evaluation_tokens"),
+    ],
+)
+def test_a_gate_may_name_what_jobs_report_since_the_first_users(kind: str, metric: str) -> None:
+    assert metric in known_metrics(kind)

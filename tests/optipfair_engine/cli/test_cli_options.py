@@ -63,6 +63,7 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
     ("name", "words", "value"),
     [
         ("preset", ["--preset", "recommended"], "recommended"),
+        ("export", ["--export", "gguf"], "gguf"),
         ("pruning_type", ["--pruning-type", "ATTENTION"], "ATTENTION"),
         ("neuron_selection_method", ["--method", "VOW"], "VOW"),
         ("tie_break", ["--tie-break", "topk"], "topk"),

@@ -30,6 +30,8 @@ finds.
 - **layer importance**: 1 − cos of each layer's input and output.
 - **{RELOAD}**: every pruned model gives bit-equal logits in a process that never held it.
 - Generation with a cache equals generation without, in each.
+- llama.cpp: `optipfair export gguf` writes Llama, Mistral, Qwen2 and Qwen3 models
+  ([which layers](pruning.md#serving-with-llamacpp)); other families are refused by name.
 - *refused*: an error that names the family, before anything is touched; the notes say why.
 """
 

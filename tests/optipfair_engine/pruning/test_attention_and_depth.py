@@ -18,13 +18,13 @@ from optipfair_engine.options.words import LayerSelectionMethod
 from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.pruning.attention import by_refit as attention_refit
 from optipfair_engine.pruning.attention.by_refit import RemovalCost, head_columns, select_heads
+from optipfair_engine.pruning.cautions import plan_cautions
 from optipfair_engine.pruning.depth.neighbour_refit import (
     greedy_perplexity_layers,
     neighbour_refits,
     neighbours,
 )
 from optipfair_engine.pruning.planner import make_calibrated_plan
-from optipfair_engine.pruning.recommended import calibration_metrics
 from optipfair_engine.solving.refit import output_error, quadratic, solve_least_squares
 from tests.numbers import assert_near
 from tests.tiny import tiny_llama, tiny_model
@@ -224,8 +224,8 @@ def test_layers_that_go_from_the_start_on_are_said_to_have_no_refit(
     plan = make_calibrated_plan(view, options, calibration).plan
     assert not plan.weights
     assert any(
-        "no layer before them" in text
-        for text in calibration_metrics(plan, options, calibrated=True)["warnings"]
+        caution.code == "first_layer_removed" and "no layer before them" in caution.message
+        for caution in plan_cautions(plan, calibrated=True)
     )
 
 

@@ -7,9 +7,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.errors import CalibrationError, InvalidOptionError
+from optipfair_engine.solving.inverse import inverse_of
 from optipfair_engine.solving.obs import eliminate
-from optipfair_engine.solving.refit import output_error, solve_least_squares
+from optipfair_engine.solving.refit import output_error, ridge_diagonal, ridged, solve_least_squares
+from tests.numbers import assert_near
 
 H, I, TOKENS = 5, 12, 300  # noqa: E741
 
@@ -82,3 +84,47 @@ def test_stopping_early_refuses_widths_below(problem: tuple[torch.Tensor, torch.
 def test_equal_inputs_go_from_the_lower_index_up() -> None:
     found = eliminate(torch.ones(2, 4), torch.eye(4), 0.0, block_size=1)
     assert found.order.tolist() == [0, 1, 2, 3]
+
+
+def plain_elimination(w: torch.Tensor, gram: torch.Tensor, ridge: float, block: int) -> torch.Tensor:
+    """The order by the definition: after each block the inverse of what remains, and the refit by it."""
+    scale = ridge_diagonal(gram, "coordinate")
+    matrix, dense = ridged(gram, ridge, scale), w.double()
+    left, order = torch.arange(len(gram)), []
+    while len(left):
+        inverse = torch.linalg.inv(matrix[left][:, left])
+        now = dense @ matrix[:, left] @ inverse
+        score = now.square().sum(0) / inverse.diagonal()
+        chosen = torch.sort(score, stable=True).indices[:block]
+        order.append(left[chosen])
+        stays = torch.ones(len(left), dtype=torch.bool)
+        stays[chosen] = False
+        left = left[stays]
+    return torch.cat(order)
+
+
+@pytest.mark.parametrize(("size", "block", "seed"), [(40, 1, 0), (130, 1, 1), (300, 4, 2), (520, 7, 3)])
+def test_updates_that_wait_change_no_order(size: int, block: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2 * size, size // 3, generator=generator) @ torch.randn(
+        size // 3, size, generator=generator
+    )
+    x = (x + torch.randn(2 * size, size, generator=generator)) * torch.randn(size, generator=generator).exp()
+    w, gram = torch.randn(9, size, generator=generator), x.T @ x
+    found = eliminate(w, gram, 1e-2, block_size=block, scale="coordinate")
+    assert found.order.tolist() == plain_elimination(w, gram, 1e-2, block).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 700, 1100])
+def test_the_inverse_is_one(size: int) -> None:
+    x = torch.randn(2 * size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    matrix = x.T @ x / size + 0.01 * torch.eye(size, dtype=torch.float64)
+    inverse = inverse_of(matrix.clone)
+    assert torch.equal(inverse, inverse.T)
+    assert_near(inverse @ matrix, torch.eye(size, dtype=torch.float64))
+
+
+def test_a_rank_deficient_matrix_gets_jitter_and_a_negative_one_is_refused() -> None:
+    assert bool(torch.isfinite(inverse_of(lambda: torch.ones(300, 300, dtype=torch.float64))).all())
+    with pytest.raises(CalibrationError, match="not positive"):
+        inverse_of(lambda: -torch.eye(300, dtype=torch.float64))

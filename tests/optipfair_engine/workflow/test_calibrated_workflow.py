@@ -47,8 +47,8 @@ def test_recommended_says_its_calibration_and_beats_static(source: Path, tmp_pat
     )
     assert metrics["calibration_source"] == "texts"
     assert metrics["calibration_tokens"] > 0
-    assert any("calibration is small" in warning for warning in metrics["warnings"])
-    assert any("one narrow text" in warning for warning in metrics["warnings"])
+    assert any("calibration is small" in warning["message"] for warning in metrics["warnings"])
+    assert any("one narrow text" in warning["message"] for warning in metrics["warnings"])
     assert {"perplexity_dense", "perplexity_pruned", "perplexity_static_same_size"} <= set(metrics)
     plan = PruningPlan.load(tmp_path / "out")
     assert plan.curves is not None

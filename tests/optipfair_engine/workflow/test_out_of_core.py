@@ -21,6 +21,7 @@ from optipfair_engine.workflow.prune.out_of_core import plan_out_of_core
 from tests.numbers import assert_near
 
 REFIT = {"compensation": "least_squares", "verify": "structure"}
+ALLOCATED: dict[str, Any] = {"verify": "structure", "allocation": "allocated"}
 CASES = [
     ("llama", {"pruning_percentage": 30, **REFIT}),
     ("llama", {"pruning_percentage": 30, "neuron_selection_method": "OBS", **REFIT}),
@@ -34,8 +35,8 @@ CASES = [
         "llama",
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1, "layer_selection_method": "importance", **REFIT},
     ),
-    ("llama", {"pruning_percentage": 30, "preset": "recommended", "verify": "structure"}),
-    ("phi3", {"pruning_percentage": 30, "preset": "recommended", "verify": "structure"}),
+    ("llama", {"pruning_percentage": 30, "preset": "recommended", **ALLOCATED}),
+    ("phi3", {"pruning_percentage": 30, "preset": "recommended", **ALLOCATED}),
     ("phi3", {"pruning_percentage": 30, "neuron_selection_method": "OBS", **REFIT}),
     ("gpt2", {"pruning_type": "MLP", "pruning_percentage": 30, "neuron_selection_method": "OBS", **REFIT}),
 ]
@@ -90,7 +91,7 @@ def test_the_checkpoint_reloads_and_says_what_it_was_calibrated_on(
     model = load_pruned(tmp_path / "out")
     assert model.config.intermediate_size == 56
     assert metrics["calibration_tokens"] == calibration.tokens
-    assert any("calibration is small" in warning for warning in metrics["warnings"])
+    assert any("calibration is small" in warning["message"] for warning in metrics["warnings"])
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llama-source", "out"]
 
@@ -115,7 +116,9 @@ def test_widths_are_compared_once_for_a_work_folder(
     checkpoint: Any, calibration: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, work = checkpoint("llama"), tmp_path / "work"
-    first = PruneOptions(pruning_percentage=30, preset="recommended", verify="structure")
+    first = PruneOptions(
+        pruning_percentage=30, preset="recommended", verify="structure", allocation="allocated"
+    )
     compared = plan_out_of_core(source, first, calibration, work).provenance
     assert set(compared.allocation_held_out_losses or ()) == {"uniform", "importance", "curves"}
 
@@ -123,7 +126,9 @@ def test_widths_are_compared_once_for_a_work_folder(
         raise RuntimeError("text was scored")
 
     monkeypatch.setattr("optipfair_engine.evaluation.perplexity.score_windows", fail)
-    second = PruneOptions(pruning_percentage=50, preset="recommended", verify="structure")
+    second = PruneOptions(
+        pruning_percentage=50, preset="recommended", verify="structure", allocation="allocated"
+    )
     again = plan_out_of_core(source, second, calibration, work).provenance
     assert (again.allocation, again.allocation_compared) == (compared.allocation, False)
     (work / "allocation.json").write_text("{")
@@ -135,7 +140,7 @@ def test_widths_are_compared_once_for_a_work_folder(
     ("family", "asked", "message"),
     [
         ("llama", {"neuron_selection_method": "VOW"}, "only supported for the MAW method"),
-        ("llama", {"target_parameters": 10, **REFIT}, "can't be reached"),
+        ("llama", {"target_parameters": 10, **REFIT}, "target_parameters: removing neurons alone leaves"),
         ("llama", {"pruning_type": "MLP"}, "gated MLP"),
         ("llama", {"expansion_divisor": 128, **REFIT}, "larger than the layer's 80 neurons"),
         ("gpt2", {"pruning_type": "ATTENTION", "pruning_percentage": 50, **REFIT}, "heads can't be removed"),

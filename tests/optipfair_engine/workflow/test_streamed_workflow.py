@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from optipfair_engine.checkpoints import load_pruned, verify_reload
 from optipfair_engine.cli.app import app
 from optipfair_engine.errors import InvalidOptionError, ReloadCheckError, UnsupportedModelError
+from optipfair_engine.headers import read_headers
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.options.words import VerifyLevel
+from optipfair_engine.streaming import CheckpointSource, told
 from optipfair_engine.workflow import prune_checkpoint
 from tests.tiny import word_tokenizer
 
@@ -172,8 +175,9 @@ def test_the_command_prunes_out_of_core_and_goes_on_from_its_work_folder(
 @pytest.mark.parametrize(
     "asked", [{"pruning_percentage": 30}, {"pruning_type": "ATTENTION", "pruning_percentage": 50}]
 )
-def test_unchecked_streaming_needs_no_transformers_and_writes_the_same(
-    checkpoint: Any, tmp_path: Path, asked: dict[str, Any]
+@pytest.mark.parametrize("verify", ["none", "structure"])
+def test_streaming_needs_no_transformers_and_writes_the_same(
+    checkpoint: Any, tmp_path: Path, asked: dict[str, Any], verify: VerifyLevel
 ) -> None:
     source = checkpoint("qwen3")
     code = (
@@ -181,18 +185,22 @@ def test_unchecked_streaming_needs_no_transformers_and_writes_the_same(
         "from optipfair_engine.options.prune import PruneOptions;"
         "from optipfair_engine.workflow import prune_checkpoint;"
         f"prune_checkpoint(Path({str(source)!r}), Path({str(tmp_path / 'plain')!r}),"
-        f" PruneOptions(verify='none', **{asked!r})); print('transformers' in sys.modules)"
+        f" PruneOptions(verify={verify!r}, **{asked!r})); print('transformers' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
-    checked = prune_checkpoint(source, tmp_path / "checked", PruneOptions(verify="structure", **asked))
+    options = PruneOptions(verify="structure", **asked)
+    checked = prune_checkpoint(source, tmp_path / "checked", options, execution="memory")
     plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())
-    own = ("seconds", "output_bytes", "reload_check")
+    own = ("seconds", "output_bytes", "reload_check", "execution", "execution_reason")
     assert {k: v for k, v in plain.items() if k not in own} == {
         k: v for k, v in checked.items() if k not in own
     }
-    weights = "model.safetensors"
-    assert (tmp_path / "plain" / weights).read_bytes() == (tmp_path / "checked" / weights).read_bytes()
+    plain_weights, weights = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("plain", "checked")
+    )
+    assert plain_weights.keys() == weights.keys()
+    assert all(torch.equal(plain_weights[name], weights[name]) for name in weights)
     configs = [load_pruned(tmp_path / name).config.to_dict() for name in ("plain", "checked")]
     for config in configs:
         config.pop("_name_or_path", None)
@@ -212,3 +220,32 @@ def test_numbers_of_heads_that_a_config_refuses_are_not_written(
     four = PruneOptions(pruning_type="ATTENTION", target_parameters=size - 1, verify=verify)
     prune_checkpoint(source, tmp_path / "four", four)
     assert load_pruned(tmp_path / "four").config.num_attention_heads == 4
+
+
+def test_what_was_written_is_read_back_and_compared(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_the_last(source: Path) -> dict[str, Any]:
+        found = read_headers(source)
+        found.popitem()
+        return found
+
+    source, options = checkpoint("llama"), PruneOptions(pruning_percentage=30, verify="structure")
+    monkeypatch.setattr(told, "read_headers", without_the_last)
+    with pytest.raises(ReloadCheckError, match="tensors missing"):
+        prune_checkpoint(source, tmp_path / "out", options)
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_tensors_that_a_config_does_not_mean_are_left_to_transformers(
+    checkpoint: Any, tmp_path: Path
+) -> None:
+    source = checkpoint("llama", max_shard_size="1GB")
+    assert told.tensors_are_told(CheckpointSource(source))
+    weights = load_file(source / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.bias"] = weights["model.norm.weight"].clone()
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    assert not told.tensors_are_told(CheckpointSource(source))
+    options = PruneOptions(pruning_percentage=30, verify="structure")
+    with pytest.raises(UnsupportedModelError, match="only equal ones are streamed"):
+        prune_checkpoint(source, tmp_path / "out", options, execution="streamed")

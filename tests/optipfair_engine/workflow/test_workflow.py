@@ -284,7 +284,7 @@ def test_perplexities_over_different_tokens_have_no_ratio(source: Path, tmp_path
     byte_tokenizer(["zzz"], vocab_size=258).save_pretrained(other)
     metrics = evaluate_checkpoint(source, None, baseline=other, texts=[TEXT], max_length=32)
     assert "perplexity_ratio" not in metrics
-    assert "can't be compared" in metrics["warnings"][0]
+    assert "can't be compared" in metrics["warnings"][0]["message"]
 
 
 def test_the_command_shows_median_and_spread_of_the_speed(source: Path) -> None:

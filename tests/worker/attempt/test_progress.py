@@ -1,8 +1,65 @@
-"""A job's fraction rises over all stages, and no layer is left out."""
+"""A job's fraction rises over all stages, no layer is left out, and the time left can be relied on."""
 
 from __future__ import annotations
 
-from worker.attempt.progress import MAX_EVENTS_PER_STAGE, ProgressTracker, stages_of
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.attempt.progress import MAX_EVENTS_PER_STAGE, ProgressTracker
+from worker.attempt.stages import COSTS_FILE, StageCosts, stages_of
+
+CALIBRATED: dict[str, Any] = {
+    "calibration": {"source": "local", "name": "wiki.txt", "num_samples": 128, "max_length": 512},
+    "evaluation": {"source": "local", "name": "wiki.txt"},
+    "verify": "logits",
+}
+CROWS = {"suite": "crows.csv"}
+#: (stage, steps, seconds) such as a calibrated prune of a small model has; and a whole suite.
+PRUNE_RUN = [
+    *(("load", 1, 2.0), ("calibrate", 30, 61.0), ("select", 30, 44.0), ("evaluate", 40, 9.0)),
+    *(("evaluate", 40, 9.0), ("prune", 30, 1.0), ("evaluate", 40, 8.0), ("plot", 2, 1.0), ("save", 1, 16.0)),
+]
+SUITE_RUN = [("load", 1, 3.0), ("bias", 1508, 400.0), ("plot", 1, 0.5)]
+DEFAULT_BIAS_RUN = [
+    *(("load", 1, 3.0), ("bias", 7, 12.0), ("bias", 7, 9.0), ("plot", 1, 1.0)),
+]
+
+
+class Clock:
+    """A clock that is put forward by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(tracker: ProgressTracker, clock: Clock, stages: list[tuple[str, int, float]]) -> Iterator[Any]:
+    """Report a job as it ran; gives (seconds since its start, progress) for each report that was kept."""
+    for stage, steps, seconds in stages:
+        tracker.update(stage, 0, steps, "")
+        for done in range(1, steps + 1):
+            clock.now += seconds / steps
+            progress = tracker.update(stage, done, steps, "")
+            if progress is not None:
+                yield clock.now, progress
+
+
+def off_by(stages: list[tuple[str, int, float]], seen: list[Any]) -> list[float]:
+    """By what factor the time that is left was said wrongly, at each report from a fifth of the job on."""
+    whole = sum(seconds for *_, seconds in stages)
+    factors = []
+    for at, progress in seen:
+        left = whole - at
+        if at >= whole / 5 and left > whole / 20:
+            assert progress.eta_seconds is not None
+            factors.append(max(progress.eta_seconds / left, left / max(progress.eta_seconds, 0.1)))
+    return factors
 
 
 def test_every_layer_of_a_thirty_layer_prune_gives_a_rising_fraction() -> None:
@@ -17,7 +74,7 @@ def test_every_layer_of_a_thirty_layer_prune_gives_a_rising_fraction() -> None:
 
 
 def test_a_stage_that_comes_again_or_is_unknown_never_lowers_the_fraction() -> None:
-    tracker = ProgressTracker(stages_of("evaluate", {}))
+    tracker = ProgressTracker(stages_of("evaluate", {"text": {"texts": ["x"]}}))
     high = tracker.update("evaluate", 9, 10, "")
     again = tracker.update("load", 0, 1, "baseline")
     unknown = tracker.update("something", 1, 2, "")
@@ -33,17 +90,81 @@ def test_many_steps_are_thinned_but_the_last_one_is_kept() -> None:
 
 
 def test_a_pipelines_steps_share_the_fraction() -> None:
-    spec = {"steps": [{"name": "small", "kind": "prune"}, {"name": "check", "kind": "evaluate"}]}
-    tracker = ProgressTracker(stages_of("pipeline", spec))
-    first = tracker.update("small:verify", 1, 1, "")
+    steps = [
+        {"name": "small", "kind": "prune", "spec": {}},
+        {"name": "check", "kind": "evaluate", "spec": {"text": {"texts": ["x"]}}},
+    ]
+    tracker = ProgressTracker(stages_of("pipeline", {"steps": steps}))
+    first = tracker.update("small:save", 1, 1, "")
     second = tracker.update("check:load", 1, 1, "")
     assert first and second and 0.3 < first.fraction < second.fraction < 0.95
 
 
-def test_the_remaining_time_is_told_once_it_can_be_guessed() -> None:
-    times = iter([0.0, 0.0, 10.0])
-    tracker = ProgressTracker(["load", "evaluate"], clock=lambda: next(times))
-    early = tracker.update("load", 0, 1, "")
-    late = tracker.update("evaluate", 1, 2, "")
-    assert early and early.eta_seconds is None
-    assert late and late.eta_seconds is not None and 3 < late.eta_seconds < 10
+def test_whoever_prunes_by_weights_alone_is_not_promised_stages_that_never_come() -> None:
+    names = [stage.name for stage in stages_of("prune", {"verify": "logits"})]
+    assert names == ["load", "select", "prune", "plot", "save"]
+    clock = Clock()
+    tracker = ProgressTracker(stages_of("prune", {}), clock=clock)
+    fractions = [
+        progress.fraction for _, progress in run(tracker, clock, [("load", 1, 1), ("select", 30, 1)])
+    ]
+    assert max(after - before for before, after in pairwise(fractions)) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "stages"),
+    [("prune", CALIBRATED, PRUNE_RUN), ("bias", CROWS, SUITE_RUN), ("bias", {}, DEFAULT_BIAS_RUN)],
+    ids=["calibrated prune", "suite", "default bias"],
+)
+def test_from_a_fifth_on_the_time_that_is_left_is_right_within_a_factor_of_two(
+    tmp_path: Path, kind: str, spec: dict[str, Any], stages: list[tuple[str, int, float]]
+) -> None:
+    first = Clock()
+    tracker = ProgressTracker(stages_of(kind, spec), StageCosts.of(tmp_path), clock=first)
+    seen = list(run(tracker, first, stages))
+    assert max(off_by(stages, seen)) < 2  # by the guesses that every worker starts with
+    StageCosts.of(tmp_path).learn(tracker.spent())
+
+    slower = [(stage, steps, 3 * seconds) for stage, steps, seconds in stages]  # a larger model
+    second = Clock()
+    tracker = ProgressTracker(stages_of(kind, spec), StageCosts.of(tmp_path), clock=second)
+    assert max(off_by(slower, list(run(tracker, second, slower)))) < 1.5
+
+
+def test_what_stages_cost_is_remembered_and_a_broken_memory_is_ignored(tmp_path: Path) -> None:
+    load, *_ = stages_of("analyze", {})
+    StageCosts.of(tmp_path).learn({load: 50.0})
+    assert StageCosts.of(tmp_path).cost(load) == 50.0
+    StageCosts.of(tmp_path).learn({load: 10.0})
+    assert 10.0 < StageCosts.of(tmp_path).cost(load) < 50.0
+    (tmp_path / COSTS_FILE).write_text("[nonsense")
+    assert StageCosts.of(tmp_path).cost(load) == load.guess
+
+
+def test_healing_takes_what_it_may_whatever_other_jobs_took(tmp_path: Path) -> None:
+    stages = stages_of("prune", {"calibration": {"texts": ["a"]}, "healing": {"max_seconds": 900}})
+    heal = next(stage for stage in stages if stage.name == "heal")
+    costs = StageCosts.of(tmp_path)
+    costs.learn({heal: 5.0})
+    assert costs.cost(heal) == 900
+
+
+def test_figures_that_are_drawn_between_pairs_do_not_end_the_pairs() -> None:
+    clock = Clock()
+    pairs = {"prompt_pairs": [["a", "b"], ["c", "d"]]}
+    tracker = ProgressTracker(
+        stages_of("bias", {**pairs, "model": {"source": "local", "name": "m"}}), clock=clock
+    )
+    tracker.update("load", 1, 1, "")
+    tracker.update("bias", 1, 2, "")
+    drawn = tracker.update("plot", 1, 2, "")
+    asked = tracker.update("bias", 2, 2, "")
+    assert drawn and asked and asked.fraction > drawn.fraction
+
+
+def test_twice_the_text_is_expected_to_take_twice_as_long(tmp_path: Path) -> None:
+    costs = StageCosts.of(tmp_path)
+    texts = [{"calibration": {"source": "local", "num_samples": count}} for count in (64, 128)]
+    few, many = (next(s for s in stages_of("prune", spec) if s.name == "calibrate") for spec in texts)
+    costs.learn({few: 100.0})
+    assert costs.cost(many) == pytest.approx(200.0)

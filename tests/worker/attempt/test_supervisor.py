@@ -24,6 +24,7 @@ from jobs.states import Outcome, State
 from tests.worker.conftest import RESULT, ScriptedEngine
 from tests.worker.inputs.test_inventory import write_model
 from worker.attempt.supervisor import release_running, run_job
+from worker.attempt.task import job_folder
 from worker.beats import Beats
 from worker.engine.process import Ended
 from worker.services import Services
@@ -391,6 +392,30 @@ def test_an_earlier_jobs_checkpoint_is_fetched_and_checked(
     assert state_of(services, second).state is State.SUCCEEDED
     (cached,) = [path for path in (services.settings.work_dir / "jobs").iterdir() if path.is_dir()]
     assert (cached / "config.json").read_text() == "{}"
+
+
+def test_a_pipelines_step_is_fetched_under_the_names_that_transformers_expects(
+    services: Services, engine: EngineType, new_job: NewJob
+) -> None:
+    first = new_job()
+    attempt = services.repository.claim(first.id, "another")
+    assert attempt is not None
+    stage = services.store.stage(first.id, 1)
+    for name in ("cut.config.json", "cut.model.safetensors", "other.config.json", "metrics.json"):
+        (stage / name).write_text(name)
+    sealed = services.store.seal(first.id, 1, finished_at=1000, steps=["cut", "other"])
+    services.repository.mark_succeeded(
+        first.id,
+        1,
+        artifacts=sealed.artifacts,
+        archive=sealed.archive,
+        metrics={},
+        publish=lambda: services.store.publish(first.id, 1),
+    )
+    with job_folder(services, "acme", first.id, lambda: None, "cut") as folder:
+        kept = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        assert kept == ["config.json", "model.safetensors"]
+        assert (folder / "config.json").read_text() == "cut.config.json"
 
 
 def test_a_job_of_another_tenant_is_no_model(services: Services, engine: EngineType, new_job: NewJob) -> None:

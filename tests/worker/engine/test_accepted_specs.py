@@ -31,7 +31,7 @@ CHOICES: dict[str, list[Any]] = {
     "compensation": ["none", "least_squares"],
     "allocation": [None, "allocated"],
     "calibration": [None, {"texts": ["a text"]}],
-    "preset": ["guide", "recommended"],
+    "preset": ["guide", "recommended", "fast"],
     "keep_statistics": [False, True],
     "layer_selection_method": ["last", "custom", "importance", "greedy_perplexity"],
 }

@@ -48,12 +48,14 @@ def test_every_option_of_a_prune_job_reaches_the_engine_or_the_call() -> None:
                 "verify": "structure",
                 "layer_indices": [1, 2],
                 "calibration": {"texts": ["a"], "max_length": 9, "num_samples": 3, "batch_size": 2},
+                "evaluation": {"texts": ["b"], "max_length": 7, "num_windows": 5},
             },
         }
     )
     options = runners.prune_options(specs.spec_to_json(request.spec))
     assert options.healing_seconds == 7.0
     assert (options.max_length, options.num_samples, options.batch_size) == (9, 3, 2)
+    assert (options.evaluation_max_length, options.evaluation_num_windows) == (7, 5)
     assert (options.pruning_percentage, options.verify) == (20, "structure")
     assert list(options.layer_indices or ()) == [1, 2]
 

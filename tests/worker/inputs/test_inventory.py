@@ -130,3 +130,22 @@ def test_named_files_are_listed(inventory: Inventory) -> None:
     (inventory.suites_dir / "gender.json").write_text("[]")
     (inventory.suites_dir / ".hidden").write_text("[]")
     assert inventory.files() == {"calibration": ["books.txt"], "suites": ["gender.json"]}
+
+
+def test_what_suites_hold_is_told_and_read_again_only_when_a_file_changes(inventory: Inventory) -> None:
+    crows = "sent_more,sent_less,stereo_antistereo,bias_type\na,b,stereo,race\nc,d,stereo,race\n"
+    (inventory.suites_dir / "crows.csv").write_text(crows)
+    (inventory.suites_dir / "stereo.json").write_text(
+        '{"data": {"intrasentence": [1, 2], "intersentence": [3]}}'
+    )
+    (inventory.suites_dir / "pairs.jsonl").write_text('["a", "b"]\n["c", "d"]\n')
+    (inventory.suites_dir / "notes.txt").write_text("not a suite")
+    found = inventory.suites()
+    assert found == {
+        "crows.csv": {"kind": "crows_pairs", "items": 2},
+        "pairs.jsonl": {"kind": "prompt_pairs", "items": 2},
+        "stereo.json": {"kind": "stereoset", "items": 3},
+    }
+    assert inventory.suites()["crows.csv"] is found["crows.csv"]
+    (inventory.suites_dir / "crows.csv").write_text(crows + "e,f,stereo,age\n")
+    assert inventory.suites()["crows.csv"]["items"] == 3

@@ -24,6 +24,7 @@ from tests.numbers import assert_near
 from tests.tiny import tiny_model
 
 RECOMMENDED = PruneOptions(preset="recommended", pruning_percentage=30)
+ALLOCATED = RECOMMENDED.changed(allocation="allocated")
 OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)
 
 
@@ -50,6 +51,15 @@ def test_api_call_of_the_guide_page(model: LlamaForCausalLM, calibration: Calibr
     assert {layer.mlp.down_proj.in_features for layer in pruned.model.layers} == {28}
     assert model.model.layers[0].mlp.down_proj.in_features == 40
     assert stats["calibration_tokens"] == calibration.tokens
+
+
+def test_fast_is_the_refit_of_scores_by_activations(
+    model: LlamaForCausalLM, calibration: CalibrationSet
+) -> None:
+    common = {"pruning_percentage": 30, "dataloader": calibration, "show_progress": False}
+    fast = prune_model(model, preset="fast", **common).state_dict()
+    spelt = prune_model(model, neuron_selection_method="MAW", compensation="least_squares", **common)
+    assert all(torch.equal(fast[name], tensor) for name, tensor in spelt.state_dict().items())
 
 
 def test_refit_beats_the_same_selection_without_it(
@@ -108,10 +118,10 @@ def test_batching_changes_nothing(model: LlamaForCausalLM, calibration: Calibrat
         assert_near(plans[1].weights[name], weight, 1e-3)
 
 
-def test_recommended_compares_allocations_and_keeps_the_budget(
+def test_allocated_widths_of_the_preset_are_compared_and_keep_the_budget(
     view: ModelView, model: LlamaForCausalLM, calibration: CalibrationSet
 ) -> None:
-    plan = make_calibrated_plan(view, RECOMMENDED, calibration).plan
+    plan = make_calibrated_plan(view, ALLOCATED, calibration).plan
     losses = plan.provenance.allocation_held_out_losses
     assert losses is not None
     assert set(losses) == {"uniform", "importance", "curves"}
@@ -121,10 +131,14 @@ def test_recommended_compares_allocations_and_keeps_the_budget(
     apply_plan(model, plan)
 
 
-def test_recommended_with_uniform_widths_keeps_them_uniform(
+def test_recommended_writes_equal_widths_and_says_what_allocated_ones_would_have_gained(
     view: ModelView, calibration: CalibrationSet
 ) -> None:
-    plan = make_calibrated_plan(view, RECOMMENDED.changed(allocation="uniform"), calibration).plan
+    plan = make_calibrated_plan(view, RECOMMENDED, calibration).plan
+    errors = plan.provenance.allocation_predicted_errors
+    assert errors is not None and 0 < errors["allocated"] <= errors["uniform"]
+    means = [sum(curve[12] for curve in (plan.curves or {}).values()) / 4]
+    assert means == pytest.approx([errors["uniform"]], rel=1e-4)
     assert plan.provenance.neuron_selection_method == "OBS"
     assert {len(kept) for kept in plan.kept_neurons.values()} == {28}
     assert plan.weights
@@ -210,7 +224,9 @@ def test_contradictions_are_refused(model: LlamaForCausalLM, options: dict[str, 
 def test_recommended_without_calibration_warns_in_the_result(model: LlamaForCausalLM) -> None:
     with pytest.warns(UserWarning, match="no calibration was given"):
         _, stats = prune_model(model, preset="recommended", show_progress=False, return_stats=True)
-    assert any("selection by weights alone damages models" in warning for warning in stats["warnings"])
+    assert any(
+        "selection by weights alone damages models" in warning["message"] for warning in stats["warnings"]
+    )
 
 
 def test_small_calibration_warns_in_the_result(model: LlamaForCausalLM) -> None:
@@ -221,7 +237,9 @@ def test_small_calibration_warns_in_the_result(model: LlamaForCausalLM) -> None:
         show_progress=False,
         return_stats=True,
     )
-    assert any("calibration is small: 20 tokens are 0.5 per feature" in w for w in stats["warnings"])
+    assert any(
+        "calibration is small: 20 tokens are 0.5 per feature" in w["message"] for w in stats["warnings"]
+    )
 
 
 def _few(calibration: CalibrationSet) -> CalibrationSet:
@@ -239,12 +257,14 @@ def test_widths_that_can_not_be_compared_are_taken_by_importance_and_said_so(
     _, stats = prune_model(
         given,
         preset="recommended",
+        allocation="allocated",
         pruning_percentage=30,
         dataloader=_few(calibration) if case == "few samples" else calibration,
         show_progress=False,
         return_stats=True,
     )
-    assert any("not compared with equal ones" in text and said in text for text in stats["warnings"])
+    texts = [warning["message"] for warning in stats["warnings"]]
+    assert any("not compared with equal ones" in text and said in text for text in texts)
 
 
 def test_an_impossible_option_is_refused_before_anything_is_gathered(

@@ -1,0 +1,1 @@
+"""Keyless callers: a CI system's OpenID Connect token for a short-lived key."""

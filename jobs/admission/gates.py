@@ -1,0 +1,46 @@
+"""Gates on metrics that only some suites give: what a suite file holds, workers tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from jobs.errors import InvalidError
+from jobs.rows import JsonObject, Worker
+from jobs.specs import AnyRequest
+from jobs.specs.producing import CROWS_PAIRS_ONLY, PAIRS_ONLY, STEREOSET_ONLY, reporting
+
+SuiteFacts = Mapping[str, JsonObject]
+#: What each kind of suite doesn't give, and what it is called.
+_FOREIGN = {
+    "crows_pairs": (PAIRS_ONLY | STEREOSET_ONLY, "CrowS-Pairs"),
+    "stereoset": (PAIRS_ONLY | CROWS_PAIRS_ONLY, "StereoSet"),
+    "prompt_pairs": (CROWS_PAIRS_ONLY | STEREOSET_ONLY | {"items", "mcnemar_p"}, "prompt pairs"),
+}
+
+
+def suite_facts(workers: Iterable[Worker]) -> dict[str, JsonObject]:
+    """What these workers know of each suite: `{"kind", "items"}` by name; only where they agree."""
+    seen: dict[str, list[JsonObject]] = {}
+    for worker in workers:
+        for name, facts in worker.suites.items():
+            seen.setdefault(name, []).append(facts)
+    return {name: facts[0] for name, facts in seen.items() if all(item == facts[0] for item in facts)}
+
+
+def check_gates(request: AnyRequest, suites: SuiteFacts) -> None:
+    """Refuse a gate on what the named suite doesn't give (`metric_not_produced`)."""
+    for number, gate in enumerate(request.gates):
+        found = list(reporting(request.kind, request.spec, gate.metric))
+        told = [_fault(own, getattr(spec, "suite", None), suites) for _, _, spec, own in found]
+        reasons = [reason for reason in told if reason is not None]
+        if reasons and len(reasons) == len(told):
+            where = ("gates", number, "metric")
+            raise InvalidError(reasons[0], code="metric_not_produced", location=where)
+
+
+def _fault(metric: str, suite: object, suites: SuiteFacts) -> str | None:
+    facts = suites.get(suite) if isinstance(suite, str) else None
+    foreign, called = _FOREIGN.get(str((facts or {}).get("kind")), (frozenset[str](), ""))
+    if metric not in foreign:
+        return None
+    return f"this job would not report {metric!r}: the suite {suite!r} holds {called}, which don't give it"

@@ -1,0 +1,124 @@
+"""Which spec produces a metric: a gate on one that can't come would be inconclusive, and is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.specs.kinds import PipelineSpec, Spec
+from jobs.specs.metrics import known_metrics
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a spec must have for some metrics: `wanted` names it in the user's words."""
+
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+def _has(name: str, wanted: str | None = None) -> Condition:
+    return Condition(lambda spec: getattr(spec, name) not in (None, False), wanted or name)
+
+
+def _has_controls(spec: Any) -> bool:
+    defaults = spec.prompt_pairs is None and spec.template is None and spec.suite is None
+    return spec.control_pairs is not None or defaults
+
+
+_EVALUATION, _HEALING, _SUITE, _BASELINE = (
+    _has(name) for name in ("evaluation", "healing", "suite", "baseline")
+)
+_CALIBRATED = Condition(
+    lambda spec: spec.calibration is not None or spec.plan is not None, "calibration (or a calibrated plan)"
+)
+_DEPTH = Condition(lambda spec: spec.pruning_type == "DEPTH" or spec.plan is not None, 'pruning_type "DEPTH"')
+_CONTROLS = Condition(_has_controls, "control_pairs")
+_TEXT, _TIMING = _has("text"), _has("timing", "timing true")
+_RANKING = _has("neuron_ranking", "neuron_ranking true")
+
+_CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
+    "prune": {
+        **dict.fromkeys(("perplexity_dense", "perplexity_pruned", "perplexity_ratio"), (_EVALUATION,)),
+        **dict.fromkeys(("evaluation_max_length", "evaluation_windows"), (_EVALUATION,)),
+        **dict.fromkeys(("evaluation_tokens", "tokens_per_second_ratio"), (_EVALUATION,)),
+        **dict.fromkeys(("predicted_error_uniform", "predicted_error_allocated"), (_CALIBRATED,)),
+        "perplexity_static_same_size": (_EVALUATION, _CALIBRATED),
+        "perplexity_before_healing": (_EVALUATION, _HEALING),
+        **dict.fromkeys(("healing_steps", "healing_seconds"), (_HEALING,)),
+        **dict.fromkeys(("healing_first_loss", "healing_last_loss"), (_HEALING,)),
+        **dict.fromkeys(("calibration_tokens", "calibration_tokens_per_feature"), (_CALIBRATED,)),
+        **dict.fromkeys(("bias_change", "bias_against_random"), (_has("fairness"),)),
+        **dict.fromkeys(("original_layer_count", "final_layer_count"), (_DEPTH,)),
+        **dict.fromkeys(("layers_removed", "layer_reduction_percentage"), (_DEPTH,)),
+    },
+    "bias": {
+        **dict.fromkeys(("items", "perplexity", "crows_pairs_score"), (_SUITE,)),
+        **dict.fromkeys(("stereoset_ss", "stereoset_lms", "stereoset_icat"), (_SUITE,)),
+        "bias_change": (_BASELINE,),
+        "preference_change": (_SUITE, _BASELINE),
+        **dict.fromkeys(("mcnemar_p", "perplexity_baseline"), (_SUITE, _BASELINE)),
+        **dict.fromkeys(("crows_pairs_score_baseline", "stereoset_ss_baseline"), (_SUITE, _BASELINE)),
+        **dict.fromkeys(("stereoset_lms_baseline", "stereoset_icat_baseline"), (_SUITE, _BASELINE)),
+        **dict.fromkeys(("control_pairs", "noise_floor", "effect_over_noise"), (_CONTROLS,)),
+        **dict.fromkeys(("neurons_tested", "neurons_significant"), (_RANKING,)),
+    },
+    "evaluate": {
+        **dict.fromkeys(("perplexity", "evaluation_max_length"), (_TEXT,)),
+        **dict.fromkeys(("evaluation_windows", "evaluation_tokens"), (_TEXT,)),
+        **dict.fromkeys(("perplexity_baseline", "perplexity_ratio"), (_TEXT, _BASELINE)),
+        **dict.fromkeys(("evaluation_tokens_baseline", "evaluation_windows_baseline"), (_TEXT, _BASELINE)),
+        **dict.fromkeys(("tokens_per_second", "avg_time"), (_TIMING,)),
+        **dict.fromkeys(("tokens_per_second_baseline", "tokens_per_second_ratio"), (_TIMING, _BASELINE)),
+        "speedup": (_TIMING, _BASELINE),
+    },
+}
+#: What only prompt pairs give, and what only each of the published suites does.
+PAIRS_ONLY = frozenset(
+    {
+        *("pairs", "templates", "control_pairs", "share_aligned", "mean_difference", "minimum_detectable"),
+        *("noise_floor", "effect_over_noise", "neurons_tested", "neurons_significant"),
+    }
+)
+CROWS_PAIRS_ONLY = frozenset(
+    name + end for name in ("crows_pairs_score", "perplexity") for end in ("", "_baseline")
+)
+STEREOSET_ONLY = frozenset(
+    f"stereoset_{name}{end}" for name in ("ss", "lms", "icat") for end in ("", "_baseline")
+)
+
+
+def missing(kind: str, spec: Any, metric: str) -> list[str]:
+    """What a spec (of one step) would need in order to report a metric of its kind; empty if nothing."""
+    conditions = _CONDITIONS.get(kind, {}).get(metric, ())
+    return [condition.wanted for condition in conditions if not condition.holds(spec)]
+
+
+def reporting(kind: str, spec: Spec, metric: str) -> Iterator[tuple[str, str, Any, str]]:
+    """The specs that a gate's metric may come from: (step or "", kind, spec, the metric's own name).
+
+    Several where a pipeline's gate names no step.
+    """
+    if not isinstance(spec, PipelineSpec):
+        if metric in known_metrics(kind):
+            yield "", kind, spec, metric
+        return
+    step_name, _, own = metric.rpartition(".")
+    for step in spec.steps:
+        if own in known_metrics(step.kind) and step_name in ("", step.name):
+            yield step.name, step.kind, step.spec, own
+
+
+def fault_of_gate(kind: str, spec: Spec, metric: str) -> str | None:
+    """Why no gate may name this metric of its kind, if none may: nothing in the spec produces it."""
+    found = [(step, missing(of, part, own)) for step, of, part, own in reporting(kind, spec, metric)]
+    able = [step for step, lacking in found if not lacking]
+    if len(able) > 1:
+        named = " or ".join(f"{step}.{metric}" for step in able)
+        return f"several steps report {metric!r}: name one of them, {named}"
+    if able or not found:
+        return None
+    step, lacking = min(found, key=lambda item: len(item[1]))
+    where = f"step {step!r}" if step else "the spec"
+    return f"this job would not report {metric!r}: {where} needs {' and '.join(lacking)} for it"

@@ -1,0 +1,10 @@
+"""GGUF files, in and out.
+
+Importing this package loads neither torch nor transformers (PEP 562).
+"""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
