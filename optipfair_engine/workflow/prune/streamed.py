@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,7 @@ def _metrics_of(
     source: Path,
     output: Path,
     result: StreamedCheckpoint,
-    measured: Mapping[str, float],
+    measured: dict[str, float],
     *,
     calibrated: bool,
     report: Reporter,
