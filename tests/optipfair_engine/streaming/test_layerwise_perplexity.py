@@ -69,7 +69,7 @@ def test_streamed_prunes_report_both_figures(
     checkpoint: Any, windows: list[list[int]], tmp_path: Path, asked: dict[str, Any], dtype: torch.dtype
 ) -> None:
     source, output = checkpoint("llama", dtype=dtype), tmp_path / "out"
-    options = PruneOptions(**asked, execution="streamed", verify="structure")
+    options = PruneOptions(**asked, execution="streamed", evaluation_max_length=24, verify="structure")
     metrics = prune_checkpoint(
         source,
         output,
@@ -83,6 +83,8 @@ def test_streamed_prunes_report_both_figures(
     assert metrics["perplexity_dense"] == pytest.approx(dense, rel=1e-3)
     assert metrics["perplexity_pruned"] == pytest.approx(pruned, rel=1e-3)
     assert metrics["perplexity_ratio"] == pytest.approx(pruned / dense, rel=2e-3)
+    read = [metrics[f"evaluation_{name}"] for name in ("max_length", "windows", "tokens")]
+    assert read == [24, 3, 23 + 23 + 16]
     manifest = json.loads((output / "optipfair_manifest.json").read_text())
     assert manifest["measured"]["perplexity_dense"] == metrics["perplexity_dense"]
 
@@ -91,7 +93,7 @@ def test_a_run_that_goes_on_says_where_and_gives_the_same_files(
     checkpoint: Any, windows: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, told, layers = checkpoint("llama"), list[Any](), list[int]()
-    options = PruneOptions(**KINDS[1], execution="streamed", verify="structure")
+    options = PruneOptions(**KINDS[1], execution="streamed", evaluation_max_length=24, verify="structure")
 
     def run(name: str, state: str) -> None:
         prune_checkpoint(

@@ -190,7 +190,7 @@ def test_streaming_needs_no_transformers_and_writes_the_same(
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
     options = PruneOptions(verify="structure", **asked)
-    checked = prune_checkpoint(source, tmp_path / "checked", options, execution="memory")
+    checked = prune_checkpoint(source, tmp_path / "checked", options.changed(execution="memory"))
     plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())
     own = ("seconds", "output_bytes", "reload_check", "execution", "execution_reason")
     assert {k: v for k, v in plain.items() if k not in own} == {
@@ -248,4 +248,4 @@ def test_tensors_that_a_config_does_not_mean_are_left_to_transformers(
     assert not told.tensors_are_told(CheckpointSource(source))
     options = PruneOptions(pruning_percentage=30, verify="structure")
     with pytest.raises(UnsupportedModelError, match="only equal ones are streamed"):
-        prune_checkpoint(source, tmp_path / "out", options, execution="streamed")
+        prune_checkpoint(source, tmp_path / "out", options.changed(execution="streamed"))
