@@ -31,7 +31,7 @@ TEXTS = [
     f"w{i % 20 + 2} w{i % 17 + 3} w{i % 13 + 5} {SECRET_WORDS} w{i % 7 + 2} w{i % 5 + 4}" for i in range(24)
 ]
 CALIBRATION = {"texts": TEXTS, "max_length": 10, "num_samples": 24, "batch_size": 4}
-EVALUATION = {"texts": [" ".join(TEXTS)]}
+EVALUATION = {"texts": [" ".join(TEXTS)], "max_length": 10}
 REFITTED = {
     "neuron_selection_method": "OBS",
     "compensation": "least_squares",
