@@ -27,6 +27,7 @@ from api.routes import (
     health,
     jobs,
     keys,
+    logs,
     models,
     results,
     tokens,
@@ -129,6 +130,7 @@ def make_routes(metrics: HttpMetrics, *, tracer: TracerProvider | None = None) -
     for module in (
         jobs,
         results,
+        logs,
         artifacts,
         download,
         models,

@@ -59,6 +59,10 @@ class Job(BaseModel):
     started_at: str | None
     finished_at: str | None
     artifacts_expire_at: str | None = Field(description="when its files are removed; null without files")
+    execution: str | None = Field(
+        description="memory or streamed: how a prune is carried out, once an attempt has decided it"
+    )
+    execution_reason: str | None = Field(description="why, in words")
     created_by: dict[str, str] | None = Field(description="who made it: its key_id or subject")
     links: dict[str, str]
 
@@ -77,6 +81,10 @@ class Estimate(BaseModel):
     output_bytes: int | None
     seconds: float | None
     queue: str
+    execution: str | None = Field(
+        description="memory or streamed, of a prune; null for other jobs, and while the model is not known"
+    )
+    reason: str | None = Field(description="why, in words")
     warnings: list[JobWarning] = Field(description="what the job would be created with")
 
 

@@ -56,6 +56,7 @@ GET_JOB = headers(
     Prefer="wait=N (at most 30): answer at the next change, or after N seconds",
 )
 GET_EVENTS = headers(Last_Event_ID="of an event stream: go on after this event")
+GET_LOGS = headers(Last_Event_ID="of a stream of lines: go on after this line")
 GET_BYTES = headers(
     Range="byte ranges, at most 16",
     If_Range="the ETag that Range is meant for; if it is another one, the whole comes",

@@ -102,6 +102,8 @@ def gauges(services: Services, tenant: str | None) -> Iterator[Gauge]:
     yield Gauge("optipfair_attempts", "Attempts by outcome", ("outcome",), ended)
     took = [((outcome,), seconds) for outcome, (_, seconds) in totals]
     yield Gauge("optipfair_attempt_seconds", "Seconds that attempts took, by outcome", ("outcome",), took)
+    lengths = sorted(((queue,), float(size)) for queue, size in repository.queue_lengths(tenant).items())
+    yield Gauge("optipfair_queue_length", "Jobs that wait, by queue", ("queue",), lengths)
     ages = sorted((((queue,), age)) for queue, age in repository.queue_age_seconds(tenant).items())
     help_text = "Seconds that the oldest job of a queue has waited"
     yield Gauge("optipfair_queue_age_seconds", help_text, ("queue",), ages)

@@ -86,6 +86,8 @@ def estimate(services: Services, tenant: str, request: AnyRequest) -> models.Est
         output_bytes=None if cost is None else cost.output_bytes,
         seconds=None if cost is None else cost.seconds,
         queue=admission.queue,
+        execution=None if cost is None else cost.execution,
+        reason=None if cost is None else cost.reason,
         warnings=[models.JobWarning(**warning) for warning in admission.warnings],
     )
 

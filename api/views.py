@@ -27,6 +27,7 @@ def job_links(job: rows.Job) -> dict[str, str]:
     """Where to go from a job; only what makes sense in its state."""
     base = f"/v1/jobs/{job.id}"
     links = {"self": base, "events": f"{base}/events", "attempts": f"{base}/attempts"}
+    links["logs"] = f"{base}/logs"
     if job.state is State.SUCCEEDED:
         links |= {name: f"{base}/{name}" for name in ("artifacts", "manifest", "metrics")}
     if job.terminal:
@@ -66,6 +67,8 @@ def job_view(job: rows.Job) -> models.Job:
         started_at=rfc3339_or_none(job.started_at),
         finished_at=rfc3339_or_none(job.finished_at),
         artifacts_expire_at=rfc3339_or_none(job.artifacts_expire_at),
+        execution=job.execution,
+        execution_reason=job.execution_reason,
         created_by=None if job.created_by is None else json.loads(job.created_by),
         links=job_links(job),
     )

@@ -71,7 +71,7 @@ if sys.argv[5] == "recommended":
 else:
     options |= {"neuron_selection_method": sys.argv[5], "compensation": "least_squares"}
 start, cpu = time.perf_counter(), time.process_time()
-prune_checkpoint(source, output, PruneOptions(**options), calibration_texts=calibration, execution="streamed")
+prune_checkpoint(source, output, PruneOptions(**options, execution="streamed"), calibration_texts=calibration)
 print(time.perf_counter() - start, time.process_time() - cpu)
 """
 )

@@ -68,6 +68,8 @@ class Job:
     started_at: int | None
     finished_at: int | None
     artifacts_expire_at: int | None
+    execution: str | None = None
+    execution_reason: str | None = None
     created_by: str | None = None
     """JSON of who made it."""
     resolved: JsonObject | None = None
@@ -98,6 +100,15 @@ class Attempt:
     started_at: int
     finished_at: int | None
     error: JobError | None
+
+
+@dataclass(frozen=True)
+class AttemptLog:
+    """What one attempt said: its newest lines; `dropped` is how many older ones are no longer kept."""
+
+    attempt: Attempt
+    lines: list[str]
+    dropped: int
 
 
 @dataclass(frozen=True)
@@ -306,7 +317,7 @@ JOB_FIELDS = (
     *("version", "last_seq", "attempt", "lost_attempts", "max_attempts", "worker_id", "lease_expires_at"),
     *("progress_fraction", "progress_stage", "progress_message", "eta_seconds", "error_code"),
     *("error_message", "verdict", "created_at", "queued_at", "started_at", "finished_at"),
-    *("artifacts_expire_at", "created_by", "resolved", "warnings"),
+    *("artifacts_expire_at", "execution", "execution_reason", "created_by", "resolved", "warnings"),
 )
 """The columns of `jobs` that make a Job, in the order in which `job_from_row` takes them."""
 _STATES = {state.value: state for state in State}

@@ -107,6 +107,8 @@ jobs = Table(
     Column("started_at", BigInteger),
     Column("finished_at", BigInteger),
     Column("artifacts_expire_at", BigInteger),  # retention; NULL once they are purged
+    Column("execution", String(16)),  # of a prune, once an attempt has decided it: memory or streamed
+    Column("execution_reason", Text),
     Column("created_by", Text),  # JSON of the actor; NULL for jobs older than this column
     Column("resolved", Text),  # the spec as carried out, where that says more than the spec
     Column("warnings", Text),  # NULL: none
@@ -163,6 +165,15 @@ attempts = Table(
     Column("error_code", String(64)),
     Column("error_message", Text),
     _one_of("outcome", Outcome),
+)
+
+attempt_logs = Table(
+    "attempt_logs",
+    metadata,
+    _job(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("dropped", Integer, nullable=False),  # how many lines from the start are no longer kept
+    Column("text", Text, nullable=False),
 )
 
 events = Table(

@@ -80,10 +80,18 @@ def worker(
     ] = None,
     device: Annotated[str | None, typer.Option(help="What `auto` means in a job: cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of an engine process.", min=1)] = None,
+    once: Annotated[bool, typer.Option("--once", help="Take one job and end, with exit code 0.")] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(help="With --once: seconds to wait for a job (0).", min=0, metavar="SECONDS"),
+    ] = None,
 ) -> None:
     """Run one worker. Start several for several jobs at once; each runs one job at a time."""
+    if wait is not None and not once:
+        raise typer.BadParameter("--wait is for --once: other workers wait until they are stopped")
     with explained():
-        settings = make_settings(locals())
+        flags = {name: value for name, value in locals().items() if name not in ("once", "wait")}
+        settings = make_settings(flags)
     from jobs.handover import FROM_STDIN, child_environment, worker_document
 
     # The worker replaces this process, so that signals reach it and no secret stays in the environment.
@@ -91,7 +99,9 @@ def worker(
     os.write(writer, worker_document(settings))  # far less than a pipe holds
     os.close(writer)
     os.dup2(reader, 0)
-    os.execve(sys.executable, [sys.executable, "-m", "worker", FROM_STDIN], child_environment())  # noqa: S606
+    single = ["--once", str(wait or 0.0)] if once else []
+    command = [sys.executable, "-m", "worker", FROM_STDIN, *single]
+    os.execve(sys.executable, command, child_environment())  # noqa: S606
 
 
 @app.command()

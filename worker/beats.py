@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from worker.log import logger
-from worker.memory import machine_memory
 from worker.services import Services
 
 #: How often the models folder is looked at; an unchanged one costs a few stat calls.
@@ -25,7 +24,7 @@ class Beats:
         self._interval = min(
             services.settings.heartbeat_seconds, services.settings.worker_timeout_seconds / 4
         )
-        self._memory = services.settings.memory_bytes or machine_memory()
+        self._memory = services.memory_bytes
         self._models = services.inventory.scan()
         self._files = services.inventory.files()
         self._suites = services.inventory.suites()

@@ -8,7 +8,6 @@ import secrets
 import socket
 import threading
 from collections.abc import Sequence
-from importlib import metadata
 from multiprocessing.context import BaseContext
 
 from celery import signals
@@ -27,6 +26,7 @@ from worker.engine.server import make_context, start_server, thread_environment
 from worker.inputs.cache import FolderCache
 from worker.inputs.inventory import Inventory
 from worker.log import logger
+from worker.once import stop_on_signals, take_one
 from worker.services import Services
 from worker.tracing import configure_tracing
 from worker.vigil import Vigil
@@ -40,11 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker until SIGTERM; the exit code is Celery's."""
     parser = argparse.ArgumentParser(prog="python -m worker", description="one worker of optipfair-service")
     parser.add_argument(FROM_STDIN, action="store_true", help="settings as JSON on standard input")
-    return run(settings_of_process(parser.parse_args(arguments).settings_from_stdin))
+    parser.add_argument("--once", type=float, metavar="SECONDS", help="one job, waited for so long; then end")
+    given = parser.parse_args(arguments)
+    return run(settings_of_process(given.settings_from_stdin), once=given.once)
 
 
-def run(settings: Settings) -> int:
-    """Run a worker with these settings until SIGTERM; the exit code is Celery's."""
+def run(settings: Settings, *, once: float | None = None) -> int:
+    """Run a worker with these settings until SIGTERM; the exit code is Celery's.
+
+    `once`: take one job, wait at most so many seconds for it, and end with 0.
+    """
     configure_logging(settings, "worker")
     configure_tracing(settings)
     # Before anything starts a process: the fork server and the engines inherit these.
@@ -55,7 +60,9 @@ def run(settings: Settings) -> int:
     threading.Thread(target=orphans.keep_clean, args=(services,), name="orphans", daemon=True).start()
     # Consume only when the fork server is warm: until then another worker is the better place for a job.
     devices = probe_devices(services.engines, settings)
-    beats = Beats(services, devices, settings.code_version or metadata.version("optipfair-service"))
+    beats = Beats(services, devices, services.code_version)
+    if once is not None:
+        return _run_once(services, beats, once)
     consumer = ConsumerHandle()
     vigil = Vigil(services, consumer.restart, changed=beats.poke)
 
@@ -74,6 +81,19 @@ def run(settings: Settings) -> int:
         return app.run_worker(services, consumer)
     finally:
         beats.stop()
+
+
+def _run_once(services: Services, beats: Beats, wait_seconds: float) -> int:
+    stop_on_signals(services)
+    beats.start()
+    logger.info("worker.ready", once=True, queues=services.settings.queues)
+    try:
+        took = take_one(services, wait_seconds)
+    finally:
+        services.stopping.set()
+        beats.stop()
+    logger.info("worker.ended", took_a_job=took)
+    return 0
 
 
 def make_services(settings: Settings, engines: BaseContext) -> Services:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from pathlib import Path
 
 from jobs.artifacts import remove_orphans
+from worker.attempt.states import remove_ended
 from worker.log import logger
 from worker.services import Services
 
 #: A round lists the artifact store, which may be a large bucket.
 SHORTEST_PAUSE_SECONDS = 60.0
+#: How often jobs are looked for that have ended and left a state here, which may be large.
+STATES_PAUSE_SECONDS = 30.0
 _SCRATCH = re.compile(r"([0-9a-f-]{36})-(\d+)")
 
 
@@ -21,9 +25,24 @@ def keep_clean(services: Services) -> None:
     Not at the start alone: the stage folder of a worker that was just killed is too young then.
     """
     pause = max(SHORTEST_PAUSE_SECONDS, services.settings.orphan_grace_seconds)
+    due = time.monotonic()
     while not services.stopping.is_set():
-        clean_up(services)
-        services.stopping.wait(pause)
+        if time.monotonic() >= due:
+            clean_up(services)
+            due = time.monotonic() + pause
+        drop_states(services)
+        services.stopping.wait(min(pause, STATES_PAUSE_SECONDS))
+
+
+def drop_states(services: Services) -> None:
+    """Remove the states of jobs that ended elsewhere, or while nobody worked on them."""
+    try:
+        removed = remove_ended(services)
+    except Exception:
+        logger.warning("states.not_removed", exc_info=True)
+        return
+    if removed:
+        logger.info("states.removed", count=removed)
 
 
 def clean_up(services: Services) -> None:

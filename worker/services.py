@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 from jobs.artifacts import ArtifactStore
@@ -16,6 +17,7 @@ from jobs.settings import Settings
 from worker.activity import Activity
 from worker.inputs.cache import FolderCache
 from worker.inputs.inventory import Inventory
+from worker.memory import machine_memory
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,21 @@ class Services:
     def caches(self) -> tuple[FolderCache, ...]:
         """All that can be fetched again."""
         return self.job_cache, self.hub_cache
+
+    @property
+    def states_dir(self) -> Path:
+        """What streamed jobs keep for an attempt that follows, by job id."""
+        return self.settings.work_dir / "states"
+
+    @property
+    def code_version(self) -> str:
+        """Marks results, and states, as made by the same code."""
+        return self.settings.code_version or metadata.version("optipfair-service")
+
+    @property
+    def memory_bytes(self) -> int:
+        """What one job may use of this machine's memory."""
+        return self.settings.memory_bytes or machine_memory()
 
     @property
     def attempts_dir(self) -> Path:

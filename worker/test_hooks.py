@@ -5,6 +5,8 @@ A job asks for a hook by a label; without the variable such labels are labels an
 * `test.engine` = `die`: the engine kills itself with SIGKILL as if the machine had run out of memory.
 * `test.engine` = `die-once`: the same, in the first attempt only.
 * `test.engine` = `hold:SECONDS`: the engine waits before it begins.
+* `test.calibrate` = `hold:SECONDS`: the engine of the first attempt waits after the first layer of a
+  calibration that goes layer by layer.
 * `test.seal` = `hold:SECONDS`: the supervisor waits before it stores (uploads) the files.
 * `test.complete` = `hold:SECONDS`: the supervisor waits before the completing transaction, heartbeats going
   on.
@@ -47,6 +49,7 @@ def of_labels(labels: Mapping[str, str], attempt: int, environ: Mapping[str, str
     hooks = {name.removeprefix("test."): text for name, text in labels.items() if name.startswith("test.")}
     if attempt > 1:
         hooks.pop("complete", None)
+        hooks.pop("calibrate", None)
         if hooks.get("engine") == "die-once":
             del hooks["engine"]
     return hooks
@@ -59,6 +62,14 @@ def in_engine(hooks: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     kind, seconds = parse_hold(text)
     if kind == "hold":
+        time.sleep(seconds)
+
+
+def after_progress(hooks: object, stage: str, done: int) -> None:
+    """Carry out the `calibrate` hook, in the engine's process."""
+    text = hooks.get("calibrate", "") if isinstance(hooks, Mapping) else ""
+    kind, seconds = parse_hold(text)
+    if kind == "hold" and stage == "calibrate" and done == 1:
         time.sleep(seconds)
 
 

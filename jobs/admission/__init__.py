@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.admission.checks import Admission, Books, admit
+from jobs.admission.checks import Admission, admit
+from jobs.admission.sources import Books
 
 __all__ = ["Admission", "Books", "admit"]

@@ -7,18 +7,19 @@ that says why.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
-from jobs.admission.estimating import Cost, JobFacts, cost_of, facts_of_job, spec_of_step
+from jobs.admission.estimating import Cost, JobFacts, cost_of, facts_of_job
 from jobs.admission.gates import check_gates, suite_facts
 from jobs.admission.limits import check_limits
 from jobs.admission.naming import instead
 from jobs.admission.reuse import reuse_key
-from jobs.errors import InvalidError, NotFoundError, NoWorkerError
-from jobs.rows import Artifact, Job, JsonObject, LocalModel, Worker, warning
+from jobs.admission.sources import Books, Location, parts_of, sources_of, uploads_of
+from jobs.errors import InvalidError, NoWorkerError
+from jobs.rows import Job, JsonObject, LocalModel, Worker, warning
 from jobs.specs import (
     AnyRequest,
     HubModelRef,
@@ -30,44 +31,16 @@ from jobs.specs import (
     Spec,
     UploadRef,
     model_references,
-    upload_references,
 )
-from jobs.states import State
-from jobs.uploads.rows import Upload
 
 RETRY_AFTER_SECONDS = 10
 #: A job of at most so long an estimate goes to the queue `short`.
 SHORT_SECONDS = 60.0
-Location = tuple[str | int, ...]
 HUB_NOT_ALLOWED = "no live worker may use the hub: an operator allows it with OPTIPFAIR_ALLOW_HUB=1"
 _FILES = {
     "calibration": ("calibration_not_found", "calibration file"),
     "suites": ("suite_not_found", "suite"),
 }
-
-
-class Books(Protocol):
-    """What admission asks the repository."""
-
-    def live_workers(self) -> list[Worker]:
-        """The workers that are alive."""
-        ...
-
-    def get_job(self, job_id: str, tenant: str | None = None) -> Job:
-        """A job of the tenant."""
-        ...
-
-    def get_metrics(self, job_id: str) -> JsonObject | None:
-        """Its metrics."""
-        ...
-
-    def list_artifacts(self, job_id: str) -> list[Artifact]:
-        """Its files."""
-        ...
-
-    def get_upload(self, upload_id: str, tenant: str | None = None) -> Upload:
-        """An upload of the tenant."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -107,21 +80,16 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
         able = [worker for worker in able if need.met_by(worker)]
         if not able:
             raise need.refusal
-    sources = _sources(books, tenant, request.spec)
-    uploads = _uploads_named(books, tenant, request.spec)
+    sources = sources_of(books, tenant, request.spec)
+    uploads = uploads_of(books, tenant, request.spec)
     each = _facts_of_each(request.spec, able, sources, uploads)
-    for (where, part), known in zip(_parts(request.spec), each, strict=True):
+    for (where, part), known in zip(parts_of(request.spec), each, strict=True):
         check_limits(where, part, known)
     suites = suite_facts(able)
     check_gates(request, suites)
-    cost = cost_of(request.kind, request.spec, [_larger(known) for known in each], suites)
-    queue, able = _choose_queue(_queue_order(request, cost), able, cost)
+    cost_on = partial(cost_of, request.kind, request.spec, [_larger(known) for known in each], suites)
+    queue, able, cost = _choose_queue(_queue_order(request, cost_on(None)), able, cost_on)
     return Admission(queue, cost, reuse_key(request, able, sources), _warnings(request, cost))
-
-
-def _sources(books: Books, tenant: str, spec: Spec) -> dict[str, JobFacts]:
-    """The earlier jobs that a spec names, each looked at once for every way in which it is named."""
-    return {job_id: _source_job(books, tenant, job_id, step, at) for job_id, step, at in _jobs_named(spec)}
 
 
 def _warnings(request: AnyRequest, cost: Cost | None) -> list[JsonObject]:
@@ -184,17 +152,8 @@ def _model(worker: Worker, name: str) -> LocalModel | None:
     return next((m for m in worker.models if m.name == name and m.problem is None), None)
 
 
-def _parts(spec: Spec) -> Iterator[tuple[Location, Any]]:
-    """The spec itself, or each step's."""
-    if isinstance(spec, PipelineSpec):
-        for number, step in enumerate(spec.steps):
-            yield ("steps", number, "spec"), step.spec
-    else:
-        yield (), spec
-
-
 def _text_references(spec: Spec) -> Iterator[tuple[Location, Any]]:
-    for where, part in _parts(spec):
+    for where, part in parts_of(spec):
         for name in ("calibration", "evaluation", "text"):
             value = getattr(part, name, None)
             if value is not None:
@@ -202,91 +161,59 @@ def _text_references(spec: Spec) -> Iterator[tuple[Location, Any]]:
 
 
 def _suites(spec: Spec) -> Iterator[tuple[Location, str]]:
-    for where, part in _parts(spec):
+    for where, part in parts_of(spec):
         if isinstance(getattr(part, "suite", None), str):
             yield (*where, "suite"), part.suite
 
 
-def _jobs_named(spec: Spec) -> Iterator[tuple[str, str | None, Location]]:
-    """Jobs whose checkpoint or plan the spec refers to, and of a pipeline which step's."""
-    for where, ref in model_references(spec):
-        if isinstance(ref, JobModelRef):
-            yield ref.job_id, ref.step, ("spec", *where, "job_id")
-    for where, part in _parts(spec):
-        if isinstance(part, PruneSpec) and part.plan is not None:
-            yield part.plan.job_id, None, ("spec", *where, "plan", "job_id")
+def _choose_queue(
+    order: Iterable[str], able: list[Worker], cost_on: Callable[[int | None], Cost | None]
+) -> tuple[str, list[Worker], Cost | None]:
+    """The first queue that a worker with enough memory serves, all able workers that serve it, and the cost.
 
-
-def _source_job(books: Books, tenant: str, job_id: str, step: str | None, where: Location) -> JobFacts:
-    """An earlier job of the same tenant that wrote a checkpoint which is still kept."""
-    try:
-        job = books.get_job(job_id, tenant)
-    except NotFoundError as error:
-        raise InvalidError("no such job", code="model_not_found", location=where) from error
-    fault = _fault_of_source(job, step)
-    if fault is not None:
-        raise InvalidError(fault, code="model_not_found", location=where)
-    return JobFacts(job, books.get_metrics(job_id) or {}, books.list_artifacts(job_id))
-
-
-def _uploads_named(books: Books, tenant: str, spec: Spec) -> dict[str, JsonObject | None]:
-    """The facts of each upload that the spec names, by its id; refused unless it may be used as that."""
-    found: dict[str, JsonObject | None] = {}
-    for at, upload_id, kind in upload_references(spec):
-        where = ("spec", *at) if at[-1] == "suite" else ("spec", *at, "id")
-        try:
-            upload = books.get_upload(upload_id, tenant)
-        except NotFoundError as error:
-            raise InvalidError("no such upload", code="upload_not_found", location=where) from error
-        if not upload.complete:
-            message = "this upload is not complete: send its files, then POST …/complete"
-            raise InvalidError(message, code="upload_not_complete", location=where)
-        if upload.kind != kind:
-            message = f"this upload is a {upload.kind}; a {kind} is needed here"
-            raise InvalidError(message, code="upload_kind_wrong", location=where)
-        found[upload_id] = upload.facts
-    return found
-
-
-def _fault_of_source(job: Job, step: str | None) -> str | None:
-    """Why a job's checkpoint can't be used, if it can't."""
-    steps = [item["name"] for item in job.spec.get("steps", ()) if item["kind"] == "prune"]
-    if job.kind == "pipeline" and (step is None or spec_of_step(job, step) is None):
-        named = " or ".join(f'"step": "{name}"' for name in steps)
-        said = "say which step's" if step is None else f"it has no prune step named {step!r}"
-        return f"that job is a pipeline: {said}, {named}" if steps else "no step of that pipeline prunes"
-    if job.kind != "pipeline" and step is not None:
-        return "step is for pipelines; that job is none"
-    if job.kind not in ("prune", "pipeline"):
-        return f"that job has no checkpoint: it is of kind {job.kind}, and only prune jobs write one"
-    if job.state is not State.SUCCEEDED:
-        return f"that job has no checkpoint: it is {job.state.value}, and only success leaves one"
-    return "the files of that job are no longer kept" if job.artifacts_expire_at is None else None
-
-
-def _choose_queue(order: Iterable[str], able: list[Worker], cost: Cost | None) -> tuple[str, list[Worker]]:
-    """The first queue that a worker with enough memory serves, and all of the able workers that serve it."""
-    served = []
+    The cost is that of the queue's worker with the most memory. A queue where memory is so short that a prune
+    would be streamed for it is taken only if no other can do it.
+    """
+    served: list[Worker] = []
+    streaming: tuple[str, list[Worker], Cost | None] | None = None
+    anyway = cost_on(None)
     for queue in order:
         serving = [worker for worker in able if queue in worker.queues and has_device(worker, queue)]
-        if serving and _largest_memory(serving) >= (0 if cost is None else cost.peak_memory_bytes):
-            return queue, serving
+        if not serving:
+            continue
+        memory = _largest_memory(serving)
+        cost = cost_on(memory)
+        if fits(cost, memory):
+            if cost is None or anyway is None or cost.execution == anyway.execution:
+                return queue, serving, cost
+            streaming = streaming or (queue, serving, cost)
         served += serving
-    if served and cost is not None:
+    if streaming is not None:
+        return streaming
+    cost = cost_on(_largest_memory(served)) if served else None
+    if cost is not None:
         needed, there = cost.peak_memory_bytes, _largest_memory(served)
-        message = f"the job needs about {needed} bytes of memory; a worker has {there:.0f}"
+        message = cost.problem or f"the job needs about {needed} bytes of memory; a worker has {there}"
         raise InvalidError(message, code="model_too_large", location=("spec", "model"))
     message = "no live worker that has the model serves a queue with the wanted device"
     raise InvalidError(message, code="device_unavailable", location=("spec", "device"))
 
 
-def _largest_memory(workers: Sequence[Worker]) -> float:
-    """Bytes; a worker that has not said how much it has is taken to have enough."""
-    return max(math.inf if worker.memory_bytes is None else worker.memory_bytes for worker in workers)
+def fits(cost: Cost | None, memory_bytes: int | None) -> bool:
+    """Whether a job of that cost can be carried out in so much memory; None: without a limit."""
+    if cost is None:
+        return True
+    return cost.problem is None and (memory_bytes is None or cost.peak_memory_bytes <= memory_bytes)
+
+
+def _largest_memory(workers: Sequence[Worker]) -> int | None:
+    """Bytes; None if a worker has not said how much it has: it is taken to have enough."""
+    sizes = [worker.memory_bytes for worker in workers]
+    return None if None in sizes else max(size for size in sizes if size is not None)
 
 
 def _device(spec: Spec) -> str:
-    wanted = {getattr(part, "device", "auto") for _, part in _parts(spec)}
+    wanted = {getattr(part, "device", "auto") for _, part in parts_of(spec)}
     return "cuda" if "cuda" in wanted else "cpu" if "cpu" in wanted else "auto"
 
 
@@ -325,7 +252,7 @@ def _facts_of_each(
     by_step: dict[str, JsonObject | None] = {}
     found: list[list[JsonObject | None]] = []
     steps = spec.steps if isinstance(spec, PipelineSpec) else []
-    for number, (_, part) in enumerate(_parts(spec)):
+    for number, (_, part) in enumerate(parts_of(spec)):
         each = [_facts_of(ref, able, sources, {**uploads, **by_step}) for _, ref in model_references(part)]
         found.append(each)
         if steps:
@@ -359,16 +286,21 @@ def _pruned(part: Any, facts: JsonObject | None) -> JsonObject | None:
     return {**facts, "num_layers": part.layers_left(count)}
 
 
-def cost_of_job(books: Books, job: Job, spec: Spec, workers: Sequence[Worker]) -> Cost | None:
-    """The estimate of a job that was admitted before; None if a model or an earlier job is gone by now."""
+def cost_of_job(
+    books: Books, job: Job, spec: Spec, workers: Sequence[Worker]
+) -> Callable[[int | None], Cost | None]:
+    """The estimate of a job that was admitted before, for a worker with so much memory.
+
+    It is None if a model or an earlier job is gone by now.
+    """
     wanted = list(needs(spec, ("spec",), workers))
     able = [worker for worker in workers if all(need.met_by(worker) for need in wanted)]
     if not able:
-        return None
+        return lambda _memory: None
     try:
-        sources = _sources(books, job.tenant, spec)
-        uploads = _uploads_named(books, job.tenant, spec)
+        sources = sources_of(books, job.tenant, spec)
+        uploads = uploads_of(books, job.tenant, spec)
     except InvalidError:
-        return None
+        return lambda _memory: None
     each = _facts_of_each(spec, able, sources, uploads)
-    return cost_of(job.kind, spec, [_larger(known) for known in each], suite_facts(able))
+    return partial(cost_of, job.kind, spec, [_larger(known) for known in each], suite_facts(able))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.admission.execution import execution_of
 from jobs.admission.workload import FIGURE_BYTES, bias_work, generation_seconds
 from jobs.rows import Artifact, Job, JsonObject, Worker
 from jobs.specs import BiasSpec, EvaluateSpec, PipelineSpec, Spec
@@ -22,6 +23,11 @@ class Cost:
     peak_memory_bytes: int
     output_bytes: int
     seconds: float
+    #: Of prunes: how they will be carried out, and why.
+    execution: str | None = None
+    reason: str | None = None
+    #: Why it can't be carried out in any way, if it can't.
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,33 +40,56 @@ class JobFacts:
 
 
 def cost_of(
-    kind: str, spec: Spec, facts: Sequence[JsonObject | None], suites: Mapping[str, JsonObject] | None = None
+    kind: str,
+    spec: Spec,
+    facts: Sequence[JsonObject | None],
+    suites: Mapping[str, JsonObject] | None = None,
+    memory_bytes: int | None = None,
 ) -> Cost | None:
     """The cost of a job, or of all steps of a pipeline; None if a model's sizes are not known.
 
-    `suites` says what the named suites hold (`{"kind", "items"}`).
+    `suites` says what the named suites hold (`{"kind", "items"}`). With the memory of a worker, prunes cost
+    what they do in the way in which that worker would do them.
     """
     parts: list[tuple[str, Any]] = [(kind, spec)]
     if isinstance(spec, PipelineSpec):
         parts = [(step.kind, step.spec) for step in spec.steps]
-    costs = [_cost(k, part, known, suites or {}) for (k, part), known in zip(parts, facts, strict=True)]
+    each = zip(parts, facts, strict=True)
+    costs = [_cost(k, part, known, suites or {}, memory_bytes) for (k, part), known in each]
     known_costs = [cost for cost in costs if cost is not None]
     if len(known_costs) != len(costs):
         return None
+    if not isinstance(spec, PipelineSpec):
+        return known_costs[0]
+    named = list(zip((step.name for step in spec.steps), known_costs, strict=True))
+    # the step that is streamed says most of what the job needs; without one, any prune does
+    told = sorted((n for n in named if n[1].execution), key=lambda n: n[1].execution != "streamed")
     return Cost(
+        execution=told[0][1].execution if told else None,
+        reason=f"step {told[0][0]}: {told[0][1].reason}" if told else None,
+        problem=next((f"step {name}: {cost.problem}" for name, cost in named if cost.problem), None),
         peak_memory_bytes=max(cost.peak_memory_bytes for cost in known_costs),
         output_bytes=sum(cost.output_bytes for cost in known_costs),
         seconds=round(sum(cost.seconds for cost in known_costs), 1),
     )
 
 
-def _cost(kind: str, spec: Any, known: JsonObject | None, suites: Mapping[str, JsonObject]) -> Cost | None:
+def _cost(
+    kind: str,
+    spec: Any,
+    known: JsonObject | None,
+    suites: Mapping[str, JsonObject],
+    memory_bytes: int | None,
+) -> Cost | None:
     if not known:
         return None
-    facts = model_facts(known)
-    whole: Estimate = estimate_prune(facts, spec.model_dump(mode="json"))
+    facts, plain = model_facts(known), spec.model_dump(mode="json")
     if kind == "prune":
-        return Cost(whole.peak_memory_bytes, whole.output_bytes, whole.seconds)
+        way = execution_of(spec, plain, facts, memory_bytes)
+        need = way.estimate
+        sizes = (need.peak_memory_bytes, need.output_bytes, need.seconds)
+        return Cost(*sizes, way.execution, way.reason, way.problem)
+    whole: Estimate = estimate_prune(facts, plain)
     models = 2 if getattr(spec, "baseline", None) is not None else 1
     memory = (
         whole.peak_memory_bytes

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import ValidationError
 
-from jobs.admission.checks import Books, cost_of_job, has_device, needs
+from jobs.admission.checks import cost_of_job, fits, has_device, needs
+from jobs.admission.estimating import Cost
+from jobs.admission.sources import Books
 from jobs.errors import NotFoundError
 from jobs.rows import Job, Worker
 from jobs.specs import Spec, parse_spec
@@ -28,17 +32,16 @@ def is_better_elsewhere(books: Books, job_id: str, worker_id: str) -> bool:
     except ValidationError:  # stored before a rule that would refuse it now: the attempt says what is wrong
         return False
     serving = [worker for worker in books.live_workers() if job.queue in worker.queues]
-    cost = cost_of_job(books, job, spec, serving)
-    memory = 0 if cost is None else cost.peak_memory_bytes
+    cost_on = cost_of_job(books, job, spec, serving)
     mine = [worker for worker in serving if worker.id == worker_id]
     return (
         bool(mine)
-        and not _suits(mine[0], job, spec, memory)
-        and any(_suits(worker, job, spec, memory) for worker in serving)
+        and not _suits(mine[0], job, spec, cost_on)
+        and any(_suits(worker, job, spec, cost_on) for worker in serving)
     )
 
 
-def _suits(worker: Worker, job: Job, spec: Spec, memory: int) -> bool:
-    fits = worker.memory_bytes is None or memory <= worker.memory_bytes
+def _suits(worker: Worker, job: Job, spec: Spec, cost_on: Callable[[int | None], Cost | None]) -> bool:
     wanted = needs(spec, ("spec",), [worker])
-    return fits and has_device(worker, job.queue) and all(need.met_by(worker) for need in wanted)
+    enough = fits(cost_on(worker.memory_bytes), worker.memory_bytes)
+    return enough and has_device(worker, job.queue) and all(need.met_by(worker) for need in wanted)

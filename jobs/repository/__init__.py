@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from jobs.repository.audit import AuditVerbs
 from jobs.repository.creating import CreatingVerbs
+from jobs.repository.logs import LogVerbs
 from jobs.repository.purging import PurgingVerbs
-from jobs.repository.reading import ARCHIVE, ReadingVerbs
+from jobs.repository.reading import ARCHIVE
 from jobs.repository.sweeping import SweepingVerbs
 from jobs.repository.trust import TrustVerbs
 from jobs.repository.uploads import UploadVerbs
@@ -22,7 +23,7 @@ __all__ = ["ARCHIVE", "Repository"]
 
 
 class Repository(
-    ReadingVerbs,
+    LogVerbs,
     CreatingVerbs,
     UserVerbs,
     SweepingVerbs,

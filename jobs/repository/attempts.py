@@ -88,6 +88,13 @@ class AttemptVerbs(Verbs):
         with self._write() as connection:
             return change(connection, fenced(job_id, attempt), type, data, **values) is not None
 
+    def note_execution(self, job_id: str, attempt: int, execution: str, reason: str) -> bool:
+        """Say how the job is carried out, and why; False if the attempt has been replaced. Safe to repeat."""
+        data = {"execution": execution, "reason": printable(reason)}
+        values = {"execution": execution, "execution_reason": data["reason"]}
+        with self._write() as connection:
+            return change(connection, fenced(job_id, attempt), "execution", data, **values) is not None
+
     def mark_succeeded(
         self,
         job_id: str,

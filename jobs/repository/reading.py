@@ -204,6 +204,25 @@ class ReadingVerbs(Verbs):
         with self._read() as connection:
             return {row[0]: max(row[1], 0) / 1000 for row in connection.execute(query)}
 
+    def queue_lengths(self, tenant: str | None = None) -> dict[str, int]:
+        """For each queue with waiting jobs (of one tenant, or of all): how many wait."""
+        c = t.jobs.c
+        query = select(c.queue, func.count()).where(is_in(State.QUEUED), _of(tenant)).group_by(c.queue)
+        with self._read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def waiting_jobs(self, queues: Sequence[str], *, limit: int) -> list[str]:
+        """The ids of jobs that wait in these queues: by priority, then the oldest first."""
+        c = t.jobs.c
+        query = (
+            select(c.id)
+            .where(is_in(State.QUEUED), c.queue.in_(queues))
+            .order_by(c.priority.desc(), c.id)
+            .limit(limit)
+        )
+        with self._read() as connection:
+            return list(connection.execute(query).scalars())
+
     def kept_bytes(self) -> dict[str, int]:
         """What each tenant's files take, in bytes; files that jobs share count once."""
         with self._read() as connection:

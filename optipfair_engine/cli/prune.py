@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -26,9 +26,6 @@ from optipfair_engine.cli.terminal import explained, progress, show_json, show_t
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options.calibration import Cut, EvaluationCut
 from optipfair_engine.options.prune import Prune, PruneOptions
-
-if TYPE_CHECKING:
-    from optipfair_engine.workflow.prune.route import Execution
 
 
 @explained
@@ -65,7 +62,7 @@ def prune(
         bool,
         typer.Option(
             "--out-of-core/--in-memory",
-            help="Calibrate layer by layer from disk, with little memory.",
+            help="Calibrate layer by layer from disk, with little memory: short for --execution streamed.",
             rich_help_panel=CALIBRATION,
         ),
     ] = False,
@@ -112,7 +109,11 @@ def prune(
             "fairness_weight": (fairness_pairs, "--fairness-pairs"),
         },
     )
-    apart = out_of_core or work_dir is not None
+    if out_of_core and chosen["execution"] == "memory":
+        raise InvalidOptionError("--out-of-core is --execution streamed: leave one of them out")
+    if out_of_core:
+        chosen["execution"] = "streamed"
+    apart = chosen["execution"] == "streamed" or work_dir is not None
     chosen["fairness"] = _fairness(fairness_pairs, chosen["fairness"], apart)
     metrics = _run(
         model_path,
@@ -124,7 +125,6 @@ def prune(
         overwrite=overwrite,
         quiet=not verbose,
         check_more=chosen["verify"] is None,
-        out_of_core=apart,
         work=work_dir,
     )
     if as_json:
@@ -162,14 +162,12 @@ def _run(
     overwrite: bool,
     quiet: bool,
     check_more: bool,
-    out_of_core: bool,
     work: Path | None,
 ) -> dict[str, Any]:
     from optipfair_engine.workflow.prune.route import Case, choose_route
 
     source = find_model(model_path)
-    execution: Execution = "streamed" if out_of_core else "auto"
-    if check_more and not out_of_core:
+    if check_more and options.execution != "streamed" and work is None:
         case = Case.of(
             source, options, calibration=calibration is not None, evaluation=evaluation is not None
         )
@@ -199,7 +197,6 @@ def _run(
             calibration_texts=samples,
             evaluation_texts=texts,
             plan=plan,
-            execution=execution,
             work=work,
         )
     return metrics

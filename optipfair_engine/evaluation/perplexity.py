@@ -7,7 +7,6 @@ float32, from the model's logits and averaged over all predicted tokens (not ove
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+from optipfair_engine.calibration.next_token import check_predicts_next_token, perplexity_of, token_losses
 from optipfair_engine.calibration.runner import check_tokens, eval_mode
 from optipfair_engine.calibration.text import encode, share_windows, windows_from_ids
 from optipfair_engine.computing.products import fast_products
-from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
+from optipfair_engine.errors import InvalidOptionError, TokenizerError
 from optipfair_engine.options.calibration import WINDOW_LENGTH
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -108,28 +106,6 @@ def score_windows(
             tokens += ids.shape[1] - 1
             report("evaluate", number, len(windows), f"window {number} of {len(windows)}")
     mean = loss / tokens
-    # a destroyed model's loss can exceed what exp() holds: infinity is then the honest number
-    value = math.exp(mean) if mean < 700 else math.inf
+    value = perplexity_of(mean)
     longest, speed = max(map(len, windows)), statistics.median(speeds)
     return PerplexityResult(value, mean, tokens, len(windows), longest, speed)
-
-
-def check_predicts_next_token(model: Any) -> None:
-    """Refuse models whose logits aren't predictions of the next token from those before it.
-
-    Raises:
-        UnsupportedModelError: the text names the family.
-    """
-    if model.config.is_encoder_decoder or not model.can_generate():
-        raise UnsupportedModelError(
-            f"{model.config.model_type}: {type(model).__name__} is no causal language model, "
-            "so it has no perplexity over a text"
-        )
-
-
-def token_losses(logits: Tensor, input_ids: Tensor) -> Tensor:
-    """Cross-entropy in nats of each next token ``[samples, tokens − 1]``; ``[…, tokens, vocab]`` in."""
-    # one row a token: with the classes in the middle it takes four times as long
-    targets = input_ids[:, 1:]
-    rows = logits[:, :-1].flatten(0, 1).float()
-    return F.cross_entropy(rows, targets.flatten(), reduction="none").view(targets.shape)

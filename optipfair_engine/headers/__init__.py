@@ -7,7 +7,14 @@ transformers.
 from __future__ import annotations
 
 from optipfair_engine.headers.errors import HeaderError
-from optipfair_engine.headers.estimates import Estimate, estimate_prune, loaded_bytes
+from optipfair_engine.headers.estimates import (
+    Estimate,
+    check_memory,
+    estimate_prune,
+    estimate_streamed,
+    loaded_bytes,
+    state_bytes,
+)
 from optipfair_engine.headers.folder import (
     ModelFacts,
     TensorInfo,
@@ -28,7 +35,9 @@ __all__ = [
     "HeaderError",
     "ModelFacts",
     "TensorInfo",
+    "check_memory",
     "estimate_prune",
+    "estimate_streamed",
     "holds_safetensors",
     "inspect_model_folder",
     "loaded_bytes",
@@ -39,6 +48,7 @@ __all__ = [
     "read_headers",
     "read_index",
     "read_safetensors_header",
+    "state_bytes",
     "weight_files",
     "width_type",
 ]

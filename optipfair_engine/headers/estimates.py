@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from optipfair_engine.headers.folder import ModelFacts
 
 _PROCESS_BYTES = 600_000_000
+#: What a streamed prune takes of its own beside what depends on sizes: its libraries are mapped files.
+_STREAMED_BYTES = 250_000_000
 _BYTES_PER_SECOND = 4e8
 _FLOPS = 2e10
 #: Of each parameter that healing trains: in float32, its gradient and Adam's two moments.
@@ -37,10 +39,9 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     """
     weights = loaded_bytes(facts, spec.get("dtype"))
     output = _output_bytes(facts, spec, weights)
-    calibration = spec.get("calibration") or {}
-    tokens = _calibration_tokens(calibration) if isinstance(calibration, Mapping) else 0
+    tokens = _tokens_of(spec, "calibration")
     layers, wide = facts.num_layers or 1, facts.intermediate_size or 1
-    refit = spec.get("compensation") == "least_squares" or spec.get("preset", "guide") != "guide"
+    refit = _refits(spec)
     flops = 2.0 * tokens * facts.parameters
     memory: float = _PROCESS_BYTES + weights + output
     if refit and tokens:
@@ -60,6 +61,56 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     exported = output * _GGUF_BYTES / _weight_bytes(facts, weights) if spec.get("export") == "gguf" else 0.0
     seconds += 2 * exported / _BYTES_PER_SECOND
     return Estimate(int(memory), int(output + exported), round(seconds, 1))
+
+
+def estimate_streamed(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
+    """The same of a prune that never has the model in memory: a layer at a time, or less."""
+    whole = estimate_prune(facts, spec)
+    layers, hidden, wide = facts.num_layers or 1, facts.hidden_size or 1, facts.intermediate_size or 1
+    tokens, (window, count) = _tokens_of(spec, "calibration"), _window(spec)
+    windows = window * count
+    # the logits of one window in float32, and what cross-entropy makes of them
+    memory = _STREAMED_BYTES + 2.0 * 4 * window * (facts.vocab_size or 0)
+    if tokens or windows:
+        memory += 4 * hidden * (tokens + windows)  # hidden states
+        memory += facts.parameters / (layers + 1) * 4  # a layer's weights cast to float32
+    if tokens and _refits(spec):
+        memory += wide**2 * 4 * 4  # two Gram matrices, and what solving makes of them
+    return Estimate(int(memory), whole.output_bytes, whole.seconds)
+
+
+def check_memory(facts: ModelFacts, spec: Mapping[str, Any]) -> int:
+    """Bytes that comparing the logits of a streamed result takes: of the process that loads it whole."""
+    return _PROCESS_BYTES + _output_bytes(facts, spec, loaded_bytes(facts, spec.get("dtype")))
+
+
+def state_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> int:
+    """Bytes of disk that the state of a calibrated streamed prune takes at most."""
+    tokens = _tokens_of(spec, "calibration")
+    if not tokens:
+        return 0
+    layers, hidden, wide = facts.num_layers or 1, facts.hidden_size or 1, facts.intermediate_size or 1
+    window, count = _window(spec)
+    gathered = 2 * wide * 4 * (wide if _refits(spec) else 2)
+    # hidden states are replaced by the next layer's only once those are written; refitted weights
+    return layers * (gathered + 4 * hidden * wide) + 2 * 4 * hidden * (tokens + window * count)
+
+
+def _refits(spec: Mapping[str, Any]) -> bool:
+    return spec.get("compensation") == "least_squares" or spec.get("preset", "guide") != "guide"
+
+
+def _tokens_of(spec: Mapping[str, Any], name: str) -> int:
+    texts = spec.get(name) or {}
+    return _calibration_tokens(texts) if isinstance(texts, Mapping) else 0
+
+
+def _window(spec: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens of a window of the evaluation's text, and at most how many windows; zeros without a text."""
+    text = spec.get("evaluation")
+    if not isinstance(text, Mapping):
+        return 0, 0
+    return int(text.get("max_length") or 512), int(text.get("num_windows") or 40)
 
 
 def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:

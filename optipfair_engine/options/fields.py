@@ -27,6 +27,7 @@ from optipfair_engine.options.words import (
     Compensation,
     ComputeDtype,
     DType,
+    Execution,
     ExpansionDivisor,
     Export,
     LayerSelectionMethod,
@@ -105,6 +106,8 @@ class PruneFields(Strict):
     """Lets neurons go first that react to an attribute; needs calibration."""
     keep_statistics: Annotated[bool, About(CALIBRATION, (*_WIDTH, *_HEADS), in_memory=False)] = False
     """Keeps what a refit at another size needs, for a later job with plan."""
+    execution: Annotated[Execution, About(_RUN, in_memory=False)] = "auto"
+    """The whole model in memory, or streamed from disk to disk; auto: what fits, and what is quicker."""
     verify: Annotated[VerifyLevel, About(_RUN, in_memory=False)] = "logits"
     """How the saved model is checked: by its logits, by its structure and hashes alone, or not."""
     export: Annotated[Export, About(_RUN, in_memory=False)] = "none"

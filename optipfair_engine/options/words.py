@@ -18,6 +18,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Export = Literal["none", "gguf"]
 GgufType = Literal["f16", "bf16", "q8_0"]
 ComputeDtype = Literal["auto", "float32", "checkpoint"]
+Execution = Literal["auto", "memory", "streamed"]
 
 Visualization = Literal["mean_diff", "heatmap", "pca"]
 FigureFormat = Literal["png", "svg", "pdf"]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from optipfair_engine.progress.reporter import Reporter, null_reporter
+from optipfair_engine.progress.reporter import Announcer, Reporter, null_announcer, null_reporter
 
-__all__ = ["Reporter", "null_reporter"]
+__all__ = ["Announcer", "Reporter", "null_announcer", "null_reporter"]

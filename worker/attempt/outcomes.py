@@ -54,6 +54,27 @@ class Replaced:
 Outcome: TypeAlias = Finished | Failed | Lost | TimedOut | Cancelled | Preempted | Replaced
 
 
+_TOLD: dict[type, str] = {
+    Finished: "the engine has finished; its files are hashed and published",
+    Cancelled: "the job was cancelled",
+    Preempted: "the worker is shutting down: the job goes back into the queue",
+    Replaced: "another attempt has the job",
+}
+
+
+def told(outcome: Outcome) -> str:
+    """The outcome as a line of the attempt's log; errors by their code, since messages may quote prompts."""
+    match outcome:
+        case Failed(code, _):
+            return f"the attempt failed: {code}"
+        case Lost(code, _):
+            return f"the attempt was lost: {code}"
+        case TimedOut(seconds):
+            return f"the job did not end within its {seconds} seconds"
+        case _:
+            return _TOLD[type(outcome)]
+
+
 def of_exit(exitcode: int) -> Lost:
     """What an engine process that ended without a word means.
 

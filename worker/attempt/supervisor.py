@@ -21,8 +21,9 @@ from jobs.errors import ArtifactNameError, InvalidError, JobsError, StorageFullE
 from jobs.rows import Claim
 from jobs.states import State
 from worker import test_hooks
-from worker.attempt import outcomes
+from worker.attempt import outcomes, states
 from worker.attempt.heartbeat import CANCELLING, LOST, Heartbeat
+from worker.attempt.log import AttemptLog
 from worker.attempt.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
 from worker.attempt.progress import ProgressTracker
 from worker.attempt.publishing import Workspace
@@ -30,6 +31,7 @@ from worker.attempt.sameness import is_as_admitted, model_signatures
 from worker.attempt.stages import StageCosts, stages_of
 from worker.attempt.task import build_task, expected_bytes
 from worker.engine.process import Ended, EngineProcess, Message
+from worker.inputs import state as state_files
 from worker.log import logger
 from worker.services import Services
 from worker.tracing import traced_attempt
@@ -44,21 +46,22 @@ _SHUTDOWN_EXITS = frozenset({-signal.SIGTERM, 255})
 _SHUTDOWN_SECONDS = 1.0
 
 
-def run_job(services: Services, job_id: str) -> None:
-    """Work on a job if it is still to be done; a message about anything else is dropped."""
+def run_job(services: Services, job_id: str) -> bool:
+    """Work on a job if it is still to be done, and say whether; a message about anything else is dropped."""
     if is_better_elsewhere(services.repository, job_id, services.worker_id):
         services.repository.decline(job_id)
         logger.info("job.declined", job_id=job_id)
-        return
+        return False
     claim = services.repository.claim(job_id, services.worker_id)
     if claim is None:
         logger.info("job.not_claimed", job_id=job_id)
-        return
+        return False
     services.running.append(claim)
     try:
         Supervisor(services, claim).run()
     finally:
         services.running.remove(claim)
+    return True
 
 
 def release_running(services: Services) -> None:
@@ -79,11 +82,13 @@ class Supervisor:
         self._stop_at: float | None = None
         self._costs = StageCosts.of(services.settings.work_dir)
         self._tracker = ProgressTracker(stages_of(claim.job.kind, claim.job.spec), self._costs)
+        self._said = AttemptLog(partial(self._repository.put_log, claim.job.id, claim.attempt))
         self._log = logger.bind(job_id=claim.job.id, attempt=claim.attempt, request_id=claim.job.request_id)
 
     def run(self) -> None:
         """Everything from the claim to the end state; only defects of this module raise."""
         self._log.info("attempt.started", kind=self._job.kind)
+        self._said.say(f"the attempt has begun: {self._job.kind}")
         workspace = Workspace(self._services, self._job.id, self._attempt)
         self._heart = self._make_heartbeat()
         started = time.monotonic()
@@ -92,6 +97,8 @@ class Supervisor:
                 outcome = self._attempt_it(workspace, stack)
                 self._trace.outcome(outcome)
                 state = self._conclude(outcome, workspace)
+                if state is not None and state.terminal:
+                    state_files.remove(states.folder_of(self._services, self._job.id))
             self._log.info(
                 "attempt.ended",
                 outcome=type(outcome).__name__.lower(),
@@ -136,7 +143,8 @@ class Supervisor:
         self._models_before = model_signatures(services, claim.job)
         with full_disk_is_named():
             workspace.prepare(needed_bytes=expected_bytes(services, claim))
-            return build_task(services, claim, workspace, self._hooks, stack, self._keep_going)
+            binding = states.binding_of(services, claim.job, self._models_before)
+            return build_task(services, claim, workspace, self._hooks, stack, self._keep_going, binding)
 
     def _keep_going(self) -> None:
         """Called all through the work that this thread does itself, which a signal must end too."""
@@ -184,14 +192,39 @@ class Supervisor:
         match message.get("type"):
             case "progress":
                 return self._report(message)
+            case "announcement":
+                return self._announced(str(message.get("what")), message.get("data"))
+            case "warning":
+                self._said.say(str(message.get("text")), "warning")
+                return None
             case "result":
                 return Finished(dict(message["metrics"]))  # type: ignore[call-overload]
             case "error":
                 self._log.warning("engine.error", code=message.get("code"), trace=message.get("trace"))
+                self._said.say(f"the engine failed: {message.get('code')}\n{message.get('trace')}", "error")
                 kind = Lost if message.get("retry") else Failed
                 return kind(str(message.get("code")), self._public(str(message.get("message"))))
             case other:
                 return Lost("engine_protocol", f"the engine sent a message of unknown type {other!r}")
+
+    def _announced(self, what: str, data: object) -> Outcome | None:
+        """Write what the engine has decided or found; another kind of news is none."""
+        found = data if isinstance(data, dict) else {}
+        write: Callable[[], bool]
+        if what == "execution":
+            way, reason = str(found.get("execution")), str(found.get("reason"))
+            write = partial(self._repository.note_execution, self._job.id, self._attempt, way, reason)
+            self._said.say(f"execution: {way}, because {reason}")
+        elif what == "resumed":
+            write = partial(self._repository.add_event, self._job.id, self._attempt, what, found)
+            self._said.say(f"an earlier attempt's state is used: layer {found.get('layer')} is the next")
+        else:
+            return Lost("engine_protocol", f"the engine announced something unknown: {what!r}")
+        try:
+            return None if write() else Replaced()
+        except SQLAlchemyError:
+            self._log.warning("announcement.not_written", what=what, exc_info=True)
+            return None
 
     def _public(self, text: str) -> str:
         """A message without this machine's folders: users see it."""
@@ -207,6 +240,7 @@ class Supervisor:
         progress = self._tracker.update(stage, done, total, text)
         if progress is None:
             return None
+        self._said.say(f"{stage} {done}/{total}: {text}")
         data = {"stage": stage, "done": done, "total": total, "message": text, "fraction": progress.fraction}
         try:
             kept = self._repository.add_event(
@@ -220,6 +254,8 @@ class Supervisor:
 
     def _conclude(self, outcome: Outcome, workspace: Workspace) -> State | None:
         """Write the end state; None if another attempt has the job by now."""
+        self._said.say(outcomes.told(outcome), "info" if isinstance(outcome, Finished) else "warning")
+        self._said.flush()  # before the end is written: who follows the log stops there
         if isinstance(outcome, Finished):
             return self._complete(outcome.metrics, workspace)
         if isinstance(outcome, Replaced):

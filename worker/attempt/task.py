@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.admission.estimating import model_facts
+from jobs.admission.execution import execution_of
 from jobs.artifacts import Interrupt
 from jobs.errors import InvalidError, NotFoundError, StorageError
 from jobs.rows import Artifact, Claim
+from jobs.specs import parse_spec
 from jobs.uploads.checking import read_file
-from optipfair_engine.headers import HeaderError, inspect_model_folder, loaded_bytes
+from optipfair_engine.headers import HeaderError, inspect_model_folder, loaded_bytes, state_bytes
 from worker.attempt.publishing import Workspace
 from worker.inputs.cache import folder_bytes
 from worker.inputs.places import Places, place_of
@@ -28,11 +30,13 @@ def build_task(
     hooks: Mapping[str, str],
     stack: ExitStack,
     interrupt: Interrupt,
+    binding: str,
 ) -> dict[str, Any]:
     """Everything that the engine's process needs; checkpoints of earlier jobs are fetched here.
 
     They are fetched here and not there because the artifact store's credentials stay out of that process.
-    `interrupt` is called all the while, and ends the fetching by raising.
+    `interrupt` is called all the while, and ends the fetching by raising. `binding` is what the state of an
+    earlier attempt must be bound to.
     """
     settings, job = services.settings, claim.job
     fetched = {
@@ -54,6 +58,9 @@ def build_task(
         allow_hub=settings.allow_hub,
         jobs=fetched,
         uploads=uploads,
+        state=str(services.states_dir / job.id),
+        binding=binding,
+        memory_bytes=services.memory_bytes,
     )
     return {
         "kind": job.kind,
@@ -92,9 +99,14 @@ def upload_ids(value: Any) -> Iterator[str]:
 def expected_bytes(services: Services, claim: Claim) -> int:
     """What the job writes at most: a pruned model is no larger than its source once that is loaded.
 
-    A model of the hub counts nothing: its size is not known yet.
+    The state of a streamed calibration counts, but for what an earlier attempt has left of it. A model of the
+    hub counts nothing: its size is not known yet.
     """
-    return sum(_written_bytes(services, spec) for spec in _prune_specs(claim.job.kind, claim.job.spec))
+    specs = list(_prune_specs(claim.job.kind, claim.job.spec))
+    states = sum(_state_bytes(services, spec) for spec in specs)
+    here = services.states_dir / claim.job.id
+    kept = folder_bytes(here) if here.is_dir() else 0
+    return sum(_written_bytes(services, spec) for spec in specs) + max(0, states - kept)
 
 
 def _prune_specs(kind: str, spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -114,6 +126,18 @@ def _written_bytes(services: Services, spec: Mapping[str, Any]) -> int:
     if model["source"] == "upload":
         return _upload_bytes(services, model["id"], dtype)
     return 0
+
+
+def _state_bytes(services: Services, spec: Mapping[str, Any]) -> int:
+    """What the state of a calibration takes if it is streamed; 0 if it isn't, or where that is not known."""
+    if spec["model"]["source"] != "local" or not spec.get("calibration"):
+        return 0
+    try:
+        facts = inspect_model_folder(services.settings.models_dir / str(spec["model"]["name"]))
+        way = execution_of(parse_spec("prune", dict(spec)), spec, facts, services.memory_bytes)
+    except (HeaderError, OSError, ValueError):
+        return 0  # the engine says what is wrong with it
+    return state_bytes(facts, spec) if way.layerwise else 0
 
 
 def _upload_bytes(services: Services, upload_id: str, dtype: str | None) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from worker import test_hooks
 from worker.engine.failures import describe, outline
-from worker.engine.reporting import Reporting, become_group_leader
+from worker.engine.reporting import Reporting, become_group_leader, warnings_told
 
 #: Exit codes are for the log only; the supervisor goes by the message, and by the signal if there was none.
 EXIT_OK, EXIT_ERROR = 0, 1
@@ -40,8 +41,13 @@ def _perform(task: dict[str, object], reporting: Reporting) -> dict[str, object]
 
     def report(stage: str, done: int, total: int, message: str) -> None:
         reporting.send({"type": "progress", "stage": stage, "done": done, "total": total, "message": message})
+        test_hooks.after_progress(task.get("hooks", {}), stage, done)
 
-    return runners.perform(task, report)
+    def announce(what: str, data: Mapping[str, object]) -> None:
+        reporting.send({"type": "announcement", "what": what, "data": dict(data)})
+
+    with warnings_told(reporting):
+        return runners.perform(task, report, announce)
 
 
 def _redirect_output(log: Path) -> None:

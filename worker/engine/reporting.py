@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
 
@@ -36,3 +38,23 @@ def _die_with(sentinel: int) -> None:
     # PR_SET_PDEATHSIG is no help: the kernel's parent of this process is the fork server, not the supervisor.
     wait([sentinel])
     os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+@contextmanager
+def warnings_told(reporting: Reporting) -> Iterator[None]:
+    """Within the block, warnings of libraries are told to the supervisor, for its log, once each."""
+    told: set[str] = set()
+    show = warnings.showwarning
+
+    def tell(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
+        text = f"{category.__name__}: {message}"
+        if text not in told:
+            told.add(text)
+            reporting.send({"type": "warning", "text": text})
+        show(message, category, *place, **more)  # type: ignore[arg-type]
+
+    warnings.showwarning = tell
+    try:
+        yield
+    finally:
+        warnings.showwarning = show

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.jsonable import strict
-from optipfair_engine.progress import Reporter
+from optipfair_engine.progress import Announcer, Reporter, null_announcer
 from optipfair_engine.workflow.metrics import write_metrics
 from worker.inputs.places import Inputs, Places
 
@@ -27,13 +27,13 @@ _CUT = ("max_length", "num_windows")
 Runner = Callable[[Spec, Path, Inputs, Reporter], Metrics]
 
 
-def perform(task: Mapping[str, Any], report: Reporter) -> Metrics:
+def perform(task: Mapping[str, Any], report: Reporter, announce: Announcer = null_announcer) -> Metrics:
     """Carry out a task as `worker.attempt.task.build_task` makes it; returns metrics that are strict JSON."""
     output = Path(task["output"])
     if task["kind"] == "probe":
         return {"devices": devices()}
     with ExitStack() as stack:
-        inputs = Inputs(Places(**task["places"]), stack, report)
+        inputs = Inputs(Places(**task["places"]), stack, report, announce=announce)
         spec = with_device(task["spec"], task["device"])
         metrics: Metrics = strict(RUNNERS[task["kind"]](spec, output, inputs, report))
         return metrics
@@ -101,7 +101,10 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
             evaluation_texts=inputs.texts(spec["evaluation"]),
             plan=inputs.model({"source": "job", **spec["plan"]}) if spec["plan"] else None,
             reload_runner=forked_runner,
+            memory_limit=inputs.places.memory_bytes,
+            state=inputs.state() if spec["calibration"] else None,
             report=report,
+            announce=inputs.tell,
         )
     )
 
@@ -178,6 +181,7 @@ def run_pipeline(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
         name = step["name"]
         folder = output / "steps" / name
         folder.mkdir(parents=True)
+        inputs.step = name
         by_step[name] = strict(RUNNERS[step["kind"]](step["spec"], folder, inputs, prefixed(report, name)))
         inputs.steps[name] = folder
     flatten_steps(output)

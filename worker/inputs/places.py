@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import CalibrationError, CheckpointError, EngineError
-from optipfair_engine.progress import Reporter
+from optipfair_engine.progress import Announcer, Reporter, null_announcer
 from worker.inputs.cache import FolderCache
 from worker.inputs.files import OutsideRootError, resolve_named
 from worker.inputs.hub import hub_model, hub_texts
+from worker.inputs.state import hold
 
 if TYPE_CHECKING:
     from optipfair_engine.calibration import CalibrationSet
@@ -43,6 +44,11 @@ class Places:
     jobs: Mapping[str, str] = field(default_factory=dict)
     #: Folders of uploads, fetched likewise, by their ids.
     uploads: Mapping[str, str] = field(default_factory=dict)
+    #: The folder of this job's state, and what a state there must be bound to; see `worker.inputs.state`.
+    state: str | None = None
+    binding: str = ""
+    #: What the job may take of this machine's memory; None: no limit is known.
+    memory_bytes: int | None = None
 
 
 @dataclass
@@ -53,6 +59,25 @@ class Inputs:
     stack: ExitStack
     report: Reporter
     steps: dict[str, Path] = field(default_factory=dict)
+    announce: Announcer = null_announcer
+    #: The step of a pipeline that runs, if it is one.
+    step: str | None = None
+    _held: list[Path] = field(default_factory=list)
+
+    def state(self) -> Path | None:
+        """The folder in which this job (or step) keeps its state; None if it may keep none."""
+        if self.places.state is None:
+            return None
+        if not self._held:
+            self._held.append(hold(Path(self.places.state), self.places.binding, self.stack))
+        folder = self._held[0] / (self.step or "job")
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def tell(self, what: str, data: Mapping[str, Any]) -> None:
+        """Announce something of this job; of a pipeline, with the step that it is of."""
+        named = {**data, "reason": f"step {self.step}: {data['reason']}"} if "reason" in data else data
+        self.announce(what, data if self.step is None else {**named, "step": self.step})
 
     def model(self, reference: Mapping[str, Any]) -> Path:
         """The folder of a model reference.

@@ -234,7 +234,7 @@ def _why_uncompared(
     view: ModelView, calibration: CalibrationSet | None, windows: Sequence[Sequence[int]]
 ) -> str | None:
     """What a result says if allocated widths can't be compared with uniform ones; ``None`` if they can."""
-    from optipfair_engine.evaluation.perplexity import check_predicts_next_token
+    from optipfair_engine.calibration.next_token import check_predicts_next_token
 
     said = "unequal widths, by layer importance, were not compared with equal ones: "
     if calibration is None:

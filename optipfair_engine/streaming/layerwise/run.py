@@ -4,21 +4,16 @@ A weight is read once, however many batches there are, and only the hidden state
 memory. Hidden states are propagated through the *original* layers, so what the accumulators see is what
 hooks on the whole model see (``runner.capture_sites``); re-capturing behind pruned layers gave nothing
 (measured).
-
-How a family calls its layers (masks by layer type, rotary embeddings, positions) is not repeated here: one
-pass of the model's own ``forward`` over layers that only write down their arguments tells it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.calibration.runner import (
@@ -27,9 +22,7 @@ from optipfair_engine.calibration.runner import (
     Site,
     TokenSelection,
     check_tokens,
-    first_tensor,
     register_site,
-    with_positions,
 )
 from optipfair_engine.calibration.text import Batch, iter_batches
 from optipfair_engine.computing.asked import asked_for, note_use
@@ -37,7 +30,9 @@ from optipfair_engine.computing.number_type import chosen_dtype, name_of
 from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import CalibrationError, UnsupportedModelError
 from optipfair_engine.options.words import ComputeDtype
-from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
+from optipfair_engine.streaming.layerwise.calls import step
+from optipfair_engine.streaming.layerwise.evaluation import Evaluation, loss_behind_layers
 from optipfair_engine.streaming.layerwise.model import mapped_model
 from optipfair_engine.streaming.layerwise.state import LayerStore, StoredAccumulators, signature
 from optipfair_engine.streaming.layout import CheckpointLayout
@@ -47,14 +42,6 @@ if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
 
 Wanted = Mapping[Site, tuple[Sequence[int], Callable[[], Any]]]
-
-
-@dataclass(frozen=True)
-class _Call:
-    """How the model calls its layers for one batch: the first hidden states, and what else each is given."""
-
-    hidden: Tensor
-    arguments: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
 
 
 def open_checkpoint(source: Path | str) -> ModelView:
@@ -79,7 +66,10 @@ def capture_layerwise(
     *,
     view: ModelView | None = None,
     holdout_every: int | None = HOLDOUT_EVERY,
+    beside: Evaluation | None = None,
+    discard: bool = False,
     report: Reporter = null_reporter,
+    announce: Announcer = null_announcer,
 ) -> dict[Site, Captured[Any]]:
     """What ``runner.capture_sites`` gathers, from a checkpoint on disk, in memory for about one layer.
 
@@ -91,7 +81,10 @@ def capture_layerwise(
             behind the last finished layer, without a forward of any layer before it.
         view: of ``source``, from :func:`open_checkpoint`, if the caller has it already.
         holdout_every: every n-th sample (counted across batches) feeds ``held`` only; ``None``: nothing.
+        beside: windows that go through the same layers, and whose loss is then known.
+        discard: whether the state of another run in ``work`` is removed, and not an error.
         report: progress, stage "calibrate", one step a layer.
+        announce: told ``resumed`` with the first layer that is computed again, if there is a state.
 
     Returns:
         As ``capture_sites``, but each accumulator is read from ``work`` when it is asked for.
@@ -101,17 +94,24 @@ def capture_layerwise(
         UnsupportedModelError: see :func:`open_checkpoint`.
     """
     view = open_checkpoint(source) if view is None else view
-    plain = list(iter_batches(batches))
+    plain, windows = list(iter_batches(batches)), [] if beside is None else beside.batches
     asked = {site: [list(layers), factory().__class__.__name__] for site, (layers, factory) in wanted.items()}
-    run = signature(CheckpointSource(Path(source)), plain, {"wanted": asked, "holdout_every": holdout_every})
-    store = LayerStore(work, run)
+    asked_for_all = {"wanted": asked, "holdout_every": holdout_every, "windows": len(windows)}
+    run = signature(CheckpointSource(Path(source)), [*plain, *windows], asked_for_all)
+    store = LayerStore(work, run, discard=discard)
+    if store.layers_done:
+        announce("resumed", {"layer": store.layers_done})
     compute_dtype = _as_it_began(view, store)
     last = max((max(layers) for layers, _ in wanted.values() if len(layers)), default=-1)
+    last = view.num_layers - 1 if windows else last
     if store.layers_done <= last:
-        for batch in plain:
+        for batch in (*plain, *windows):
             check_tokens(view.model, batch["input_ids"])
         with torch.no_grad(), fast_products(view.model, compute_dtype):
-            _run_layers(view, plain, _selections(plain, holdout_every), wanted, store, last, report)
+            selections = _selections(plain, holdout_every)
+            _run_layers(view, plain, windows, selections, wanted, store, last, report)
+    if beside is not None:
+        beside.mean_loss = _evaluated(view, windows, store, compute_dtype)
     return {
         site: Captured(
             StoredAccumulators(store, f"{site}.fit", layers, factory),  # type: ignore[arg-type]
@@ -119,6 +119,19 @@ def capture_layerwise(
         )
         for site, (layers, factory) in wanted.items()
     }
+
+
+def _evaluated(
+    view: ModelView, windows: Sequence[Batch], store: LayerStore, compute_dtype: ComputeDtype
+) -> float:
+    """The mean loss of windows whose states behind the last layer are kept; at once, if it was computed."""
+    known = store.evaluation()
+    if known is None:
+        states = store.hidden()[-len(windows) :]
+        with torch.no_grad(), fast_products(view.model, compute_dtype):
+            known = loss_behind_layers(view, windows, states, store.returns_tuple)
+        store.save_evaluation(known)
+    return known
 
 
 def _as_it_began(view: ModelView, store: LayerStore) -> ComputeDtype:
@@ -137,6 +150,7 @@ def _as_it_began(view: ModelView, store: LayerStore) -> ComputeDtype:
 def _run_layers(
     view: ModelView,
     batches: Sequence[Batch],
+    windows: Sequence[Batch],
     selections: Sequence[TokenSelection],
     wanted: Wanted,
     store: LayerStore,
@@ -159,22 +173,11 @@ def _run_layers(
                     stack.callback(register_site(view, index, site, fit, held, current).remove)
             for number, batch in enumerate(batches):
                 vars(current).update(vars(selections[number]))
-                # masks grow with the square of the tokens: they are made again, which is quick, and not kept
-                call = _record(view, batch)
-                if index == 0:
-                    hidden.append(call.hidden)
-                hidden[number] = _forward(view, index, hidden[number], call)
-        store.save(index, gathered, hidden if index < last else None)
+                store.returns_tuple = step(view, index, batch, hidden, number)
+        for number, batch in enumerate(windows, len(batches)):
+            step(view, index, batch, hidden, number)  # no accumulator sees them
+        store.save(index, gathered, hidden if index < last or windows else None)
         report("calibrate", index + 1, last + 1, f"layer {index}")
-
-
-def _forward(view: ModelView, index: int, hidden: Tensor, call: _Call) -> Tensor:
-    args, kwargs = call.arguments[index]
-    output = view.layers[index](hidden, *args, **kwargs)
-    result = output[0] if isinstance(output, tuple) else output
-    if not isinstance(result, Tensor) or result.shape != hidden.shape:
-        raise UnsupportedModelError(f"{view.model_type}: its layers don't return hidden states alone")
-    return result
 
 
 def _selections(batches: Sequence[Batch], holdout_every: int | None) -> list[TokenSelection]:
@@ -185,59 +188,3 @@ def _selections(batches: Sequence[Batch], holdout_every: int | None) -> list[Tok
         seen += len(batch["input_ids"])
         found.append(selection)
     return found
-
-
-def _record(view: ModelView, batch: Batch) -> _Call:
-    """Run the model's body over layers that pass their input on and write down their other arguments."""
-    unseen = set(range(view.num_layers))
-    recorders = [_Recorder(layer, index, unseen) for index, layer in enumerate(view.layers)]
-    with _layers_replaced(view, recorders), suppress(_AllSeen):
-        try:
-            view.model.base_model(**with_positions(view.model.base_model, batch), use_cache=False)
-        except (TypeError, IndexError, AttributeError, ValueError) as error:
-            raise UnsupportedModelError(
-                f"{view.model_type}: its layers can't be run one by one: {type(error).__name__}: {error}"
-            ) from error
-    if unseen:
-        raise UnsupportedModelError(f"{view.model_type}: its forward doesn't run every layer once")
-    hidden = first_tensor((recorders[0].hidden,), {})
-    return _Call(hidden, tuple((recorder.args, recorder.kwargs) for recorder in recorders))
-
-
-class _AllSeen(Exception):  # noqa: N818  # it ends a recording, and is no error
-    """Every layer was called: what the model does behind them is of no interest."""
-
-
-class _Recorder(nn.Module):
-    """Stands for a layer: returns its input, and remembers with what else it was called."""
-
-    def __init__(self, layer: nn.Module, index: int, unseen: set[int]) -> None:
-        super().__init__()
-        self.__dict__["_layer"] = layer
-        self._index, self._unseen = index, unseen
-        self.hidden: Tensor | None = None
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        # some models read attributes of a layer, such as its attention type, before they call it
-        return getattr(self.__dict__["_layer"], name)
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Note the call."""
-        self.hidden, self.args, self.kwargs = hidden_states, args, kwargs
-        self._unseen.discard(self._index)
-        if not self._unseen:
-            raise _AllSeen
-        return hidden_states
-
-
-@contextmanager
-def _layers_replaced(view: ModelView, layers: Sequence[nn.Module]) -> Iterator[None]:
-    parent_path, _, name = view.layers_path.rpartition(".")
-    parent, original = view.model.get_submodule(parent_path), view.layers
-    setattr(parent, name, nn.ModuleList(layers))
-    try:
-        yield
-    finally:
-        setattr(parent, name, original)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from optipfair_engine.streaming.source import CheckpointSource
 
 PROGRESS_FILE = "progress.json"
+EVALUATION_FILE = "evaluation.json"
 #: Of the accumulators' state: a folder of another format is another run's.
-_FORMAT = 3
+_FORMAT = 4
 A = TypeVar("A")
 
 
@@ -47,18 +49,30 @@ def signature(source: CheckpointSource, batches: Sequence[Batch], asked: Mapping
 
 
 class LayerStore:
-    """The work folder of one run.
+    """The work folder of one run; with ``discard``, what it holds of any other run is removed.
 
     Raises:
         CalibrationError: the folder holds the state of another run, or can't be read.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
+    def __init__(self, folder: Path, run: str, *, discard: bool = False) -> None:
         self._folder, self._run = folder, run
         #: In which number type the forward passes are computed; None until the first layer is to be saved.
         self.compute_dtype: str | None = None
+        #: Whether the model's layers return a tuple; known once one was run.
+        self.returns_tuple = False
         folder.mkdir(parents=True, exist_ok=True)
-        self.layers_done = self._read_progress()
+        try:
+            self.layers_done = self._read_progress()
+        except CalibrationError:
+            if not discard:
+                raise
+            self._discard()
+
+    def _discard(self) -> None:
+        for path in self._folder.iterdir():
+            path.unlink()
+        self.layers_done, self.compute_dtype, self.returns_tuple = 0, None, False
 
     def _read_progress(self) -> int:
         path = self._folder / PROGRESS_FILE
@@ -68,6 +82,7 @@ class LayerStore:
             progress = json.loads(path.read_text(encoding="utf-8"))
             run, done = progress["run"], int(progress["layers_done"])
             self.compute_dtype = progress.get("compute_dtype")
+            self.returns_tuple = bool(progress.get("returns_tuple"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CalibrationError(f"{path.name} in the work folder can't be read: {error}") from error
         if run != self._run:
@@ -97,10 +112,25 @@ class LayerStore:
             "run": self._run,
             "layers_done": self.layers_done,
             "compute_dtype": self.compute_dtype,
+            "returns_tuple": self.returns_tuple,
         }
         draft.write_text(json.dumps(progress), encoding="utf-8")
         draft.replace(self._folder / PROGRESS_FILE)
         self._states_file(layer).unlink(missing_ok=True)
+
+    def evaluation(self) -> float | None:
+        """The mean loss of the evaluation's windows, if they are through."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads((self._folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+            return float(kept["mean_loss"]) if kept["run"] == self._run else None
+        return None
+
+    def save_evaluation(self, mean_loss: float) -> None:
+        """Keep the mean loss of the evaluation's windows; the hidden states have served."""
+        draft = self._folder / f".{EVALUATION_FILE}"
+        draft.write_text(json.dumps({"run": self._run, "mean_loss": mean_loss}), encoding="utf-8")
+        draft.replace(self._folder / EVALUATION_FILE)
+        self._states_file(self.layers_done).unlink(missing_ok=True)
 
     def hidden(self) -> list[Tensor]:
         """The hidden states behind the last finished layer, batch by batch."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optipfair_engine.calibration.accumulators import CosineImportance, Gram
 from optipfair_engine.calibration.runner import HOLDOUT_EVERY
 from optipfair_engine.calibration.statistics import GramStatistics
-from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
 from optipfair_engine.streaming.layerwise.run import Wanted, capture_layerwise
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.calibration.runner import Site
     from optipfair_engine.calibration.text import CalibrationSet
+    from optipfair_engine.streaming.layerwise.evaluation import Evaluation
 
 
 class _Results(Mapping[int, "Tensor"]):
@@ -47,7 +48,10 @@ def gather_statistics_layerwise(
     work: Path,
     site: Site = "down_proj",
     *,
+    beside: Evaluation | None = None,
+    discard: bool = False,
     report: Reporter = null_reporter,
+    announce: Announcer = null_announcer,
 ) -> GramStatistics:
     """What ``statistics.gather_statistics`` gives, read from ``work`` layer by layer.
 
@@ -58,12 +62,24 @@ def gather_statistics_layerwise(
         layers: whose statistics are wanted.
         work: a folder for the state; see ``layerwise.capture_layerwise``. It must outlive the result.
         site: whose inputs.
+        beside: see ``layerwise.capture_layerwise``.
+        discard: see there.
+        announce: see there.
         report: progress, stage "calibrate", one step a layer.
     """
     wanted: Wanted = {site: (layers, Gram), "layer": (range(view.num_layers), CosineImportance)}
     every = HOLDOUT_EVERY if calibration.num_samples >= HOLDOUT_EVERY else None
     captured = capture_layerwise(
-        source, calibration.batches, wanted, work, view=view, holdout_every=every, report=report
+        source,
+        calibration.batches,
+        wanted,
+        work,
+        view=view,
+        holdout_every=every,
+        beside=beside,
+        discard=discard,
+        report=report,
+        announce=announce,
     )
     importance = {}
     for layer, accumulator in captured["layer"].held.items():

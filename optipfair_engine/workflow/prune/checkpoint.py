@@ -13,12 +13,12 @@ from optipfair_engine.computing.asked import takes_compute_dtype
 from optipfair_engine.errors import CheckpointError, InvalidOptionError, UnsupportedModelError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.plan import PruningPlan
-from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
 from optipfair_engine.workflow.export import check_export, export_beside
 from optipfair_engine.workflow.foreseen import facts_of, refuse_long_windows, refuse_unprunable
 from optipfair_engine.workflow.metrics import write_metrics
-from optipfair_engine.workflow.prune.route import Case, Execution, Route, choose_route, spec_of
-from optipfair_engine.workflow.prune.streamed import prune_streamed
+from optipfair_engine.workflow.prune.route import Case, Route, choose_route, spec_of
+from optipfair_engine.workflow.prune.streamed import evaluation_windows, prune_streamed
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
@@ -37,9 +37,10 @@ def prune_checkpoint(
     evaluation_texts: Sequence[str] | None = None,
     plan: PruningPlan | Path | None = None,
     reload_runner: ReloadRunner | None = None,
-    execution: Execution = "auto",
     memory_limit: int | None = None,
     work: Path | None = None,
+    state: Path | None = None,
+    announce: Announcer = null_announcer,
 ) -> dict[str, Any]:
     """Prune a checkpoint and save the result.
 
@@ -56,10 +57,13 @@ def prune_checkpoint(
             statistics (``keep_statistics``), without one from the plan alone. Other options must be at their
             defaults or say what the plan says (``plan_options.check_beside_plan``).
         reload_runner: how the reload check computes logits in another process (``verify_reload``).
-        execution: ``memory``, ``streamed`` (never with the model in memory: tensor by tensor, or calibrated
-            layer by layer), or ``auto``; see ``route.choose_route``.
-        memory_limit: bytes that the prune may take; ``auto`` then streams what is estimated to take more.
-        work: the folder of a streamed run's state; see ``out_of_core.prune_out_of_core``.
+        memory_limit: bytes that the prune may take; ``execution="auto"`` then streams what is estimated to
+            take more (``route.choose_route``).
+        work: the folder of a streamed run's state, which asks for such a run; see
+            ``out_of_core.prune_out_of_core``.
+        state: a folder for the same that asks for nothing: it is used if the run is a calibrated streamed
+            one, and what it holds of another run is removed.
+        announce: told ``execution`` once that is decided, and ``resumed`` if a streamed run goes on.
 
     Returns:
         The flat metrics: the guide's ``stats`` keys, ``output_bytes``, ``seconds``, ``reload_check``,
@@ -83,16 +87,26 @@ def prune_checkpoint(
         work=work is not None,
         memory_limit=memory_limit,
     )
-    route = choose_route(options, case, execution)
+    route = choose_route(options, case)
     if given is not None:
         given = _at_the_size_asked_for(source, options, given, plan, report)
     run = _Run(
-        source, output, options, calibration_texts, evaluation_texts, given, reload_runner, work, report
+        source,
+        output,
+        options,
+        calibration_texts,
+        evaluation_texts,
+        given,
+        reload_runner,
+        work,
+        state,
+        report,
+        announce,
     )
     try:
         metrics = run.along(route)
     except UnsupportedModelError as error:
-        if execution != "auto" or work is not None or route.execution == "memory":
+        if options.execution != "auto" or work is not None or route.execution == "memory":
             raise
         # in memory it can be done, perhaps; if not, that is found out there
         route = choose_route(options, replace(case, obstacle=str(error)))
@@ -114,26 +128,41 @@ class _Run:
     plan: PruningPlan | None
     reload_runner: ReloadRunner | None
     work: Path | None
+    state: Path | None
     report: Reporter
+    announce: Announcer
 
     def along(self, route: Route) -> dict[str, Any]:
         """Carry it out; the metrics that are known when the files are written."""
+        self.announce("execution", {"execution": route.execution, "reason": route.reason})
         if route.execution == "memory":
             return self._in_memory(route)
-        options = self.options.changed(verify=route.verify)
         if self.calibration_texts is not None and route.layerwise:
             from optipfair_engine.workflow.prune.out_of_core import prune_out_of_core
 
             return prune_out_of_core(
                 self.source,
                 self.output,
-                options,
+                self.options,
                 route,
                 self.calibration_texts,
-                work=self.work,
+                evaluation_texts=self.evaluation_texts,
+                work=self.work or self.state,
+                discard=self.work is None and self.state is not None,
+                reload_runner=self.reload_runner,
                 report=self.report,
+                announce=self.announce,
             )
-        return prune_streamed(self.source, self.output, options, route, plan=self.plan, report=self.report)
+        return prune_streamed(
+            self.source,
+            self.output,
+            self.options,
+            route,
+            plan=self.plan,
+            windows=evaluation_windows(self.source, self.options, self.evaluation_texts),
+            reload_runner=self.reload_runner,
+            report=self.report,
+        )
 
     def _in_memory(self, route: Route) -> dict[str, Any]:
         from optipfair_engine.workflow.prune.in_memory import prune_in_memory
@@ -186,7 +215,9 @@ def _refuse_impossible(
     """Refuse what the model's headers rule out; a plan is checked against the model itself."""
     facts = facts_of(source)
     if not planned:
-        refuse_unprunable(facts, options, spec_of(options, calibration_texts is not None))
+        refuse_unprunable(
+            facts, options, spec_of(options, calibration_texts is not None, evaluation_texts is not None)
+        )
     # samples that are cut already have a length of their own
     cut = getattr(calibration_texts, "max_length", options.max_length)
     lengths = {

@@ -142,7 +142,8 @@ def _prune_and_measure(
 def _evaluation_windows(
     model: PreTrainedModel, tokenizer: Any, texts: Sequence[str] | None, options: PruneOptions
 ) -> list[list[int]] | None:
-    from optipfair_engine.evaluation.perplexity import check_predicts_next_token, text_windows
+    from optipfair_engine.calibration.next_token import check_predicts_next_token
+    from optipfair_engine.evaluation.perplexity import text_windows
 
     if texts is None:
         return None

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optipfair_engine.calibration.accumulators import SquaredNorm
+from optipfair_engine.calibration.next_token import check_predicts_next_token
 from optipfair_engine.computing.asked import computed_in
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.jsonable import write_json
-from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
 from optipfair_engine.pruning.gathering import Gatherer
 from optipfair_engine.pruning.planner import make_calibrated_plan
+from optipfair_engine.streaming.layerwise.evaluation import Evaluation, score_layerwise
 from optipfair_engine.streaming.layerwise.run import capture_layerwise, open_checkpoint
 from optipfair_engine.streaming.layerwise.statistics import gather_statistics_layerwise
 from optipfair_engine.workflow.common import calibration_set
-from optipfair_engine.workflow.prune.streamed import prune_streamed
+from optipfair_engine.workflow.prune.streamed import evaluation_windows, prune_streamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.calibration.runner import Site
     from optipfair_engine.calibration.statistics import GramStatistics
+    from optipfair_engine.checkpoints import ReloadRunner
     from optipfair_engine.options.prune import PruneOptions
     from optipfair_engine.plans.plan import PruningPlan
     from optipfair_engine.workflow.prune.route import Route
@@ -44,8 +47,12 @@ def prune_out_of_core(
     route: Route,
     calibration_texts: Sequence[str] | CalibrationSet,
     *,
+    evaluation_texts: Sequence[str] | None = None,
     work: Path | None = None,
+    discard: bool = False,
+    reload_runner: ReloadRunner | None = None,
     report: Reporter = null_reporter,
+    announce: Announcer = null_announcer,
 ) -> dict[str, Any]:
     """Prune a safetensors folder by calibration, in memory for about one layer and the calibration's states.
 
@@ -55,10 +62,15 @@ def prune_out_of_core(
         options: what to prune, with nothing that needs the whole model (``route.choose_route``).
         route: what the manifest says of the execution.
         calibration_texts: what is calibrated on.
+        evaluation_texts: what perplexity before and after is measured on: its windows go through the layers
+            beside the calibration's.
         work: a folder that keeps the state. After a kill the same call goes on behind the last finished
             layer, and another size on the same calibration needs no forward pass. Unless it is given, a
             temporary folder beside ``output`` is used and removed. Not for DEPTH, which keeps no state.
+        discard: whether the state of another run in ``work`` is removed, and not an error.
+        reload_runner: see ``prune_checkpoint``.
         report: progress, at least one step a layer.
+        announce: told ``resumed`` if the run goes on.
 
     Returns:
         The metrics of ``prune_checkpoint`` but for its time and execution.
@@ -68,9 +80,28 @@ def prune_out_of_core(
         EngineError: as ``prune_checkpoint``.
     """
     calibration = _samples(source, options, calibration_texts)
+    windows = evaluation_windows(source, options, evaluation_texts)
     with _work_folder(work, output) as folder:
-        plan = plan_out_of_core(source, options, calibration, folder, report=report)
-        metrics = prune_streamed(source, output, options, route, plan=plan, calibrated=True, report=report)
+        view, beside = open_checkpoint(source), None
+        if windows is not None:
+            check_predicts_next_token(view.model)
+            beside = Evaluation(windows)
+        gatherer = _Layerwise(source, folder, beside, discard, announce)
+        plan = _plan(view, options, calibration, gatherer, report)
+        if beside is not None and beside.mean_loss is None:  # layers were chosen without a pass of each
+            beside.mean_loss = score_layerwise(view, beside.windows, report)
+        metrics = prune_streamed(
+            source,
+            output,
+            options,
+            route,
+            plan=plan,
+            calibrated=True,
+            windows=windows,
+            dense_loss=None if beside is None else beside.mean_loss,
+            reload_runner=reload_runner,
+            report=report,
+        )
     return metrics | {"calibration_tokens": calibration.tokens, "compute_dtype": computed_in()}
 
 
@@ -83,19 +114,37 @@ def plan_out_of_core(
     report: Reporter = null_reporter,
 ) -> PruningPlan:
     """The plan that ``planner.make_plan`` makes in memory, from a checkpoint run layer by layer."""
+    return _plan(open_checkpoint(source), options, calibration, _Layerwise(source, work), report)
+
+
+def _plan(
+    view: ModelView,
+    options: PruneOptions,
+    calibration: CalibrationSet,
+    gatherer: _Layerwise,
+    report: Reporter,
+) -> PruningPlan:
     # depth looks at runs of layers: batch by batch over the mapped weights, without a state
-    gatherer = _Layerwise(source, work)
-    view, rule = open_checkpoint(source), _known_rule(work)
+    # found anew where a state may be discarded: what is written must not depend on whether there was one
+    rule = None if gatherer.discard else _known_rule(gatherer.work)
     made = make_calibrated_plan(view, options, calibration, gatherer=gatherer, rule=rule, report=report)
-    _note_rule(work, made.plan)
+    _note_rule(gatherer.work, made.plan)
     return made.plan
 
 
 class _Layerwise(Gatherer):
     """Statistics by forward passes of one layer at a time, kept in a work folder."""
 
-    def __init__(self, source: Path, work: Path) -> None:
-        self._source, self._work = source, work
+    def __init__(
+        self,
+        source: Path,
+        work: Path,
+        beside: Evaluation | None = None,
+        discard: bool = False,
+        announce: Announcer = null_announcer,
+    ) -> None:
+        self._source, self.work = source, work
+        self._beside, self.discard, self._announce = beside, discard, announce
 
     def grams(
         self,
@@ -106,7 +155,16 @@ class _Layerwise(Gatherer):
         report: Reporter,
     ) -> GramStatistics:
         return gather_statistics_layerwise(
-            self._source, view, calibration, layers, self._work, site, report=report
+            self._source,
+            view,
+            calibration,
+            layers,
+            self.work,
+            site,
+            beside=self._beside,
+            discard=self.discard,
+            report=report,
+            announce=self._announce,
         )
 
     def norms(
@@ -116,16 +174,19 @@ class _Layerwise(Gatherer):
             self._source,
             calibration.batches,
             {"down_proj": (layers, SquaredNorm)},
-            self._work,
+            self.work,
             view=view,
             holdout_every=None,
+            beside=self._beside,
+            discard=self.discard,
             report=report,
+            announce=self._announce,
         )["down_proj"]
         return {layer: captured.fit[layer].result() for layer in layers}
 
     def hold(self, weight: Tensor) -> Tensor:
         # a file without a name: its pages can be taken from memory, and it goes with the tensor
-        with tempfile.NamedTemporaryFile(dir=self._work) as file:
+        with tempfile.NamedTemporaryFile(dir=self.work) as file:
             flat = torch.from_file(file.name, shared=True, size=weight.numel(), dtype=weight.dtype)
         return flat.view(weight.shape).copy_(weight)
 

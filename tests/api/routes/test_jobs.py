@@ -48,7 +48,9 @@ def test_validate_estimates_and_creates_nothing(caller: Caller, worker: FakeWork
     response = caller.post("/v1/jobs:validate", json=prune())
     assert response.status_code == 200, response.text
     estimate = response.json()
-    assert set(estimate) == {"peak_memory_bytes", "output_bytes", "seconds", "queue", "warnings"}
+    assert set(estimate) == {
+        *("peak_memory_bytes", "output_bytes", "seconds", "queue", "execution", "reason", "warnings")
+    }
     assert 0 < estimate["output_bytes"] < 400_000
     assert estimate["queue"] == "short"
     assert caller.get("/v1/jobs").json()["items"] == []

@@ -16,7 +16,7 @@ from optipfair_engine.calibration.accumulators import CosineImportance, Gram, Sq
 from optipfair_engine.calibration.runner import capture_sites
 from optipfair_engine.checkpoints import load_model
 from optipfair_engine.errors import CalibrationError, UnsupportedModelError
-from optipfair_engine.streaming.layerwise import run as layerwise
+from optipfair_engine.streaming.layerwise import calls as calls_module
 from optipfair_engine.streaming.layerwise.run import capture_layerwise, open_checkpoint
 
 WANTED: dict[Any, Any] = {
@@ -190,7 +190,7 @@ def test_encoder_decoders_are_refused(tmp_path: Path) -> None:
 def test_the_masks_of_one_batch_at_a_time_are_in_memory(
     checkpoint: Any, batches: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = layerwise._record, list[weakref.ref[Any]]()
+    original, calls = calls_module._record, list[weakref.ref[Any]]()
 
     def record(*arguments: Any) -> Any:
         assert sum(call() is not None for call in calls) <= 1
@@ -198,6 +198,6 @@ def test_the_masks_of_one_batch_at_a_time_are_in_memory(
         calls.append(weakref.ref(call))
         return call
 
-    monkeypatch.setattr(layerwise, "_record", record)
+    monkeypatch.setattr(calls_module, "_record", record)
     capture_layerwise(checkpoint("llama"), batches, WANTED, tmp_path / "work")
     assert len(calls) == 3 * len(batches)

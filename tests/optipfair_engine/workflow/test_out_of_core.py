@@ -86,7 +86,7 @@ def test_the_checkpoint_reloads_and_says_what_it_was_calibrated_on(
     options = PruneOptions(pruning_percentage=30, neuron_selection_method="OBS", **REFIT)  # type: ignore[arg-type]
     calibration = as_calibration_set(calibration.batches[:2])
     metrics = prune_checkpoint(
-        source, tmp_path / "out", options, calibration_texts=calibration, execution="streamed"
+        source, tmp_path / "out", options.changed(execution="streamed"), calibration_texts=calibration
     )
     model = load_pruned(tmp_path / "out")
     assert model.config.intermediate_size == 56
@@ -106,7 +106,7 @@ def test_another_size_from_the_same_work_folder_needs_no_forward(
     def fail(*_: object) -> None:
         raise RuntimeError("a layer was run")
 
-    monkeypatch.setattr("optipfair_engine.streaming.layerwise.run._forward", fail)
+    monkeypatch.setattr("optipfair_engine.streaming.layerwise.run.step", fail)
     second = PruneOptions(pruning_percentage=50, neuron_selection_method="OBS", **REFIT)  # type: ignore[arg-type]
     plan = plan_out_of_core(source, second, calibration, work)
     assert {len(kept) for kept in plan.kept_neurons.values()} == {40}

@@ -35,7 +35,7 @@ def options_of(asked: dict[str, Any]) -> PruneOptions:
         ({"preset": "recommended"}, PLAIN, "streamed", False, "by weights alone"),
         ({**DEPTH, "layer_selection_method": "first"}, PLAIN, "streamed", False, "by weights alone"),
         ({}, SMALL, "streamed", False, "by weights alone"),
-        ({"verify": "logits"}, PLAIN, "memory", False, 'verify="logits" needs the whole model'),
+        ({"verify": "logits"}, PLAIN, "memory", False, 'verify="logits" compares'),
         ({"dtype": "float16"}, PLAIN, "memory", False, "dtype float16"),
         ({"device": "cuda:1"}, PLAIN, "memory", False, "device cuda:1"),
         ({"compensation": "least_squares"}, PLAIN, "memory", False, 'compensation "least_squares"'),
@@ -49,6 +49,8 @@ def options_of(asked: dict[str, Any]) -> PruneOptions:
         ({}, replace(LARGE, calibration=True), "memory", False, "calibration"),
         ({}, replace(SMALL, calibration=True), "streamed", True, "2.00 GB of memory"),
         ({"verify": "logits"}, SMALL, "streamed", False, "there are 1.00 GB"),
+        ({}, replace(SMALL, evaluation=True), "streamed", False, "there are 1.00 GB"),
+        ({}, replace(SMALL, evaluation=True, calibration=True), "streamed", True, "there are 1.00 GB"),
         ({}, Case(calibration=True, work=True), "streamed", True, "work folder"),
     ],
 )
@@ -71,7 +73,7 @@ def test_the_way_is_chosen_from_options_and_facts(
     ],
 )
 def test_the_way_that_is_asked_for_is_taken(execution: Any, case: Case, way: str, layerwise: bool) -> None:
-    route = choose_route(options_of({}), case, execution)
+    route = choose_route(options_of({"execution": execution}), case)
     assert (route.execution, route.layerwise, route.reason) == (way, layerwise, "it was asked for")
 
 
@@ -79,33 +81,34 @@ def test_logits_are_given_up_only_for_want_of_memory() -> None:
     logits = options_of({"verify": "logits"})
     assert choose_route(logits, LARGE).verify == "logits"
     assert choose_route(logits, SMALL).verify == "structure"
+    assert choose_route(logits, replace(SMALL, check_bytes=10**9)).verify == "logits"
+    assert choose_route(logits, replace(SMALL, check_bytes=10**9 + 1)).verify == "structure"
+    assert choose_route(options_of({"verify": "logits", "execution": "streamed"}), PLAIN).verify == "logits"
     assert choose_route(options_of({"verify": "none"}), replace(SMALL, calibration=True)).verify == "none"
 
 
 @pytest.mark.parametrize(
     ("asked", "case", "message"),
     [
-        ({"verify": "logits"}, TEXT, r'verify="logits" \(use "structure"\)'),
         ({"dtype": "float16"}, TEXT, "dtype float16"),
         ({"device": "cuda"}, TEXT, "device cuda"),
         ({"healing": {"max_seconds": 5}}, TEXT, "healing"),
         ({"fairness": FAIR}, TEXT, "fairness"),
         ({"compensation": "least_squares", "keep_statistics": True}, TEXT, "the work folder keeps them"),
-        ({}, replace(TEXT, evaluation=True), "perplexity is not measured"),
         ({}, replace(TEXT, obstacle="the family is not known"), "the family is not known"),
         ({**DEPTH}, replace(TEXT, work=True), "depth pruning keeps no state"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused_by_name(asked: dict[str, Any], case: Case, message: str) -> None:
     with pytest.raises(InvalidOptionError, match=f"out of core.*{message}"):
-        choose_route(options_of(asked), case, "streamed")
+        choose_route(options_of({**asked, "execution": "streamed"}), case)
 
 
 def test_a_work_folder_is_never_ignored() -> None:
     with pytest.raises(InvalidOptionError, match="give calibration texts"):
         choose_route(options_of({}), Case(work=True))
     with pytest.raises(InvalidOptionError, match="in memory there is none"):
-        choose_route(options_of({}), Case(work=True, calibration=True), "memory")
+        choose_route(options_of({"execution": "memory"}), Case(work=True, calibration=True))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,8 @@ def test_a_work_folder_is_never_ignored() -> None:
     [
         ({"dtype": "float32"}, SMALL, "auto", "dtype float32"),
         ({"fairness": FAIR}, replace(SMALL, calibration=True), "auto", "fairness"),
-        ({}, replace(SMALL, evaluation=True), "auto", "measuring perplexity"),
+        ({}, replace(SMALL, streamed_bytes=10**9 + 1), "auto", "streamed it takes about 1.00 GB"),
+        ({}, replace(SMALL, streamed_bytes=10**9 + 1), "streamed", "streamed it takes about 1.00 GB"),
         ({}, replace(SMALL, obstacle="the family is not known"), "auto", "the family is not known"),
         ({}, SMALL, "memory", "ask for execution streamed"),
     ],
@@ -122,12 +126,12 @@ def test_what_neither_way_can_do_is_too_large(
     asked: dict[str, Any], case: Case, execution: Any, message: str
 ) -> None:
     with pytest.raises(ModelTooLargeError, match=message):
-        choose_route(options_of(asked), case, execution)
+        choose_route(options_of({**asked, "execution": execution}), case)
 
 
 def test_an_unknown_way_is_refused() -> None:
-    with pytest.raises(InvalidOptionError, match="auto, memory, streamed; got 'fast'"):
-        choose_route(options_of({}), PLAIN, "fast")  # type: ignore[arg-type]
+    with pytest.raises(InvalidOptionError, match="execution"):
+        options_of({"execution": "fast"})
 
 
 def test_the_facts_are_read_off_headers_without_torch(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_metrics_and_files_are_those_of_the_in_memory_path(
         save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
     options = PruneOptions(**asked, verify="structure")
     streamed = prune_checkpoint(source, tmp_path / "streamed", options)
-    memory = prune_checkpoint(source, tmp_path / "memory", options, execution="memory")
+    memory = prune_checkpoint(source, tmp_path / "memory", options.changed(execution="memory"))
     assert (streamed["execution"], memory["execution"]) == ("streamed", "memory")
     own = {"seconds", "output_bytes", "execution", "execution_reason"}
     assert {k: v for k, v in streamed.items() if k not in own} == {
@@ -64,16 +64,14 @@ def test_the_metrics_and_files_are_those_of_the_in_memory_path(
 
 def test_out_of_core_without_calibration_streams_or_says_why_not(checkpoint: Any, tmp_path: Path) -> None:
     source, options = checkpoint("llama"), PruneOptions(pruning_percentage=30, verify="structure")
-    prune_checkpoint(source, tmp_path / "out", options, execution="streamed")
+    prune_checkpoint(source, tmp_path / "out", options.changed(execution="streamed"))
     planned = PruneOptions(verify="structure")
-    prune_checkpoint(source, tmp_path / "again", planned, plan=tmp_path / "out", execution="streamed")
+    prune_checkpoint(source, tmp_path / "again", planned.changed(execution="streamed"), plan=tmp_path / "out")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "again")]
     assert weights[0] == weights[1]
-    with pytest.raises(InvalidOptionError, match=r"out of core.*verify"):
-        prune_checkpoint(source, tmp_path / "none", PruneOptions(), execution="streamed")
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(InvalidOptionError, match=r"a folder with safetensors, and model\.gguf is none"):
-        prune_checkpoint(tmp_path / "model.gguf", tmp_path / "none", options, execution="streamed")
+        prune_checkpoint(tmp_path / "model.gguf", tmp_path / "none", options.changed(execution="streamed"))
 
 
 def test_a_snapshot_of_the_hub_is_named_after_its_model_by_both_paths(
@@ -84,7 +82,7 @@ def test_a_snapshot_of_the_hub_is_named_after_its_model_by_both_paths(
     checkpoint("llama").rename(source)
     options = PruneOptions(pruning_percentage=30, verify="structure")
     prune_checkpoint(source, tmp_path / "streamed", options)
-    prune_checkpoint(source, tmp_path / "memory", options, execution="memory")
+    prune_checkpoint(source, tmp_path / "memory", options.changed(execution="memory"))
     for name in ("streamed", "memory"):
         manifest = json.loads((tmp_path / name / "optipfair_manifest.json").read_text())
         assert manifest["source"] == {"name": "owner/name", "revision": "abc123"}
@@ -135,7 +133,7 @@ def test_what_memory_is_too_small_for_is_streamed_and_checked_by_its_structure(
     checkpoint: Any, tmp_path: Path
 ) -> None:
     source, options = checkpoint("llama"), PruneOptions(pruning_percentage=30)
-    metrics = prune_checkpoint(source, tmp_path / "out", options, memory_limit=10**6)
+    metrics = prune_checkpoint(source, tmp_path / "out", options, memory_limit=5 * 10**8)
     assert (metrics["execution"], metrics["reload_check"]) == ("streamed", "structure")
     manifest = json.loads((tmp_path / "out" / "optipfair_manifest.json").read_text())
     assert manifest["reload_check"] == "structure"
@@ -168,7 +166,7 @@ def test_the_command_prunes_out_of_core_and_goes_on_from_its_work_folder(
     def fail(*_: object) -> None:
         raise RuntimeError("a layer was run")
 
-    monkeypatch.setattr("optipfair_engine.streaming.layerwise.run._forward", fail)
+    monkeypatch.setattr("optipfair_engine.streaming.layerwise.run.step", fail)
     run(*common, *refit, "--pruning-percentage", 50, "--output-path", tmp_path / "fifty")
     assert load_pruned(tmp_path / "thirty").config.intermediate_size == 56
     assert load_pruned(tmp_path / "fifty").config.intermediate_size == 40
@@ -192,7 +190,7 @@ def test_streaming_needs_no_transformers_and_writes_the_same(
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
     options = PruneOptions(verify="structure", **asked)
-    checked = prune_checkpoint(source, tmp_path / "checked", options, execution="memory")
+    checked = prune_checkpoint(source, tmp_path / "checked", options.changed(execution="memory"))
     plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())
     own = ("seconds", "output_bytes", "reload_check", "execution", "execution_reason")
     assert {k: v for k, v in plain.items() if k not in own} == {
@@ -250,4 +248,4 @@ def test_tensors_that_a_config_does_not_mean_are_left_to_transformers(
     assert not told.tensors_are_told(CheckpointSource(source))
     options = PruneOptions(pruning_percentage=30, verify="structure")
     with pytest.raises(UnsupportedModelError, match="only equal ones are streamed"):
-        prune_checkpoint(source, tmp_path / "out", options, execution="streamed")
+        prune_checkpoint(source, tmp_path / "out", options.changed(execution="streamed"))

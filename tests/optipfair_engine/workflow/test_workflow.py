@@ -217,9 +217,7 @@ def test_contradicting_options_are_refused_when_they_are_made(options: dict[str,
 
 def test_a_work_folder_without_calibration_is_refused_not_ignored(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidOptionError, match="calibration"):
-        prune_checkpoint(
-            source, tmp_path / "out", PruneOptions(), execution="streamed", work=tmp_path / "work"
-        )
+        prune_checkpoint(source, tmp_path / "out", PruneOptions(execution="streamed"), work=tmp_path / "work")
 
 
 def test_fairness_is_refused_not_ignored(source: Path, tmp_path: Path) -> None:
