@@ -56,8 +56,6 @@ def _lengths(part: Any) -> Iterator[tuple[Location, int]]:
         length = getattr(text, "max_length", None)
         if length is not None:
             yield (name, "max_length"), length
-    if getattr(part, "text", None) is not None and getattr(part, "max_length", None) is not None:
-        yield ("max_length",), part.max_length
 
 
 def _check_layers(where: Location, part: PruneSpec, known: JsonObject) -> None:

@@ -82,8 +82,8 @@ def test_whoever_asks_for_what_the_model_can_give_is_not_hindered(repository: Re
 
 def test_whoever_evaluates_on_long_windows_is_told_of_the_positions(repository: Repository) -> None:
     beat(repository, worker(max_positions=2048))
-    error = refusal(repository, request("evaluate", text=TEXT, max_length=4096))
-    assert (error.code, error.location) == ("window_too_long", ("spec", "max_length"))
+    error = refusal(repository, request("evaluate", text={**TEXT, "max_length": 4096}))
+    assert (error.code, error.location) == ("window_too_long", ("spec", "text", "max_length"))
     assert "at most 2048" in error.message
 
 
@@ -99,7 +99,7 @@ def test_longer_windows_are_estimated_to_take_more_memory_and_time(repository: R
         admit(
             repository,
             TENANT,
-            request("evaluate", text={"source": "local", "name": "wiki.txt"}, max_length=n),
+            request("evaluate", text={"source": "local", "name": "wiki.txt", "max_length": n}),
         )
         for n in (512, 16_384)
     )

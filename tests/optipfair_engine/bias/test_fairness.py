@@ -268,6 +268,7 @@ def test_fairness_on_the_command_line(biased, tokenizer, templated_pairs, tmp_pa
 
     def prune(*more: str):
         options = ["--model-path", str(source), "--output-path", str(tmp_path / "out"), "--device", "cpu"]
+        options.append("--overwrite")
         return CliRunner().invoke(app, ["prune", *options, "--pruning-percentage", "20", "--json", *more])
 
     given = ["--fairness-pairs", str(pairs), "--calibration", str(text), "--verify", "none"]

@@ -14,6 +14,7 @@ from optipfair_engine.bias.activations.components import find_sites
 from optipfair_engine.bias.activations.stream import encode_pairs, run_pairs
 from optipfair_engine.bias.analysis import analyze_pairs
 from optipfair_engine.bias.statistics.profile import PairMetrics
+from optipfair_engine.computing.asked import computing
 from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError, TokenizerError
 from tests.numbers import ROUNDING, assert_near
 
@@ -190,8 +191,11 @@ def overflowing(make_llama):
 def test_overflowing_activations_are_an_error_that_names_the_layer(
     overflowing, tokenizer, pairs, tmp_path, kind
 ) -> None:
-    with pytest.raises(
-        NonFiniteResultError, match=r"gate_proj_layer_2 .* pair 0 .'the white.* float16 overflows"
+    with (
+        computing("checkpoint"),
+        pytest.raises(
+            NonFiniteResultError, match=r"gate_proj_layer_2 .* pair 0 .'the white.* float16 overflows"
+        ),
     ):
         analyze_pairs(
             overflowing,

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
 from optipfair_engine.bias.prompts.suites import CrowsItem, PairItem, StereoItem, blank_span, read_suite
+from optipfair_engine.computing.asked import computing
 from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError, TokenizerError
 from tests.numbers import assert_near
 
@@ -219,8 +220,11 @@ def test_scores_that_are_not_numbers_are_an_error_and_no_result(make_llama, toke
         model.model.norm.weight.fill_(6e4)
         model.lm_head.weight.fill_(6e4)
     items = CROWS if score is score_crows_pairs else STEREO
-    with pytest.raises(
-        NonFiniteResultError, match=r"Item 0 .'the .* float16 overflows .* float32 or bfloat16"
+    with (
+        computing("checkpoint"),
+        pytest.raises(
+            NonFiniteResultError, match=r"Item 0 .'the .* float16 overflows .* float32 or bfloat16"
+        ),
     ):
         score(model, tokenizer, items)
 
