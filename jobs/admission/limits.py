@@ -13,6 +13,7 @@ from jobs.errors import InvalidError
 from jobs.rows import JsonObject
 from jobs.specs import BiasSpec, PruneSpec
 from optipfair_engine.headers import out_of_reach, width_type
+from optipfair_engine.options.calibration import WINDOW_LENGTH
 
 Location = tuple[str | int, ...]
 Facts = Sequence[JsonObject | None]
@@ -42,7 +43,8 @@ def _check_windows(where: Location, part: Any, known: JsonObject) -> None:
     """Longer windows than the model has positions: an error of the model, or hours of a worker."""
     limit = known.get("max_positions")
     for at, length in _lengths(part):
-        if limit is not None and length > limit:
+        # the default was not asked for: models of few positions read it as they always did
+        if limit is not None and length != WINDOW_LENGTH and length > limit:
             message = f"the model has {limit:,} positions, and a window of {length:,} tokens needs more"
             raise _refusal(f"{message}: give at most {limit}", "window_too_long", (*where, *at))
 

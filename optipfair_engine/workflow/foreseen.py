@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.headers import HeaderError, ModelFacts, inspect_model_folder, out_of_reach, width_type
+from optipfair_engine.options.calibration import WINDOW_LENGTH
 from optipfair_engine.pruning.sizes import checked_layer_indices
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def refuse_long_windows(facts: ModelFacts | None, lengths: Mapping[str, int | No
     """
     most = None if facts is None or facts.model_type in _TWO_STACKS else facts.max_positions
     for name, length in lengths.items():
-        if most is not None and length is not None and length > most:
+        # the default was not asked for: models of few positions read it as they always did
+        if most is not None and length not in (None, WINDOW_LENGTH) and length > most:
             raise InvalidOptionError(
                 f"{name} {length} is longer than what the model can read, which has {most} positions: give "
                 f"at most {most}"

@@ -115,7 +115,7 @@ def test_a_dense_model_evaluated_alone_has_the_perplexity_that_its_pruning_repor
 
 @pytest.mark.parametrize("execution", ["streamed", "memory"])
 def test_static_maw_warns_in_metrics_and_on_the_card(source: Path, tmp_path: Path, execution: Any) -> None:
-    metrics = prune_checkpoint(source, tmp_path / "out", asked(), execution=execution)
+    metrics = prune_checkpoint(source, tmp_path / "out", asked(execution=execution))
     assert codes(metrics) == ["not_calibrated"]
     assert metrics["loads_with_transformers"] == 1
     card = (tmp_path / "out" / "README.md").read_text()
