@@ -207,7 +207,8 @@ def test_overflowing_activations_are_an_error_that_names_the_layer(
             folder=tmp_path,
         )
     assert not list(tmp_path.iterdir())
-    first, second = get_activation_pairs(overflowing, tokenizer, *pairs[0])
+    with computing("checkpoint"):
+        first, second = get_activation_pairs(overflowing, tokenizer, *pairs[0])
     with pytest.raises(NonFiniteResultError, match=r"mlp_output_layer_2 are not finite .as those of 9 of 24"):
         calculate_bias_metrics(first, second)
 
