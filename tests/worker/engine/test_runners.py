@@ -231,7 +231,7 @@ def test_a_pipeline_prunes_and_compares_bias_with_the_original(tiny: Path, tmp_p
     names = {path.name for path in tmp_path.iterdir()}
     assert {"fair.bias_metrics.json", "fair.report.html", "fair.mean_diff_mlp_output_pair2.svg"} <= names
     report = (tmp_path / "fair.report.html").read_text()
-    assert "Bias of small, compared with tiny" in report
+    assert "Bias of step small, compared with tiny" in report
 
 
 TEXTS = {"texts": ["the male nurse sat the baker sat", "the driver sat", "the female baker sat"]}
