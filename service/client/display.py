@@ -65,8 +65,9 @@ class ProgressDisplay:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._job_bar.stop()
-        self._file_bar.stop()
+        if self._live:  # elsewhere a bar that was never shown would leave an empty line behind
+            self._job_bar.stop()
+            self._file_bar.stop()
 
     def say(self, line: str) -> None:
         """One line."""

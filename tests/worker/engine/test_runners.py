@@ -255,6 +255,7 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
             "healing": {"max_seconds": 1},
             "fairness": {"prompt_pairs": PAIRS},
         },
+        {"preset": "recommended", "calibration": {**TEXTS, "max_length": 8}, "pruning_percentage": 50},
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1},
     ],
     "bias": [
