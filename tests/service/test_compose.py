@@ -53,4 +53,4 @@ def test_a_worker_is_well_while_it_beats() -> None:
 def test_every_variable_is_a_setting(name: str) -> None:
     words = {key: "x" for key in SERVICES[name]["environment"] if not key.endswith(("URL", "ENDPOINT"))}
     urls = {key: "http://x" for key in SERVICES[name]["environment"] if key.endswith(("URL", "ENDPOINT"))}
-    read_settings({}, {**words, **urls})
+    assert read_settings({}, {**words, **urls})  # a misspelt one would be an error that names it

@@ -411,7 +411,8 @@ def test_a_field_that_the_pruning_type_does_not_read_is_refused(
 
 
 def test_a_value_that_means_the_default_is_no_choice() -> None:
-    parse_request(depth(num_layers_to_remove=1, allocation="uniform"))
+    request = parse_request(depth(num_layers_to_remove=1, allocation="uniform"))
+    assert request.spec.allocation == "uniform"
 
 
 def test_the_windows_of_a_text_are_its_own_whatever_calibration_says() -> None:
