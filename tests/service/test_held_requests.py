@@ -53,7 +53,9 @@ def api(tmp_path: Path) -> Iterator[Api]:
     ensure_secret(settings.secret_file)
     key = generate_key(load_secrets(settings.secret_file))
     repository = Repository(connect(settings.database_url), settings)
-    repository.create_key("acme", key_hash=key.hash, hint=key.hint, scopes=["jobs:read", "jobs:write", "admin"])
+    repository.create_key(
+        "acme", key_hash=key.hash, hint=key.hint, scopes=["jobs:read", "jobs:write", "admin"]
+    )
     spec = {"model": {"source": "local", "name": "tiny"}}
     request = parse_request({"kind": "analyze", "spec": spec})
     jobs = [repository.create_job("acme", request, queue="cpu").id for _ in range(3)]
