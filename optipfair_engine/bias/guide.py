@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.bias.activations.components import LAYER_TYPES, find_sites
@@ -29,7 +28,7 @@ from optipfair_engine.bias.figures.selection import (
 )
 from optipfair_engine.bias.figures.writing import check_format
 from optipfair_engine.bias.statistics.profile import PairMetrics, ProfileConsumer, write_pair_metrics
-from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.progress.bars import progress_bars
 
 
 def visualize_bias(
@@ -70,9 +69,9 @@ def visualize_bias(
         UnsupportedModelError: unknown family.
     """
     pairs = DEFAULT_PROMPT_PAIRS if prompt_pairs is None else prompt_pairs
-    style, reporter = _style(visualization_params), _Progress(show_progress)
+    style = _style(visualization_params)
     folder = Path(output_dir) if output_dir is not None else None
-    with reporter:
+    with progress_bars(show_progress) as report:
         profile = analyze_pairs(
             model,
             tokenizer,
@@ -84,7 +83,7 @@ def visualize_bias(
             display=None if folder is not None else _notebook_display(style),
             figure_format=figure_format,
             style=style,
-            report=reporter.report,
+            report=report,
         )
     if folder is not None:
         write_pair_metrics(profile, folder / "bias_metrics.json")
@@ -223,31 +222,3 @@ def _display(figure: Figure) -> None:
 
 def _notebook_display(style: Style) -> Any:
     return (lambda _name, data: _display(draw(data, style))) if _in_notebook() else None
-
-
-class _Progress:
-    """A progress bar over the stages that a run reports."""
-
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
-        self._bars: dict[str, tqdm[Any]] = {}
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for bar in self._bars.values():
-            bar.close()
-
-    @property
-    def report(self) -> Reporter:
-        """What to hand to the engine."""
-        return self._update if self._shown else null_reporter
-
-    def _update(self, stage: str, done: int, total: int, message: str) -> None:
-        bar = self._bars.get(stage)
-        if bar is None:
-            words = {"bias": "Prompt pairs", "plot": "Figures"}
-            bar = self._bars[stage] = tqdm(total=total, desc=words.get(stage, stage))
-        bar.n = done
-        bar.refresh()

@@ -236,12 +236,13 @@ def calibration_from_windows(
     kept = [list(window) for window in windows if len(window)]
     if not kept:
         raise CalibrationError("The calibration data is empty: no sample has a token.")
-    batches = [_pad(kept[i : i + batch_size], pad_token_id) for i in range(0, len(kept), batch_size)]
+    batches = [pad(kept[i : i + batch_size], pad_token_id) for i in range(0, len(kept), batch_size)]
     tokens = sum(map(len, kept))
     return CalibrationSet(batches, tokens, source, len(kept), num_texts, max(map(len, kept)))
 
 
-def _pad(samples: Sequence[Sequence[int]], pad_token_id: int) -> Batch:
+def pad(samples: Sequence[Sequence[int]], pad_token_id: int = 0) -> Batch:
+    """Stack rows of ids of different lengths, padded behind the text, where padding shifts no position."""
     longest = max(map(len, samples))
     ids = torch.full((len(samples), longest), pad_token_id, dtype=torch.int64)
     mask = torch.zeros_like(ids)

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from optipfair_engine.architectures import ModelView, config_edits, locate
 from optipfair_engine.architectures.base import UNSAID_SIZE
 from optipfair_engine.checkpoints.gguf import find_gguf, load_gguf_model
+from optipfair_engine.computing.finite import is_finite
 from optipfair_engine.errors import (
     CheckpointError,
     InvalidOptionError,
@@ -84,9 +85,7 @@ def check_finite(model: torch.nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta or not parameter.is_floating_point() or parameter.numel() == 0:
             continue
-        # min and max carry NaN and infinity along, and need no copy of the tensor
-        low, high = torch.aminmax(parameter.detach())
-        if not (torch.isfinite(low) and torch.isfinite(high)):
+        if not is_finite(parameter.detach()):
             raise NonFiniteWeightsError(f"the weights are not finite: {name} holds NaN or infinity")
 
 

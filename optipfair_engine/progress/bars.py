@@ -15,6 +15,8 @@ _TITLES = {
     "prune": "Pruning layers",
     "importance": "Layer importance",
     "evaluate": "Evaluating",
+    "bias": "Prompt pairs",
+    "plot": "Figures",
 }
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.planner import make_static_plan
 from optipfair_engine.streaming.layout import CheckpointLayout
-from optipfair_engine.streaming.source import CheckpointSource
 
 if TYPE_CHECKING:
     from optipfair_engine.options.prune import PruneOptions
@@ -26,10 +24,3 @@ def static_plan(
         NonFiniteWeightsError: NaN or infinite weights among those that the scores read.
     """
     return make_static_plan(layout, options, report=report)
-
-
-def static_plan_from_checkpoint(
-    source: Path | str, options: PruneOptions, *, report: Reporter = null_reporter
-) -> PruningPlan:
-    """:func:`static_plan` of a safetensors folder."""
-    return static_plan(CheckpointLayout(CheckpointSource(Path(source))), options, report=report)

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optipfair_engine.computing.finite import require_finite
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.streaming.config import plain_config
 from optipfair_engine.streaming.edits import TensorEdit, count_stored, plan_edits
-from optipfair_engine.streaming.finite import require_finite
 from optipfair_engine.streaming.gather import chunks
 from optipfair_engine.streaming.layout import CheckpointLayout
 from optipfair_engine.streaming.shards import (

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from optipfair_engine.architectures import ModelView
 from optipfair_engine.calibration.runner import eval_mode, position_limit
+from optipfair_engine.calibration.text import pad as pad_samples
 from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import InvalidOptionError, TokenizerError
 
@@ -136,13 +137,7 @@ class PaddedBatch:
 
 def pad(rows: Sequence[Sequence[int]], padding_id: int = 0) -> PaddedBatch:
     """Stack rows of ids of different lengths."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), padding_id, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        mask[number, : len(row)] = 1
-    return PaddedBatch(ids, mask)
+    return PaddedBatch(**pad_samples(rows, padding_id))
 
 
 def within_budget(lengths: Sequence[int], budget: int, rows_each: int = 1) -> Iterator[range]:

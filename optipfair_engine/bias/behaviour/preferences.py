@@ -36,6 +36,7 @@ from optipfair_engine.bias.statistics.significance import (
     detectable_share,
     wilson,
 )
+from optipfair_engine.calibration.text import encode
 from optipfair_engine.errors import NonFiniteResultError, TokenizerError
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -132,8 +133,9 @@ def _causal_groups(
     start = start_token(tokenizer)
     wholes = [text if context is None else f"{context} {text}" for group in groups for context, text in group]
     contexts = sorted({context for group in groups for context, _ in group if context is not None})
-    ids = dict(zip(dict.fromkeys(wholes), _encode(tokenizer, list(dict.fromkeys(wholes))), strict=True))
-    before = dict(zip(contexts, _encode(tokenizer, contexts), strict=True)) if contexts else {}
+    # without special tokens: the start token is put before by hand, the same for every family
+    ids = {text: encode(tokenizer, text) for text in dict.fromkeys(wholes)}
+    before = {text: encode(tokenizer, text) for text in contexts}
     sequences = []
     for group in groups:
         row = []
@@ -145,12 +147,6 @@ def _causal_groups(
     results = CausalScorer(model).score(sequences, report=report)
     table = np.array(results, dtype=np.float64)
     return table[..., 0], table[..., 1]
-
-
-def _encode(tokenizer: Any, texts: list[str]) -> list[tuple[int, ...]]:
-    """Ids without special tokens (the start token is put before by hand, the same for every family)."""
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [tuple(int(i) for i in ids) for ids in encoded]
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

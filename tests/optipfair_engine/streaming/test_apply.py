@@ -23,8 +23,10 @@ from optipfair_engine.errors import NonFiniteWeightsError, PlanError, Unsupporte
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans import HeadPlan, PruningPlan, apply_plan
 from optipfair_engine.pruning import make_plan
-from optipfair_engine.pruning.static_plan import static_plan_from_checkpoint
+from optipfair_engine.pruning.static_plan import static_plan
 from optipfair_engine.streaming import apply_plan_to_checkpoint
+from optipfair_engine.streaming.layout import CheckpointLayout
+from optipfair_engine.streaming.source import CheckpointSource
 
 WIDTH = {"pruning_percentage": 30}
 UNEVEN = {"pruning_percentage": 30, "layer_indices": [0, 2]}
@@ -51,6 +53,10 @@ CASES = [
     ("gpt2", DEPTH),
     ("opt", {**WIDTH, "pruning_type": "MLP"}),
 ]
+
+
+def plan_of(source: Path, options: PruneOptions) -> PruningPlan:
+    return static_plan(CheckpointLayout(CheckpointSource(source)), options)
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -83,7 +89,7 @@ def test_the_same_plan_tensors_and_config_as_in_memory(
     source, options = checkpoint(family), PruneOptions(**asked)
     expected = in_memory(source, tmp_path / "memory", options)
 
-    plan = static_plan_from_checkpoint(source, options)
+    plan = plan_of(source, options)
     apply_plan_to_checkpoint(source, tmp_path / "streamed", plan)
 
     assert plan.to_json() == expected.to_json()
@@ -111,7 +117,7 @@ def test_several_chat_templates_are_kept_without_a_sub_folder(checkpoint: Any, t
     tokenizer.chat_template = templates
     tokenizer.save_pretrained(source)
     assert (source / "additional_chat_templates").is_dir()
-    plan = static_plan_from_checkpoint(source, PruneOptions(**WIDTH))
+    plan = plan_of(source, PruneOptions(**WIDTH))
     apply_plan_to_checkpoint(source, tmp_path / "out", plan)
     assert all(path.is_file() for path in (tmp_path / "out").iterdir())
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == templates
@@ -119,7 +125,7 @@ def test_several_chat_templates_are_kept_without_a_sub_folder(checkpoint: Any, t
 
 def test_shards_are_cut_indexed_and_hashed(checkpoint: Any, tmp_path: Path) -> None:
     source = checkpoint("mistral", dtype=torch.float32)
-    plan = static_plan_from_checkpoint(source, PruneOptions(**WIDTH))
+    plan = plan_of(source, PruneOptions(**WIDTH))
     result = apply_plan_to_checkpoint(source, tmp_path / "out", plan, max_shard_bytes=20_000)
     files = {file.name: file for file in (tmp_path / "out").glob("*.safetensors")}
     assert len(files) > 2
@@ -134,7 +140,7 @@ def test_shards_are_cut_indexed_and_hashed(checkpoint: Any, tmp_path: Path) -> N
 
 def test_the_same_plan_gives_the_same_bytes(checkpoint: Any, tmp_path: Path) -> None:
     source = checkpoint("llama")
-    plan = static_plan_from_checkpoint(source, PruneOptions(**WIDTH))
+    plan = plan_of(source, PruneOptions(**WIDTH))
     runs = [apply_plan_to_checkpoint(source, tmp_path / name, plan).files for name in ("a", "b")]
     assert runs[0] == runs[1]
 
@@ -150,7 +156,7 @@ def test_a_nan_anywhere_is_an_error_that_names_the_tensor(
     weights = tensors(source)
     weights[place].view(-1)[-1] = value
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
-    plan = static_plan_from_checkpoint(source, PruneOptions(**DEPTH))
+    plan = plan_of(source, PruneOptions(**DEPTH))
     with pytest.raises(NonFiniteWeightsError, match=place):
         apply_plan_to_checkpoint(source, tmp_path / "out", plan)
 
@@ -178,7 +184,7 @@ def test_tensors_under_other_names_than_the_models_are_refused(checkpoint: Any, 
     bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors(source).items()}
     save_file(bare, source / "model.safetensors", metadata={"format": "pt"})
     load_model(source)  # transformers knows these names too
-    plan = static_plan_from_checkpoint(source, PruneOptions(pruning_percentage=30, pruning_type="MLP"))
+    plan = plan_of(source, PruneOptions(pruning_percentage=30, pruning_type="MLP"))
     with pytest.raises(UnsupportedModelError, match="only equal ones are streamed"):
         apply_plan_to_checkpoint(source, tmp_path / "out", plan)
     assert list((tmp_path / "out").iterdir()) == []
@@ -189,12 +195,12 @@ def test_weights_that_loading_would_convert_are_refused(checkpoint: Any, tmp_pat
     config = json.loads((source / "config.json").read_text()) | {"dtype": "bfloat16"}
     (source / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModelError, match="convert"):
-        static_plan_from_checkpoint(source, PruneOptions(**WIDTH))
+        plan_of(source, PruneOptions(**WIDTH))
 
 
 def test_every_layer_is_reported(checkpoint: Any, tmp_path: Path) -> None:
     source, seen = checkpoint("llama"), []
-    plan = static_plan_from_checkpoint(source, PruneOptions(**WIDTH))
+    plan = plan_of(source, PruneOptions(**WIDTH))
     apply_plan_to_checkpoint(source, tmp_path / "out", plan, report=lambda *step: seen.append(step[:3]))
     assert seen == [("prune", done, 3) for done in (1, 2, 3)]
 
@@ -202,9 +208,12 @@ def test_every_layer_is_reported(checkpoint: Any, tmp_path: Path) -> None:
 def test_planning_and_importing_load_no_transformers(checkpoint: Any) -> None:
     source = checkpoint("llama")
     code = (
-        "import sys; from optipfair_engine.pruning.static_plan import static_plan_from_checkpoint as plan;"
+        "import sys; from optipfair_engine.pruning.static_plan import static_plan as plan;"
         "from optipfair_engine.options.prune import PruneOptions;"
-        f"plan({str(source)!r}, PruneOptions(pruning_percentage=30)); print('transformers' in sys.modules)"
+        "from optipfair_engine.streaming.layout import CheckpointLayout as Layout;"
+        "from optipfair_engine.streaming.source import CheckpointSource as Source; from pathlib import Path;"
+        f"plan(Layout(Source(Path({str(source)!r}))), PruneOptions(pruning_percentage=30));"
+        "print('transformers' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
@@ -218,7 +227,7 @@ def test_a_failure_behind_many_chunks_ends_the_run(
 
     monkeypatch.setattr("optipfair_engine.streaming.gather.CHUNK", 64)
     source = checkpoint("llama", max_shard_size="1GB")
-    plan = static_plan_from_checkpoint(source, PruneOptions(**WIDTH))
+    plan = plan_of(source, PruneOptions(**WIDTH))
     weights = tensors(source)
     weights["model.embed_tokens.weight"][0, 0] = float("nan")
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})

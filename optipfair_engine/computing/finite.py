@@ -22,15 +22,18 @@ _BLOCK = 1 << 18
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a contiguous CPU tensor holds neither NaN nor infinity.
+    """Whether a tensor holds neither NaN nor infinity (types of eight bits are taken as finite).
 
-    Read as integers, the non-negative floats keep their order and the negative ones have the sign bit set
-    and keep the order of their magnitudes: the largest signed integer is the largest positive float, the
-    largest unsigned one the most negative. Two integer maxima (8 GB/s) take a twentieth of the time of
+    On a CPU: read as integers, the non-negative floats keep their order and the negative ones have the sign
+    bit set and keep the order of their magnitudes: the largest signed integer is the largest positive float,
+    the largest unsigned one the most negative. Two integer maxima (8 GB/s) take a twentieth of the time of
     ``torch.isfinite(x).all()``.
     """
     if tensor.dtype not in _INFINITY:
         return True
+    if tensor.device.type != "cpu":
+        # min and max carry NaN and infinity along, and need no copy of the tensor
+        return tensor.numel() == 0 or all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor.detach()))
     integer, infinity = _INFINITY[tensor.dtype]
     signed: np.ndarray[Any, Any] = tensor.detach().reshape(-1).view(integer).numpy()
     unsigned = signed.view(signed.dtype.str.replace("i", "u"))
