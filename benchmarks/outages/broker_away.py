@@ -23,7 +23,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.broker import answers, socket_path
+from jobs.addresses import socket_path
+from service.broker import answers
 from tests import servers
 from tests.service.harness import Service, running, wait_for
 from tests.tiny import write_tiny_llama
