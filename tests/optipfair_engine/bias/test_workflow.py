@@ -162,7 +162,7 @@ def test_a_baseline_with_fewer_layers_draws_nothing_and_so_lacks_nothing(
     model.model.layers = model.model.layers[:2]
     model.config.num_hidden_layers = 2
     shorter = save(model, tokenizer, tmp_path / "shorter")
-    options = BiasOptions(prompt_pairs=templated_pairs, visualization_types=["mean_diff"], layers=[3])
+    options = BiasOptions(prompt_pairs=templated_pairs[:2], visualization_types=["mean_diff"], layers=[3])
     assert "bias_change" in bias_checkpoint(folder, tmp_path / "out", options, baseline=shorter)
 
 
