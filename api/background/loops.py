@@ -31,6 +31,7 @@ Round = Callable[[], Awaitable[bool]]
 
 DISPATCH_SECONDS = 0.5
 WEBHOOK_SECONDS = 1.0
+BOOKS_SECONDS = 5.0
 PURGE_SECONDS = 60.0
 ORPHAN_SECONDS = 600.0
 _FAILED_PAUSE_SECONDS = 2.0
@@ -84,6 +85,11 @@ class Loops:
     async def purge(self) -> bool:
         """Remove what nobody needs any more: old artifacts, remembered answers, silent workers."""
         return await self._call(_purge_some, self._services)
+
+    async def keep_books(self) -> bool:
+        """Forget the changes that every waiter has been told of."""
+        await self._call(self._services.repository.forget_changes)
+        return False
 
     async def clean(self) -> bool:
         """Remove stored files that nothing refers to."""
@@ -164,6 +170,7 @@ async def background(services: Services) -> AsyncIterator[None]:
         asyncio.create_task(loops.run("dispatch", loops.dispatch, DISPATCH_SECONDS, services.outbox_filled)),
         asyncio.create_task(loops.run("sweep", loops.sweep, settings.sweep_seconds)),
         asyncio.create_task(loops.run("webhooks", loops.deliver, WEBHOOK_SECONDS)),
+        asyncio.create_task(loops.run("books", loops.keep_books, BOOKS_SECONDS)),
         asyncio.create_task(loops.run("purge", loops.purge, PURGE_SECONDS)),
         asyncio.create_task(loops.run("orphans", loops.clean, ORPHAN_SECONDS)),
     ]

@@ -17,6 +17,7 @@ from jobs.repository.trust import TrustVerbs
 from jobs.repository.uploads import UploadVerbs
 from jobs.repository.user import UserVerbs
 from jobs.repository.webhooks import WebhookVerbs
+from jobs.repository.whole.feed import FeedVerbs
 from jobs.repository.workers import WorkerVerbs
 
 __all__ = ["ARCHIVE", "Repository"]
@@ -33,5 +34,6 @@ class Repository(
     AuditVerbs,
     TrustVerbs,
     UploadVerbs,
+    FeedVerbs,
 ):
     """All verbs, as `Repository(engine, settings)`. SweepingVerbs bring AttemptVerbs, TrustVerbs KeyVerbs."""

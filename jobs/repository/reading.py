@@ -113,14 +113,6 @@ class ReadingVerbs(Verbs):
         items = [job_from_row(row) for row in rows[:size]]
         return Page(items=items, next_cursor=items[-1].id if len(rows) > size else None)
 
-    def versions(self, job_ids: Sequence[str]) -> dict[str, Version]:
-        """Row version, newest event and terminality of many jobs, in one query for all who wait for them."""
-        c = t.jobs.c
-        query = select(c.id, c.version, c.last_seq, c.state).where(c.id.in_(job_ids))
-        with self._read() as connection:
-            rows = connection.execute(query).all()
-        return {row.id: Version(row.version, row.last_seq, State(row.state).terminal) for row in rows}
-
     def list_events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """The job's events with `seq` > `after`, in order."""
         query = (
