@@ -1,8 +1,8 @@
-"""What is kept of the tables as a whole: what changed lately, how many there are of what, whose turn a duty is.
+"""What is kept of the tables as a whole: what changed lately, how many there are of what, whose turn it is.
 
-Triggers (`jobs.tables.triggers`) write `changes` and `tallies` in the transaction of the change itself, whoever
-makes it: a worker of an earlier release too. Both only ever grow by rows, so that no two writers wait for each
-other over a counter; a background loop folds the tallies together and forgets old changes.
+Triggers (`jobs.tables.triggers`) write `changes` and `tallies` in the transaction of the change itself,
+whoever makes it: a worker of an earlier release too. Both only ever grow by rows, so that no two writers wait
+for each other over a counter; a background loop folds the tallies together and forgets old changes.
 """
 
 from __future__ import annotations

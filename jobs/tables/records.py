@@ -1,4 +1,6 @@
-"""What the service knows of its users and their jobs. Times are integer milliseconds since the epoch, by the database's clock; JSON is text.
+"""What the service knows of its users and their jobs.
+
+Times are integer milliseconds since the epoch, by the database's clock; JSON is text.
 
 The indexes serve exactly the questions that the repository asks: a job by id; a page of a tenant's jobs
 by state, by kind or by label, newest first; expired leases; due deliveries. None of them costs more with

@@ -6,8 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    column,
+    delete,
+    func,
+    select,
+    table,
+)
 
 from jobs import tables as t
 from jobs.database import now_ms
@@ -22,23 +33,30 @@ PATIENCE_SECONDS = KEPT_SECONDS / 2
 _AT_ONCE = 1000
 """Ids in one query: a statement takes at most 65,535 values on Postgres, and 32,766 on SQLite."""
 
-# Numbers of rows are given out before their transaction commits, so a lower one may appear after a higher one.
+_SEQUENCES = table("sqlite_sequence", column("name"), column("seq"))
+
+
+def _query(
+    horizon: ColumnElement[int], place: ColumnElement[int], *where: ColumnElement[bool]
+) -> Select[Any]:
+    """The horizon and the time now, beside every change from the place `since` on; one row without any."""
+    c = t.changes.c
+    present = select(horizon.label("horizon"), now_ms().label("asked_at")).where(*where).subquery()
+    return (
+        select(present.c.horizon, present.c.asked_at, c.job_id, c.version, c.last_seq, c.state)
+        .select_from(present.outerjoin(t.changes, place >= bindparam("since")))
+        .order_by(c.id)
+    )
+
+
+# Numbers of rows are given out before their transaction commits: a lower one may appear after a higher one.
 # A transaction that this snapshot does not see is one that still ran, or began later: its number is not below
 # the snapshot's xmin. What is asked for from that xmin on is complete; some of it is seen twice.
-_POSTGRES = text(
-    "SELECT horizon, asked_at, job_id, version, last_seq, state"
-    " FROM (SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) AS horizon,"
-    f" {now_ms().compile(dialect=postgresql.dialect())} AS asked_at) AS present"
-    " LEFT JOIN changes ON transaction_id >= :since ORDER BY changes.id"
-)
+_XMIN = func.pg_snapshot_xmin(func.pg_current_snapshot())
+_POSTGRES = _query(cast(cast(_XMIN, Text), BigInteger), t.changes.c.transaction_id)
 # One writer at a time: rows appear in the order of their numbers.
-_SQLITE = text(
-    "SELECT horizon, asked_at, job_id, version, last_seq, state"
-    " FROM (SELECT coalesce(max(seq) + 1, 1) AS horizon,"
-    f" {str(now_ms().compile(dialect=sqlite.dialect())).replace(':', chr(92) + ':')} AS asked_at"
-    " FROM sqlite_sequence WHERE name = 'changes') AS present"
-    " LEFT JOIN changes ON id >= :since ORDER BY id"
-)
+_NEXT = func.coalesce(func.max(_SEQUENCES.c.seq) + 1, 1)
+_SQLITE = _query(_NEXT, t.changes.c.id, _SEQUENCES.c.name == "changes")
 _NEVER = 2**62
 """A place in the feed that no change reaches."""
 
