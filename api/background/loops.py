@@ -32,6 +32,9 @@ Round = Callable[[], Awaitable[bool]]
 DISPATCH_SECONDS = 0.5
 WEBHOOK_SECONDS = 1.0
 BOOKS_SECONDS = 5.0
+RECONCILE_SECONDS = 6 * 3600.0
+#: A process that died over it has its turn taken after so long.
+RECONCILE_LEASE_SECONDS = 1200.0
 PURGE_SECONDS = 60.0
 ORPHAN_SECONDS = 600.0
 _FAILED_PAUSE_SECONDS = 2.0
@@ -87,8 +90,12 @@ class Loops:
         return await self._call(_purge_some, self._services)
 
     async def keep_books(self) -> bool:
-        """Forget the changes that every waiter has been told of."""
+        """Forget the changes that every waiter has been told of, and fold and reconcile the tallies."""
         await self._call(self._services.repository.forget_changes)
+        await self._call(self._services.repository.fold_tallies)
+        wrong = await self._call(_reconcile, self._services)
+        if wrong:
+            _log.warning("tallies_were_wrong", figures=wrong)
         return False
 
     async def clean(self) -> bool:
@@ -154,6 +161,17 @@ def _purge_some(services: Services) -> bool:
     repository.purge_tokens()
     repository.purge_workers()
     return bool(folders or uploaded)
+
+
+def _reconcile(services: Services) -> int:
+    """Count everything, if that is due and nobody else does; how many figures were wrong."""
+    repository = services.repository
+    duty = repository.take_duty("reconcile", lease_seconds=RECONCILE_LEASE_SECONDS)
+    if duty is None:
+        return 0
+    wrong = repository.reconcile_tallies()
+    repository.end_duty(duty, again_in_seconds=RECONCILE_SECONDS)
+    return wrong
 
 
 def _remove_orphans(services: Services) -> int:

@@ -110,6 +110,13 @@ jobs = Table(
     Index("ix_jobs_verdict_id", "verdict", "id"),
     Index("ix_jobs_tenant_queue_kind_state", "tenant", "queue", "kind", "state"),  # to reconcile the tallies
     Index(
+        "ix_jobs_queue_queued_at",
+        "queue",
+        "queued_at",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
         "ix_jobs_lease_expires_at",
         "lease_expires_at",
         sqlite_where=text("lease_expires_at IS NOT NULL"),

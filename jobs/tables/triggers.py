@@ -74,8 +74,8 @@ TRIGGERS = (
     Trigger(
         "attempt_moved",
         "attempts",
-        "AFTER UPDATE OF outcome",
-        "OLD.outcome <> NEW.outcome",
+        "AFTER UPDATE OF outcome, started_at, finished_at",
+        f"OLD.outcome <> NEW.outcome OR {_TOOK.format(row='OLD')} <> {_TOOK.format(row='NEW')}",
         (_attempt("OLD", -1), _attempt("NEW", 1)),
     ),
 )

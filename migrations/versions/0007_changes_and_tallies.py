@@ -37,6 +37,14 @@ def upgrade() -> None:
     # Only the reconciliation still counts, by all four words; it shall not read the rows for that.
     op.create_index("ix_jobs_tenant_queue_kind_state", "jobs", ["tenant", "queue", "kind", "state"])
     op.drop_index("ix_jobs_state_kind", "jobs")
+    waiting = sa.text("state = 'queued'")
+    op.create_index(
+        "ix_jobs_queue_queued_at",
+        "jobs",
+        ["queue", "queued_at"],
+        sqlite_where=waiting,
+        postgresql_where=waiting,
+    )
 
 
 def _make_tables() -> None:
@@ -82,6 +90,7 @@ def _make_tables() -> None:
 
 def downgrade() -> None:
     op.create_index("ix_jobs_state_kind", "jobs", ["state", "kind"])
+    op.drop_index("ix_jobs_queue_queued_at", "jobs")
     op.drop_index("ix_jobs_tenant_queue_kind_state", "jobs")
     triggers.remove(op.get_bind())
     for table in ("duties", "tallies", "changes"):

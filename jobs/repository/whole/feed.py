@@ -39,7 +39,7 @@ _SEQUENCES = table("sqlite_sequence", column("name"), column("seq"))
 def _query(
     horizon: ColumnElement[int], place: ColumnElement[int], *where: ColumnElement[bool]
 ) -> Select[Any]:
-    """The horizon and the time now, beside every change from the place `since` on; one row without any."""
+    """The horizon and the time now, beside each change from the place `since` on."""
     c = t.changes.c
     present = select(horizon.label("horizon"), now_ms().label("asked_at")).where(*where).subquery()
     return (
