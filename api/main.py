@@ -101,7 +101,7 @@ def make_services(settings: Settings) -> Services:
         publisher=Publisher(settings),
         secrets=secrets,
         authenticator=authenticator,
-        notifier=Notifier(repository.versions),
+        notifier=Notifier(repository),
         metrics=HttpMetrics(),
         issuers=Issuers(allow_loopback=settings.allow_loopback_webhooks),
     )

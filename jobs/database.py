@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Engine, create_engine, event
+from sqlalchemy import BigInteger, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -124,3 +124,27 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction for writes: on SQLite it holds the write lock from its first moment."""
     with engine.begin() as connection:
         yield connection
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A transaction whose statements all see the database as it was at the first one."""
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
+    with engine.begin() as connection:  # on SQLite the write lock does it
+        yield connection
+
+
+@contextmanager
+def taking_long(connection: Connection, seconds: float) -> Iterator[None]:
+    """Let the statements of this transaction take so long, which the engine's patience would not."""
+    driver = connection.connection.driver_connection
+    if driver is None or connection.dialect.name != "postgresql":
+        yield
+        return
+    usual, driver.answer_seconds = driver.answer_seconds, seconds
+    try:
+        connection.execute(text(f"SET LOCAL statement_timeout = {round(seconds * 1000)}"))
+        yield
+    finally:
+        driver.answer_seconds = usual

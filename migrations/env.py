@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 from jobs.database import connect
 from jobs.patience import UNBOUNDED
 from jobs.settings import read_settings
-from jobs.tables import metadata
+from jobs.tables import metadata, triggers
 
 _LOCK = 0x6F66706D  # any number; two processes that migrate at once wait for each other
 config = context.config
@@ -35,6 +35,7 @@ def run(connection: Connection) -> None:
         if not sqlite:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         context.run_migrations()
+        triggers.restore(connection)
         if sqlite and connection.execute(text("PRAGMA foreign_key_check")).first() is not None:
             raise RuntimeError("the migration would leave rows that refer to nothing")
     if sqlite:

@@ -31,6 +31,10 @@ Round = Callable[[], Awaitable[bool]]
 
 DISPATCH_SECONDS = 0.5
 WEBHOOK_SECONDS = 1.0
+BOOKS_SECONDS = 5.0
+RECONCILE_SECONDS = 6 * 3600.0
+#: A process that died over it has its turn taken after so long.
+RECONCILE_LEASE_SECONDS = 1200.0
 PURGE_SECONDS = 60.0
 ORPHAN_SECONDS = 600.0
 _FAILED_PAUSE_SECONDS = 2.0
@@ -84,6 +88,15 @@ class Loops:
     async def purge(self) -> bool:
         """Remove what nobody needs any more: old artifacts, remembered answers, silent workers."""
         return await self._call(_purge_some, self._services)
+
+    async def keep_books(self) -> bool:
+        """Forget the changes that every waiter has been told of, and fold and reconcile the tallies."""
+        await self._call(self._services.repository.forget_changes)
+        await self._call(self._services.repository.fold_tallies)
+        wrong = await self._call(_reconcile, self._services)
+        if wrong:
+            _log.warning("tallies_were_wrong", figures=wrong)
+        return False
 
     async def clean(self) -> bool:
         """Remove stored files that nothing refers to."""
@@ -150,6 +163,17 @@ def _purge_some(services: Services) -> bool:
     return bool(folders or uploaded)
 
 
+def _reconcile(services: Services) -> int:
+    """Count everything, if that is due and nobody else does; how many figures were wrong."""
+    repository = services.repository
+    duty = repository.take_duty("reconcile", lease_seconds=RECONCILE_LEASE_SECONDS)
+    if duty is None:
+        return 0
+    wrong = repository.reconcile_tallies()
+    repository.end_duty(duty, again_in_seconds=RECONCILE_SECONDS)
+    return wrong
+
+
 def _remove_orphans(services: Services) -> int:
     grace = services.settings.orphan_grace_seconds
     return remove_orphans(services.repository, services.store, grace_seconds=grace)
@@ -164,6 +188,7 @@ async def background(services: Services) -> AsyncIterator[None]:
         asyncio.create_task(loops.run("dispatch", loops.dispatch, DISPATCH_SECONDS, services.outbox_filled)),
         asyncio.create_task(loops.run("sweep", loops.sweep, settings.sweep_seconds)),
         asyncio.create_task(loops.run("webhooks", loops.deliver, WEBHOOK_SECONDS)),
+        asyncio.create_task(loops.run("books", loops.keep_books, BOOKS_SECONDS)),
         asyncio.create_task(loops.run("purge", loops.purge, PURGE_SECONDS)),
         asyncio.create_task(loops.run("orphans", loops.clean, ORPHAN_SECONDS)),
     ]

@@ -1,8 +1,9 @@
 """One poller for everybody who waits: long polls and event streams hold neither a thread nor a query.
 
-While somebody waits, a single task asks the database every 200 ms for the versions of all watched jobs at
-once, on a thread of its own, and wakes those whose job changed. It works the same on SQLite and Postgres, and
-with any number of API processes.
+While somebody waits, a single task asks the database every 200 ms what has changed since it last asked, on a
+thread of its own, and wakes those whose job is among it. So waiting costs what changes, not how many wait. A
+job that is watched for the first time is looked at once; all are after a silence in which the feed of changes
+may have forgotten some. It works the same on SQLite and Postgres, and with any number of API processes.
 """
 
 from __future__ import annotations
@@ -11,34 +12,48 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import structlog
 
+from jobs.repository.whole.feed import PATIENCE_SECONDS, News
 from jobs.rows import Version
 
 POLL_SECONDS = 0.2
 _log = structlog.get_logger("api.waiting.notifier")
 
-VersionsOf = Callable[[Sequence[str]], Mapping[str, Version]]
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class Feed(Protocol):
+    """What the repository tells of jobs' versions."""
+
+    def changes_since(self, horizon: int | None) -> News:
+        """What changed since an earlier answer gave this horizon; None: nothing, but from now on."""
+        ...
+
+    def versions(self, job_ids: Sequence[str]) -> Mapping[str, Version]:
+        """The versions of these jobs as they are now, without those that are gone."""
+        ...
+
+
 class Watch:
-    """What is known of one job, shared by all who wait for it; `version` is None until first polled."""
+    """What is known of one job, shared by all who wait for it; `version` is None until it was looked at."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.watchers = 0
         self.version: Version | None = None
+        self.looked_at = False
         self.gone = False
         self.stopped = False
         self._changed = asyncio.Event()
         self._loads: dict[object, asyncio.Task[Any]] = {}
 
     def update(self, version: Version | None) -> None:
-        """Take in what the poller saw, and wake the waiters if it is new."""
-        if version == self.version and not (version is None and not self.gone):
+        """Take in what the poller saw, and wake the waiters if it is new: changes may be told twice."""
+        if self.gone or not _is_news(self.version, version):
             return
         self.version, self.gone = version, version is None
         self._loads.clear()
@@ -92,16 +107,21 @@ class Watch:
         return True
 
 
+def _is_news(known: Version | None, told: Version | None) -> bool:
+    return known is None or told is None or told.version > known.version
+
+
 class Notifier:
     """Owner of the watches and of the poller.
 
     Args:
-        versions: repository call that gives the versions of several jobs in one query.
+        feed: the repository.
         poll_seconds: pause between two polls.
     """
 
-    def __init__(self, versions: VersionsOf, poll_seconds: float = POLL_SECONDS) -> None:
-        self._versions, self._pause = versions, poll_seconds
+    def __init__(self, feed: Feed, poll_seconds: float = POLL_SECONDS) -> None:
+        self._feed, self._pause = feed, poll_seconds
+        self._before: News | None = None
         self._watches: dict[str, Watch] = {}
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -135,22 +155,45 @@ class Notifier:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="notifier")
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while not self.closing:
             if not self._watches:
                 self._wanted.clear()
                 await self._wanted.wait()
-            ids = list(self._watches)
             try:
-                found = await loop.run_in_executor(self._thread, self._versions, ids)
+                await self._poll()
             except Exception as error:  # a database that restarts must not end the poller
                 _log.warning("poll_failed", error=type(error).__name__)
-            else:
-                for job_id in ids:
-                    watch = self._watches.get(job_id)
-                    if watch is not None:
-                        watch.update(found.get(job_id))
             await asyncio.sleep(self._pause)
+
+    async def _poll(self) -> None:
+        """Tell what changed, then look at the jobs that nobody has looked at yet.
+
+        In this order nothing is missed: what changes after the look is in the next answer of the feed. The
+        place in the feed moves on only when both have worked.
+        """
+        before = self._before
+        news = await self._ask(self._feed.changes_since, None if before is None else before.horizon)
+        if before is None or _may_lack_some(before, news):
+            for watch in self._watches.values():
+                watch.looked_at = False
+        for job_id, version in news.versions.items():
+            self._tell(job_id, version)
+        unseen = [watch.job_id for watch in self._watches.values() if not watch.looked_at]
+        if unseen:
+            found = await self._ask(self._feed.versions, unseen)
+            for job_id in unseen:
+                self._tell(job_id, found.get(job_id), looked_at=True)
+        self._before = news
+
+    async def _ask(self, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: question(*args, **kwargs))
+
+    def _tell(self, job_id: str, version: Version | None, *, looked_at: bool = False) -> None:
+        watch = self._watches.get(job_id)
+        if watch is not None:
+            watch.looked_at = watch.looked_at or looked_at
+            watch.update(version)
 
     async def close(self) -> None:
         """Stop polling and let every waiter go; a repeat is safe."""
@@ -162,3 +205,9 @@ class Notifier:
             with suppress(asyncio.CancelledError):
                 await self._task
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _may_lack_some(before: News, news: News) -> bool:
+    """Whether changes between two answers may have been forgotten, or the database was set back."""
+    silence = (news.asked_at - before.asked_at) / 1000
+    return silence > PATIENCE_SECONDS or news.horizon < before.horizon

@@ -17,6 +17,9 @@ from jobs.repository.trust import TrustVerbs
 from jobs.repository.uploads import UploadVerbs
 from jobs.repository.user import UserVerbs
 from jobs.repository.webhooks import WebhookVerbs
+from jobs.repository.whole.duties import DutyVerbs
+from jobs.repository.whole.feed import FeedVerbs
+from jobs.repository.whole.tallies import TallyVerbs
 from jobs.repository.workers import WorkerVerbs
 
 __all__ = ["ARCHIVE", "Repository"]
@@ -33,5 +36,8 @@ class Repository(
     AuditVerbs,
     TrustVerbs,
     UploadVerbs,
+    FeedVerbs,
+    TallyVerbs,
+    DutyVerbs,
 ):
     """All verbs, as `Repository(engine, settings)`. SweepingVerbs bring AttemptVerbs, TrustVerbs KeyVerbs."""

@@ -6,7 +6,19 @@ import copy
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Connection, Engine, Insert, and_, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Insert,
+    and_,
+    func,
+    insert,
+    literal_column,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs import tables as t
@@ -78,20 +90,20 @@ class Verbs:
         """
         self._check_artifact_bytes(connection, tenant, output_bytes)
         limit = self.settings.max_jobs_per_tenant
-        if count(connection, t.jobs.c.tenant == tenant, is_in(*ACTIVE)) > limit:
+        if tallied(connection, *ACTIVE, tenant=tenant) > limit:
             raise QuotaExceededError(
                 f"this tenant's limit of jobs queued or running is {limit}: wait for one, or cancel one",
                 limit=limit,
                 retry_after=RETRY_AFTER_SECONDS,
             )
-        if count(connection, is_in(State.QUEUED)) > self.settings.max_queue_depth:
+        if tallied(connection, State.QUEUED) > self.settings.max_queue_depth:
             raise QueueFullError("the queue is full: try again later", retry_after=RETRY_AFTER_SECONDS)
 
     def _check_artifact_bytes(self, connection: Connection, tenant: str, output_bytes: int) -> None:
         limit = self.settings.max_artifact_bytes_per_tenant
         if limit is None:
             return
-        kept = kept_bytes(connection).get(tenant, 0)
+        kept = kept_bytes(connection, tenant).get(tenant, 0)
         if kept + output_bytes > limit:
             raise ArtifactQuotaError(
                 f"this tenant's files take {kept:,} bytes, the job may write {output_bytes:,}, and the limit "
@@ -101,13 +113,13 @@ class Verbs:
             )
 
 
-def kept_bytes(connection: Connection) -> dict[str, int]:
-    """What each tenant's files take, in bytes; files that jobs share count once."""
+def kept_bytes(connection: Connection, tenant: str | None = None) -> dict[str, int]:
+    """What each tenant's files take (or one's), in bytes; files that jobs share count once."""
     a, j = t.artifacts.c, t.jobs.c
     files = (
         select(j.tenant, a.storage, a.name, a.size)
         .join(t.jobs, j.id == a.job_id)
-        .where(a.name != "*")
+        .where(a.name != "*", true() if tenant is None else j.tenant == tenant)
         .distinct()
         .subquery()
     )
@@ -123,6 +135,11 @@ def later(seconds: float) -> ColumnElement[int]:
 def is_in(*states: State) -> ColumnElement[bool]:
     """Whether a job is in one of the states."""
     return t.jobs.c.state.in_([state.value for state in states])
+
+
+def waits() -> ColumnElement[bool]:
+    """Whether a job is queued, in the words of the indexes of queued jobs alone: those match no parameter."""
+    return t.jobs.c.state == literal_column("'queued'")
 
 
 def fenced(job_id: str, attempt: int, *states: State) -> tuple[ColumnElement[bool], ...]:
@@ -205,6 +222,10 @@ def put_into_outbox(connection: Connection, job_id: str, *, delay_seconds: float
     connection.execute(insert(t.outbox).values(job_id=job_id, taken_until=due))
 
 
-def count(connection: Connection, *where: ColumnElement[bool]) -> int:
-    """How many jobs there are with these properties."""
-    return connection.execute(select(func.count()).select_from(t.jobs).where(*where)).scalar_one()
+def tallied(connection: Connection, *states: State, tenant: str | None = None) -> int:
+    """How many jobs are in these states, one tenant's or all, without counting them."""
+    c = t.tallies.c
+    where = [c.subject == "job", c.state.in_([state.value for state in states])]
+    if tenant is not None:
+        where.append(c.tenant == tenant)
+    return int(connection.execute(select(func.coalesce(func.sum(c.number), 0)).where(*where)).scalar_one())

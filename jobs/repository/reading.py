@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, literal, select, true
+from sqlalchemy import Select, bindparam, literal, select
 
 from jobs import tables as t
 from jobs.database import now_ms
@@ -113,14 +113,6 @@ class ReadingVerbs(Verbs):
         items = [job_from_row(row) for row in rows[:size]]
         return Page(items=items, next_cursor=items[-1].id if len(rows) > size else None)
 
-    def versions(self, job_ids: Sequence[str]) -> dict[str, Version]:
-        """Row version, newest event and terminality of many jobs, in one query for all who wait for them."""
-        c = t.jobs.c
-        query = select(c.id, c.version, c.last_seq, c.state).where(c.id.in_(job_ids))
-        with self._read() as connection:
-            rows = connection.execute(query).all()
-        return {row.id: Version(row.version, row.last_seq, State(row.state).terminal) for row in rows}
-
     def list_events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """The job's events with `seq` > `after`, in order."""
         query = (
@@ -173,43 +165,6 @@ class ReadingVerbs(Verbs):
         """The checks of an ended job's gates."""
         text = self._column(job_id, t.jobs.c.checks)
         return [] if text is None else [Check(**item) for item in json.loads(text)]
-
-    def count_states(self, tenant: str | None = None) -> dict[tuple[str, str], int]:
-        """(state, kind) → number of jobs, of one tenant or of all."""
-        c = t.jobs.c
-        query = select(c.state, c.kind, func.count()).where(_of(tenant)).group_by(c.state, c.kind)
-        with self._read() as connection:
-            rows = connection.execute(query).all()
-        return {(row[0], row[1]): row[2] for row in rows}
-
-    def attempt_totals(self, tenant: str | None = None) -> dict[str, tuple[int, float]]:
-        """Outcome → number of attempts that ended so (or run), and the seconds that they took together.
-
-        Those of one tenant's jobs, or all.
-        """
-        a = t.attempts.c
-        took = func.coalesce(func.sum(a.finished_at - a.started_at), 0)
-        query = select(a.outcome, func.count(), took).group_by(a.outcome)
-        if tenant is not None:
-            query = query.where(a.job_id.in_(select(t.jobs.c.id).where(_of(tenant))))
-        with self._read() as connection:
-            rows = connection.execute(query).all()
-        return {row[0]: (row[1], float(row[2]) / 1000) for row in rows}
-
-    def queue_age_seconds(self, tenant: str | None = None) -> dict[str, float]:
-        """For each queue with waiting jobs (of one tenant, or of all): how long the oldest has waited."""
-        c = t.jobs.c
-        waited = now_ms() - func.min(c.queued_at)
-        query = select(c.queue, waited).where(is_in(State.QUEUED), _of(tenant)).group_by(c.queue)
-        with self._read() as connection:
-            return {row[0]: max(row[1], 0) / 1000 for row in connection.execute(query)}
-
-    def queue_lengths(self, tenant: str | None = None) -> dict[str, int]:
-        """For each queue with waiting jobs (of one tenant, or of all): how many wait."""
-        c = t.jobs.c
-        query = select(c.queue, func.count()).where(is_in(State.QUEUED), _of(tenant)).group_by(c.queue)
-        with self._read() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
 
     def waiting_jobs(self, queues: Sequence[str], *, limit: int) -> list[str]:
         """The ids of jobs that wait in these queues: by priority, then the oldest first."""
@@ -290,8 +245,3 @@ def _page_query(given: frozenset[str], labels: tuple[bool, ...]) -> Select[Any]:
 
 def _artifact(row: Mapping[Any, Any]) -> Artifact:
     return Artifact(**{name: row[name] for name in ARTIFACT_FIELDS})
-
-
-def _of(tenant: str | None) -> ColumnElement[bool]:
-    """The condition that a job is this tenant's; of every job for None."""
-    return true() if tenant is None else t.jobs.c.tenant == tenant

@@ -152,13 +152,20 @@ class TestCost:
     ) -> None:
         jobs = [caller.create() for _ in range(20)]
         polls: list[int] = []
-        versions = services.notifier._versions
+        looks: list[int] = []
+        changes_since, versions = services.repository.changes_since, services.repository.versions
 
-        def counted(ids: Any) -> Any:
-            polls.append(len(ids))
+        def asked(horizon: int | None) -> Any:
+            news = changes_since(horizon)
+            polls.append(len(news.versions))
+            return news
+
+        def looked(ids: Any) -> Any:
+            looks.append(len(ids))
             return versions(ids)
 
-        monkeypatch.setattr(services.notifier, "_versions", counted)
+        monkeypatch.setattr(services.repository, "changes_since", asked)
+        monkeypatch.setattr(services.repository, "versions", looked)
 
         async def story() -> tuple[int, int, httpx.Response, set[int]]:
             async with connect_async(caller.key) as client:
@@ -168,11 +175,13 @@ class TestCost:
                     for job in jobs * 10
                 ]
                 await held(services, jobs=20)
+                while sum(looks) < 20:
+                    await asyncio.sleep(0.01)
                 polls.clear()
                 while len(polls) < 3:
                     await asyncio.sleep(0.01)
                 grown = threading.active_count() - threads
-                seen = max(polls)
+                seen = sum(polls)
                 live = await client.get("/livez")
                 for job in jobs:
                     await asyncio.to_thread(worker.services.repository.cancel_job, job["id"])
@@ -181,7 +190,8 @@ class TestCost:
                 return grown, seen, live, answers
 
         grown, seen, live, answers = run(story())
-        assert seen == 20  # 200 waiters, 20 jobs, one query for all of them
+        assert sum(looks) == 20  # 200 waiters, 20 jobs, each looked at once
+        assert seen == 0  # and while nothing changes, nothing is read
         assert grown <= 3  # the poller's and to_thread's own, not one a waiter
         assert live.status_code == 200
         assert answers == {200}

@@ -1,4 +1,6 @@
-"""The tables. Times are integer milliseconds since the epoch, by the database's clock; JSON is text.
+"""What the service knows of its users and their jobs.
+
+Times are integer milliseconds since the epoch, by the database's clock; JSON is text.
 
 The indexes serve exactly the questions that the repository asks: a job by id; a page of a tenant's jobs
 by state, by kind or by label, newest first; expired leases; due deliveries. None of them costs more with
@@ -16,7 +18,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
@@ -25,20 +26,7 @@ from sqlalchemy import (
 )
 
 from jobs.states import Outcome, State
-
-NAMING_CONVENTION = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-metadata = MetaData(naming_convention=NAMING_CONVENTION)
-
-ID = String(36)
-NAME = String(128)
-SERIAL = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in INTEGER PRIMARY KEY
+from jobs.tables.base import ID, NAME, SERIAL, metadata
 
 
 def _one_of(column: str, values: type[State] | type[Outcome]) -> CheckConstraint:
@@ -120,7 +108,14 @@ jobs = Table(
     Index("ix_jobs_state_id", "state", "id"),
     Index("ix_jobs_kind_id", "kind", "id"),
     Index("ix_jobs_verdict_id", "verdict", "id"),
-    Index("ix_jobs_state_kind", "state", "kind"),  # counts for /metrics, without reading the rows
+    Index("ix_jobs_tenant_queue_kind_state", "tenant", "queue", "kind", "state"),  # to reconcile the tallies
+    Index(
+        "ix_jobs_queue_queued_at",
+        "queue",
+        "queued_at",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
     Index(
         "ix_jobs_lease_expires_at",
         "lease_expires_at",
