@@ -61,13 +61,12 @@ def finish(
         state=target.value,
         finished_at=now_ms() if finished_at is None else finished_at,
         lease_expires_at=None,
-        artifacts_expire_at=later(retention_seconds) if target is State.SUCCEEDED else None,
         error_code=code,
         error_message=message,
-        metrics=None if metrics is None else to_json(metrics),
         verdict=verdict,
         checks=to_json([asdict(check) for check in checks]),
         warnings=to_json(warnings) if warnings else None,
+        **(_results(metrics or {}, retention_seconds) if target is State.SUCCEEDED else {}),
         **values,
     )
     if job is None:
@@ -76,6 +75,11 @@ def finish(
         close_attempt(connection, job, outcome or _OUTCOMES[target], error)
     notify(connection, job)
     return job
+
+
+def _results(metrics: JsonObject, retention_seconds: float) -> dict[str, Any]:
+    """The columns of a result; any other end leaves what a pipeline's finished steps may have left."""
+    return {"metrics": to_json(metrics), "artifacts_expire_at": later(retention_seconds)}
 
 
 def close_attempt(

@@ -60,6 +60,8 @@ class Inputs:
     report: Reporter
     steps: dict[str, Path] = field(default_factory=dict)
     announce: Announcer = null_announcer
+    #: The metrics of a pipeline's steps that an earlier attempt has finished, by name.
+    finished: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: The step of a pipeline that runs, if it is one.
     step: str | None = None
     _held: list[Path] = field(default_factory=list)
