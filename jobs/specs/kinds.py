@@ -5,6 +5,7 @@ The largest, `PruneSpec`, has a module of its own: `jobs.specs.prune`.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -185,11 +186,23 @@ class PipelineSpec(Strict):
         for step in self.steps:
             if step.name in makers:
                 raise ValueError(f"two steps are named {step.name!r}")
+            if isinstance(step.spec, PruneSpec) and step.spec.layers_from is not None:
+                self._check_importance_of(step.name, step.spec)
             for ref in step_references(step.spec):
                 if makers.get(ref) != "prune":
                     raise ValueError(f"step {step.name!r}: no earlier prune step is named {ref!r}")
             makers[step.name] = step.kind
         return self
+
+    def _check_importance_of(self, name: str, spec: PruneSpec) -> None:
+        """Refuse layers_from unless it names an earlier importance step of the same model."""
+        earlier = takewhile(lambda step: step.name != name, self.steps)
+        wanted = spec.layers_from.name if spec.layers_from is not None else ""
+        found = next((s for s in earlier if s.name == wanted and isinstance(s.spec, ImportanceSpec)), None)
+        if found is None:
+            raise ValueError(f"step {name!r}: no earlier importance step is named {wanted!r}")
+        if found.spec.model != spec.model:
+            raise ValueError(f"step {name!r}: step {wanted!r} measured the layers of another model")
 
 
 SPECS: dict[str, type[BaseModel]] = {

@@ -93,6 +93,8 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
     from worker.engine.reload_check import forked_runner
 
     model = inputs.model(spec["model"])
+    if spec.get("layers_from"):
+        spec = {**spec, "layer_indices": inputs.least_important(spec), "num_layers_to_remove": None}
     return dict(
         workflow.prune_checkpoint(
             model,
@@ -193,7 +195,7 @@ def run_pipeline(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
             run, told = RUNNERS[step["kind"]], prefixed(report, name)
             by_step[name] = strict(run(step["spec"], folder, inputs, told))
             inputs.announce("step_finished", {"step": name, "metrics": by_step[name]})
-        inputs.steps[name] = folder
+        inputs.steps[name], inputs.results[name] = folder, by_step[name]
     flatten_steps(output)
     return write_metrics(output, merge_metrics(by_step))
 
