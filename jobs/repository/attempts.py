@@ -20,8 +20,7 @@ from jobs.repository.base import (
     requeued,
     too_late,
 )
-from jobs.repository.ending import close_attempt, finish
-from jobs.repository.keeping import keep, replace_artifacts
+from jobs.repository.ending import close_attempt, finish, keep, replace_artifacts
 from jobs.rows import Artifact, Claim, Job, JsonObject, Progress, job_from_row, printable
 from jobs.states import Outcome, State
 
