@@ -64,6 +64,9 @@ class Job(BaseModel):
     )
     execution_reason: str | None = Field(description="why, in words")
     created_by: dict[str, str] | None = Field(description="who made it: its key_id or subject")
+    kept_steps: list[str] = Field(
+        description="of a pipeline without success: the finished steps, whose files and metrics are kept"
+    )
     links: dict[str, str]
 
 

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from api import models
 from jobs import rows
-from jobs.states import State
 from jobs.times import rfc3339
 from jobs.verdict import interval
 
@@ -28,7 +27,7 @@ def job_links(job: rows.Job) -> dict[str, str]:
     base = f"/v1/jobs/{job.id}"
     links = {"self": base, "events": f"{base}/events", "attempts": f"{base}/attempts"}
     links["logs"] = f"{base}/logs"
-    if job.state is State.SUCCEEDED:
+    if job.has_results:
         links |= {name: f"{base}/{name}" for name in ("artifacts", "manifest", "metrics")}
     if job.terminal:
         links["verdict"] = f"{base}/verdict"
@@ -69,6 +68,7 @@ def job_view(job: rows.Job) -> models.Job:
         artifacts_expire_at=rfc3339_or_none(job.artifacts_expire_at),
         execution=job.execution,
         execution_reason=job.execution_reason,
+        kept_steps=job.kept_steps,
         created_by=None if job.created_by is None else json.loads(job.created_by),
         links=job_links(job),
     )

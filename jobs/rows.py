@@ -72,6 +72,8 @@ class Job:
     execution_reason: str | None = None
     created_by: str | None = None
     """JSON of who made it."""
+    kept: JsonObject | None = None
+    """`{"steps", "binding"}`: which steps of a pipeline are done though it has not succeeded."""
     resolved: JsonObject | None = None
     warnings: list[JsonObject] = field(default_factory=list)
 
@@ -79,6 +81,16 @@ class Job:
     def terminal(self) -> bool:
         """Whether the job has ended."""
         return self.state in TERMINAL
+
+    @property
+    def kept_steps(self) -> list[str]:
+        """The steps of a pipeline whose files and metrics are kept though it has not succeeded (yet)."""
+        return [] if self.kept is None else list(self.kept["steps"])
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there are metrics, and files as long as they are kept."""
+        return self.state is State.SUCCEEDED or self.kept is not None
 
 
 @dataclass(frozen=True)
@@ -317,7 +329,8 @@ JOB_FIELDS = (
     *("version", "last_seq", "attempt", "lost_attempts", "max_attempts", "worker_id", "lease_expires_at"),
     *("progress_fraction", "progress_stage", "progress_message", "eta_seconds", "error_code"),
     *("error_message", "verdict", "created_at", "queued_at", "started_at", "finished_at"),
-    *("artifacts_expire_at", "execution", "execution_reason", "created_by", "resolved", "warnings"),
+    *("artifacts_expire_at", "execution", "execution_reason", "created_by", "kept", "resolved"),
+    "warnings",
 )
 """The columns of `jobs` that make a Job, in the order in which `job_from_row` takes them."""
 _STATES = {state.value: state for state in State}
@@ -338,7 +351,8 @@ def job_from_row(row: Sequence[Any]) -> Job:
         *row[16 : _PROGRESS.start],
         Progress(*row[_PROGRESS]),
         None if code is None else JobError(code, message or ""),
-        *row[_ERROR + 2 : -2],
+        *row[_ERROR + 2 : -3],
+        None if row[-3] is None else from_json(row[-3]),
         None if row[-2] is None else from_json(row[-2]),
         [] if row[-1] is None else from_json(row[-1]),
     ]

@@ -144,7 +144,7 @@ def job_page(services: Services, job: Job, now: int) -> dict[str, Any]:
     """Everything that the page of one job shows."""
     repository = services.repository
     events = repository.list_events(job.id, after=max(job.last_seq - MAX_EVENTS, 0), limit=MAX_EVENTS)
-    done = job.state is State.SUCCEEDED
+    done = job.has_results
     metrics = without_copies(repository.get_metrics(job.id) or {}) if done else {}
     artifacts = repository.list_artifacts(job.id) if done else []
     return {
@@ -167,7 +167,7 @@ def job_page(services: Services, job: Job, now: int) -> dict[str, Any]:
 def event_line(event: Event) -> dict[str, str]:
     """One event as a line; what it says is data from the worker, shown as text."""
     data = event.data
-    told = [str(data[key]) for key in ("stage", "message", "code") if data.get(key)]
+    told = [str(data[key]) for key in ("step", "stage", "message", "code") if data.get(key)]
     if "total" in data and data.get("total"):
         told.insert(1, f"{data.get('done')}/{data['total']}")
     return {"time": rfc3339(event.time), "type": event.type, "text": " · ".join(told)}

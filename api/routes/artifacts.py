@@ -15,7 +15,7 @@ from api.context import WithServices
 from api.downloads.linking import make_link
 from api.downloads.serving import artifact_response
 from api.operations import BYTES_RESPONSES, GET_BYTES, body_schema
-from api.routes.results import check_kept, succeeded
+from api.routes.results import check_kept, with_results
 from api.views import artifact_view
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/artifacts", tags=["artifacts"])
@@ -24,7 +24,7 @@ LinkBody = Annotated[models.LinkRequest, Depends(body_of(models.LinkRequest, opt
 
 @router.get("", response_model=list[models.Artifact])
 def list_artifacts(job_id: str, principal: Reader, services: WithServices) -> list[models.Artifact]:
-    """The published files; none before the job has succeeded, or when they are no longer kept."""
+    """The published files: of a job that succeeded, or of a pipeline's finished steps; as long as kept."""
     services.repository.get_job(job_id, principal.sees)
     return [artifact_view(job_id, artifact) for artifact in services.repository.list_artifacts(job_id)]
 
@@ -50,7 +50,7 @@ def create_link(
     principal: Reader, job_id: str, name: str, wanted: LinkBody, response: Response, services: WithServices
 ) -> models.Link:
     """A URL that works without a key until it expires; `*` is one uncompressed tar of all files."""
-    job = succeeded(services, job_id, principal)
+    job = with_results(services, job_id, principal)
     check_kept(job)
     response.headers["Cache-Control"] = "no-store"
     return make_link(services, job, name, wanted.ttl_seconds)

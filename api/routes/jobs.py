@@ -13,6 +13,7 @@ from api import models, submission
 from api.auth import Principal, Reader, Writer
 from api.body import job_request
 from api.context import Services, WithServices, acting, services_of
+from api.deprecation import deprecation_headers
 from api.downloads.conditional import MAX_END_SECONDS, field, none_match, prefer_wait
 from api.operations import CREATE_JOB, GET_JOB, JOB_BODY
 from api.problem import Problem, field_error, invalid
@@ -69,6 +70,7 @@ async def create_job(principal: Writer, request: Request, body: JobBody, service
     origin = submission.Origin(principal.tenant, request.scope["request_id"], principal.actor)
     answer = await run_in_threadpool(submission.submit, services, origin, wanted, raw, key)
     headers = {"Location": f"/v1/jobs/{answer.job_id}", "Retry-After": _POLL_AFTER_SECONDS}
+    headers |= deprecation_headers(wanted)
     text = answer.body
     if seconds := prefer_wait(field(request.headers, "prefer"), MAX_END_SECONDS):
         headers["Preference-Applied"] = f"wait={seconds}"
@@ -79,8 +81,11 @@ async def create_job(principal: Writer, request: Request, body: JobBody, service
 
 
 @router.post("/jobs:validate", response_model=models.Estimate, openapi_extra=JOB_BODY)
-def validate_job(principal: Writer, body: JobBody, services: WithServices) -> models.Estimate:
+def validate_job(
+    principal: Writer, body: JobBody, response: Response, services: WithServices
+) -> models.Estimate:
     """What a job would need; 422 for one that would be refused. Nothing is created."""
+    response.headers.update(deprecation_headers(body[0]))
     return submission.estimate(services, principal.tenant, body[0])
 
 

@@ -63,15 +63,15 @@ def get_attempts(job_id: str, principal: Reader, services: WithServices) -> mode
 @router.get("/manifest", response_class=PlainTextResponse)
 def get_manifest(job_id: str, principal: Reader, services: WithServices) -> PlainTextResponse:
     """The SHA-256 of every artifact, as `sha256sum -c` reads it."""
-    check_kept(succeeded(services, job_id, principal))
+    check_kept(with_results(services, job_id, principal))
     artifacts = services.repository.list_artifacts(job_id)
     return PlainTextResponse("".join(f"{a.sha256}  {a.name}\n" for a in artifacts))
 
 
 @router.get("/metrics", response_model=dict[str, Any])
 def get_metrics(job_id: str, principal: Reader, services: WithServices) -> JSONResponse:
-    """The metrics of a job that succeeded."""
-    succeeded(services, job_id, principal)
+    """The metrics of a job that succeeded, or of the finished steps of a pipeline that did not."""
+    with_results(services, job_id, principal)
     return JSONResponse(services.repository.get_metrics(job_id) or {})
 
 
@@ -101,14 +101,14 @@ async def get_verdict(
     raise Problem(409, "job_not_ended", detail, headers=VARY)
 
 
-def succeeded(services: Services, job_id: str, principal: Principal) -> Job:
-    """The job, if it has succeeded.
+def with_results(services: Services, job_id: str, principal: Principal) -> Job:
+    """The job, if it has succeeded, or is a pipeline of which some steps have.
 
     Raises:
-        Problem: 409 when it has not (yet).
+        Problem: 409 when it has no results (yet).
     """
     job = services.repository.get_job(job_id, principal.sees)
-    if job.state is not State.SUCCEEDED:
+    if not job.has_results:
         raise Problem(409, "job_not_succeeded", f"The job is {job.state.value}; only success has results.")
     return job
 

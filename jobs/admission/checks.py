@@ -32,6 +32,7 @@ from jobs.specs import (
     UploadRef,
     model_references,
 )
+from jobs.specs.deprecated import deprecations_in
 
 RETRY_AFTER_SECONDS = 10
 #: A job of at most so long an estimate goes to the queue `short`.
@@ -94,13 +95,17 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
 
 def _warnings(request: AnyRequest, cost: Cost | None) -> list[JsonObject]:
     """What can be said before the job runs."""
+    found = [
+        warning("deprecated", f"step {step}: {item.sentence}" if step else item.sentence)
+        for step, item in deprecations_in(request.kind, request.spec)
+    ]
     if cost is None:
         message = "the model's sizes are known only once it is fetched: memory and time were not estimated"
-        return [warning("size_unknown", message)]
+        return [*found, warning("size_unknown", message)]
     if request.timeout_seconds is not None and cost.seconds > request.timeout_seconds:
         message = f"the job is estimated to take {cost.seconds:.0f} seconds, and may run for "
-        return [warning("timeout_short", f"{message}{request.timeout_seconds} (timeout_seconds)")]
-    return []
+        found.append(warning("timeout_short", f"{message}{request.timeout_seconds} (timeout_seconds)"))
+    return found
 
 
 def needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[Need]:

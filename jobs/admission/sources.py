@@ -105,6 +105,6 @@ def _fault_of_source(job: Job, step: str | None) -> str | None:
         return "step is for pipelines; that job is none"
     if job.kind not in ("prune", "pipeline"):
         return f"that job has no checkpoint: it is of kind {job.kind}, and only prune jobs write one"
-    if job.state is not State.SUCCEEDED:
+    if job.state is not State.SUCCEEDED and step not in job.kept_steps:
         return f"that job has no checkpoint: it is {job.state.value}, and only success leaves one"
     return "the files of that job are no longer kept" if job.artifacts_expire_at is None else None

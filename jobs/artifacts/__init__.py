@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.artifacts.archive import ArchivePlan
-from jobs.artifacts.base import ArtifactStore, Interrupt, Sealed, StoredFolder, check_name
+from jobs.artifacts.base import ArtifactStore, Interrupt, KeptSteps, Sealed, StoredFolder, check_name
 from jobs.artifacts.factory import make_store
 from jobs.artifacts.orphans import remove_if_dead, remove_orphans
 from jobs.artifacts.sealing import full_disk_is_named
@@ -12,6 +12,7 @@ __all__ = [
     "ArchivePlan",
     "ArtifactStore",
     "Interrupt",
+    "KeptSteps",
     "Sealed",
     "StoredFolder",
     "check_name",

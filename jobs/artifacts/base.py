@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from jobs.errors import ArtifactNameError
-from jobs.rows import Artifact
+from jobs.rows import Artifact, JsonObject
 
 CHUNK_BYTES = 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -38,6 +38,22 @@ class Sealed:
 
     artifacts: list[Artifact]
     archive: Artifact
+
+
+@dataclass(frozen=True)
+class KeptSteps:
+    """What the finished steps of a pipeline have left, for an attempt that ends otherwise than well.
+
+    `binding` says what an attempt must be made of to go on from it; None: no attempt may. `publish` makes the
+    files visible, and is called in the transaction that writes the end.
+    """
+
+    steps: list[str]
+    binding: str | None
+    metrics: JsonObject
+    artifacts: list[Artifact]
+    archive: Artifact
+    publish: Callable[[], None]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,21 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Connection, func, insert, not_, select, update
 
 from jobs import tables as t
+from jobs.artifacts import KeptSteps
 from jobs.database import now_ms
-from jobs.repository.base import Verbs, change, fenced, is_in, later, put_into_outbox, requeued, too_late
-from jobs.repository.ending import close_attempt, finish
-from jobs.rows import Artifact, Claim, Job, JsonObject, Progress, printable
+from jobs.repository.base import (
+    JOB_COLUMNS,
+    Verbs,
+    change,
+    fenced,
+    is_in,
+    later,
+    put_into_outbox,
+    requeued,
+    too_late,
+)
+from jobs.repository.ending import close_attempt, finish, keep, replace_artifacts
+from jobs.rows import Artifact, Claim, Job, JsonObject, Progress, job_from_row, printable
 from jobs.states import Outcome, State
 
 
@@ -127,37 +138,46 @@ class AttemptVerbs(Verbs):
                 progress_fraction=1.0,
                 progress_message=None,
                 eta_seconds=0.0,
+                kept=None,
                 **({} if reusable else {"reuse_key": None}),
             )
             if job is None:
                 return self._cancelled(connection, job_id, attempt) or _already(connection, job_id, attempt)
-            rows = [*artifacts, *([] if archive is None else [archive])]
-            if rows:
-                connection.execute(insert(t.artifacts), [artifact_row(job, item) for item in rows])
+            replace_artifacts(connection, job, [*artifacts, *([] if archive is None else [archive])])
             publish()
         return State.SUCCEEDED
 
-    def mark_failed(self, job_id: str, attempt: int, code: str, message: str) -> State | None:
+    def mark_failed(
+        self, job_id: str, attempt: int, code: str, message: str, kept: KeptSteps | None = None
+    ) -> State | None:
         """Running → failed, for what another try would not mend; cancelling → cancelled; None if replaced."""
-        return self._end(job_id, attempt, State.FAILED, (code, message))
+        return self._end(job_id, attempt, State.FAILED, (code, message), kept)
 
-    def mark_timed_out(self, job_id: str, attempt: int, message: str) -> State | None:
+    def mark_timed_out(
+        self, job_id: str, attempt: int, message: str, kept: KeptSteps | None = None
+    ) -> State | None:
         """Running → timed_out; cancelling → cancelled; None if replaced."""
-        return self._end(job_id, attempt, State.TIMED_OUT, ("timed_out", message))
+        return self._end(job_id, attempt, State.TIMED_OUT, ("timed_out", message), kept)
 
     def mark_cancelled(self, job_id: str, attempt: int) -> State | None:
         """Cancelling → cancelled; None if replaced, or if nobody asked for it."""
         with self._write() as connection:
             return self._cancelled(connection, job_id, attempt)
 
-    def mark_lost(self, job_id: str, attempt: int, code: str, message: str) -> State | None:
+    def mark_lost(
+        self, job_id: str, attempt: int, code: str, message: str, kept: KeptSteps | None = None
+    ) -> State | None:
         """An infrastructure failure (engine killed, memory): it counts, and the job is tried again.
 
         Returns the job's new state: QUEUED, FAILED (`attempts_exhausted`), CANCELLED (it was cancelling),
         or None if the attempt has been replaced. A repeat returns None.
         """
         with self._write() as connection:
-            return self._lose(connection, job_id, attempt, code, message)
+            state = self._lose(connection, job_id, attempt, code, message)
+            if kept is not None and state in (State.QUEUED, State.FAILED):
+                job = _by_id(connection, job_id)
+                keep(connection, job, kept, retention_seconds=self.settings.retention_seconds)
+        return state
 
     def release_preempted(self, job_id: str, attempt: int) -> State | None:
         """Shutdown: running → queued without counting; cancelling → cancelled; None if replaced."""
@@ -173,7 +193,9 @@ class AttemptVerbs(Verbs):
             put_into_outbox(connection, job_id)
         return State.QUEUED
 
-    def _end(self, job_id: str, attempt: int, target: State, error: tuple[str, str]) -> State | None:
+    def _end(
+        self, job_id: str, attempt: int, target: State, error: tuple[str, str], kept: KeptSteps | None
+    ) -> State | None:
         with self._write() as connection:
             job = finish(
                 connection,
@@ -182,7 +204,11 @@ class AttemptVerbs(Verbs):
                 retention_seconds=self.settings.retention_seconds,
                 error=error,
             )
-            return job.state if job is not None else self._cancelled(connection, job_id, attempt)
+            if job is None:
+                return self._cancelled(connection, job_id, attempt)
+            if kept is not None:
+                keep(connection, job, kept, retention_seconds=self.settings.retention_seconds)
+        return job.state
 
     def _cancelled(self, connection: Connection, job_id: str, attempt: int) -> State | None:
         job = finish(
@@ -222,18 +248,8 @@ class AttemptVerbs(Verbs):
         return State.QUEUED
 
 
-def artifact_row(job: Job, artifact: Artifact) -> dict[str, object]:
-    """The row of a published artifact of this job."""
-    return {
-        "job_id": job.id,
-        "name": artifact.name,
-        "media_type": artifact.media_type,
-        "size": artifact.size,
-        "sha256": artifact.sha256,
-        "storage": artifact.storage,
-        "published_at": artifact.published_at or job.finished_at,
-        "archive_path": artifact.archive_path,
-    }
+def _by_id(connection: Connection, job_id: str) -> Job:
+    return job_from_row(connection.execute(select(*JOB_COLUMNS).where(t.jobs.c.id == job_id)).one())
 
 
 def _already(connection: Connection, job_id: str, attempt: int) -> State | None:

@@ -17,9 +17,8 @@ from jobs.errors import (
     IdempotencyMismatchError,
 )
 from jobs.ids import new_id
-from jobs.repository.attempts import artifact_row
 from jobs.repository.base import JOB_COLUMNS, Verbs, event_row, is_in, later, put_into_outbox
-from jobs.repository.ending import finish
+from jobs.repository.ending import artifact_row, finish
 from jobs.rows import ARTIFACT_FIELDS, Artifact, Idempotency, Job, JsonObject, job_from_row, to_json
 from jobs.specs import AnyRequest, Spec, spec_to_json
 from jobs.specs.resolved import resolved

@@ -1,19 +1,21 @@
-"""How a job ends: its columns, the verdict, the attempt's row, webhook messages; all in one transaction."""
+"""How a job ends: its columns, the verdict, the attempt's row, files, webhook messages: one transaction."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from jobs import tables as t
+from jobs.artifacts import KeptSteps
 from jobs.database import now_ms
 from jobs.ids import new_id
 from jobs.repository.base import change, later
 from jobs.repository.warnings import of_metrics, together
-from jobs.rows import Job, JsonObject, printable, to_json
+from jobs.rows import Artifact, Job, JsonObject, printable, to_json
 from jobs.states import Outcome, State
 from jobs.verdict import evaluate
 from jobs.webhooks import job_payload, wants
@@ -61,13 +63,12 @@ def finish(
         state=target.value,
         finished_at=now_ms() if finished_at is None else finished_at,
         lease_expires_at=None,
-        artifacts_expire_at=later(retention_seconds) if target is State.SUCCEEDED else None,
         error_code=code,
         error_message=message,
-        metrics=None if metrics is None else to_json(metrics),
         verdict=verdict,
         checks=to_json([asdict(check) for check in checks]),
         warnings=to_json(warnings) if warnings else None,
+        **(_results(metrics or {}, retention_seconds) if target is State.SUCCEEDED else {}),
         **values,
     )
     if job is None:
@@ -76,6 +77,11 @@ def finish(
         close_attempt(connection, job, outcome or _OUTCOMES[target], error)
     notify(connection, job)
     return job
+
+
+def _results(metrics: JsonObject, retention_seconds: float) -> dict[str, Any]:
+    """The columns of a result; any other end leaves what a pipeline's finished steps may have left."""
+    return {"metrics": to_json(metrics), "artifacts_expire_at": later(retention_seconds)}
 
 
 def close_attempt(
@@ -113,3 +119,36 @@ def notify(connection: Connection, job: Job) -> None:
                 created_at=now_ms(),
             )
         )
+
+
+def keep(connection: Connection, job: Job, kept: KeptSteps, *, retention_seconds: float) -> None:
+    """Publish finished steps, instead of those that an earlier attempt left: they are among these."""
+    values = {
+        "kept": to_json({"steps": kept.steps, "binding": kept.binding}),
+        "metrics": to_json(kept.metrics),
+        "artifacts_expire_at": later(retention_seconds),
+    }
+    connection.execute(update(t.jobs).where(t.jobs.c.id == job.id).values(**values))
+    replace_artifacts(connection, job, [*kept.artifacts, kept.archive])
+    kept.publish()
+
+
+def replace_artifacts(connection: Connection, job: Job, artifacts: Sequence[Artifact]) -> None:
+    """Make these the files of the job, and no others."""
+    connection.execute(delete(t.artifacts).where(t.artifacts.c.job_id == job.id))
+    if artifacts:
+        connection.execute(insert(t.artifacts), [artifact_row(job, item) for item in artifacts])
+
+
+def artifact_row(job: Job, artifact: Artifact) -> dict[str, object]:
+    """The row of a published artifact of this job."""
+    return {
+        "job_id": job.id,
+        "name": artifact.name,
+        "media_type": artifact.media_type,
+        "size": artifact.size,
+        "sha256": artifact.sha256,
+        "storage": artifact.storage,
+        "published_at": artifact.published_at or job.finished_at,
+        "archive_path": artifact.archive_path,
+    }

@@ -36,7 +36,7 @@ class PurgingVerbs(Verbs):
             connection.execute(
                 update(t.jobs)
                 .where(t.jobs.c.id.in_(ids))
-                .values(artifacts_expire_at=None, reuse_key=None, version=t.jobs.c.version + 1)
+                .values(artifacts_expire_at=None, reuse_key=None, kept=None, version=t.jobs.c.version + 1)
             )
             return unreferenced(connection, folders)
 

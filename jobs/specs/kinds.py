@@ -5,6 +5,7 @@ The largest, `PruneSpec`, has a module of its own: `jobs.specs.prune`.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -114,6 +115,11 @@ class EvaluateSpec(OfModel):
     """Prompts to continue."""
     timing: bool = False
     """Measures the speed of generation."""
+    max_length: Annotated[int, Field(ge=2, le=32_768)] | None = Field(
+        default=None,
+        description="Deprecated: write text.max_length.",
+        json_schema_extra={"deprecated": True},
+    )
     max_new_tokens: int = Field(default=50, ge=1, le=2048)
     """Tokens to generate for each prompt."""
     dtype: DType = "auto"
@@ -123,8 +129,20 @@ class EvaluateSpec(OfModel):
         description="What passes that measure are computed in; auto: the fastest here; checkpoint: its own.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _length_of_text(cls, given: Any) -> Any:
+        """Hand the length of windows to the text where it stands beside it, as it once did."""
+        text = given.get("text") if isinstance(given, dict) else None
+        if not isinstance(text, dict) or given.get("max_length") is None:
+            return given
+        return {**given, "text": {"max_length": given["max_length"], **text}}
+
     @model_validator(mode="after")
     def _something(self) -> Self:
+        if self.max_length is not None and (self.text is None or self.text.max_length != self.max_length):
+            said = "which is not given" if self.text is None else f"which says {self.text.max_length}"
+            raise ValueError(f"max_length is the length of text's windows: write text.max_length, {said}")
         if self.text is None and self.prompts is None and not self.timing:
             raise ValueError("give text, prompts or timing: otherwise there is nothing to evaluate")
         return self
@@ -185,11 +203,23 @@ class PipelineSpec(Strict):
         for step in self.steps:
             if step.name in makers:
                 raise ValueError(f"two steps are named {step.name!r}")
+            if isinstance(step.spec, PruneSpec) and step.spec.layers_from is not None:
+                self._check_importance_of(step.name, step.spec)
             for ref in step_references(step.spec):
                 if makers.get(ref) != "prune":
                     raise ValueError(f"step {step.name!r}: no earlier prune step is named {ref!r}")
             makers[step.name] = step.kind
         return self
+
+    def _check_importance_of(self, name: str, spec: PruneSpec) -> None:
+        """Refuse layers_from unless it names an earlier importance step of the same model."""
+        earlier = takewhile(lambda step: step.name != name, self.steps)
+        wanted = spec.layers_from.name if spec.layers_from is not None else ""
+        found = next((s for s in earlier if s.name == wanted and isinstance(s.spec, ImportanceSpec)), None)
+        if found is None:
+            raise ValueError(f"step {name!r}: no earlier importance step is named {wanted!r}")
+        if found.spec.model != spec.model:
+            raise ValueError(f"step {name!r}: step {wanted!r} measured the layers of another model")
 
 
 SPECS: dict[str, type[BaseModel]] = {
@@ -210,11 +240,14 @@ def parse_spec(kind: str, spec: dict[str, Any]) -> Any:
 
 
 def _as_of_now(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """A stored spec in today's words: the length of windows once stood beside the text of `evaluate`."""
+    """A stored spec in today's words: the length of windows once stood beside the text of `evaluate`.
+
+    It stood there with its default too, where there was no text; so nothing of it is refused here.
+    """
     if kind == "pipeline":
         steps = [{**step, "spec": _as_of_now(step["kind"], step["spec"])} for step in spec["steps"]]
         return {**spec, "steps": steps}
-    if kind != "evaluate" or "max_length" not in spec:
+    if kind != "evaluate" or spec.get("max_length") is None:
         return spec
     rest = {name: value for name, value in spec.items() if name != "max_length"}
     text = rest.get("text")

@@ -18,6 +18,7 @@ from jobs.specs.references import (
     LayerIndices,
     OfModel,
     PromptPairs,
+    StepRef,
     TextRef,
 )
 from optipfair_engine.options import prune as engine, rules
@@ -57,9 +58,13 @@ class PruneSpec(engine.Prune, OfModel):
     """Text that perplexity before and after is measured on."""
     plan: PlanRef | None = None
     """Applies the plan of an earlier prune job, at its size or another."""
+    layers_from: StepRef | None = None
+    """Removes the num_layers_to_remove layers that an earlier importance step found least important."""
 
     def check(self) -> None:
         """Refuse what doesn't go together, with what is known of a job only: its size, texts and plan."""
+        if self.layers_from is not None:
+            self._check_layers_from()
         calibrated, planned = self.calibration is not None, self.plan is not None
         rules.check_exactly_one_size(self, planned=planned)
         rules.check_type(self)
@@ -76,3 +81,12 @@ class PruneSpec(engine.Prune, OfModel):
         if calibrated:
             rules.check_calibration_is_used(self)
         rules.check_statistics(self, calibrated=calibrated)
+
+    def _check_layers_from(self) -> None:
+        """Refuse what would choose layers in another way beside the importance of a step."""
+        if self.pruning_type != "DEPTH" or self.num_layers_to_remove is None:
+            raise ValueError('layers_from: is for pruning_type "DEPTH", with num_layers_to_remove beside it')
+        others = ("preset", "layer_selection_method", "plan")
+        chosen = [name for name in others if rules.is_chosen(self, name)]
+        if chosen:
+            raise ValueError(f"{', '.join(chosen)}: not with layers_from, which chooses the layers")

@@ -125,6 +125,13 @@ class StepModelRef(Strict):
     name: StepName
 
 
+class StepRef(Strict):
+    """What an earlier step of the same pipeline measured."""
+
+    source: Literal["step"]
+    name: StepName
+
+
 class UploadRef(Strict):
     """Files that the same tenant has uploaded: a model, or a suite."""
 

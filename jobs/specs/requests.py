@@ -146,6 +146,9 @@ def _faults(request: AnyRequest) -> Iterator[tuple[tuple[str | int, ...], str, o
     for where, ref in model_references(request.spec):
         if isinstance(ref, StepModelRef):
             yield ("spec", *where), 'a model with source "step" belongs into a pipeline', ref
+    if isinstance(request, PruneRequest) and request.spec.layers_from is not None:
+        reason = "layers_from names a step, and so belongs into a pipeline"
+        yield ("spec", "layers_from"), reason, request.spec.layers_from
 
 
 AnyRequest = (

@@ -98,6 +98,7 @@ jobs = Table(
     Column("execution", String(16)),  # of a prune, once an attempt has decided it: memory or streamed
     Column("execution_reason", Text),
     Column("created_by", Text),  # JSON of the actor; NULL for jobs older than this column
+    Column("kept", Text),  # of a pipeline that has not succeeded: its finished steps, and what they depend on
     Column("resolved", Text),  # the spec as carried out, where that says more than the spec
     Column("warnings", Text),  # NULL: none
     _one_of("state", State),

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from service.client import downloads, uploads
+from service.client import downloads, logs, uploads
 from service.client.connection import Connection
 from service.client.types import Artifact, Event, Job, Link, Verdict
 
@@ -110,6 +110,27 @@ class OptipfairClient:
             if not page["items"]:
                 return
             after = page["items"][-1]["seq"]
+
+    def logs(self, job_id: str, *, attempt: int | None = None, tail: int | None = None) -> str:
+        """What the attempts said so far (or one of them), in lines; at most `tail` from the end."""
+        path = f"/v1/jobs/{_part(job_id)}/logs{logs.query(attempt, tail)}"
+        return self._connection.send("GET", path, headers={"Accept": "text/plain"}).text
+
+    def follow_logs(
+        self, job_id: str, *, attempt: int | None = None, tail: int | None = None
+    ) -> Iterator[str]:
+        """The same lines as they come, to the job's end (or the attempt's); over dropped connections too.
+
+        `tail` is of the lines that are there already.
+        """
+
+        def over() -> bool:
+            if attempt is None:
+                return self.job(job_id)["terminal"]
+            tries = self._get(f"/v1/jobs/{_part(job_id)}/attempts")["items"]
+            return any(item["number"] == attempt and item["finished_at"] for item in tries)
+
+        return logs.follow(self._connection, f"/v1/jobs/{_part(job_id)}/logs", attempt, tail, over)
 
     def verdict(self, job_id: str) -> Verdict:
         """What the gates say of an ended job."""

@@ -91,10 +91,15 @@ def conclude(client: OptipfairClient, job: Job, outputs: Outputs, display: Progr
     for path, media_type in ((outputs.markdown, MARKDOWN), (outputs.junit, JUNIT)):
         if path is not None:
             _write(path, client.verdict_as(job["id"], media_type))
-    if outputs.download is not None and job["state"] == "succeeded":
+    if outputs.download is not None and _has_files(job):
         client.download(job["id"], outputs.download, on_bytes=display.file)
     print_verdict(job, client.verdict(job["id"]), f"{client.url}/jobs/{job['id']}")
     return exit_code(job)
+
+
+def _has_files(job: Job) -> bool:
+    """Whether a job succeeded, or is a pipeline of which some steps did; services of before don't say."""
+    return job["state"] == "succeeded" or bool(job.get("kept_steps"))
 
 
 def exit_code(job: Job) -> int:

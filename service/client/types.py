@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 VerdictWord = Literal["pass", "fail", "inconclusive", "none"]
 
@@ -42,6 +42,7 @@ class Job(TypedDict):
     created_at: str
     started_at: str | None
     finished_at: str | None
+    kept_steps: NotRequired[list[str]]
     links: dict[str, str]
 
 

@@ -1,4 +1,4 @@
-"""The verbs of a caller: `run`, `submit`, `wait`, `verdict`, `download`, `cancel`, `upload`.
+"""The verbs of a caller: `run`, `submit`, `wait`, `logs`, `verdict`, `download`, `cancel`, `upload`.
 
 Exit codes: 0 pass (or no gates, and the job succeeded), 1 fail, 2 inconclusive, 3 the job did not succeed,
 4 refused, unreachable, unreadable or wrong usage, 130 Ctrl-C.
@@ -62,7 +62,7 @@ class Verbs(TyperGroup):
 
 def add_to(app: typer.Typer) -> None:
     """Make the verbs commands of `app`."""
-    for verb in (run, submit, wait, verdict, download, cancel, upload):
+    for verb in (run, submit, wait, logs, verdict, download, cancel, upload):
         app.command(cls=Verb, rich_help_panel="As a caller")(verb)
 
 
@@ -120,6 +120,26 @@ def wait(
         outputs = Outputs(download, markdown, junit)
         outputs.check()
         raise typer.Exit(follow(client, job, outputs))
+
+
+def logs(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on to the end of the job.")] = False,
+    tail: Annotated[int | None, typer.Option(help="At most so many lines from the end.", min=0)] = None,
+    attempt: Annotated[int | None, typer.Option(help="Only of this attempt.", min=1)] = None,
+    url: Url = LOCAL,
+    key: Key = "",
+) -> None:
+    """Print what a job's attempts said; with --follow as they say it. Exit code 0, whatever became of it."""
+    with connected(url, key) as client:
+        from service.client.display import plain
+
+        if follow:
+            lines = client.follow_logs(job, attempt=attempt, tail=tail)
+        else:
+            lines = iter(client.logs(job, attempt=attempt, tail=tail).removesuffix("\n").split("\n"))
+        for line in lines:
+            print(plain(line), flush=follow)
 
 
 def verdict(

@@ -17,7 +17,9 @@ import junitparser
 import pytest
 import yaml
 
-from .harness import Service, environment
+from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint
+
+from .harness import Service, environment, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = ROOT / "deploy" / "github-action" / "action.yml"
@@ -108,6 +110,36 @@ class TestCurl:
         done = shell(self.script(), tmp_path, {**access(service), "BUILD_ID": tmp_path.name})
         assert done.returncode == 1
         assert "validation_failed" in done.stdout
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_the_guides_first_example_is_one_pipeline_from_the_shell(service: Service, tmp_path: Path) -> None:
+    section = (ROOT / "docs" / "ci.md").read_text().partition("## Several steps under one verdict")[2]
+    job = section.partition("```json\n")[2].partition("```")[0]
+    (tmp_path / "job.json").write_text(job)
+    words = sorted(set(re.findall(r"[\w.]+", job)))
+    tokenizer = word_tokenizer(["<unk>", "<eos>", *words], unk_token="<unk>", eos_token="<eos>")
+    model = tiny_llama(vocab_size=len(words) + 2, num_hidden_layers=5, initializer_range=0.3)
+    written = write_checkpoint(service.data_dir / "smollm2", model, tokenizer)
+    text = service.data_dir / "calibration" / "wiki.txt"
+    text.parent.mkdir(exist_ok=True)
+    text.write_text("The doctor spoke to the patient. " * 40)
+    written.rename(service.data_dir / "models" / "smollm2")
+    wait_for(lambda: "wiki.txt" in str(service.get("/v1/calibrations")), "the text to be seen")
+    wait_for(lambda: "smollm2" in str(service.get("/v1/models")), "the model to be seen")
+    done = shell(section.partition("```bash\n")[2].partition("```")[0], tmp_path, access(service))
+    assert done.returncode == 0, done.stderr + done.stdout
+    told = json.loads(done.stdout)
+    created = json.loads((tmp_path / "job-as-created.json").read_text())
+    files = service.download(created["id"])
+    assert json.loads(files["informed.config.json"])["num_hidden_layers"] == 2
+    assert json.loads(files["standard.config.json"])["num_hidden_layers"] == 2
+    gone = json.loads(files["informed.plan.json"])["removed_layers"]
+    assert gone == sorted(told["least_important"])
+    assert json.loads(files["standard.plan.json"])["removed_layers"] == [2, 3, 4]
+    assert all(isinstance(value, float) for name, value in told.items() if name != "least_important")
+    assert told["original_bias"] > 0
 
 
 class Runner:

@@ -121,6 +121,17 @@ def test_the_exit_code_is_the_outcome(
     assert "succeeded" in done.stderr or "failed" in done.stderr  # its progress, in lines
 
 
+def test_logs_are_printed_and_followed_to_the_end(service: Service) -> None:
+    job_id = service.post_job(labels={"test.engine": "hold:1"})
+    followed = call(service, "logs", job_id, "--follow").stdout.splitlines()
+    assert service.job(job_id)["state"] == "succeeded"
+    assert followed[0].startswith("=== attempt 1, started ")
+    assert call(service, "logs", job_id).stdout.splitlines() == followed
+    assert call(service, "logs", job_id, "--tail", "2", "--attempt", "1").stdout.splitlines() == followed[-2:]
+    missing = call(service, "logs", job_id, "--attempt", "2")
+    assert (missing.returncode, missing.stdout) == (4, "") and "no attempt 2" in missing.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

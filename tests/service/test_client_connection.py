@@ -89,6 +89,47 @@ def test_a_service_that_answered_before_is_waited_for_longer(slept: list[float])
     assert 200 < sum(slept) <= 300
 
 
+def said(*lines: tuple[str, str]) -> bytes:
+    events = [f"event: line\ndata: {text}\nid: {number}\n\n" for number, text in lines]
+    return "".join(["retry: 2000\n\n", ": ping\n\n", *events]).encode()
+
+
+class Cut(httpx.SyncByteStream):
+    """A body that breaks off after its last piece."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self.pieces
+        raise httpx.ReadError("reset")
+
+
+def test_a_followed_log_goes_on_behind_the_last_line_that_came(slept: list[float]) -> None:
+    whole = said(("1.0", "begun"), ("1.1", "a\u2028b: c"))
+    script = Script(
+        httpx.Response(200, stream=Cut(whole[:40], whole[40:], b"data: half a li")),
+        httpx.Response(503, headers={"Retry-After": "3"}),
+        httpx.Response(200, content=said(("1.2", "more"))),
+        httpx.Response(200, json={**JOB, "state": "running"}),  # the service restarted, the job goes on
+        httpx.Response(200, content=said(("1.3", "done"))),
+        httpx.Response(200, json={**JOB, "terminal": True}),
+    )
+    lines = list(client_of(script).follow_logs("j", tail=5))
+    assert lines == ["begun", "a\u2028b: c", "more", "done"]
+    streams = [request for request in script.requests if request.url.path.endswith("/logs")]
+    assert [request.headers.get("Last-Event-ID") for request in streams] == [None, "1.1", "1.1", "1.2"]
+    assert [request.url.query for request in streams] == [b"tail=5", b"", b"", b""]
+    assert 3 in slept
+
+
+def test_a_log_that_there_is_none_of_is_refused_at_once(slept: list[float]) -> None:
+    script = Script(httpx.Response(404, json={"code": "job_not_found", "detail": "no such job"}))
+    with pytest.raises(RefusedError, match="no such job"):
+        list(client_of(script).follow_logs("j"))
+    assert slept == []
+
+
 def test_a_refusal_is_not_tried_again_and_names_each_field(slept: list[float]) -> None:
     errors = [{"loc": ["body", "spec", name], "detail": "wrong"} for name in ("model", "seed")]
     script = Script(httpx.Response(422, json={"code": "validation_failed", "detail": "no", "errors": errors}))

@@ -11,7 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.tiny import INTERMEDIATE, LAYERS, write_tiny_llama
+from tests.tiny import (
+    INTERMEDIATE,
+    LAYERS,
+    tiny_llama,
+    word_tokenizer,
+    write_checkpoint,
+    write_tiny_llama,
+)
 
 from .harness import Service, wait_for
 
@@ -103,6 +110,52 @@ def test_a_pipeline_prunes_and_compares_in_one_job(service: Service) -> None:
     assert {"small.model.safetensors", "small.config.json", "look.metrics.json", "metrics.json"} <= names
     metrics = service.get(f"/v1/jobs/{job['id']}/metrics")
     assert metrics["look.parameters"] == metrics["small.pruned_parameters"]
+
+
+def test_a_pipeline_goes_on_from_the_step_that_failed(service: Service) -> None:
+    text = service.data_dir / "calibration" / "fleeting.txt"
+    text.parent.mkdir(exist_ok=True)
+    text.write_text("the nurse sat the baker stood " * 30)
+    words = ["<unk>", "<eos>", "the", "nurse", "baker", "sat", "stood"]
+    tokenizer = word_tokenizer(words, unk_token="<unk>", eos_token="<eos>")
+    written = write_checkpoint(service.data_dir / "worded", tiny_llama(vocab_size=len(words)), tokenizer)
+    written.rename(service.data_dir / "models" / "worded")
+    wait_for(lambda: "fleeting" in str(service.get("/v1/calibrations")), "the new text to be seen")
+    wait_for(lambda: "worded" in str(service.get("/v1/models")), "the new model to be seen")
+    measured = {"source": "local", "name": "fleeting.txt", "max_length": 16, "num_windows": 2}
+    small = {"source": "step", "name": "small"}
+    steps = [
+        {
+            "name": "small",
+            "kind": "prune",
+            "spec": {"model": {"source": "local", "name": "worded"}, "pruning_percentage": 25},
+        },
+        {"name": "measure", "kind": "evaluate", "spec": {"model": small, "text": measured}},
+    ]
+    body = {"kind": "pipeline", "spec": {"steps": steps}, "labels": {"test.engine": "hold:2"}}
+    job_id = service.client.post("/v1/jobs", json=body).json()["id"]
+    text.rename(text.with_suffix(".away"))
+    job = service.wait_end(job_id)
+    assert (job["state"], job["error"]["code"]) == ("failed", "input_not_found")
+    assert job["kept_steps"] == ["small"] and job["links"]["metrics"]
+    before = service.download(job_id)
+    assert {"small.model.safetensors", "small.config.json", "metrics.json"} <= set(before)
+    assert service.get(f"/v1/jobs/{job_id}/metrics")["small.reduction"] > 0
+    # what is kept is a model for other jobs
+    spec = {"model": {"source": "job", "job_id": job_id, "step": "small"}}
+    assert service.wait_end(service.post_job("analyze", spec))["state"] == "succeeded"
+    text.with_suffix(".away").rename(text)
+    assert service.client.post(f"/v1/jobs/{job_id}/retry").status_code == 202
+    job = service.wait_end(job_id)
+    assert (job["state"], job["attempt"], job["kept_steps"]) == ("succeeded", 2, []), job["error"]
+    (resumed,) = service.events(job_id, "resumed")
+    assert resumed["data"] == {"step": "measure", "finished_steps": ["small"]}
+    ran = {event["data"]["stage"] for event in service.events(job_id, "progress") if event["attempt"] == 2}
+    assert ran and all(stage.startswith("measure:") for stage in ran)
+    after = service.download(job_id)
+    assert after["small.model.safetensors"] == before["small.model.safetensors"]
+    assert {"measure.metrics.json", "small.config.json"} <= set(after)
+    wait_for(lambda: service.stored_folders(job_id) == [f"{job_id}/2"], "the earlier folder to be removed")
 
 
 def test_cancelling_a_running_job_ends_its_engine(service: Service) -> None:

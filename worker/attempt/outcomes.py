@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -73,6 +74,13 @@ def told(outcome: Outcome) -> str:
             return f"the job did not end within its {seconds} seconds"
         case _:
             return _TOLD[type(outcome)]
+
+
+def resumed(found: Mapping[str, Any]) -> str:
+    """What an attempt uses of an earlier one, as a line of its log."""
+    if "finished_steps" in found:
+        return f"an earlier attempt's steps are used: {', '.join(found['finished_steps'])}"
+    return f"an earlier attempt's state is used: layer {found.get('layer')} is the next"
 
 
 def of_exit(exitcode: int) -> Lost:

@@ -35,7 +35,7 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         """Remove the scratch folder and everything of this job that no one has published or holds."""
         self.discard()
-        self._remove_dead(self._attempt)
+        self._remove_dead(*self._earlier(), self._attempt)
 
     def discard(self) -> None:
         """Remove what this attempt alone writes to and will not publish; what is published stays."""
@@ -51,8 +51,7 @@ class Workspace:
         Raises:
             StorageFullError: less is free than the job may write and the settings keep free.
         """
-        for earlier in range(max(1, self._attempt - 20), self._attempt):
-            self._remove_dead(earlier)
+        self._remove_dead(*self._earlier())
         self._check_space(needed_bytes)
         self._scratch.mkdir(parents=True, exist_ok=True)
         self.output = self._services.store.stage(self._job, self._attempt)
@@ -89,14 +88,19 @@ class Workspace:
             return self.engine_log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
         return ""
 
-    def _remove_dead(self, attempt: int) -> None:
+    def _earlier(self) -> range:
+        """The attempts before this one: what a pipeline's finished steps left may lie there."""
+        return range(max(1, self._attempt - 20), self._attempt)
+
+    def _remove_dead(self, *attempts: int) -> None:
         # Asked of the database and not of this object's memory: a commit whose answer was lost has published.
-        try:
-            remove_if_dead(self._services.repository, self._services.store, self._job, attempt)
-        except (SQLAlchemyError, JobsError, OSError) as error:
-            # The purge of the API finds it later.
-            reason = type(error).__name__
-            logger.warning("attempt.not_tidied", job_id=self._job, attempt=attempt, error=reason)
+        for attempt in attempts:
+            try:
+                remove_if_dead(self._services.repository, self._services.store, self._job, attempt)
+            except (SQLAlchemyError, JobsError, OSError) as error:
+                # The purge of the API finds it later.
+                reason = type(error).__name__
+                logger.warning("attempt.not_tidied", job_id=self._job, attempt=attempt, error=reason)
 
 
 def _enough_or_in_vain(free_bytes: Callable[[], int], wanted: int) -> Callable[[], bool]:

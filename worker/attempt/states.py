@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs.rows import Job
 from worker.attempt.sameness import Signatures
+from worker.attempt.task import named_jobs
 from worker.inputs import state
 from worker.services import Services
 
@@ -33,6 +34,29 @@ def binding_of(services: Services, job: Job, models: Signatures) -> str:
         for name, signature in models.items()
     }
     facts: Mapping[str, Any] = {"spec": job.spec, "models": named, "code": services.code_version}
+    return _hash_of(facts)
+
+
+def binding_of_steps(services: Services, job: Job, models: Signatures) -> str | None:
+    """What the finished steps of a pipeline depend on; the same on every machine that has the same models.
+
+    None if the revision of a model isn't known: nothing may go on from such steps.
+    """
+    revisions = {name: services.inventory.revision_of(name, signature) for name, signature in models.items()}
+    if None in revisions.values():
+        return None
+    named = {job_id for job_id, _ in named_jobs(job.spec)}
+    archives = {job_id: services.repository.get_artifact(job_id, "*") for job_id in sorted(named)}
+    facts: Mapping[str, Any] = {
+        "spec": job.spec,
+        "models": revisions,
+        "jobs": {job_id: archive and archive.sha256 for job_id, archive in archives.items()},
+        "code": services.code_version,
+    }
+    return _hash_of(facts)
+
+
+def _hash_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.admission.routing import is_better_elsewhere
+from jobs.artifacts import KeptSteps
 from jobs.artifacts.sealing import full_disk_is_named
 from jobs.errors import ArtifactNameError, InvalidError, JobsError, StorageFullError
 from jobs.rows import Claim
@@ -23,6 +24,7 @@ from jobs.states import State
 from worker import test_hooks
 from worker.attempt import outcomes, states
 from worker.attempt.heartbeat import CANCELLING, LOST, Heartbeat
+from worker.attempt.keeping import FinishedSteps
 from worker.attempt.log import AttemptLog
 from worker.attempt.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
 from worker.attempt.progress import ProgressTracker
@@ -80,6 +82,7 @@ class Supervisor:
         self._hooks = test_hooks.of_labels(claim.job.labels, claim.attempt, services.environ)
         self._deadline = time.monotonic() + claim.job.timeout_seconds
         self._stop_at: float | None = None
+        self._steps: FinishedSteps | None = None
         self._costs = StageCosts.of(services.settings.work_dir)
         self._tracker = ProgressTracker(stages_of(claim.job.kind, claim.job.spec), self._costs)
         self._said = AttemptLog(partial(self._repository.put_log, claim.job.id, claim.attempt))
@@ -144,12 +147,23 @@ class Supervisor:
         with full_disk_is_named():
             workspace.prepare(needed_bytes=expected_bytes(services, claim))
             binding = states.binding_of(services, claim.job, self._models_before)
-            return build_task(services, claim, workspace, self._hooks, stack, self._keep_going, binding)
+            self._steps = FinishedSteps(services, claim.job, self._models_before)
+            self._steps.take_over(workspace, self._keep_going)
+            finished = self._steps.metrics
+            return build_task(
+                services, claim, workspace, self._hooks, stack, self._keep_going, binding, finished
+            )
 
     def _keep_going(self) -> None:
         """Called all through the work that this thread does itself, which a signal must end too."""
         interruption = self._interruption()
         if interruption is not None:
+            raise _InterruptedError(interruption)
+
+    def _keep_keeping(self) -> None:
+        """The same for what is done after the end: a time limit that has passed doesn't matter any more."""
+        interruption = self._interruption()
+        if interruption is not None and not isinstance(interruption, TimedOut):
             raise _InterruptedError(interruption)
 
     def _listen(self, engine: EngineProcess, workspace: Workspace) -> Outcome:
@@ -217,7 +231,11 @@ class Supervisor:
             self._said.say(f"execution: {way}, because {reason}")
         elif what == "resumed":
             write = partial(self._repository.add_event, self._job.id, self._attempt, what, found)
-            self._said.say(f"an earlier attempt's state is used: layer {found.get('layer')} is the next")
+            self._said.say(outcomes.resumed(found))
+        elif what == "step_finished" and self._steps is not None and self._steps.add(found):
+            data = {"step": found["step"]}
+            write = partial(self._repository.add_event, self._job.id, self._attempt, what, data)
+            self._said.say(f"step {found['step']} is done")
         else:
             return Lost("engine_protocol", f"the engine announced something unknown: {what!r}")
         try:
@@ -260,20 +278,32 @@ class Supervisor:
             return self._complete(outcome.metrics, workspace)
         if isinstance(outcome, Replaced):
             return None
-        # Before the write: on a full disk that holds the database too, it is what makes room for it.
-        workspace.discard()
-        return self._persist(partial(self._write_end, outcome))
+        kept = self._kept(outcome, workspace)
+        if kept is None:
+            # Before the write: on a full disk that holds the database too, it is what makes room for it.
+            workspace.discard()
+        return self._persist(partial(self._write_end, outcome, kept))
 
-    def _write_end(self, outcome: Outcome) -> State | None:
+    def _kept(self, outcome: Outcome, workspace: Workspace) -> KeptSteps | None:
+        """What a pipeline's finished steps leave in spite of this end; nothing on a full disk."""
+        full = isinstance(outcome, Failed) and outcome.code == StorageFullError.code
+        if self._steps is None or full or not isinstance(outcome, Failed | Lost | TimedOut):
+            return None
+        try:
+            return self._steps.seal(workspace, self._keep_keeping)
+        except _InterruptedError:
+            return None
+
+    def _write_end(self, outcome: Outcome, kept: KeptSteps | None) -> State | None:
         job, attempt, repository = self._job.id, self._attempt, self._repository
         match outcome:
             case Failed(code, message):
-                return repository.mark_failed(job, attempt, code, message)
+                return repository.mark_failed(job, attempt, code, message, kept)
             case Lost(code, message):
-                return repository.mark_lost(job, attempt, code, message)
+                return repository.mark_lost(job, attempt, code, message, kept)
             case TimedOut(seconds):
                 text = f"the job did not end within its {seconds} seconds"
-                return repository.mark_timed_out(job, attempt, text)
+                return repository.mark_timed_out(job, attempt, text, kept)
             case Cancelled():
                 return repository.mark_cancelled(job, attempt)
             case _:

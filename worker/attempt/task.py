@@ -13,7 +13,7 @@ from jobs.admission.estimating import model_facts
 from jobs.admission.execution import execution_of
 from jobs.artifacts import Interrupt
 from jobs.errors import InvalidError, NotFoundError, StorageError
-from jobs.rows import Artifact, Claim
+from jobs.rows import Artifact, Claim, JsonObject
 from jobs.specs import parse_spec
 from jobs.uploads.checking import read_file
 from optipfair_engine.headers import HeaderError, inspect_model_folder, loaded_bytes, state_bytes
@@ -31,12 +31,13 @@ def build_task(
     stack: ExitStack,
     interrupt: Interrupt,
     binding: str,
+    finished: Mapping[str, JsonObject],
 ) -> dict[str, Any]:
     """Everything that the engine's process needs; checkpoints of earlier jobs are fetched here.
 
     They are fetched here and not there because the artifact store's credentials stay out of that process.
     `interrupt` is called all the while, and ends the fetching by raising. `binding` is what the state of an
-    earlier attempt must be bound to.
+    earlier attempt must be bound to, `finished` the metrics of the steps that are done already.
     """
     settings, job = services.settings, claim.job
     fetched = {
@@ -69,6 +70,7 @@ def build_task(
         "places": asdict(places),
         "device": settings.device,
         "hooks": dict(hooks),
+        "finished": dict(finished),
     }
 
 
@@ -183,7 +185,7 @@ def job_folder(
 
     def fill(folder: Path) -> None:
         for artifact in artifacts:
-            _fetch(services, artifact, folder / artifact.name.removeprefix(before), interrupt)
+            fetch(services, artifact, folder / artifact.name.removeprefix(before), interrupt)
 
     key = artifacts[0].storage.replace("/", "-") + (f"-{step}" if step else "")
     with services.job_cache.folder(key, fill) as folder:
@@ -224,7 +226,12 @@ def _artifacts_of(services: Services, tenant: str, job_id: str) -> list[Artifact
     return artifacts
 
 
-def _fetch(services: Services, artifact: Artifact, target: Path, interrupt: Interrupt) -> None:
+def fetch(services: Services, artifact: Artifact, target: Path, interrupt: Interrupt) -> None:
+    """Copy one published file out of the store.
+
+    Raises:
+        StorageError: it is not what was published, or not there.
+    """
     chunks = services.store.open_range(artifact.storage, artifact.name, 0, artifact.size)
     _copy(chunks, artifact.name, artifact.sha256, target, interrupt)
 

@@ -6,7 +6,6 @@ published) and returns flat metrics.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optipfair_engine.jsonable import strict
 from optipfair_engine.progress import Announcer, Reporter, null_announcer
 from optipfair_engine.workflow.metrics import write_metrics
+from worker.engine.steps import flatten_steps, folder_of, merge_metrics
 from worker.inputs.places import Inputs, Places
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def perform(task: Mapping[str, Any], report: Reporter, announce: Announcer = nul
     if task["kind"] == "probe":
         return {"devices": devices()}
     with ExitStack() as stack:
-        inputs = Inputs(Places(**task["places"]), stack, report, announce=announce)
+        finished = task.get("finished", {})
+        inputs = Inputs(Places(**task["places"]), stack, report, announce=announce, finished=finished)
         spec = with_device(task["spec"], task["device"])
         metrics: Metrics = strict(RUNNERS[task["kind"]](spec, output, inputs, report))
         return metrics
@@ -92,6 +93,8 @@ def run_prune(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Met
     from worker.engine.reload_check import forked_runner
 
     model = inputs.model(spec["model"])
+    if spec.get("layers_from"):
+        spec = {**spec, "layer_indices": inputs.least_important(spec), "num_layers_to_remove": None}
     return dict(
         workflow.prune_checkpoint(
             model,
@@ -175,15 +178,24 @@ def run_evaluate(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
 
 
 def run_pipeline(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metrics:
-    """Several steps; metrics are `step.metric`, and also plain where only one step has that name."""
-    by_step: dict[str, Metrics] = {}
+    """Several steps; metrics are `step.metric`, and also plain where only one step has that name.
+
+    The files of steps that an earlier attempt has finished are there already; these steps are not run again.
+    """
+    by_step: dict[str, Metrics] = {name: dict(metrics) for name, metrics in inputs.finished.items()}
+    left = [step["name"] for step in spec["steps"] if step["name"] not in by_step]
+    if by_step:
+        inputs.announce("resumed", {"step": left[0] if left else None, "finished_steps": list(by_step)})
     for step in spec["steps"]:
         name = step["name"]
-        folder = output / "steps" / name
-        folder.mkdir(parents=True)
-        inputs.step = name
-        by_step[name] = strict(RUNNERS[step["kind"]](step["spec"], folder, inputs, prefixed(report, name)))
-        inputs.steps[name] = folder
+        folder = folder_of(output, name)
+        if name in left:
+            folder.mkdir(parents=True)
+            inputs.step = name
+            run, told = RUNNERS[step["kind"]], prefixed(report, name)
+            by_step[name] = strict(run(step["spec"], folder, inputs, told))
+            inputs.announce("step_finished", {"step": name, "metrics": by_step[name]})
+        inputs.steps[name], inputs.results[name] = folder, by_step[name]
     flatten_steps(output)
     return write_metrics(output, merge_metrics(by_step))
 
@@ -191,24 +203,6 @@ def run_pipeline(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
 def prefixed(report: Reporter, step: str) -> Reporter:
     """A reporter whose stages say which step they belong to."""
     return lambda stage, done, total, message: report(f"{step}:{stage}", done, total, message)
-
-
-def flatten_steps(output: Path) -> None:
-    """Turn `steps/NAME/file` into `NAME.file`, the names under which a pipeline's artifacts are published."""
-    steps = output / "steps"
-    for folder in sorted(steps.iterdir()):
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            file.rename(output / f"{folder.name}.{'.'.join(file.relative_to(folder).parts)}")
-    shutil.rmtree(steps)
-
-
-def merge_metrics(by_step: Mapping[str, Metrics]) -> Metrics:
-    """All steps' metrics by full name; a name that one step alone reports also stands by itself."""
-    merged = {f"{step}.{name}": value for step, metrics in by_step.items() for name, value in metrics.items()}
-    names = [name for metrics in by_step.values() for name in metrics]
-    for metrics in by_step.values():
-        merged.update({name: value for name, value in metrics.items() if names.count(name) == 1})
-    return merged
 
 
 RUNNERS: dict[str, Runner] = {

@@ -59,7 +59,11 @@ class Inputs:
     stack: ExitStack
     report: Reporter
     steps: dict[str, Path] = field(default_factory=dict)
+    #: Metrics of a pipeline's steps so far.
+    results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     announce: Announcer = null_announcer
+    #: The metrics of a pipeline's steps that an earlier attempt has finished, by name.
+    finished: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: The step of a pipeline that runs, if it is one.
     step: str | None = None
     _held: list[Path] = field(default_factory=list)
@@ -135,6 +139,18 @@ class Inputs:
         if folder is None or not (folder / "config.json").is_file():
             raise InputNotFoundError(f"step {name!r} wrote no checkpoint")
         return folder
+
+    def least_important(self, spec: Mapping[str, Any]) -> list[int]:
+        """The layers that a prune spec takes from an earlier importance step, in order.
+
+        Raises:
+            InputNotFoundError: that step has told fewer layers apart than shall go.
+        """
+        name, count = spec["layers_from"]["name"], spec["num_layers_to_remove"]
+        layers = list(self.results.get(name, {}).get("least_important", ()))
+        if len(layers) < count:
+            raise InputNotFoundError(f"step {name!r} tells {len(layers)} layers apart, not {count}")
+        return sorted(layers[:count])
 
     def calibration(
         self, reference: Mapping[str, Any] | None, model: Path

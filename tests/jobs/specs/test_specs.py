@@ -326,6 +326,29 @@ def test_steps_refer_only_to_earlier_prune_steps() -> None:
     assert locations(steps())
 
 
+def test_layers_are_taken_from_an_earlier_importance_step_of_the_same_model() -> None:
+    measured = {"model": LOCAL, "calibration": {"texts": ["some text"]}}
+    pruned = {
+        "model": LOCAL,
+        "pruning_type": "DEPTH",
+        "num_layers_to_remove": 1,
+        "layers_from": {"source": "step", "name": "i"},
+    }
+    parse_request(steps(("i", "importance", measured), ("p", "prune", pruned)))
+    assert locations(steps(("p", "prune", pruned), ("i", "importance", measured)))
+    assert locations(steps(("i", "analyze", {"model": LOCAL}), ("p", "prune", pruned)))
+    other = {**measured, "model": {**LOCAL, "name": "another"}}
+    assert locations(steps(("i", "importance", other), ("p", "prune", pruned)))
+    assert locations({"kind": "prune", "spec": pruned}) == ["spec.layers_from"]
+    for change in (
+        {"preset": "recommended"},
+        {"layer_selection_method": "first"},
+        {"num_layers_to_remove": None, "layer_indices": [1]},
+        {"num_layers_to_remove": None, "pruning_type": "MLP_GLU", "pruning_percentage": 10},
+    ):
+        assert locations(steps(("i", "importance", measured), ("p", "prune", {**pruned, **change})))
+
+
 def test_references_come_with_their_places() -> None:
     request = parse_request(ACCEPTED["pipeline"])
     assert [where for where, _ in model_references(request.spec)] == [

@@ -25,7 +25,7 @@ from optipfair_engine.errors import CheckpointError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.progress import null_reporter
 from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint
-from worker.engine import runners
+from worker.engine import runners, steps
 from worker.inputs.places import InputNotFoundError, Inputs, Places
 
 
@@ -73,10 +73,10 @@ def test_a_pipelines_files_and_metrics_carry_their_steps_names(tmp_path: Path) -
         (tmp_path / "steps" / step / "plots").mkdir(parents=True)
         (tmp_path / "steps" / step / "metrics.json").write_text(step)
     (tmp_path / "steps" / "small" / "plots" / "a.png").write_text("png")
-    runners.flatten_steps(tmp_path)
+    steps.flatten_steps(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["check.metrics.json", "small.metrics.json", "small.plots.a.png"]
-    merged = runners.merge_metrics({"small": {"seconds": 1, "reduction": 2}, "check": {"seconds": 3}})
+    merged = steps.merge_metrics({"small": {"seconds": 1, "reduction": 2}, "check": {"seconds": 3}})
     assert merged == {"small.seconds": 1, "small.reduction": 2, "check.seconds": 3, "reduction": 2}
 
 
