@@ -39,7 +39,7 @@ _EXPERTS = Condition(
 )
 _NO_EXPERTS = Condition(
     lambda spec: spec.pruning_type != "EXPERTS",
-    'another pruning_type than "EXPERTS", which text alone chooses',
+    'a pruning_type that can choose without text (not "EXPERTS")',
 )
 _CONTROLS = Condition(_has_controls, "control_pairs")
 _TEXT, _TIMING = _has("text"), _has("timing", "timing true")

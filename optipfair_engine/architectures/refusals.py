@@ -34,8 +34,8 @@ def check_experts(architecture: Architecture) -> ExpertsSpec:
 def no_experts(model_type: str) -> str:
     """What is said of a family whose experts can't be removed."""
     return (
-        f"{model_type}: experts can't be removed: it is no mixture of experts, or none whose experts are known "
-        "here (those of Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE, DeepSeek-V3, GLM-4-MoE and gpt-oss are)"
+        f"{model_type}: experts can't be removed: it is no mixture of experts, or none whose experts are "
+        "known here (those of Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE, DeepSeek-V3, GLM-4-MoE and gpt-oss are)"
     )
 
 

@@ -1,4 +1,4 @@
-"""What calibration measures of the experts of a mixture: how often they are chosen, and what they then add."""
+"""What calibration measures of the experts of a mixture: how often they are chosen, and what they add."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class ExpertScores:
         return self.routed.cpu()
 
     def reap(self) -> Tensor:
-        """REAP's score of each expert ``[experts]``, in float64 on the CPU; 0 of one that no token was sent to.
+        """REAP's score of each expert ``[experts]``, in float64 on the CPU; 0 where no token was sent.
 
         Raises:
             CalibrationError: no token reached the layer, or an output was not finite.
         """
-        counts = self.frequency()
-        assert self.gated is not None
-        scores = self.gated.cpu() / counts.clamp(min=1)
+        if self.gated is None:
+            raise CalibrationError("No calibration token reached the layer.")
+        scores = self.gated.cpu() / self.frequency().clamp(min=1)
         if not torch.isfinite(scores).all():
             raise CalibrationError("An expert's output is NaN or infinite on the calibration text.")
         return scores

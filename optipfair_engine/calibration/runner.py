@@ -41,8 +41,9 @@ HOLDOUT_EVERY = 8
 
 
 class Accumulator(Protocol):
-    """What the runner feeds: ``update(x)``; at the site ``layer`` ``update(before, after)``; at ``experts``
-    ``update(chosen, gates, norms)``.
+    """What the runner feeds: ``update(x)``, or what a site means otherwise.
+
+    At ``layer`` that is ``update(before, after)``, at ``experts`` ``update(chosen, gates, norms)``.
     """
 
     tokens: int

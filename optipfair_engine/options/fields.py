@@ -69,7 +69,7 @@ class PruneFields(Strict):
     preset: Annotated[Preset, About(_WHAT)] = "guide"
     """guide: as the other fields say; recommended: what measured best; fast: in less time."""
     pruning_type: Annotated[PruningType, About(_WHAT)] = "MLP_GLU"
-    """Neurons of gated (MLP_GLU) or plain (MLP) blocks, whole layers (DEPTH), heads (ATTENTION), or experts."""
+    """Neurons of gated (MLP_GLU) or plain (MLP) blocks, layers (DEPTH), heads (ATTENTION), or EXPERTS."""
     neuron_selection_method: Annotated[NeuronSelectionMethod, About(_WHAT, _WIDTH, flag="--method")] = "MAW"
     """How neurons are scored (see docs/glossary.md); CFSP and OBS need calibration."""
     tie_break: Annotated[TieBreak, About(_WHAT, _WIDTH)] = "lower_index"

@@ -61,7 +61,7 @@ def _kept_for(view: ModelView, layers: list[int], routing: Routing, target: Targ
 
 
 def removal_order(scores: Tensor) -> tuple[int, ...]:
-    """The experts in the order in which they go, by ``scores`` ``[experts]``: of equal ones the later first."""
+    """The experts in the order in which they go, by ``scores`` ``[experts]``: of equals the later first."""
     best_first: list[int] = torch.argsort(scores, descending=True, stable=True).tolist()
     return tuple(reversed(best_first))
 
