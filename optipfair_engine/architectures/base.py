@@ -55,7 +55,8 @@ class ExpertsSpec:
 
     ``stored`` are the paths in a checkpoint of an expert's gate, up and down matrix, with ``{}`` for its
     number; ``None`` where a checkpoint holds the module's own tensors. ``stored_router`` is the router's path
-    there, if it isn't ``router``.
+    there, if it isn't ``router``. ``buffers`` are the router's tensors that are no parameters: transformers
+    keeps them in float32 whatever the type of the weights.
     """
 
     count_attribute: str
@@ -68,6 +69,7 @@ class ExpertsSpec:
         "mlp.experts.{}.down_proj",
     )
     stored_router: str | None = None
+    buffers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ _MIXTRAL_EXPERTS = ExpertsSpec(
     stored_router="block_sparse_moe.gate",
 )
 _EXPERTS = ExpertsSpec("num_experts")
-_GROUPED_EXPERTS = ExpertsSpec("n_routed_experts", by_groups=True)
+_GROUPED_EXPERTS = ExpertsSpec("n_routed_experts", by_groups=True, buffers=("e_score_correction_bias",))
 
 _MOE_FAMILIES = (
     _glu("mixtral", experts=_MIXTRAL_EXPERTS),

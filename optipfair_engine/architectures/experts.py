@@ -56,8 +56,8 @@ class ExpertsView:
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """The tensors of these names."""
-        return tuple(tensor for _, tensor in self._tensors())
+        """Those of these tensors that are parameters."""
+        return tuple(parameter for _, owner in self._owners() for parameter in owner.parameters())
 
     def keep(self, indices: Tensor) -> None:
         """Keep these experts (int64 indices, any order; stored ascending), in place.
