@@ -1,8 +1,8 @@
 """A model whose weights are mapped files: it takes no private memory for them, whatever its size.
 
 Reading a weight brings its pages into the page cache, from where the system may take them away again. What is
-private are activations, the few buffers that are computed (rotary frequencies), one layer's experts where they
-are stored one by one, and nothing else.
+private are activations, the few buffers that are computed (rotary frequencies), one layer's experts where
+they are stored one by one, and nothing else.
 """
 
 from __future__ import annotations
