@@ -164,7 +164,8 @@ def check_experts(family: Family, folder: Path) -> Outcome:
     try:
         layers = locate(model).expert_layers()
     except UnsupportedModelError:
-        return _refusal(model, prune)
+        refused = _refusal(model, prune)
+        return refused if family.kind in ("moe", "hybrid") else Outcome("–")
     with _untouched(model):
         pruned = prune()
     expected = model_logits(never_chosen(model, pruned), TOKENS)
