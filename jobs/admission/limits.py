@@ -12,7 +12,7 @@ from jobs.admission.estimating import model_facts
 from jobs.errors import InvalidError
 from jobs.rows import JsonObject
 from jobs.specs import BiasSpec, PruneSpec
-from optipfair_engine.headers import out_of_reach, width_type
+from optipfair_engine.headers import lacks_experts, out_of_reach, width_type
 from optipfair_engine.options.calibration import WINDOW_LENGTH
 
 Location = tuple[str | int, ...]
@@ -35,7 +35,7 @@ def check_limits(where: Location, part: Any, facts: Facts) -> None:
     if isinstance(part, PruneSpec):
         _check_layers(where, part, own)
         if part.plan is None:
-            _check_width_type(where, part, own)
+            _check_type(where, part, own)
         _check_size(where, part, own)
 
 
@@ -81,12 +81,15 @@ def _check_figure_layers(where: Location, part: BiasSpec, known: JsonObject) -> 
         raise _no_layer(beyond[0], count, (*where, "layers"))
 
 
-def _check_width_type(where: Location, part: PruneSpec, known: JsonObject) -> None:
-    fitting = width_type(str(known.get("model_type")))
+def _check_type(where: Location, part: PruneSpec, known: JsonObject) -> None:
+    model_type = str(known.get("model_type"))
+    if part.pruning_type == "EXPERTS" and (lacking := lacks_experts(model_type)) is not None:
+        raise _refusal(lacking, "pruning_type_unfit", (*where, "pruning_type"))
+    fitting = width_type(model_type)
     if fitting is None or part.pruning_type not in ("MLP_GLU", "MLP") or part.pruning_type == fitting:
         return
     kind = "a gated (GLU)" if fitting == "MLP_GLU" else "a plain"
-    message = f'models of the family "{known["model_type"]}" have {kind} MLP: give pruning_type "{fitting}"'
+    message = f'models of the family "{model_type}" have {kind} MLP: give pruning_type "{fitting}"'
     raise _refusal(message, "pruning_type_unfit", (*where, "pruning_type"))
 
 

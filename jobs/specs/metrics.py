@@ -10,6 +10,7 @@ _IMPORTANCE = {"min_importance", "max_importance", "mean_importance", "tokens", 
 _PRUNE = {
     *("original_parameters", "pruned_parameters", "reduction", "percentage_reduction", "expansion_rate"),
     *("total_layers", "pruned_layers", "original_layer_count", "final_layer_count", "layers_removed"),
+    *("original_expert_count", "final_expert_count"),
     *("layer_reduction_percentage", "output_bytes", "seconds", "calibration_tokens"),
     *("calibration_tokens_per_feature", "perplexity_before_healing", "healing_steps", "healing_seconds"),
     *("healing_first_loss", "healing_last_loss", "bias_against_random"),

@@ -34,6 +34,13 @@ _CALIBRATED = Condition(
     lambda spec: spec.calibration is not None or spec.plan is not None, "calibration (or a calibrated plan)"
 )
 _DEPTH = Condition(lambda spec: spec.pruning_type == "DEPTH" or spec.plan is not None, 'pruning_type "DEPTH"')
+_EXPERTS = Condition(
+    lambda spec: spec.pruning_type == "EXPERTS" or spec.plan is not None, 'pruning_type "EXPERTS"'
+)
+_NO_EXPERTS = Condition(
+    lambda spec: spec.pruning_type != "EXPERTS",
+    'a pruning_type that can choose without text (not "EXPERTS")',
+)
 _CONTROLS = Condition(_has_controls, "control_pairs")
 _TEXT, _TIMING = _has("text"), _has("timing", "timing true")
 _RANKING = _has("neuron_ranking", "neuron_ranking true")
@@ -44,7 +51,7 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         **dict.fromkeys(("evaluation_max_length", "evaluation_windows"), (_EVALUATION,)),
         **dict.fromkeys(("evaluation_tokens", "tokens_per_second_ratio"), (_EVALUATION,)),
         **dict.fromkeys(("predicted_error_uniform", "predicted_error_allocated"), (_CALIBRATED,)),
-        "perplexity_static_same_size": (_EVALUATION, _CALIBRATED),
+        "perplexity_static_same_size": (_EVALUATION, _CALIBRATED, _NO_EXPERTS),
         "perplexity_before_healing": (_EVALUATION, _HEALING),
         **dict.fromkeys(("healing_steps", "healing_seconds"), (_HEALING,)),
         **dict.fromkeys(("healing_first_loss", "healing_last_loss"), (_HEALING,)),
@@ -52,6 +59,7 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         **dict.fromkeys(("bias_change", "bias_against_random"), (_has("fairness"),)),
         **dict.fromkeys(("original_layer_count", "final_layer_count"), (_DEPTH,)),
         **dict.fromkeys(("layers_removed", "layer_reduction_percentage"), (_DEPTH,)),
+        **dict.fromkeys(("original_expert_count", "final_expert_count"), (_EXPERTS,)),
     },
     "bias": {
         **dict.fromkeys(("items", "perplexity", "crows_pairs_score"), (_SUITE,)),

@@ -46,6 +46,33 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
+class ExpertsSpec:
+    """Where the mixture of experts of one layer is; paths are relative to the layer.
+
+    Every tensor of the modules ``router`` and ``experts`` has one entry an expert along its first dimension.
+    ``count_attribute`` is what the config calls the number of experts. ``by_groups``: the router's code
+    chooses among groups of equal size, each judged by its two best experts, before it chooses experts.
+
+    ``stored`` are the paths in a checkpoint of an expert's gate, up and down matrix, with ``{}`` for its
+    number; ``None`` where a checkpoint holds the module's own tensors. ``stored_router`` is the router's path
+    there, if it isn't ``router``. ``buffers`` are the router's tensors that are no parameters: transformers
+    keeps them in float32 whatever the type of the weights.
+    """
+
+    count_attribute: str
+    router: str = "mlp.gate"
+    experts: str = "mlp.experts"
+    by_groups: bool = False
+    stored: tuple[str, str, str] | None = (
+        "mlp.experts.{}.gate_proj",
+        "mlp.experts.{}.up_proj",
+        "mlp.experts.{}.down_proj",
+    )
+    stored_router: str | None = None
+    buffers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class StackSpec:
     """One stack of layers: its ModuleList's path below the base model, the config's name for its length.
 
@@ -79,8 +106,9 @@ class LayerLists:
 class Architecture:
     """A model family as data, looked up by ``config.model_type`` (the text tower's, if there are several).
 
-    ``refused`` is why the whole family is; ``width_refused`` why it can't lose neurons; ``depth_guards`` are
-    (config attribute, reason): a truthy attribute refuses depth pruning.
+    ``experts`` is where the experts of its layers are, if they can be removed. ``refused`` is why the whole
+    family is refused; ``width_refused`` why it can't lose neurons; ``depth_guards`` are (config attribute,
+    reason): a truthy attribute refuses depth pruning.
     """
 
     model_type: str
@@ -89,6 +117,7 @@ class Architecture:
     attention: AttentionSpec | None
     input_norms: tuple[str, ...] = ("input_layernorm",)
     layer_lists: LayerLists = field(default_factory=LayerLists)
+    experts: ExpertsSpec | None = None
     refused: str | None = None
     width_refused: str | None = None
     depth_refused: str | None = None

@@ -16,6 +16,8 @@ NUM_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 NUM_KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
 #: The longest text that positions are known for; families without a limit (ALiBi) state none.
 MAX_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
+#: Experts of a layer that tokens choose among.
+NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _INTERMEDIATE_SIZE = ("intermediate_size", "d_ff")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optipfair_engine.architectures.base import Architecture, AttentionSpec, MlpSpec, StackSpec
+from optipfair_engine.architectures.base import Architecture, AttentionSpec, ExpertsSpec, MlpSpec, StackSpec
 
 _LAYERS = (StackSpec("layers"),)
 _H = (StackSpec("h"),)
@@ -40,7 +40,24 @@ _GLU_FAMILIES = tuple(
 )  # fmt: skip
 
 #: Experts hold their weights in one tensor for all; only their dense layers, if any, have an MLP as above.
-_MOE_FAMILIES = tuple(_glu(model_type) for model_type in ("mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe"))
+_MIXTRAL_EXPERTS = ExpertsSpec(
+    "num_local_experts",
+    stored=(
+        "block_sparse_moe.experts.{}.w1",
+        "block_sparse_moe.experts.{}.w3",
+        "block_sparse_moe.experts.{}.w2",
+    ),
+    stored_router="block_sparse_moe.gate",
+)
+_EXPERTS = ExpertsSpec("num_experts")
+_GROUPED_EXPERTS = ExpertsSpec("n_routed_experts", by_groups=True, buffers=("e_score_correction_bias",))
+
+_MOE_FAMILIES = (
+    _glu("mixtral", experts=_MIXTRAL_EXPERTS),
+    _glu("qwen2_moe", experts=_EXPERTS),
+    _glu("qwen3_moe", experts=_EXPERTS),
+    _glu("glm4_moe", experts=_GROUPED_EXPERTS),
+)
 
 _HYBRID_ATTENTION = AttentionSpec(
     heads_refused="its queries are interleaved with an output gate", other_modules=("linear_attn",)
@@ -58,14 +75,21 @@ _MLA = AttentionSpec(
     heads_refused="its heads are reconstructed from a shared low-rank latent (MLA)",
 )
 
-_DEEPSEEK_FAMILIES = tuple(
-    Architecture(model_type, _LAYERS, _GLU, _MLA) for model_type in ("deepseek_v2", "deepseek_v3")
+_DEEPSEEK_FAMILIES = (
+    Architecture("deepseek_v2", _LAYERS, _GLU, _MLA),
+    Architecture("deepseek_v3", _LAYERS, _GLU, _MLA, experts=_GROUPED_EXPERTS),
 )
 
-_OLMOE = Architecture("olmoe", _LAYERS, _GLU, AttentionSpec(heads_refused=_NORM_ACROSS_HEADS))
+_OLMOE = Architecture(
+    "olmoe", _LAYERS, _GLU, AttentionSpec(heads_refused=_NORM_ACROSS_HEADS), experts=_EXPERTS
+)
 
 _GPT_OSS = Architecture(
-    "gpt_oss", _LAYERS, _GLU, AttentionSpec(heads_refused="each of its heads has a learned attention sink")
+    "gpt_oss",
+    _LAYERS,
+    _GLU,
+    AttentionSpec(heads_refused="each of its heads has a learned attention sink"),
+    experts=ExpertsSpec("num_local_experts", router="mlp.router", stored=None),
 )
 
 _COHERE = Architecture(

@@ -18,8 +18,10 @@ from optipfair_engine.architectures.base import (
     ComponentKind,
     StackSpec,
 )
+from optipfair_engine.architectures.experts import ExpertsView
 from optipfair_engine.architectures.mlp import MlpView
 from optipfair_engine.architectures.registry import ARCHITECTURES, find_architecture
+from optipfair_engine.architectures.routing import Routing, stated_routing
 from optipfair_engine.errors import UnsupportedModelError
 
 _LAYER_NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number")
@@ -105,6 +107,41 @@ class ModelView:
         config = config_edits.layer_config(self.config, index)
         return AttentionView(layer, f"{self.layers_path}.{index}", spec, self.model_type, config)
 
+    def experts(self, index: int) -> ExpertsView:
+        """The experts of one layer.
+
+        Raises:
+            UnsupportedModelError: the family's can't be removed, or this layer has none.
+        """
+        spec = refusals.check_experts(self.architecture)
+        layer = self.layers[index]
+        if not (_has(layer, spec.experts) and _has(layer, spec.router)):
+            raise UnsupportedModelError(f"{self.model_type}: layer {index} has no experts")
+        return ExpertsView(layer, f"{self.layers_path}.{index}", spec, self.model_type)
+
+    def expert_layers(self) -> list[int]:
+        """The layers that have experts.
+
+        Raises:
+            UnsupportedModelError: the family's can't be removed, or no layer has any.
+        """
+        spec = refusals.check_experts(self.architecture)
+        found = [index for index, layer in enumerate(self.layers) if _has(layer, spec.experts)]
+        if not found:
+            raise UnsupportedModelError(refusals.no_expert_layers(self.model_type))
+        return found
+
+    @property
+    def routing(self) -> Routing:
+        """How tokens choose among the experts; raises ``UnsupportedModelError`` if the config doesn't say."""
+        names = ("num_experts_per_tok", "n_group", "topk_group")
+        said = {name: getattr(self.config, name, None) for name in names}
+        experts = self.experts(self.expert_layers()[0]).num_experts
+        found = stated_routing({**said, "num_experts": experts}, self.architecture)
+        if found is None:
+            raise UnsupportedModelError(f"{self.model_type}: its config states no num_experts_per_tok")
+        return found
+
     def component(self, index: int, kind: ComponentKind) -> nn.Module | None:
         """The module whose output is ``kind`` in layer ``index``, for hooks; None if the layer has none.
 
@@ -187,8 +224,17 @@ class ModelView:
         ``per_layer_config`` is transformers' own: a plain load of a family whose code reads one number then
         raises, ``load_pruned`` reads it.
         """
+        sizes = self.layer_sizes()
         for config, _ in self._configs():
-            config_edits.write_sizes(config, self.layer_sizes())
+            config_edits.write_sizes(config, sizes)
+        experts = self.architecture.experts
+        if experts is not None and sizes.get(experts.count_attribute):
+            self._note_experts(next(iter(sizes[experts.count_attribute].values())))
+
+    def _note_experts(self, count: int) -> None:
+        """Tell the model itself, which balances the load of its experts where it is trained."""
+        if isinstance(self.model.__dict__.get("num_experts"), int):
+            self.model.num_experts = count
 
     def layer_sizes(self) -> dict[str, dict[int, int]]:
         """Config attribute -> layer -> size, for the layers whose MLP or heads can be narrowed."""
@@ -203,6 +249,9 @@ class ModelView:
         mlp, attention = self.architecture.mlp, self.architecture.attention
         if mlp and not self.architecture.width_refused and _has(self.layers[index], mlp.down):
             sizes[mlp.size_attribute or UNSAID_SIZE] = self.mlp(index).intermediate_size
+        experts = self.architecture.experts
+        if experts and _has(self.layers[index], experts.experts):
+            sizes[experts.count_attribute] = self.experts(index).num_experts
         if attention and attention.heads_refused is None and _has(self.layers[index], attention.output):
             view = self.attention(index)
             sizes["num_attention_heads"] = view.num_heads

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from optipfair_engine.architectures.base import Architecture, MlpSpec
+from optipfair_engine.architectures.base import Architecture, ExpertsSpec, MlpSpec
 from optipfair_engine.errors import UnsupportedModelError
 
 
@@ -18,6 +18,30 @@ def check_width(architecture: Architecture) -> MlpSpec:
         reason = architecture.width_refused or "its layers have no known MLP"
         raise UnsupportedModelError(f"{architecture.model_type}: neurons can't be removed: {reason}")
     return architecture.mlp
+
+
+def check_experts(architecture: Architecture) -> ExpertsSpec:
+    """Where the family's experts are.
+
+    Raises:
+        UnsupportedModelError: it has none, or they can't be removed.
+    """
+    if architecture.experts is None:
+        raise UnsupportedModelError(no_experts(architecture.model_type))
+    return architecture.experts
+
+
+def no_experts(model_type: str) -> str:
+    """What is said of a family whose experts can't be removed."""
+    return (
+        f"{model_type}: experts can't be removed: it is no mixture of experts, or none whose experts are "
+        "known here (those of Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE, DeepSeek-V3, GLM-4-MoE and gpt-oss are)"
+    )
+
+
+def no_expert_layers(model_type: str) -> str:
+    """What is said of a model of such a family without a layer that has experts."""
+    return f"{model_type}: experts can't be removed: none of its layers has experts, all are dense"
 
 
 def check_heads_removable(model_type: str, refused: str | None) -> None:

@@ -82,6 +82,18 @@ class AttentionWeights(Protocol):
         """The indices of heads that stay, sorted; raises if the family can't represent them."""
 
 
+class ExpertWeights(Protocol):
+    """The experts of one layer that its router chooses among."""
+
+    @property
+    def num_experts(self) -> int:
+        """How many there are."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names, in the model, of the tensors that have one entry an expert along their first dimension."""
+
+
 class Parameters(Protocol):
     """Tensors by name: what is read of a whole model."""
 
@@ -128,6 +140,12 @@ class WeightsView(Protocol):
 
     def attention(self, index: int, /) -> AttentionWeights:
         """The attention of one layer; raises ``UnsupportedModelError`` if it has none."""
+
+    def experts(self, index: int, /) -> ExpertWeights:
+        """The experts of one layer; raises ``UnsupportedModelError`` if there are none to be removed."""
+
+    def expert_layers(self) -> list[int]:
+        """The layers that have experts; raises ``UnsupportedModelError`` if none has any to be removed."""
 
     def check_depth(self, indices: Iterable[int], /) -> tuple[int, ...]:
         """The layers to remove, sorted; raises if they can't be removed."""

@@ -16,7 +16,7 @@ class CalibrationFacts:
         tokens: the number of unmasked tokens.
         samples: the number of samples that the texts were cut into.
         max_length: the length of a sample in tokens.
-        tokens_per_feature: tokens for each input of the matrices that are fitted.
+        tokens_per_feature: tokens for each input of the matrices that are fitted; of experts: for each one.
         warnings: what a reader of the result must know.
     """
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from optipfair_engine.calibration.experts import routed
 from optipfair_engine.calibration.text import Batch, iter_batches
 from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import (
@@ -28,8 +29,9 @@ from optipfair_engine.progress import Reporter, null_reporter
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
 
-#: ``down_proj`` and ``o_proj``: that module's input; ``layer``: a decoder layer's input and output.
-Site = Literal["down_proj", "o_proj", "layer"]
+#: ``down_proj`` and ``o_proj``: that module's input; ``layer``: a decoder layer's input and output;
+#: ``experts``: the experts that tokens were sent to, with gates and norms of what they add.
+Site = Literal["down_proj", "o_proj", "layer", "experts"]
 
 #: What families call a table of positions, which ends where rotary or relative positions don't.
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
@@ -39,7 +41,10 @@ HOLDOUT_EVERY = 8
 
 
 class Accumulator(Protocol):
-    """What the runner feeds: ``update(x)``, or ``update(before, after)`` at the site ``layer``."""
+    """What the runner feeds: ``update(x)``, or what a site means otherwise.
+
+    At ``layer`` that is ``update(before, after)``, at ``experts`` ``update(chosen, gates, norms)``.
+    """
 
     tokens: int
 
@@ -137,6 +142,8 @@ def site_module(view: ModelView, layer: int, site: Site) -> nn.Module:
     """The module whose activations a site means."""
     if site == "layer":
         return view.layers[layer]
+    if site == "experts":
+        return view.experts(layer).module
     return view.mlp(layer).down_module if site == "down_proj" else view.attention(layer).o_module
 
 
@@ -150,8 +157,8 @@ def register_site(
 def _hook(site: Site, fit: A, held: A, selection: TokenSelection) -> Callable[..., None]:
     """A forward hook that feeds both accumulators."""
 
-    def feed(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        values = [first_tensor(args, kwargs)]
+    def feed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
+        values = routed(module, args, kwargs) if site == "experts" else [first_tensor(args, kwargs)]
         if site == "layer":
             values.append(output[0] if isinstance(output, tuple) else output)
         fit.update(*(selection.take(value, selection.fit) for value in values))

@@ -22,6 +22,7 @@ def plan_summary(plan: PruningPlan | None) -> dict[str, Any] | None:
         "removed_layers": list(plan.removed_layers),
         "kept_neurons": {str(layer): len(kept) for layer, kept in sorted(plan.kept_neurons.items())},
         "kept_heads": {str(layer): len(heads.query) for layer, heads in sorted(plan.kept_heads.items())},
+        "kept_experts": {str(layer): len(kept) for layer, kept in sorted(plan.kept_experts.items())},
         "refitted_weights": len(plan.weights),
     }
 
@@ -98,7 +99,7 @@ def _method_lines(summary: Mapping[str, Any] | None) -> list[str]:
     lines = [f"- {key}: {_method_value(key, value)}" for key, value in sorted(method.items())]
     if summary["removed_layers"]:
         lines.append(f"- removed layers: {_plain(summary['removed_layers'])}")
-    sizes = [key for key in ("kept_neurons", "kept_heads") if summary[key]]
+    sizes = [key for key in ("kept_neurons", "kept_heads", "kept_experts") if summary[key]]
     return lines + [f"- {key.replace('_', ' ')}: {_sizes(summary[key])}" for key in sizes]
 
 

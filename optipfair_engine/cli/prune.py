@@ -221,6 +221,7 @@ _ROWS = {
     "pruned_layers": "Layers pruned",
     "layers_removed": "Layers removed",
     "final_layer_count": "Layers left",
+    "final_expert_count": "Experts left in a layer",
     "perplexity_dense": "Perplexity before",
     "perplexity_pruned": "Perplexity after",
     "perplexity_static_same_size": "Perplexity, static MAW of this size",

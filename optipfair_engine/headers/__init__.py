@@ -28,7 +28,7 @@ from optipfair_engine.headers.folder import (
     read_safetensors_header,
     weight_files,
 )
-from optipfair_engine.headers.reach import out_of_reach, width_type
+from optipfair_engine.headers.reach import lacks_experts, out_of_reach, width_type
 
 __all__ = [
     "Estimate",
@@ -40,6 +40,7 @@ __all__ = [
     "estimate_streamed",
     "holds_safetensors",
     "inspect_model_folder",
+    "lacks_experts",
     "loaded_bytes",
     "model_revision",
     "out_of_reach",

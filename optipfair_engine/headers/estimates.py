@@ -42,13 +42,15 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     tokens = _tokens_of(spec, "calibration")
     layers, wide = facts.num_layers or 1, facts.intermediate_size or 1
     refit = _refits(spec)
-    flops = 2.0 * tokens * facts.parameters
+    flops = 2.0 * tokens * _passed_parameters(facts)
+    if spec.get("pruning_type") == "EXPERTS":
+        flops *= 2  # what each expert of a token adds is computed apart
     memory: float = _PROCESS_BYTES + weights + output
     if refit and tokens:
         flops += 2.0 * tokens * layers * wide**2
         memory += layers * wide**2 * 4 * 2  # a Gram matrix of what is fitted, and one of what is held out
     memory += _activation_bytes(facts, spec)
-    flops += 2.0 * _read_tokens(spec) * facts.parameters
+    flops += 2.0 * _read_tokens(spec) * _passed_parameters(facts)
     flops += _attention_flops(facts, spec)
     if tokens:
         # a layer's weights cast to float32, where the processor is faster in it
@@ -74,6 +76,7 @@ def estimate_streamed(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     if tokens or windows:
         memory += 4 * hidden * (tokens + windows)  # hidden states
         memory += facts.parameters / (layers + 1) * 4  # a layer's weights cast to float32
+        memory += facts.bytes / (layers + 1) if facts.expert_parameters else 0  # its experts side by side
     if tokens and _refits(spec):
         memory += wide**2 * 4 * 4  # two Gram matrices, and what solving makes of them
     return Estimate(int(memory), whole.output_bytes, whole.seconds)
@@ -82,6 +85,14 @@ def estimate_streamed(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
 def check_memory(facts: ModelFacts, spec: Mapping[str, Any]) -> int:
     """Bytes that comparing the logits of a streamed result takes: of the process that loads it whole."""
     return _PROCESS_BYTES + _output_bytes(facts, spec, loaded_bytes(facts, spec.get("dtype")))
+
+
+def _passed_parameters(facts: ModelFacts) -> float:
+    """Parameters that a token meets: of experts those that it is sent to alone."""
+    if not (facts.expert_parameters and facts.num_experts and facts.num_experts_per_tok):
+        return facts.parameters
+    share = min(1.0, facts.num_experts_per_tok / facts.num_experts)
+    return facts.parameters - facts.expert_parameters * (1 - share)
 
 
 def state_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> int:
@@ -97,6 +108,8 @@ def state_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> int:
 
 
 def _refits(spec: Mapping[str, Any]) -> bool:
+    if spec.get("pruning_type") == "EXPERTS":
+        return False
     return spec.get("compensation") == "least_squares" or spec.get("preset", "guide") != "guide"
 
 
@@ -191,6 +204,9 @@ def _removed_share(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
     if spec.get("pruning_type") == "DEPTH":
         by_count = (spec.get("num_layers_to_remove") or len(spec.get("layer_indices") or ())) / layers
         return in_layers * min(1.0, by_count or (spec.get("depth_pruning_percentage") or 0) / 100)
+    if spec.get("pruning_type") == "EXPERTS":
+        experts = (facts.expert_parameters or 0) / max(facts.parameters, 1)
+        return experts * (spec.get("pruning_percentage") or 0) / 100
     chosen = spec.get("layer_indices")
     share = len(chosen) / layers if chosen else 1.0
     rate = spec.get("expansion_rate")

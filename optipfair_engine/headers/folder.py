@@ -67,6 +67,11 @@ class ModelFacts:
     files: Mapping[str, int] = field(default_factory=dict)
     revision: str | None = None
     max_positions: int | None = None
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    n_group: int | None = None
+    topk_group: int | None = None
+    expert_parameters: int | None = None
 
 
 def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
@@ -277,9 +282,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _safetensors_facts(path: Path, shards: list[Path], files: dict[str, int]) -> ModelFacts:
     config = read_config(path)
-    tensors = [info for _, info in read_headers(path).values()]
+    headers = read_headers(path)
     counts: Counter[str] = Counter()
-    for info in tensors:
+    for _, info in headers.values():
         counts[info.dtype] += info.numel
     nested = config.get("text_config")
     text: Mapping[str, Any] = nested if isinstance(nested, dict) else config
@@ -296,6 +301,7 @@ def _safetensors_facts(path: Path, shards: list[Path], files: dict[str, int]) ->
         num_key_value_heads=config_names.stated(text, config_names.NUM_KEY_VALUE_HEADS) or heads,
         vocab_size=config_names.stated(text, ("vocab_size",)),
         parameters=sum(counts.values()),
+        **_experts_of(text, headers),
         bytes=sum(shard.stat().st_size for shard in shards),
         dtype=counts.most_common(1)[0][0] if counts else "F32",
         format="safetensors",
@@ -303,6 +309,22 @@ def _safetensors_facts(path: Path, shards: list[Path], files: dict[str, int]) ->
         files=files,
         max_positions=config_names.stated(text, config_names.MAX_POSITIONS),
     )
+
+
+def _experts_of(
+    config: Mapping[str, Any], headers: Mapping[str, tuple[Path, TensorInfo]]
+) -> dict[str, int | None]:
+    """How many experts layers have, how tokens choose among them, and the parameters of them all."""
+    experts = config_names.stated(config, config_names.NUM_EXPERTS)
+    if experts is None:
+        return {}
+    names = ("num_experts_per_tok", "n_group", "topk_group")
+    size = sum(info.numel for name, (_, info) in headers.items() if ".experts." in name)
+    return {
+        "num_experts": experts,
+        **{name: config_names.stated(config, (name,)) for name in names},
+        "expert_parameters": size,
+    }
 
 
 def model_revision(path: Path) -> str:

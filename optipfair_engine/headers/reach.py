@@ -6,9 +6,12 @@ What the facts leave open isn't judged here; the weights tell later.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from optipfair_engine.architectures.refusals import no_experts
 from optipfair_engine.architectures.registry import known_architecture
+from optipfair_engine.architectures.routing import stated_routing
 from optipfair_engine.headers.estimates import loaded_bytes, matrices_of_mlp
 
 if TYPE_CHECKING:
@@ -23,12 +26,21 @@ def width_type(model_type: str) -> Literal["MLP_GLU", "MLP"] | None:
     return "MLP" if family.mlp.kind == "plain" else "MLP_GLU"
 
 
+def lacks_experts(model_type: str) -> str | None:
+    """Why experts of this family can't be removed; ``None`` if they can, or the family isn't known."""
+    family = known_architecture(model_type)
+    return no_experts(model_type) if family is not None and family.experts is None else None
+
+
 def out_of_reach(facts: ModelFacts, spec: Mapping[str, Any]) -> tuple[str, str] | None:
     """The field of a prune spec whose size this model can't get, and why; ``None`` if there is none."""
     rate, hidden, wide = spec.get("expansion_rate"), facts.hidden_size, facts.intermediate_size
     if rate and hidden and wide and round(rate * hidden / 100) > wide:
         now = 100 * wide / hidden
         return "expansion_rate", f"{rate:g} % would make the model larger: its rate is {now:.4g} % now"
+    if spec.get("pruning_type") == "EXPERTS" and spec.get("pruning_percentage"):
+        why = _too_few_experts(facts, spec["pruning_percentage"])
+        return None if why is None else ("pruning_percentage", why)
     if spec.get("target_parameters"):
         why = _target(facts, spec, int(spec["target_parameters"]), facts.parameters, "parameters")
         return None if why is None else ("target_parameters", why)
@@ -39,18 +51,28 @@ def out_of_reach(facts: ModelFacts, spec: Mapping[str, Any]) -> tuple[str, str] 
     return None
 
 
+def _too_few_experts(facts: ModelFacts, percentage: float) -> str | None:
+    routing = stated_routing(vars(facts), known_architecture(facts.model_type))
+    if routing is None:
+        return None
+    kept = routing.num_experts - int(Decimal(str(percentage)) * routing.num_experts / 100)
+    return routing.refusal(facts.model_type, kept, f"pruning_percentage {percentage:g}")
+
+
 def _target(facts: ModelFacts, spec: Mapping[str, Any], target: int, whole: int, unit: str) -> str | None:
     if target >= whole:
         return f"the model has {whole:,} {unit} already: give a smaller target"
     least = int(whole * (1 - _prunable_share(facts, spec)))
     if target < least:
-        what = "neurons" if spec.get("pruning_type") in ("MLP_GLU", "MLP") else "heads"
+        what = {"ATTENTION": "heads", "EXPERTS": "experts"}.get(str(spec.get("pruning_type")), "neurons")
         return f"removing {what} alone leaves at least {least:,} of {whole:,} {unit}: give a larger target"
     return None
 
 
 def _prunable_share(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
-    """The largest share of the parameters that width pruning could take; 1 where the facts don't tell."""
+    """The largest share of the parameters that pruning could take; 1 where the facts don't tell."""
+    if spec.get("pruning_type") == "EXPERTS" and facts.expert_parameters is not None:
+        return facts.expert_parameters / max(facts.parameters, 1)
     sizes = (facts.num_layers, facts.hidden_size, facts.intermediate_size)
     if (
         None in sizes

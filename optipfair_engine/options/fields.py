@@ -29,6 +29,7 @@ from optipfair_engine.options.words import (
     DType,
     Execution,
     ExpansionDivisor,
+    ExpertSelectionMethod,
     Export,
     LayerSelectionMethod,
     NeuronSelectionMethod,
@@ -42,7 +43,8 @@ from optipfair_engine.options.words import (
 DEFAULT_PERCENTAGE = 10
 
 _WHAT, _SIZE, _RUN = "What is pruned", "How much goes", "Running"
-_WIDTH, _DEPTH, _HEADS = ("MLP_GLU", "MLP"), ("DEPTH",), ("ATTENTION",)
+_WIDTH, _DEPTH, _HEADS, _EXPERTS = ("MLP_GLU", "MLP"), ("DEPTH",), ("ATTENTION",), ("EXPERTS",)
+_BY_SHARE, _BY_LAYER = (*_WIDTH, *_HEADS, *_EXPERTS), (*_WIDTH, *_DEPTH, *_HEADS)
 
 
 class Healing(Strict):
@@ -67,24 +69,24 @@ class PruneFields(Strict):
     preset: Annotated[Preset, About(_WHAT)] = "guide"
     """guide: as the other fields say; recommended: what measured best; fast: in less time."""
     pruning_type: Annotated[PruningType, About(_WHAT)] = "MLP_GLU"
-    """Neurons of gated (MLP_GLU) or plain (MLP) blocks, whole layers (DEPTH), or heads (ATTENTION)."""
+    """Neurons of gated (MLP_GLU) or plain (MLP) blocks, layers (DEPTH), heads (ATTENTION), or EXPERTS."""
     neuron_selection_method: Annotated[NeuronSelectionMethod, About(_WHAT, _WIDTH, flag="--method")] = "MAW"
     """How neurons are scored (see docs/glossary.md); CFSP and OBS need calibration."""
     tie_break: Annotated[TieBreak, About(_WHAT, _WIDTH)] = "lower_index"
     """Which of equally scored neurons stay; topk: those that optipfair 0.4.2 keeps."""
-    pruning_percentage: Annotated[Percentage | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
-    """Per cent of neurons, heads or KV groups that go."""
+    pruning_percentage: Annotated[Percentage | None, About(_SIZE, _BY_SHARE)] = None
+    """Per cent of neurons, heads, KV groups or experts that go."""
     expansion_rate: Annotated[Annotated[Finite, Field(gt=0)] | None, About(_SIZE, _WIDTH)] = None
     """The size that stays: intermediate_size in per cent of hidden_size."""
-    target_parameters: Annotated[Count | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
+    target_parameters: Annotated[Count | None, About(_SIZE, _BY_SHARE)] = None
     """The size that stays: at most so many parameters of the whole model."""
-    target_bytes: Annotated[Count | None, About(_SIZE, (*_WIDTH, *_HEADS))] = None
+    target_bytes: Annotated[Count | None, About(_SIZE, _BY_SHARE)] = None
     """The size that stays: at most so many bytes of weights."""
     allocation: Annotated[Allocation | None, About(_WHAT, _WIDTH, neutral=("uniform",))] = None
     """One width for all layers, or by importance. Unless given: uniform."""
     expansion_divisor: Annotated[ExpansionDivisor | None, About(_SIZE, _WIDTH)] = None
     """Rounds intermediate_size to a multiple."""
-    layer_indices: Annotated[Sequence[Any] | None, About(_WHAT)] = None
+    layer_indices: Annotated[Sequence[Any] | None, About(_WHAT, _BY_LAYER)] = None
     """The layers to remove (DEPTH), or the only ones to prune. Unless given: all."""
     num_layers_to_remove: Annotated[Annotated[int, Field(ge=1, lt=10_000)] | None, About(_SIZE, _DEPTH)] = (
         None
@@ -98,7 +100,9 @@ class PruneFields(Strict):
     """Which layers go (DEPTH): the last, the first, layer_indices, or, by calibration, those of least use."""
     attention_unit: Annotated[AttentionUnit, About(_WHAT, _HEADS)] = "kv_group"
     """Whole KV groups, or query heads evenly from each group (ATTENTION)."""
-    compensation: Annotated[Compensation, About(_WHAT)] = "none"
+    expert_selection_method: Annotated[ExpertSelectionMethod, About(_WHAT, _EXPERTS)] = "REAP"
+    """How experts are scored (EXPERTS): by what they add, or by how often they are chosen; by calibration."""
+    compensation: Annotated[Compensation, About(_WHAT, _BY_LAYER)] = "none"
     """Whether the weights behind what goes are refitted; least_squares needs calibration."""
     healing: Annotated[Healing | None, About(_RUN, in_memory=False)] = None
     """A short distillation from the original afterwards."""
@@ -123,7 +127,7 @@ class PruneFields(Strict):
 
     @property
     def prunes_neurons(self) -> bool:
-        """Whether intermediate neurons go (rather than layers or heads)."""
+        """Whether intermediate neurons go (rather than layers, heads or experts)."""
         return self.pruning_type in _WIDTH
 
     @property

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _LAYERS: Final = {"compensation": "least_squares", "layer_selection_method": "importance"}
 _HEADS: Final = {"compensation": "least_squares", "attention_unit": "query_head"}
+_EXPERTS: Final = {"expert_selection_method": "REAP"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class PresetFacts:
         neurons: fields that it sets for pruning types MLP_GLU and MLP, with calibration.
         heads: the same for ATTENTION.
         layers: the same for DEPTH.
+        experts: the same for EXPERTS.
         measured: what the tables of ``docs/pruning.md`` say of it, or that nothing was measured.
     """
 
@@ -36,11 +38,13 @@ class PresetFacts:
     neurons: Mapping[str, Any]
     heads: Mapping[str, Any]
     layers: Mapping[str, Any]
+    experts: Mapping[str, Any]
     measured: str
 
     def for_type(self, pruning_type: str) -> Mapping[str, Any]:
         """The fields that it sets for a pruning type."""
-        return {"ATTENTION": self.heads, "DEPTH": self.layers}.get(pruning_type, self.neurons)
+        others = {"ATTENTION": self.heads, "DEPTH": self.layers, "EXPERTS": self.experts}
+        return others.get(pruning_type, self.neurons)
 
 
 PRESETS: Final = (
@@ -48,6 +52,7 @@ PRESETS: Final = (
         "guide",
         1,
         "Nothing but what the other options say: their defaults choose by weights alone.",
+        {},
         {},
         {},
         {},
@@ -62,6 +67,7 @@ PRESETS: Final = (
         {"compensation": "least_squares", "neuron_selection_method": "OBS"},
         _HEADS,
         _LAYERS,
+        _EXPERTS,
         "SmolLM2-135M, perplexity on WikiText-2 (dense 24.88): with allocated widths 26.14, 28.13, 30.69 and "
         "34.06 without 10, 20, 30 and 40 % of the neurons; 28.77 without a third of the query heads; 28.24, "
         "31.14 and 34.09 without 2, 4 and 6 of 30 layers.",
@@ -75,6 +81,7 @@ PRESETS: Final = (
         {"compensation": "least_squares"},
         _HEADS,
         _LAYERS,
+        _EXPERTS,
         "Neurons: not measured. Heads and layers: as recommended.",
     ),
 )

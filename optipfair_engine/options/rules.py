@@ -27,6 +27,7 @@ BY_WEIGHTS_ALONE: Final = ("VOW", "PON", "L2")
 #: What an earlier plan has settled; size, divisor, allocation and healing can be asked for beside it.
 SETTLED_BY_PLAN: Final = (
     *("preset", "neuron_selection_method", "tie_break", "compensation", "attention_unit"),
+    "expert_selection_method",
     *("layer_indices", "num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method"),
     *("fairness", "keep_statistics"),
 )
@@ -36,6 +37,7 @@ WORDS_OF_PLAN: Final = (
     "tie_break",
     "layer_selection_method",
     "attention_unit",
+    "expert_selection_method",
     "compensation",
 )
 
@@ -173,6 +175,7 @@ DEPTH_NEEDS: Final = (
     "layer selection by importance or greedy_perplexity, and compensation, need calibration data "
     "(a dataloader, or calibration texts)"
 )
+EXPERT_NEEDS: Final = f"pruning_type EXPERTS {_DATA}: what experts do is measured on it"
 WIDTH_NEEDS: Final = "a refit, OBS and allocated widths need calibration data, or kept statistics"
 
 
@@ -189,6 +192,7 @@ def _needs(options: PruneFields, *, planned: bool, healed: bool) -> dict[str, st
             'allocation "allocated"',
             WIDTH_NEEDS,
         ),
+        (options.pruning_type == "EXPERTS" and not planned, 'pruning_type "EXPERTS"', EXPERT_NEEDS),
         (selects_layers_by_text(options), f'layer_selection_method "{layers}"', DEPTH_NEEDS),
         (
             options.healing is not None and healed,
@@ -218,6 +222,8 @@ def check_fairness(options: PruneFields) -> None:
 def check_calibration_is_used(options: PruneFields) -> None:
     """Refuse text that nothing looks at: only some ways of choosing do; healing distils on it anyway."""
     if refits(options, calibrated=True) or options.fairness is not None or options.healing is not None:
+        return
+    if options.pruning_type == "EXPERTS":
         return
     if not options.prunes_neurons and not selects_layers_by_text(options):
         raise ContradictionError(
@@ -267,7 +273,8 @@ def chooses_by_text(options: PruneFields) -> list[str]:
 
 def refits(options: PruneFields, *, calibrated: bool) -> bool:
     """Whether what stays is refitted, because it is asked for or by the preset."""
-    return options.compensation != "none" or (options.preset != "guide" and calibrated)
+    by_preset = options.preset != "guide" and options.pruning_type != "EXPERTS"
+    return options.compensation != "none" or (by_preset and calibrated)
 
 
 def scores_neurons_by_text(options: PruneFields) -> bool:

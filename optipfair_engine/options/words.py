@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final, Literal
 
 Preset = Literal["guide", "recommended", "fast"]
-PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION"]
+PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION", "EXPERTS"]
 NeuronSelectionMethod = Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"]
 TieBreak = Literal["lower_index", "topk"]
 Allocation = Literal["uniform", "allocated"]
 ExpansionDivisor = Literal[32, 64, 128, 256]
 LayerSelectionMethod = Literal["last", "first", "custom", "importance", "greedy_perplexity"]
+ExpertSelectionMethod = Literal["REAP", "FREQUENCY"]
 AttentionUnit = Literal["kv_group", "query_head"]
 Compensation = Literal["none", "least_squares"]
 VerifyLevel = Literal["none", "structure", "logits"]

@@ -107,6 +107,8 @@ def _shrink(view: ModelView, plan: PruningPlan, report: Reporter) -> None:
             continue
         if layer in plan.kept_neurons:
             view.mlp(layer).keep(torch.tensor(plan.kept_neurons[layer]))
+        if layer in plan.kept_experts:
+            view.experts(layer).keep(torch.tensor(plan.kept_experts[layer]))
         if layer in plan.kept_heads:
             heads = plan.kept_heads[layer]
             view.attention(layer).keep_heads(torch.tensor(heads.query), torch.tensor(heads.kv))
@@ -173,4 +175,6 @@ def _copy_of_the_rest(model: M, view: ModelView, plan: PruningPlan) -> M:
             mlp = view.mlp(layer)
             modules = (mlp.gate_module, mlp.up_module, mlp.down_module)
             borrowed += [module.weight for module in modules if module is not None]
+    for layer in plan.kept_experts:
+        borrowed += view.experts(layer).parameters
     return copy.deepcopy(model, {id(thing): thing for thing in borrowed})

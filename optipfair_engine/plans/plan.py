@@ -48,10 +48,12 @@ class PruningPlan:
         kept_neurons: layer → sorted kept intermediate neurons; only layers that change.
         removed_layers: sorted layers that go.
         kept_heads: layer → kept attention heads; only layers that change.
+        kept_experts: layer → sorted kept experts; the same number in every layer that has experts.
         weights: refitted weights by original state-dict name, in the module's storage orientation, pruned
             shape.
         curves: layer → predicted relative error by number of removed neurons, where calibration gave one.
-        removal_order: layer → neurons in the order in which they go, so that another ratio needs no model.
+        removal_order: layer → neurons (or experts) in the order in which they go, so that another ratio needs
+            no model.
     """
 
     model_type: str
@@ -61,6 +63,7 @@ class PruningPlan:
     kept_neurons: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     removed_layers: tuple[int, ...] = ()
     kept_heads: Mapping[int, HeadPlan] = field(default_factory=dict)
+    kept_experts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     curves: Mapping[int, tuple[float, ...]] | None = None
     removal_order: Mapping[int, tuple[int, ...]] | None = None
@@ -70,11 +73,15 @@ class PruningPlan:
         _check_indices("removed_layers", self.removed_layers, self.num_layers, may_be_empty=True)
         if self.num_layers > 0 and len(self.removed_layers) >= self.num_layers:
             raise PlanError(f"a plan can't remove all {self.num_layers} layers")
-        for layer in (*self.kept_neurons, *self.kept_heads):
+        for layer in (*self.kept_neurons, *self.kept_heads, *self.kept_experts):
             if not 0 <= layer < self.num_layers:
                 raise PlanError(f"layer {layer} is not one of the {self.num_layers} layers of the plan")
         for layer, kept in self.kept_neurons.items():
             _check_indices(f"kept_neurons of layer {layer}", kept)
+        for layer, kept in self.kept_experts.items():
+            _check_indices(f"kept_experts of layer {layer}", kept)
+        if len({len(kept) for kept in self.kept_experts.values()}) > 1:
+            raise PlanError("a plan must keep the same number of experts in every layer")
 
     def validate(self, view: WeightsView) -> None:
         """Check that the plan fits a model, before anything is touched.
@@ -97,6 +104,17 @@ class PruningPlan:
             _check_indices(f"query heads of layer {layer}", heads.query, attention.num_heads)
             _check_indices(f"KV heads of layer {layer}", heads.kv, attention.num_key_value_heads)
             _check_heads(layer, heads, attention)
+        if self.kept_experts:
+            self._validate_experts(view)
+
+    def _validate_experts(self, view: WeightsView) -> None:
+        if sorted(self.kept_experts) != (layers := view.expert_layers()):
+            raise PlanError(
+                f"the plan says which experts stay in the layers {sorted(self.kept_experts)}, and those with "
+                f"experts are {layers}: one number holds for all of them"
+            )
+        for layer, kept in self.kept_experts.items():
+            _check_indices(f"kept_experts of layer {layer}", kept, view.experts(layer).num_experts)
 
     def save(self, folder: Path | str) -> None:
         """Write ``plan.json`` and, where weights were refitted, ``plan.safetensors``; byte-deterministic."""
@@ -122,6 +140,7 @@ class PruningPlan:
             "format": _FORMAT,
             "hidden_size": self.hidden_size,
             "intermediate_sizes": {str(k): len(v) for k, v in sorted(self.kept_neurons.items())},
+            "kept_experts": {str(k): list(v) for k, v in sorted(self.kept_experts.items())},
             "kept_heads": {
                 str(k): {"kv": list(v.kv), "query": list(v.query)} for k, v in sorted(self.kept_heads.items())
             },
@@ -170,6 +189,7 @@ class _Parts(TypedDict, total=False):
     kept_neurons: Mapping[int, tuple[int, ...]]
     removed_layers: tuple[int, ...]
     kept_heads: Mapping[int, HeadPlan]
+    kept_experts: Mapping[int, tuple[int, ...]]
     weights: Mapping[str, Tensor]
     curves: Mapping[int, tuple[float, ...]] | None
     removal_order: Mapping[int, tuple[int, ...]] | None
@@ -213,6 +233,7 @@ def _fields_from_json(data: Mapping[str, Any]) -> dict[str, Any]:
         "kept_heads": {
             int(k): HeadPlan(tuple(v["query"]), tuple(v["kv"])) for k, v in data["kept_heads"].items()
         },
+        "kept_experts": {int(k): tuple(v) for k, v in data.get("kept_experts", {}).items()},
         "curves": None if curves is None else {int(k): tuple(v) for k, v in curves.items()},
         "removal_order": None if order is None else {int(k): tuple(v) for k, v in order.items()},
     }

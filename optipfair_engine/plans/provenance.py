@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from optipfair_engine.options.words import (
         AttentionUnit,
         Compensation,
+        ExpertSelectionMethod,
         LayerSelectionMethod,
         NeuronSelectionMethod,
         PruningType,
@@ -65,6 +66,7 @@ class Provenance:
         layer_selection_method: what chose the layers that go.
         attention_unit: whether whole KV groups go, or query heads of each.
         head_selection: what chose the heads that stay.
+        expert_selection_method: the score of experts.
         compensation: whether weights were refitted.
         refitted_layers: the layers whose weights stand in for removed layers.
         ridges: layer → λ of its refit.
@@ -93,6 +95,7 @@ class Provenance:
     layer_selection_method: LayerSelectionMethod | None = None
     attention_unit: AttentionUnit | None = None
     head_selection: str | None = None
+    expert_selection_method: ExpertSelectionMethod | None = None
     compensation: Compensation | None = None
     refitted_layers: tuple[int, ...] | None = None
     ridges: Mapping[int, float] | None = None

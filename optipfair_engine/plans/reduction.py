@@ -30,6 +30,7 @@ def pruning_statistics(original_parameters: int, pruned: WeightsView, plan: Prun
 
     Width and attention: ``expansion_rate``, ``pruned_layers``, ``total_layers``. Depth:
     ``original_layer_count``, ``final_layer_count``, ``layers_removed``, ``layer_reduction_percentage``.
+    Experts, of each layer that has some: ``original_expert_count``, ``final_expert_count``.
     Always the four counts of parameters.
     """
     pruned_parameters = count_parameters(pruned.model)
@@ -40,7 +41,7 @@ def pruning_statistics(original_parameters: int, pruned: WeightsView, plan: Prun
         "reduction": reduction,
         "percentage_reduction": 100 * reduction / original_parameters if original_parameters else 0.0,
         "expansion_rate": mean_expansion_rate(pruned),
-        "pruned_layers": len({*plan.kept_neurons, *plan.kept_heads}),
+        "pruned_layers": len({*plan.kept_neurons, *plan.kept_heads, *plan.kept_experts}),
         "total_layers": plan.num_layers,
     }
     if plan.provenance.pruning_type == "DEPTH":
@@ -51,4 +52,8 @@ def pruning_statistics(original_parameters: int, pruned: WeightsView, plan: Prun
             "layers_removed": removed,
             "layer_reduction_percentage": 100 * removed / plan.num_layers,
         }
+    if plan.provenance.pruning_type == "EXPERTS" and plan.removal_order:
+        before = len(next(iter(plan.removal_order.values())))
+        after = len(next(iter(plan.kept_experts.values()), range(before)))
+        stats |= {"original_expert_count": before, "final_expert_count": after}
     return stats

@@ -58,6 +58,8 @@ def plan_cautions(plan: PruningPlan, *, calibrated: bool) -> list[Caution]:
         texts = made.calibration.warnings if made.calibration is not None else ()
         found = [Caution("calibration_weak", text) for text in texts]
     code = "first_layer_removed" if plan.removed_layers else "widths_not_compared"
+    if made.pruning_type == "EXPERTS":
+        code = "experts_unseen"
     return found + [Caution(code, text) for text in made.warnings or ()]
 
 

@@ -12,6 +12,7 @@ from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.allocation import curve_widths
+from optipfair_engine.pruning.experts.calibrated import other_count
 from optipfair_engine.pruning.plan_options import allocation_of, plan_type, size_of
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.sizes import kept_by_percentage
@@ -74,6 +75,8 @@ def replan(
         **{name: said or rules.default_of(options, name) for name, said in made.words().items()},
         **size_of(options, plan),
     )
+    if changed.pruning_type == "EXPERTS":
+        return other_count(view, changed, plan)
     if changed.compensation != "none":
         if statistics is None:
             raise PlanError(

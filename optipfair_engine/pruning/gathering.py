@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from optipfair_engine.calibration import SquaredNorm, capture
+from optipfair_engine.calibration.experts import ExpertScores
 from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics
 from optipfair_engine.progress import Reporter
 
@@ -37,6 +39,13 @@ class Gatherer:
         """Layer → root of the total squared ``down_proj`` input ``[I]`` over the unmasked tokens."""
         found = capture(view, calibration.batches, layers, SquaredNorm, "down_proj", report=report)
         return {layer: accumulator.result() for layer, accumulator in found.items()}
+
+    def experts(
+        self, view: ModelView, calibration: CalibrationSet, layers: Sequence[int], report: Reporter
+    ) -> Mapping[int, ExpertScores]:
+        """Layer → what its experts did with the unmasked tokens."""
+        factory = partial(ExpertScores, view.routing.num_experts)
+        return capture(view, calibration.batches, layers, factory, "experts", report=report)
 
     def hold(self, weight: Tensor) -> Tensor:
         """A refitted weight, where it may lie until the plan is applied."""

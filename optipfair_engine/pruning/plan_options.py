@@ -75,7 +75,8 @@ def size_of(options: PruneOptions, plan: PruningPlan) -> Mapping[str, Any]:
 
 def plan_type(plan: PruningPlan) -> str:
     """The pruning type of a plan, read off its contents where its method doesn't say it."""
-    found = "DEPTH" if plan.removed_layers else "ATTENTION" if plan.kept_heads else "MLP_GLU"
+    others = {"DEPTH": plan.removed_layers, "ATTENTION": plan.kept_heads, "EXPERTS": plan.kept_experts}
+    found = next((kind for kind, changed in others.items() if changed), "MLP_GLU")
     return plan.provenance.pruning_type or found
 
 

@@ -15,6 +15,7 @@ from optipfair_engine.pruning.attention.by_norm import attention_plan
 from optipfair_engine.pruning.attention.calibrated import calibrated_attention_plan
 from optipfair_engine.pruning.depth.calibrated import calibrated_depth_plan
 from optipfair_engine.pruning.depth.choice import depth_plan, select_layers
+from optipfair_engine.pruning.experts.calibrated import expert_plan
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 from optipfair_engine.pruning.width.by_score import kind_of, target_layers, width_plan
 from optipfair_engine.pruning.width.calibrated import Calibrated, calibrated_width_plan, uniform_counts
@@ -79,6 +80,8 @@ def make_calibrated_plan(
         return calibrated_attention_plan(
             view, options, calibration, statistics, gatherer=gatherer, report=report
         )
+    if options.pruning_type == "EXPERTS" and calibration is not None:
+        return Calibrated(expert_plan(view, options, calibration, gatherer=gatherer, report=report))
     if calibration is None:
         return Calibrated(_plan_by_weights(view, options, report))
     _refuse_statistics(options, calibrated=True)
@@ -131,7 +134,7 @@ def _refuse_statistics(options: PruneOptions, *, calibrated: bool) -> None:
 def uses_calibration(options: PruneOptions) -> bool:
     """Whether calibration, if there is any, has a say in what stays (rather than in healing alone)."""
     options = resolve_preset(options, calibrated=True)
-    by_score = rules.scores_neurons_by_text(options)
+    by_score = rules.scores_neurons_by_text(options) or options.pruning_type == "EXPERTS"
     solved = options.compensation != "none" or options.allocation == "allocated"
     return by_score or solved or rules.selects_layers_by_text(options) or options.fairness is not None
 

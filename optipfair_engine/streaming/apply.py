@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from optipfair_engine.computing.finite import require_finite
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.streaming.config import plain_config
-from optipfair_engine.streaming.edits import TensorEdit, count_stored, plan_edits
+from optipfair_engine.streaming.edits import TensorEdit, plan_edits
 from optipfair_engine.streaming.gather import chunks
 from optipfair_engine.streaming.layout import CheckpointLayout
 from optipfair_engine.streaming.shards import (
@@ -143,7 +143,7 @@ def stream_checkpoint(
         failed.pop_all()
     _copy_companions(folder, target)
     checked = check and config is not None
-    return StreamedCheckpoint(plan, files, count_stored(layout.source), checked)
+    return StreamedCheckpoint(plan, files, layout.count_parameters(), checked)
 
 
 def _shrink(

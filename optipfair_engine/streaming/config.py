@@ -31,7 +31,7 @@ def plain_config(layout: CheckpointLayout, plan: PruningPlan) -> dict[str, Any] 
         changes["num_attention_heads"] = counts
         changes["num_key_value_heads"] = {len(heads.kv) for heads in plan.kept_heads.values()}
     known = all(isinstance(text.get(name), int) and len(sizes) == 1 for name, sizes in changes.items())
-    if plan.removed_layers or text.get("per_layer_config") or not known:
+    if plan.removed_layers or plan.kept_experts or text.get("per_layer_config") or not known:
         return None
     text.update({name: sizes.pop() for name, sizes in changes.items()})
     return config

@@ -75,6 +75,7 @@ def plan_edits(layout: CheckpointLayout, plan: PruningPlan) -> list[TensorEdit]:
     if unknown:
         raise PlanError(f"the plan holds weights that the checkpoint doesn't have: {', '.join(unknown)}")
     selections = _selections(layout, plan)
+    experts = _renamed_experts(layout, plan)
     new_numbers = {old: new for new, old in enumerate(_remaining(layout, plan))}
     written = set(layout.source.untied)
     edits = []
@@ -82,7 +83,11 @@ def plan_edits(layout: CheckpointLayout, plan: PruningPlan) -> list[TensorEdit]:
         layer = _layer_of(name, layout.layers_path)
         if name not in written or (layer is not None and layer not in new_numbers):
             continue
-        new_name = name if layer is None else _renumbered(name, layout.layers_path, layer, new_numbers[layer])
+        new_name = experts.get(name, name)
+        if new_name is None:
+            continue
+        if layer is not None:
+            new_name = _renumbered(new_name, layout.layers_path, layer, new_numbers[layer])
         edits.append(
             _edit(layout.source, name, new_name, layer, selections.get(name), plan.weights.get(name))
         )
@@ -110,11 +115,6 @@ def _renumbered(name: str, layers_path: str, old: int, new: int) -> str:
     return f"{layers_path}.{new}{name[len(f'{layers_path}.{old}') :]}"
 
 
-def count_stored(source: CheckpointSource) -> int:
-    """Parameters in a checkpoint; tied ones count once."""
-    return sum(source.info(name).numel for name in source.untied)
-
-
 def _edit(
     source: CheckpointSource,
     name: str,
@@ -140,6 +140,17 @@ def _selections(layout: CheckpointLayout, plan: PruningPlan) -> dict[str, Select
             found |= _neuron_selections(layout, layer, torch.tensor(plan.kept_neurons[layer]))
         if layer in plan.kept_heads:
             found |= _head_selections(layout, layer, plan.kept_heads[layer])
+        if layer in plan.kept_experts:
+            selection = Selection(0, torch.tensor(plan.kept_experts[layer]))
+            found |= dict.fromkeys(layout.experts(layer).whole, selection)
+    return found
+
+
+def _renamed_experts(layout: CheckpointLayout, plan: PruningPlan) -> dict[str, str | None]:
+    """Tensor of a single expert → its name in the result; ``None`` if that expert goes."""
+    found: dict[str, str | None] = {}
+    for layer, kept in plan.kept_experts.items():
+        found |= layout.experts(layer).renamed(kept)
     return found
 
 

@@ -36,6 +36,10 @@ def chunks(source: CheckpointSource, edit: TensorEdit, buffers: Buffers) -> Iter
         yield from _slices(weight.reshape(-1).view(torch.uint8).numpy().data)
     elif edit.selection is None:
         yield from _slices(source.bytes_of(edit.original))
+    elif edit.selection.dim == 0 and len(source.info(edit.original).shape) > 2:
+        yield from _entries(
+            source.bytes_of(edit.original), edit.selection, source.info(edit.original).shape[0]
+        )
     else:
         yield from _gathered(source.tensor(edit.original), edit.selection, buffers)
 
@@ -43,6 +47,13 @@ def chunks(source: CheckpointSource, edit: TensorEdit, buffers: Buffers) -> Iter
 def _slices(data: memoryview) -> Iterator[Chunk]:
     for start in range(0, len(data), CHUNK):
         yield Chunk(data[start : start + CHUNK])
+
+
+def _entries(data: memoryview, selection: Selection, count: int) -> Iterator[Chunk]:
+    """The selected entries along the first of many dimensions: whole experts, as they lie in the file."""
+    size = len(data) // count
+    for entry in selection.indices.tolist():
+        yield from _slices(data[entry * size : (entry + 1) * size])
 
 
 def _gathered(tensor: Tensor, selection: Selection, buffers: Buffers) -> Iterator[Chunk]:

@@ -15,10 +15,18 @@ import torch
 from torch import Tensor
 
 from optipfair_engine.architectures import config_names, refusals
-from optipfair_engine.architectures.base import TEXT_TOWERS, Architecture, AttentionSpec, MlpSpec, StackSpec
+from optipfair_engine.architectures.base import (
+    TEXT_TOWERS,
+    Architecture,
+    AttentionSpec,
+    ExpertsSpec,
+    MlpSpec,
+    StackSpec,
+)
 from optipfair_engine.architectures.registry import find_architecture
 from optipfair_engine.architectures.rows import check_groups, gate_of, kv_heads_of_qkv, up_of
 from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.streaming.experts import Stacked, StoredExperts, in_the_model
 from optipfair_engine.streaming.source import DTYPES, CheckpointSource
 
 
@@ -123,16 +131,17 @@ class StoredAttention:
 class _Weights:
     """What stands for the model where planning asks it for a parameter."""
 
-    def __init__(self, source: CheckpointSource) -> None:
-        self._source = source
+    def __init__(self, source: CheckpointSource, buffers: tuple[str, ...]) -> None:
+        self._source, self._buffers = source, buffers
 
     def get_parameter(self, target: str) -> Tensor:
         """A tensor by its state-dict name."""
         return self._source.tensor(target)
 
     def parameters(self) -> Iterator[Tensor]:
-        """Every stored tensor; tied ones once."""
-        return map(self._source.tensor, self._source.untied)
+        """Every stored tensor but buffers; tied ones once."""
+        names = (name for name in self._source.untied if not _ends(name, self._buffers))
+        return map(self._source.tensor, names)
 
 
 class CheckpointLayout:
@@ -143,10 +152,13 @@ class CheckpointLayout:
     """
 
     def __init__(self, source: CheckpointSource) -> None:
-        self.source, self.model = source, _Weights(source)
+        self.source = source
         nested = source.config.get("text_config")
         self.config: Mapping[str, Any] = nested if isinstance(nested, dict) else source.config
         self.architecture: Architecture = find_architecture(str(self.config.get("model_type")))
+        experts = self.architecture.experts
+        self._buffers = experts.buffers if experts else ()
+        self.model = _Weights(source, self._buffers)
         self.stack, self.layers_path = self._find_stack()
         start = len(self.layers_path) + 1
         numbers = {
@@ -164,7 +176,12 @@ class CheckpointLayout:
 
     def _one_dtype(self) -> torch.dtype:
         """The type that all weights share; refused if loading would convert them."""
-        stored = {DTYPES[info.dtype] for _, info in self.source.tensors.values()}
+        apart = [name for name in self.source.tensors if _ends(name, self._buffers)]
+        stored = {DTYPES[info.dtype] for name, (_, info) in self.source.tensors.items() if name not in apart}
+        if any(self.source.info(name).dtype != "F32" for name in apart):
+            raise UnsupportedModelError(
+                f"{self.model_type}: {apart[0]} is not stored in float32; loading would convert it"
+            )
         dtypes = {dtype for dtype in stored if dtype.is_floating_point}
         stated = self.config.get("dtype", self.config.get("torch_dtype", self.source.config.get("dtype")))
         if len(dtypes) != 1 or (stated is not None and {getattr(torch, str(stated), None)} != dtypes):
@@ -219,9 +236,44 @@ class CheckpointLayout:
             raise UnsupportedModelError(f"{self.model_type}: layer {index} has no attention")
         return StoredAttention(self, index, self.architecture.attention)
 
+    def experts(self, index: int) -> StoredExperts:
+        """The experts of one layer; raises ``UnsupportedModelError`` if there are none to be removed."""
+        spec = refusals.check_experts(self.architecture)
+        if index not in self.expert_layers():
+            raise UnsupportedModelError(f"{self.model_type}: layer {index} has no experts")
+        return StoredExperts(self.source, f"{self.layers_path}.{index}", spec, self.model_type)
+
+    def expert_layers(self) -> list[int]:
+        """The layers that have experts; raises ``UnsupportedModelError`` if none has any to be removed."""
+        spec = refusals.check_experts(self.architecture)
+        found = self._layers_with(spec)
+        if not found:
+            raise UnsupportedModelError(refusals.no_expert_layers(self.model_type))
+        return found
+
+    def _layers_with(self, spec: ExpertsSpec) -> list[int]:
+        router = f"{spec.stored_router or spec.router}.weight"
+        layers = range(self.num_layers)
+        return [layer for layer in layers if f"{self.layers_path}.{layer}.{router}" in self.source]
+
+    def in_the_model(self) -> tuple[dict[str, str], dict[str, Stacked]]:
+        """What the stored tensors are in the model: see ``experts.in_the_model``."""
+        spec = self.architecture.experts
+        layers = [] if spec is None else [self.experts(layer) for layer in self._layers_with(spec)]
+        return in_the_model({name: info for name, (_, info) in self.source.tensors.items()}, layers)
+
+    def count_parameters(self) -> int:
+        """Parameters in the checkpoint; tied ones count once, buffers don't."""
+        names = (name for name in self.source.untied if not _ends(name, self._buffers))
+        return sum(self.source.info(name).numel for name in names)
+
     def check_depth(self, indices: Iterable[int]) -> tuple[int, ...]:
         """The layers to remove, sorted; raises if that can't be done, as ``ModelView.check_depth`` does."""
         return refusals.check_depth(self.architecture, self.config.get, self.num_layers, indices)
+
+
+def _ends(name: str, buffers: tuple[str, ...]) -> bool:
+    return name.rpartition(".")[2] in buffers
 
 
 def _names(source: CheckpointSource, prefix: str, paths: Mapping[str, str | None]) -> dict[str, str]:

@@ -66,7 +66,9 @@ def check_names(model: PreTrainedModel, layout: CheckpointLayout) -> None:
     """Raise ``UnsupportedModelError`` unless names and shapes of the checkpoint are the model's."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    stored = {name: info.shape for name, (_, info) in layout.source.tensors.items()}
+    whole, stacked = layout.in_the_model()
+    stored = {name: layout.source.info(held).shape for name, held in whole.items()}
+    stored |= {name: stack.shape for name, stack in stacked.items()}
     for name in sorted((shapes.keys() | stored.keys()) - tied):
         if shapes.get(name) != stored.get(name):
             raise UnsupportedModelError(
@@ -89,6 +91,10 @@ def _check_roles(view: ModelView, layout: CheckpointLayout, plan: PruningPlan) -
         found = (block.names, block.o_transposed, block.head_dim, block.num_heads, block.num_key_value_heads)
         if told_heads != found:
             differing.append(f"the attention of layer {layer}")
+    for layer in plan.kept_experts:
+        experts, held = view.experts(layer), layout.experts(layer)
+        if (held.num_experts, sorted(held.names)) != (experts.num_experts, sorted(experts.names)):
+            differing.append(f"the experts of layer {layer}")
     if differing:
         raise UnsupportedModelError(
             f"{layout.model_type}: {', '.join(differing)} can't be told from names alone"

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
-from optipfair_engine.headers import HeaderError, ModelFacts, inspect_model_folder, out_of_reach, width_type
+from optipfair_engine.headers import (
+    HeaderError,
+    ModelFacts,
+    inspect_model_folder,
+    lacks_experts,
+    out_of_reach,
+    width_type,
+)
 from optipfair_engine.options.calibration import WINDOW_LENGTH
 from optipfair_engine.pruning.sizes import checked_layer_indices
 
@@ -55,13 +62,16 @@ def refuse_unprunable(facts: ModelFacts | None, options: PruneOptions, spec: Map
         spec: the same under the names of a job's spec.
 
     Raises:
-        UnsupportedModelError: neurons of gated MLPs are asked for where they are plain, or the reverse.
+        UnsupportedModelError: neurons of gated MLPs are asked for where they are plain, or the reverse; or
+            experts where there are none.
         InvalidOptionError: the option, and what would be right.
     """
     if facts is None:
         return
     if options.prunes_neurons:
         _check_width_type(facts.model_type, options.pruning_type)
+    if options.pruning_type == "EXPERTS" and (lacking := lacks_experts(facts.model_type)) is not None:
+        raise UnsupportedModelError(lacking)
     if facts.num_layers is not None and options.layer_indices is not None:
         checked_layer_indices(options.layer_indices, facts.num_layers)
     if options.num_layers_to_remove is not None and facts.num_layers is not None:

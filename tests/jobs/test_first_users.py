@@ -46,6 +46,7 @@ def refusal(repository: Repository, wanted: Any) -> InvalidError:
             "max_length",
         ),
         ({"pruning_type": "MLP"}, "pruning_type_unfit", "pruning_type"),
+        ({"pruning_type": "EXPERTS", "calibration": TEXT}, "pruning_type_unfit", "pruning_type"),
         (
             {"pruning_percentage": None, "target_parameters": 400_000},
             "target_unreachable",
@@ -67,6 +68,33 @@ def test_whoever_asks_a_model_for_what_it_cannot_give_is_told_at_once(
     beat(repository, worker(max_positions=2048))
     error = refusal(repository, request(**{"pruning_percentage": 20, **wanted}))
     assert (error.code, error.location[-1]) == (code, place)
+
+
+MIXTURE: dict[str, Any] = {
+    "model_type": "mixtral",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "expert_parameters": 300_000,
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "place", "reason"),
+    [
+        ({"pruning_percentage": 90}, "pruning_percentage", "leaves 1 of 8 experts"),
+        ({"target_parameters": 90_000}, "target_parameters", "removing experts alone leaves at least"),
+    ],
+)
+def test_whoever_asks_for_fewer_experts_than_there_can_be_is_told_at_once(
+    repository: Repository, wanted: dict[str, Any], place: str, reason: str
+) -> None:
+    beat(repository, worker(**MIXTURE))
+    error = refusal(repository, request(pruning_type="EXPERTS", calibration=TEXT, **wanted))
+    assert (error.code, error.location[-1]) == ("target_unreachable", place)
+    assert reason in str(error)
+    assert admit(
+        repository, TENANT, request(pruning_type="EXPERTS", calibration=TEXT, pruning_percentage=75)
+    ).queue
 
 
 def test_whoever_asks_for_what_the_model_can_give_is_not_hindered(repository: Repository) -> None:

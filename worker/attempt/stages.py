@@ -169,7 +169,7 @@ def _of_prune(spec: Mapping[str, Any]) -> Iterator[str]:
         yield "select"
     if measured:
         yield "evaluate"
-        if calibrated:
+        if calibrated and spec.get("pruning_type") != "EXPERTS":
             yield "evaluate"  # the static choice of the same size
     yield "prune"
     if spec.get("healing"):

@@ -1,7 +1,8 @@
 """A model whose weights are mapped files: it takes no private memory for them, whatever its size.
 
 Reading a weight brings its pages into the page cache, from where the system may take them away again. What is
-private are activations, the few buffers that are computed (rotary frequencies), and nothing else.
+private are activations, the few buffers that are computed (rotary frequencies), one layer's experts where
+they are stored one by one, and nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from optipfair_engine.streaming.layerwise.experts import ExpertsInTurn
 from optipfair_engine.streaming.layout import CheckpointLayout
 from optipfair_engine.streaming.structure import check_names
 
@@ -41,8 +43,10 @@ def mapped_model(layout: CheckpointLayout) -> PreTrainedModel:
         model = sized_class(model_class, config)(config)
     model.__class__ = model_class
     check_names(model, layout)
-    for name in layout.source.tensors:
-        _put(model, name, layout.source.tensor(name))
+    whole, stacked = layout.in_the_model()
+    for name, stored in whole.items():
+        _put(model, name, layout.source.tensor(stored))
+    ExpertsInTurn(layout.source).attend(model, stacked)
     model.tie_weights()
     evaluating: PreTrainedModel = model.eval()
     return evaluating

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from optipfair_engine.calibration.accumulators import SquaredNorm
+from optipfair_engine.calibration.experts import ExpertScores
 from optipfair_engine.calibration.next_token import check_predicts_next_token
 from optipfair_engine.computing.asked import computed_in
 from optipfair_engine.errors import CalibrationError
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.calibration import CalibrationSet
-    from optipfair_engine.calibration.runner import Site
+    from optipfair_engine.calibration.runner import Captured, Site
     from optipfair_engine.calibration.statistics import GramStatistics
     from optipfair_engine.checkpoints import ReloadRunner
     from optipfair_engine.options.prune import PruneOptions
@@ -170,10 +172,28 @@ class _Layerwise(Gatherer):
     def norms(
         self, view: ModelView, calibration: CalibrationSet, layers: Sequence[int], report: Reporter
     ) -> Mapping[int, Tensor]:
-        captured = capture_layerwise(
+        captured = self._captured(view, calibration, "down_proj", layers, SquaredNorm, report)
+        return {layer: captured.fit[layer].result() for layer in layers}
+
+    def experts(
+        self, view: ModelView, calibration: CalibrationSet, layers: Sequence[int], report: Reporter
+    ) -> Mapping[int, ExpertScores]:
+        factory = partial(ExpertScores, view.routing.num_experts)
+        return self._captured(view, calibration, "experts", layers, factory, report).fit
+
+    def _captured(
+        self,
+        view: ModelView,
+        calibration: CalibrationSet,
+        site: Site,
+        layers: Sequence[int],
+        factory: Callable[[], Any],
+        report: Reporter,
+    ) -> Captured[Any]:
+        return capture_layerwise(
             self._source,
             calibration.batches,
-            {"down_proj": (layers, SquaredNorm)},
+            {site: (layers, factory)},
             self.work,
             view=view,
             holdout_every=None,
@@ -181,8 +201,7 @@ class _Layerwise(Gatherer):
             discard=self.discard,
             report=report,
             announce=self._announce,
-        )["down_proj"]
-        return {layer: captured.fit[layer].result() for layer in layers}
+        )[site]
 
     def hold(self, weight: Tensor) -> Tensor:
         # a file without a name: its pages can be taken from memory, and it goes with the tensor

@@ -14,17 +14,23 @@ if TYPE_CHECKING:
 
 
 def units_per_layer(view: WeightsView, plan: PruningPlan) -> list[int]:
-    """What the plot of kept units counts, layer by layer: neurons or query heads (0 in layers without)."""
+    """What the plot of kept units counts, layer by layer: neurons, query heads or experts (0: has none)."""
     counts = []
     for layer in range(view.num_layers):
         try:
-            size = view.attention(layer).num_heads if plan.kept_heads else view.mlp(layer).intermediate_size
+            size = _units(view, plan, layer)
         except (
             UnsupportedModelError
         ):  # a mixture of experts, or T5, beside layers that the plan doesn't touch
             size = 0
         counts.append(size)
     return counts
+
+
+def _units(view: WeightsView, plan: PruningPlan, layer: int) -> int:
+    if plan.kept_experts:
+        return view.experts(layer).num_experts
+    return view.attention(layer).num_heads if plan.kept_heads else view.mlp(layer).intermediate_size
 
 
 def write_plots(
@@ -47,6 +53,9 @@ def write_plots(
             len(plan.kept_heads[i].query) if i in plan.kept_heads else n for i, n in enumerate(original_units)
         ]
         name = plot_kept(output / "kept_heads.png", kept, original_units, unit="query heads").name
+    elif plan.kept_experts:
+        kept = [len(plan.kept_experts.get(i, range(n))) for i, n in enumerate(original_units)]
+        name = plot_kept(output / "kept_experts.png", kept, original_units, unit="experts").name
     else:
         kept = [len(plan.kept_neurons.get(i, range(n))) for i, n in enumerate(original_units)]
         name = plot_kept(output / "kept_neurons.png", kept, original_units, unit="intermediate neurons").name

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def static_plan_of_same_size(view: ModelView, plan: PruningPlan) -> PruningPlan | None:
     """What weights alone would choose for as many neurons (uniformly, by MAW), heads or layers.
 
-    It is what people got before there was calibration, so it is the plan's yardstick.
+    It is what people got before there was calibration, so it is the plan's yardstick. Experts have none.
     """
     provenance = Provenance(pruning_type=plan.provenance.pruning_type)
     if plan.removed_layers:

@@ -86,6 +86,10 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         layer_selection_method="importance",
         calibration=CALIBRATION,
     ),
+    "experts": prune(pruning_type="EXPERTS", calibration=CALIBRATION, expert_selection_method="FREQUENCY"),
+    "experts to a size": unsized(pruning_type="EXPERTS", target_bytes=10**8, calibration=CALIBRATION),
+    "experts by the preset": prune(pruning_type="EXPERTS", preset="recommended", calibration=CALIBRATION),
+    "plan of experts": unsized(plan=PLAN, pruning_type="EXPERTS", pruning_percentage=50),
     "attention to a size": unsized(pruning_type="ATTENTION", target_parameters=10**8),
     "refitted heads": prune(
         pruning_type="ATTENTION", compensation="least_squares", calibration=CALIBRATION, keep_statistics=True
@@ -195,6 +199,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "ties of a refit": (prune(preset="recommended", tie_break="topk"), "spec"),
     "ties of heads": (unsized(pruning_type="ATTENTION", pruning_percentage=50, tie_break="topk"), "spec"),
     "attention by rate": (unsized(pruning_type="ATTENTION", expansion_rate=100), "spec"),
+    "experts without calibration": (prune(pruning_type="EXPERTS"), "spec"),
+    "experts of some layers": (
+        prune(pruning_type="EXPERTS", layer_indices=[0], calibration=CALIBRATION),
+        "spec",
+    ),
+    "refitted experts": (prune(pruning_type="EXPERTS", **REFITTED), "spec"),
+    "experts by rate": (unsized(pruning_type="EXPERTS", expansion_rate=50, calibration=CALIBRATION), "spec"),
+    "experts of neurons": (prune(expert_selection_method="FREQUENCY", calibration=CALIBRATION), "spec"),
+    "statistics of experts": (
+        prune(pruning_type="EXPERTS", keep_statistics=True, calibration=CALIBRATION),
+        "spec",
+    ),
     "obs alone": (prune(neuron_selection_method="OBS", calibration=CALIBRATION), "spec"),
     "refit without calibration": (prune(compensation="least_squares"), "spec"),
     "obs of the preset alone": (prune(preset="recommended", neuron_selection_method="OBS"), "spec"),
@@ -290,6 +306,7 @@ def test_refused_at_the_right_place(name: str) -> None:
         {"layer_indices": [0]},
         {"keep_statistics": True},
         {"pruning_type": "ATTENTION", "attention_unit": "query_head"},
+        {"pruning_type": "EXPERTS", "expert_selection_method": "FREQUENCY"},
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1},
         {"pruning_type": "DEPTH", "depth_pruning_percentage": 10},
         {"pruning_type": "DEPTH", "layer_indices": [0]},
@@ -464,6 +481,7 @@ def test_an_evaluation_stored_when_the_length_stood_beside_its_text_is_still_val
     [
         ("prune", "loads_with_transformers"),
         ("prune", "evaluation_max_length"),
+        ("prune", "final_expert_count"),
         ("bias", "preference_change"),
         ("evaluate", "evaluation_tokens"),
     ],

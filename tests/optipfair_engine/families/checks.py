@@ -9,10 +9,12 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import GenerationConfig, PreTrainedModel
 
 from optipfair_engine.architectures import ModelView, locate
@@ -150,13 +152,68 @@ def check_importance(family: Family, folder: Path) -> Outcome:
     return Outcome("yes")
 
 
+def check_experts(family: Family, folder: Path) -> Outcome:
+    """A quarter of the experts gone: equals the dense model whose router never chooses them."""
+    model = build(family)
+    ids = torch.tensor(TOKENS)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def prune() -> PreTrainedModel:
+        return prune_model(model, "EXPERTS", pruning_percentage=25, dataloader=[batch], show_progress=False)
+
+    try:
+        layers = locate(model).expert_layers()
+    except UnsupportedModelError:
+        refused = _refusal(model, prune)
+        return refused if family.kind in ("moe", "hybrid") else Outcome("–")
+    with _untouched(model):
+        pruned = prune()
+    expected = model_logits(never_chosen(model, pruned), TOKENS)
+    assert_near(model_logits(pruned, TOKENS), expected)
+    changed = (expected - model_logits(model, TOKENS)).abs().max()
+    assert changed > 1e-3 * expected.abs().max(), "removing them changed nothing"
+    assert all(locate(pruned).experts(layer).num_experts == 3 for layer in layers)
+    _assert_cache_is_right(family, pruned)
+    saved = _save(pruned, folder / "experts")
+    _assert_plain_load_is_right_or_raises(pruned, saved, must_load=True)
+    return Outcome("yes", saved=[saved])
+
+
 CHECKS: dict[str, Check] = {
     "MLP neurons": check_width,
     "neurons of chosen layers": check_chosen_layers,
     "layers": check_depth,
     "attention heads": check_heads,
+    "experts": check_experts,
     "layer importance": check_importance,
 }
+
+
+def never_chosen(dense: PreTrainedModel, pruned: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the dense model whose routers' logits are −inf for the experts that the pruned one lacks.
+
+    Where a router adds a correction to what it makes of its logits, that is −inf, too.
+    """
+    copied = copy.deepcopy(dense)
+    view, small = locate(copied), locate(pruned)
+    for layer in small.expert_layers():
+        router, rows = view.experts(layer).router, small.experts(layer).router.weight
+        gone = ~(router.weight[:, None, :] == rows[None, :, :]).all(dim=-1).any(dim=1)
+        assert int(gone.sum()) == len(router.weight) - len(rows), "a router's row is none of the dense one's"
+        router.forward = partial(_with_logits_of, router.forward, gone)
+        if hasattr(router, "e_score_correction_bias"):
+            router.e_score_correction_bias[gone] = -torch.inf
+    return copied
+
+
+def _with_logits_of(forward: Callable[..., object], gone: Tensor, *args: object) -> object:
+    class Masking(TorchFunctionMode):
+        def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: object = None):
+            found = func(*args, **(kwargs or {}))
+            return found.masked_fill(gone, -torch.inf) if func is torch.nn.functional.linear else found
+
+    with Masking():
+        return forward(*args)
 
 
 def _prunable(view: ModelView) -> list[int]:

@@ -27,6 +27,8 @@ finds.
   raises or is right.
 - **layers**: depth pruning equals the dense model with those layers bypassed.
 - **attention heads**: whole key/value groups; equals the dense model with those heads' output zeroed.
+- **experts**: a quarter of each layer's experts; equals the model whose router logits are −inf for them. A
+  family without experts (–) is refused by name.
 - **layer importance**: 1 − cos of each layer's input and output.
 - **{RELOAD}**: every pruned model gives bit-equal logits in a process that never held it.
 - Generation with a cache equals generation without, in each.

@@ -292,4 +292,7 @@ def build(family: Family) -> PreTrainedModel:
                 # far from the usual initialisation, so that every neuron and every norm matters
                 scale = 0.2 if parameter.dim() > 1 else 0.1
                 parameter.add_(torch.randn(parameter.shape) * scale)
+            for name, buffer in model.named_buffers():
+                if name.endswith("e_score_correction_bias"):  # zero until a model is trained
+                    buffer.add_(torch.randn(buffer.shape) * 0.1)
     return model.eval()

@@ -6,7 +6,7 @@ import inspect
 import subprocess
 import sys
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options.base import About, Strict, about
 from optipfair_engine.options.bias import Bias
 from optipfair_engine.options.prune import Prune, PruneOptions
+from optipfair_engine.options.words import PruningType
 from optipfair_engine.pruning import prune_model
 
 NOT_OF_THEIR_OWN = {"depth_pruning_percentage": "pruning_percentage", "healing": "healing_max_seconds"}
@@ -69,7 +70,7 @@ def test_every_field_of_a_plan_is_an_option_of_the_call_and_no_other_is() -> Non
 
 
 def test_every_pruning_type_that_a_field_names_exists() -> None:
-    types = {"MLP_GLU", "MLP", "DEPTH", "ATTENTION"}
+    types = set(get_args(PruningType))
     said = [about(field) for field in Prune.model_fields.values()]
     assert all(set(told.types or types) <= types for told in said)
     assert any(told != About() for told in said)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from optipfair_engine.cli.app import app
 from optipfair_engine.options.presets import PRESETS, resolve_preset
 from optipfair_engine.options.prune import PruneOptions
-from optipfair_engine.options.words import Preset
+from optipfair_engine.options.words import Preset, PruningType
 
 
 def test_every_preset_has_its_facts() -> None:
@@ -19,7 +19,7 @@ def test_every_preset_has_its_facts() -> None:
 
 
 @pytest.mark.parametrize("facts", PRESETS, ids=lambda facts: facts.name)
-@pytest.mark.parametrize("kind", ["MLP_GLU", "MLP", "ATTENTION", "DEPTH"])
+@pytest.mark.parametrize("kind", get_args(PruningType))
 def test_a_preset_sets_what_it_shows(facts: Any, kind: Any) -> None:
     options = PruneOptions(preset=facts.name, pruning_type=kind)
     resolved = resolve_preset(options, calibrated=True)
