@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from optipfair_engine.architectures.encoder import ENCODERS
 from optipfair_engine.architectures.registry import known_architecture
 from optipfair_engine.headers.estimates import loaded_bytes, matrices_of_mlp
 
@@ -21,6 +22,16 @@ def width_type(model_type: str) -> Literal["MLP_GLU", "MLP"] | None:
     if family is None or family.mlp is None:
         return None
     return "MLP" if family.mlp.kind == "plain" else "MLP_GLU"
+
+
+def why_speechless(model_type: str) -> str | None:
+    """Why models of a family can't write calibration text; ``None`` if nothing is known against it."""
+    if known_architecture(model_type) not in ENCODERS:
+        return None
+    return (
+        f"models of the family {model_type!r} predict no next token, so they can't write calibration text "
+        'themselves: give some, or preset "guide" to choose by weights alone'
+    )
 
 
 def out_of_reach(facts: ModelFacts, spec: Mapping[str, Any]) -> tuple[str, str] | None:

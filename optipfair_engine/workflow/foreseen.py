@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
-from optipfair_engine.headers import HeaderError, ModelFacts, inspect_model_folder, out_of_reach, width_type
+from optipfair_engine.headers import (
+    HeaderError,
+    ModelFacts,
+    inspect_model_folder,
+    out_of_reach,
+    why_speechless,
+    width_type,
+)
 from optipfair_engine.options.calibration import WINDOW_LENGTH
 from optipfair_engine.pruning.sizes import checked_layer_indices
 
@@ -44,6 +51,17 @@ def refuse_long_windows(facts: ModelFacts | None, lengths: Mapping[str, int | No
                 f"{name} {length} is longer than what the model can read, which has {most} positions: give "
                 f"at most {most}"
             )
+
+
+def refuse_speechless(facts: ModelFacts | None) -> None:
+    """Refuse to let a model write calibration text that predicts no next token.
+
+    Raises:
+        UnsupportedModelError: the text names the family.
+    """
+    why = None if facts is None else why_speechless(facts.model_type)
+    if why is not None:
+        raise UnsupportedModelError(why)
 
 
 def refuse_unprunable(facts: ModelFacts | None, options: PruneOptions, spec: Mapping[str, Any]) -> None:
