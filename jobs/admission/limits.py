@@ -12,7 +12,7 @@ from jobs.admission.estimating import model_facts
 from jobs.errors import InvalidError
 from jobs.rows import JsonObject
 from jobs.specs import BiasSpec, PruneSpec
-from optipfair_engine.headers import lacks_experts, out_of_reach, width_type
+from optipfair_engine.headers import lacks_experts, out_of_reach, why_speechless, width_type
 from optipfair_engine.options.calibration import WINDOW_LENGTH
 
 Location = tuple[str | int, ...]
@@ -34,6 +34,7 @@ def check_limits(where: Location, part: Any, facts: Facts) -> None:
         _check_figure_layers(where, part, own)
     if isinstance(part, PruneSpec):
         _check_layers(where, part, own)
+        _check_writing(where, part, own)
         if part.plan is None:
             _check_type(where, part, own)
         _check_size(where, part, own)
@@ -79,6 +80,12 @@ def _check_figure_layers(where: Location, part: BiasSpec, known: JsonObject) -> 
     beyond = [index for index in part.layers if index >= count]
     if beyond:
         raise _no_layer(beyond[0], count, (*where, "layers"))
+
+
+def _check_writing(where: Location, part: PruneSpec, known: JsonObject) -> None:
+    why = why_speechless(str(known.get("model_type"))) if part.writes_text else None
+    if why is not None:
+        raise _refusal(why, "calibration_unfit", (*where, "calibration"))
 
 
 def _check_type(where: Location, part: PruneSpec, known: JsonObject) -> None:

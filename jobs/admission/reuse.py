@@ -64,5 +64,5 @@ def _names_a_file(spec: Any) -> bool:
         return False
     if isinstance(spec.get("suite"), str):
         return True
-    named_text = spec.get("source") not in (None, "upload") and "texts" in spec
+    named_text = spec.get("source") not in (None, "upload", "model") and "texts" in spec
     return named_text or any(_names_a_file(value) for value in spec.values())

@@ -33,6 +33,7 @@ _EVALUATION, _HEALING, _SUITE, _BASELINE = (
 _CALIBRATED = Condition(
     lambda spec: spec.calibration is not None or spec.plan is not None, "calibration (or a calibrated plan)"
 )
+_OWN_TEXT = Condition(lambda spec: spec.writes_text, 'calibration with source "model" or mix_self')
 _DEPTH = Condition(lambda spec: spec.pruning_type == "DEPTH" or spec.plan is not None, 'pruning_type "DEPTH"')
 _EXPERTS = Condition(
     lambda spec: spec.pruning_type == "EXPERTS" or spec.plan is not None, 'pruning_type "EXPERTS"'
@@ -56,6 +57,7 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         **dict.fromkeys(("healing_steps", "healing_seconds"), (_HEALING,)),
         **dict.fromkeys(("healing_first_loss", "healing_last_loss"), (_HEALING,)),
         **dict.fromkeys(("calibration_tokens", "calibration_tokens_per_feature"), (_CALIBRATED,)),
+        "calibration_own_samples": (_OWN_TEXT,),
         **dict.fromkeys(("bias_change", "bias_against_random"), (_has("fairness"),)),
         **dict.fromkeys(("original_layer_count", "final_layer_count"), (_DEPTH,)),
         **dict.fromkeys(("layers_removed", "layer_reduction_percentage"), (_DEPTH,)),

@@ -7,22 +7,23 @@ of a shared service, and that exactly one size is given.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jobs.specs.references import (
-    CalibrationRef,
     Device,
     JobId,
     LayerIndices,
     OfModel,
     PromptPairs,
+    PruneCalibrationRef,
     StepRef,
     TextRef,
 )
 from optipfair_engine.options import prune as engine, rules
 from optipfair_engine.options.base import Finite, Strict, again
+from optipfair_engine.options.words import Preset
 
 
 class Healing(engine.Healing):
@@ -52,14 +53,34 @@ class PruneSpec(engine.Prune, OfModel):
     fairness: Fairness | None = again(engine.Prune, "fairness")
     device: Device = again(engine.Prune, "device")
 
-    calibration: CalibrationRef | None = None
-    """Text that activations are measured on; healing distils on it, too."""
+    calibration: PruneCalibrationRef | None = None
+    """Text that activations are measured on; healing distils on it, too. Without any, a preset other than
+    guide lets the model write some (source "model")."""
     evaluation: TextRef | None = None
     """Text that perplexity before and after is measured on."""
     plan: PlanRef | None = None
     """Applies the plan of an earlier prune job, at its size or another."""
     layers_from: StepRef | None = None
     """Removes the num_layers_to_remove layers that an earlier importance step found least important."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calibrated_by_itself(cls, given: Any) -> Any:
+        """Say so where the model is to write its own text: whatever looks at a spec then sees it."""
+        if (
+            not isinstance(given, dict)
+            or given.get("calibration") is not None
+            or given.get("plan") is not None
+        ):
+            return given
+        presets = set(get_args(Preset)) - {"guide"}
+        return {**given, "calibration": {"source": "model"}} if given.get("preset") in presets else given
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model writes calibration text itself, which takes all of it."""
+        text = self.calibration
+        return text is not None and (text.source == "model" or text.mix_self is not None)
 
     def check(self) -> None:
         """Refuse what doesn't go together, with what is known of a job only: its size, texts and plan."""

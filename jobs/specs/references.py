@@ -15,8 +15,8 @@ from pydantic import (
 )
 
 from jobs.ids import is_id
-from optipfair_engine.options.base import Strict, again
-from optipfair_engine.options.calibration import WINDOW_LENGTH, WINDOWS, Cut
+from optipfair_engine.options.base import Finite, Strict, again
+from optipfair_engine.options.calibration import WINDOW_LENGTH, WINDOWS, Cut, OwnText
 
 MAX_TEXTS = 4096
 MAX_TEXT_LENGTH = 100_000
@@ -150,12 +150,12 @@ class OfModel(Strict):
     model: ModelRef
 
 
-class CalibrationRef(Cut):
-    """Text to calibrate on: `texts`, a named local file, an upload, or a hub dataset; exactly one."""
+class _Samples(Cut):
+    """Text to calibrate on, from one of several sources."""
 
     texts: Texts | None = None
     """The texts themselves, or else a file or data set (source)."""
-    source: Literal["local", "hub", "upload"] | None = None
+    source: str | None = None
     name: OpaqueName | None = None
     id: UploadId | None = None
     dataset: HubId | None = None
@@ -165,13 +165,40 @@ class CalibrationRef(Cut):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Refuse no text, text from two sources, and a source without what it needs."""
         places = {"texts": None, "name": "local", "id": "upload", "dataset": "hub"}
         given = [place for place in places if getattr(self, place) is not None]
         if len(given) != 1 or places[given[0]] != self.source:
             raise ValueError(
                 'give texts, or source "local" with name, "upload" with id, or "hub" with dataset'
             )
-        return self
+
+
+class CalibrationRef(_Samples):
+    """Text to calibrate on: `texts`, a named local file, an upload, or a hub dataset; exactly one."""
+
+    source: Literal["local", "hub", "upload"] | None = None
+
+
+class PruneCalibrationRef(_Samples):
+    """Text to calibrate on, as elsewhere, or `source` "model": text that the model writes itself."""
+
+    source: Literal["local", "hub", "upload", "model"] | None = None
+    mix_self: Annotated[Finite, Field(gt=0, le=0.9)] | None = again(OwnText, "mix_self")
+
+    def check(self) -> None:
+        """The same; a model that writes all of the text leaves no place for any other."""
+        if self.source != "model":
+            super().check()
+            return
+        others = ("texts", "name", "id", "dataset", "mix_self")
+        given = [name for name in others if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f'{", ".join(given)}: not with source "model", which writes all of the text')
 
 
 class TextRef(Strict):

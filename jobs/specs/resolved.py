@@ -21,7 +21,9 @@ def resolved(spec: Spec) -> dict[str, Any]:
     plain = spec_to_json(spec)
     if not isinstance(spec, PruneSpec) or spec.plan is not None:
         return plain  # a plan has settled what else would be chosen here
-    names = [name for name in PruneOptions.model_fields if name in PruneSpec.model_fields]
+    names = [
+        name for name in PruneOptions.model_fields if name in PruneSpec.model_fields and name != "calibration"
+    ]
     options = PruneOptions(**{name: getattr(spec, name) for name in names})
     chosen = resolve_preset(options, calibrated=spec.calibration is not None)
     changes = {

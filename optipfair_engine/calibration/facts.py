@@ -17,6 +17,7 @@ class CalibrationFacts:
         samples: the number of samples that the texts were cut into.
         max_length: the length of a sample in tokens.
         tokens_per_feature: tokens for each input of the matrices that are fitted; of experts: for each one.
+        own_samples: how many of the samples the model wrote itself; not written if there are none.
         warnings: what a reader of the result must know.
     """
 
@@ -26,10 +27,14 @@ class CalibrationFacts:
     max_length: int
     tokens_per_feature: float
     warnings: tuple[str, ...] = ()
+    own_samples: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON."""
-        return {**vars(self), "warnings": list(self.warnings)}
+        stated = {**vars(self), "warnings": list(self.warnings)}
+        if not self.own_samples:
+            del stated["own_samples"]
+        return stated
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CalibrationFacts:

@@ -41,7 +41,8 @@ TEXTS: Final = "texts"
 class CalibrationSet:
     """Calibration samples with where they came from.
 
-    ``tokens`` counts unmasked tokens; ``num_texts`` the different documents that the samples were cut from.
+    ``tokens`` counts unmasked tokens; ``num_texts`` the different documents that the samples were cut from;
+    ``own_samples`` those samples that the model wrote itself.
     """
 
     batches: Sequence[Batch]
@@ -50,6 +51,7 @@ class CalibrationSet:
     num_samples: int = 0
     num_texts: int = 0
     max_length: int = 0
+    own_samples: int = 0
     notes: tuple[str, ...] = field(default=())
 
     def tokens_per_feature(self, features: int) -> float:
@@ -81,6 +83,7 @@ class CalibrationSet:
             samples=self.num_samples,
             max_length=self.max_length,
             tokens_per_feature=round(self.tokens_per_feature(features), 2),
+            own_samples=self.own_samples,
             warnings=tuple(self.warnings(features)),
         )
 

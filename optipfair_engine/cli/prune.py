@@ -24,7 +24,8 @@ from optipfair_engine.cli.shared import (
 )
 from optipfair_engine.cli.terminal import explained, progress, show_json, show_table, warn
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.options.calibration import Cut, EvaluationCut
+from optipfair_engine.options.calibration import Cut, EvaluationCut, OwnText
+from optipfair_engine.options.presets import with_own_text
 from optipfair_engine.options.prune import Prune, PruneOptions
 
 
@@ -32,6 +33,7 @@ from optipfair_engine.options.prune import Prune, PruneOptions
 @options_from(
     Prune,
     Cut,
+    OwnText,
     EvaluationCut,
     without=("depth_pruning_percentage", "fairness_prompt_pairs"),
     changed={
@@ -54,9 +56,13 @@ def prune(
     context: typer.Context,
     model_path: ModelPath,
     output_path: OutputPath,
-    calibration: Annotated[
+    calibration_file: Annotated[
         Path | None,
-        typer.Option(help='Text: .txt, or .jsonl with {"text": …} lines.', rich_help_panel=CALIBRATION),
+        typer.Option(
+            "--calibration",
+            help='Text: .txt, or .jsonl with {"text": …} lines. Without any, a preset lets the model write.',
+            rich_help_panel=CALIBRATION,
+        ),
     ] = None,
     out_of_core: Annotated[
         bool,
@@ -97,15 +103,22 @@ def prune(
     **chosen: Any,
 ) -> None:
     """Prune a model and save the result, with its plan, a model card, metrics and plots."""
+    writes = (
+        chosen["calibration"] or chosen["mix_self"] or (chosen["preset"] != "guide" and plan is None) or None
+    )
+    samples = (calibration_file or writes, "--calibration")
     refuse_unread(
         context,
         {
-            "num_samples": (calibration, "--calibration"),
-            "batch_size": (calibration, "--calibration"),
-            "max_length": (calibration, "--calibration"),
+            "num_samples": samples,
+            "batch_size": samples,
+            "max_length": samples,
             "evaluation_max_length": (evaluation, "--evaluation"),
             "evaluation_num_windows": (evaluation, "--evaluation"),
-            "seed": (chosen["healing"] or fairness_pairs, "--healing-seconds or --fairness-pairs"),
+            "seed": (
+                chosen["healing"] or fairness_pairs or writes,
+                "--healing-seconds, --fairness-pairs or --calibration-source model",
+            ),
             "fairness_weight": (fairness_pairs, "--fairness-pairs"),
         },
     )
@@ -118,8 +131,8 @@ def prune(
     metrics = _run(
         model_path,
         output_path,
-        _options(chosen),
-        calibration,
+        with_own_text(_options(chosen), texts=calibration_file is not None, planned=plan is not None),
+        calibration_file,
         evaluation,
         plan,
         overwrite=overwrite,
@@ -168,9 +181,8 @@ def _run(
 
     source = find_model(model_path)
     if check_more and options.execution != "streamed" and work is None:
-        case = Case.of(
-            source, options, calibration=calibration is not None, evaluation=evaluation is not None
-        )
+        calibrated = calibration is not None or options.writes_text
+        case = Case.of(source, options, calibration=calibrated, evaluation=evaluation is not None)
         if choose_route(options, case).execution == "memory":
             options = options.changed(verify="logits")
     if plan is None:

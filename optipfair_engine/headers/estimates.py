@@ -20,6 +20,8 @@ _FLOPS = 2e10
 _TRAINED_BYTES = 16
 #: Of each parameter in the file that is exported, f16.
 _GGUF_BYTES = 2
+#: What a token costs that the model writes, in tokens that it reads: products of few rows, and the cache.
+_WRITING = 2.5
 _BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -45,6 +47,7 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     flops = 2.0 * tokens * _passed_parameters(facts)
     if spec.get("pruning_type") == "EXPERTS":
         flops *= 2  # what each expert of a token adds is computed apart
+    flops += 2.0 * _WRITING * _written_tokens(spec) * _passed_parameters(facts)
     memory: float = _PROCESS_BYTES + weights + output
     if refit and tokens:
         flops += 2.0 * tokens * layers * wide**2
@@ -118,6 +121,12 @@ def _tokens_of(spec: Mapping[str, Any], name: str) -> int:
     return _calibration_tokens(texts) if isinstance(texts, Mapping) else 0
 
 
+def _written_tokens(spec: Mapping[str, Any]) -> float:
+    """Tokens of calibration that the model writes itself."""
+    texts, tokens = spec.get("calibration") or {}, _tokens_of(spec, "calibration")
+    return tokens if texts.get("source") == "model" else tokens * float(texts.get("mix_self") or 0)
+
+
 def _window(spec: Mapping[str, Any]) -> tuple[int, int]:
     """Tokens of a window of the evaluation's text, and at most how many windows; zeros without a text."""
     text = spec.get("evaluation")
@@ -145,7 +154,9 @@ def _calibration_tokens(calibration: Mapping[str, Any]) -> int:
     if not texts and not calibration.get("source"):
         return 0
     samples = min(int(calibration.get("num_samples", 128)), len(texts) if texts else 2**31)
-    return samples * int(calibration.get("max_length", 512))
+    # what the model writes comes on top of what is given
+    whole = round(samples / (1 - float(calibration.get("mix_self") or 0)))
+    return whole * int(calibration.get("max_length", 512))
 
 
 def _windows(spec: Mapping[str, Any]) -> list[tuple[int, int, int]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from optipfair_engine.options.base import About, Strict
+from optipfair_engine.options.base import About, Finite, Strict
 
 #: The group of the command's help.
 CALIBRATION = "Calibration"
@@ -24,6 +24,22 @@ class Cut(Strict):
     """Samples in a batch: memory, not the result, depends on it."""
     num_samples: Annotated[int, Field(ge=1), About(CALIBRATION, in_memory=False)] = 128
     """At most how many samples are read."""
+
+
+class ModelItself(Strict):
+    """Calibration on text that the model writes itself."""
+
+    source: Annotated[Literal["model"], About(CALIBRATION)]
+    """model: it is calibrated on text that it writes itself, num_samples of them; not beside other text."""
+
+
+class OwnText(Strict):
+    """What part text has that the model writes itself, token by token, as it was trained to."""
+
+    calibration: Annotated[ModelItself | None, About(CALIBRATION)] = None
+    """Whether the model writes all of the calibration text; a preset without any text does that, too."""
+    mix_self: Annotated[Annotated[Finite, Field(gt=0, lt=1)] | None, About(CALIBRATION)] = None
+    """Share of samples that the model writes itself, which come on top of those of a narrow text."""
 
 
 class EvaluationCut(Strict):

@@ -121,7 +121,7 @@ class PruneFields(Strict):
     device: Annotated[str, About(_RUN, in_memory=False)] = "auto"
     """What computes: auto (what there is), cpu or cuda."""
     seed: Annotated[Seed, About(_RUN, in_memory=False)] = 0
-    """Of healing and fairness."""
+    """Of healing, fairness, and text that the model writes."""
     compute_dtype: Annotated[ComputeDtype, About(_RUN, in_memory=False)] = "auto"
     """What passes that measure or choose are computed in; auto: the fastest here; checkpoint: its own."""
 
@@ -143,6 +143,11 @@ class PruneFields(Strict):
         if self.depth_pruning_percentage is not None:
             removed = int(Decimal(str(self.depth_pruning_percentage)) * num_layers / 100)
         return num_layers - removed
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model writes calibration text itself, which takes all of it."""
+        return False
 
     @property
     def healing_seconds(self) -> float | None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from optipfair_engine.options.rules import is_chosen
+from optipfair_engine.options.calibration import ModelItself
+from optipfair_engine.options.errors import engines_errors
+from optipfair_engine.options.rules import check_own_text, is_chosen
 
 if TYPE_CHECKING:
     from optipfair_engine.options.prune import PruneOptions
@@ -87,12 +89,29 @@ PRESETS: Final = (
 )
 
 
+def with_own_text(options: PruneOptions, *, texts: bool, planned: bool = False) -> PruneOptions:
+    """Options that say that the model writes its calibration text, if a preset needs some and has none.
+
+    Args:
+        options: of a prune.
+        texts: whether there is calibration text.
+        planned: whether an earlier plan has settled everything.
+
+    Raises:
+        InvalidOptionError: text beside a model that writes all of it, or ``mix_self`` beside none.
+    """
+    with engines_errors():
+        check_own_text(options, texts=texts)
+    if options.preset == "guide" or texts or planned or options.calibration is not None:
+        return options
+    return options.changed(calibration=ModelItself(source="model"))
+
+
 def resolve_preset(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
     """Options with the preset written out; what was chosen away from the defaults stays as it is.
 
     Widths are equal, so that plain transformers loads the result, unless ``allocation`` says otherwise.
-    Without calibration no preset changes anything: the result then carries
-    ``pruning.cautions.STATIC_WARNING``.
+    Without calibration no preset changes anything; :func:`with_own_text` sees to it that there is some.
     """
     if options.preset == "guide" or not calibrated:
         return options

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from optipfair_engine.options import rules
 from optipfair_engine.options.base import EngineOptions, again
-from optipfair_engine.options.calibration import Cut, EvaluationCut
+from optipfair_engine.options.calibration import Cut, EvaluationCut, OwnText
 from optipfair_engine.options.fields import DEFAULT_PERCENTAGE, Fairness, Healing, PruneFields
 
 __all__ = ["DEFAULT_PERCENTAGE", "Fairness", "Healing", "Prune", "PruneOptions"]
@@ -33,15 +33,21 @@ class Prune(PruneFields):
         rules.check_ties(self)
 
 
-class PruneOptions(EngineOptions, Cut, EvaluationCut, Prune):
+class PruneOptions(EngineOptions, Cut, OwnText, EvaluationCut, Prune):
     """How to prune a checkpoint, with the guide's defaults; wrong options are the engine's errors.
 
     At most one size (``rules.SIZES``) may be given; none means the guide's 10 %. ``max_length``,
     ``batch_size`` and ``num_samples`` say how calibration texts are cut, ``evaluation_…`` how the text of
-    perplexity is. Without ``allocation`` widths are uniform.
+    perplexity is. Without ``allocation`` widths are uniform. ``calibration={"source": "model"}`` and
+    ``mix_self`` let the model write calibration text itself.
     """
 
     device: str = again(Prune, "device", default="cpu")
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model writes calibration text itself."""
+        return self.calibration is not None or self.mix_self is not None
 
     def check(self) -> None:
         """Refuse more than one size, and what doesn't go together anyway."""

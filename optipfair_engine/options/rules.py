@@ -8,11 +8,14 @@ that depend on calibration text or an earlier plan are told whether there is one
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from optipfair_engine.options.base import about
 from optipfair_engine.options.errors import ContradictionError
 from optipfair_engine.options.fields import PruneFields
+
+if TYPE_CHECKING:
+    from optipfair_engine.options.calibration import OwnText
 
 #: How much goes: of neurons and heads, and of layers.
 SIZES: Final = ("pruning_percentage", "expansion_rate", "target_parameters", "target_bytes")
@@ -263,6 +266,20 @@ def check_beside_plan(options: PruneFields, *, calibrated: bool) -> None:
             "calibration: beside plan it is used for healing only",
             guide="calibration text beside a plan is only for healing: leave it out to apply the plan, or "
             "leave out the plan to prune anew",
+        )
+
+
+def check_own_text(options: OwnText, *, texts: bool) -> None:
+    """Refuse text beside a model that writes all of it, and a share of its own beside nothing."""
+    if options.calibration is not None and texts:
+        raise ContradictionError(
+            'calibration {"source": "model"}: the model writes all of the text; give mix_self to add its own '
+            "to yours"
+        )
+    if options.mix_self is not None and not texts:
+        raise ContradictionError(
+            "mix_self adds the model's own text to calibration text, and there is none: give some, or "
+            'calibration {"source": "model"}'
         )
 
 

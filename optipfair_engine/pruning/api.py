@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, Final, Literal, TypeVar, cast, get_args, overload
 
@@ -11,16 +11,19 @@ from transformers import PreTrainedModel
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.calibration import as_calibration_set
+from optipfair_engine.calibration.own_text import calibration_for
 from optipfair_engine.checkpoints import check_finite
 from optipfair_engine.errors import InvalidOptionError, as_warnings
 from optipfair_engine.options.base import about
+from optipfair_engine.options.calibration import Cut, OwnText
+from optipfair_engine.options.presets import with_own_text
 from optipfair_engine.options.prune import Prune, PruneOptions
 from optipfair_engine.options.words import LayerSelectionMethod, NeuronSelectionMethod, PruningType
 from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.plans.reduction import count_parameters, pruning_statistics
 from optipfair_engine.progress import Reporter
 from optipfair_engine.progress.bars import progress_bars
-from optipfair_engine.pruning.cautions import STATIC_WARNING, calibration_metrics, plan_cautions
+from optipfair_engine.pruning.cautions import OWN_TEXT_NOTICE, calibration_metrics, plan_cautions
 from optipfair_engine.pruning.planner import make_plan
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -29,6 +32,9 @@ M = TypeVar("M", bound=PreTrainedModel)
 class _DefaultPercentage(float):
     """The guide's default of 10 %, told apart from a 10 that the caller wrote."""
 
+
+#: What a data loader has settled, and text that the model writes has not.
+_OF_OWN_TEXT: Final = (*Cut.model_fields, "seed")
 
 _DEFAULT_PERCENTAGE: Final = _DefaultPercentage(10)
 
@@ -59,6 +65,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     inplace: bool = False,
     layers_path: str | None = None,
     report: Reporter | None = None,
+    tokenizer: Any = None,
     **options: Any,
 ) -> M | tuple[M, dict[str, Any]]:
     """Prune a model: neurons (``MLP_GLU``, ``MLP``), layers (``DEPTH``) or heads (``ATTENTION``).
@@ -82,9 +89,13 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         inplace: change ``model`` itself.
         layers_path: where the layers are, for models with several stacks (``"decoder.block"``).
         report: told about progress instead of the progress bars.
+        tokenizer: lets text that the model writes itself begin in several ways, and so be of several kinds.
         **options: other fields of ``options.prune.Prune`` that choose what goes: ``preset``,
             ``compensation``, ``allocation``, ``target_parameters`` or ``target_bytes`` (instead of a
-            percentage), ``attention_unit``, ``tie_break``.
+            percentage), ``attention_unit``, ``tie_break``, ``calibration={"source": "model"}`` (instead of a
+            dataloader) and ``mix_self`` (beside one). Of text that the model writes itself, also
+            ``num_samples``, ``max_length``, ``batch_size`` and ``seed``. A preset without a dataloader
+            calibrates on such text.
 
     Returns:
         The pruned model, or ``(pruned model, stats)``; see ``statistics.pruning_statistics`` for the keys.
@@ -94,7 +105,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
             what is needed (``UnsupportedModelError``), NaN weights (``NonFiniteWeightsError``).
         TypeError: ``layer_indices`` that aren't a list of integers, or no such option.
     """
-    _check_names(options)
+    _check_names(options, alone=dataloader is None)
     sizes = (expansion_rate, options.get("target_parameters"), options.get("target_bytes"))
     rate = next((size for size in sizes if size is not None), None)
     guide: dict[str, Any] = {
@@ -108,22 +119,22 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         "depth_pruning_percentage": depth_pruning_percentage,
         "layer_selection_method": layer_selection_method,
     }
-    chosen = PruneOptions(**guide, **options)
+    chosen = with_own_text(PruneOptions(**guide, **options), texts=dataloader is not None)
     view = locate(model, layers_path)
     check_finite(model)
     calibration = None if dataloader is None else as_calibration_set(dataloader)
-    if chosen.preset != "guide" and calibration is None:
-        warnings.warn(STATIC_WARNING, stacklevel=2)
+    if chosen.calibration is not None and chosen.preset != "guide" and "calibration" not in options:
+        warnings.warn(OWN_TEXT_NOTICE, stacklevel=2)
     with progress_bars(show_progress) if report is None else nullcontext(report) as tell:
+        calibration = calibration_for(model, tokenizer, chosen, calibration, report=tell)
         plan = make_plan(view, chosen, calibration, report=tell)
         original = count_parameters(model)
         pruned = apply_plan(model, plan, inplace=inplace, layers_path=view.layers_path, report=tell)
     if not return_stats:
         return pruned
     facts = calibration_metrics(plan)
-    # the guide's calls are by weights alone and say nothing of it; the preset is for calibration
-    silent = calibration is not None or chosen.preset == "guide"
-    if cautions := plan_cautions(plan, calibrated=silent):
+    # the guide's calls are by weights alone and say nothing of it; a preset is calibrated
+    if cautions := plan_cautions(plan, calibrated=True):
         facts["warnings"] = as_warnings(cautions)
     return pruned, pruning_statistics(original, locate(pruned, view.layers_path), plan) | facts
 
@@ -140,12 +151,21 @@ def _percentage(
     return percentage
 
 
-def _check_names(options: Iterable[str]) -> None:
-    """Refuse what is no option, or one of checkpoints, which nothing here would read."""
-    read = {name for name, field in Prune.model_fields.items() if about(field).in_memory}
+def _check_names(options: Mapping[str, Any], *, alone: bool) -> None:
+    """Refuse what is no option, or one of checkpoints, which nothing here would read.
+
+    ``alone``: there is no data loader.
+    """
+    fields = {**Prune.model_fields, **OwnText.model_fields}
+    read = {name for name, field in fields.items() if about(field).in_memory}
+    writes = options.get("mix_self") is not None or options.get("calibration") is not None
+    writes = writes or (alone and options.get("preset", "guide") != "guide")
     for name in options:
-        if name not in read:
-            raise TypeError(f"prune_model() got an unexpected keyword argument {name!r}")
+        own = name in _OF_OWN_TEXT
+        if name in read or (own and writes):
+            continue
+        hint = ' without calibration={"source": "model"} or mix_self' if own else ""
+        raise TypeError(f"prune_model() got an unexpected keyword argument {name!r}{hint}")
 
 
 def _checked_type(pruning_type: str) -> PruningType:

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 STATIC_WARNING = (
     "no calibration was given: selection by weights alone damages models (SmolLM2-135M with 30 % of its "
     "neurons removed by static MAW has 29 times the dense perplexity, calibrated and refitted 1.23 times); "
-    "give calibration text"
+    "give calibration text, or let the model write it (calibration source model)"
 )
 STATIC_DEPTH_WARNING = (
     "no calibration was given: the layers that go were chosen by their position alone, which can ruin a "
     'model; give calibration text and layer_selection_method "importance", and measure perplexity'
+)
+OWN_TEXT_NOTICE: Final = (
+    "no calibration text was given: the model was calibrated on text that it wrote itself, which shows what "
+    "it has learnt but not what it will read; give text like that, if there is some"
 )
 UNEQUAL_LAYERS: Final = (
     "the layers have unequal sizes, which plain transformers refuses: load the model with "
@@ -30,11 +34,16 @@ DAMAGED_RATIO: Final = 2.0
 
 
 def calibration_metrics(plan: PruningPlan) -> dict[str, Any]:
-    """What a result says of its calibration: source, tokens, tokens per feature; nothing without one."""
+    """What a result says of its calibration: source, tokens, tokens per feature; nothing without one.
+
+    With text that the model wrote itself, also how many samples of it there were.
+    """
     facts = plan.provenance.calibration
     if facts is None:
         return {}
-    names = ("source", "tokens", "tokens_per_feature")
+    names = ["source", "tokens", "tokens_per_feature"]
+    if facts.own_samples:
+        names.append("own_samples")
     return {f"calibration_{name}": getattr(facts, name) for name in names}
 
 
@@ -57,6 +66,8 @@ def plan_cautions(plan: PruningPlan, *, calibrated: bool) -> list[Caution]:
     else:
         texts = made.calibration.warnings if made.calibration is not None else ()
         found = [Caution("calibration_weak", text) for text in texts]
+        if made.calibration is not None and 0 < made.calibration.samples == made.calibration.own_samples:
+            found.append(Caution("self_calibrated", OWN_TEXT_NOTICE))
     code = "first_layer_removed" if plan.removed_layers else "widths_not_compared"
     if made.pruning_type == "EXPERTS":
         code = "experts_unseen"

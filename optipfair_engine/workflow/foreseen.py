@@ -13,6 +13,7 @@ from optipfair_engine.headers import (
     inspect_model_folder,
     lacks_experts,
     out_of_reach,
+    why_speechless,
     width_type,
 )
 from optipfair_engine.options.calibration import WINDOW_LENGTH
@@ -51,6 +52,17 @@ def refuse_long_windows(facts: ModelFacts | None, lengths: Mapping[str, int | No
                 f"{name} {length} is longer than what the model can read, which has {most} positions: give "
                 f"at most {most}"
             )
+
+
+def refuse_speechless(facts: ModelFacts | None) -> None:
+    """Refuse to let a model write calibration text that predicts no next token.
+
+    Raises:
+        UnsupportedModelError: the text names the family.
+    """
+    why = None if facts is None else why_speechless(facts.model_type)
+    if why is not None:
+        raise UnsupportedModelError(why)
 
 
 def refuse_unprunable(facts: ModelFacts | None, options: PruneOptions, spec: Mapping[str, Any]) -> None:

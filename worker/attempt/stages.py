@@ -29,6 +29,7 @@ _DEFAULT_COUNTS = {"num_samples": 128, "num_windows": 40}
 #: Of a small model and the default amount of text, on two cores, until this worker knows better.
 _FIRST_GUESSES = {
     "load": 3.0,
+    "generate": 150.0,
     "calibrate": 60.0,
     "importance": 30.0,
     "select": 40.0,
@@ -118,7 +119,7 @@ def _stages(before: str, kind: str, spec: Mapping[str, Any]) -> Iterator[Stage]:
 
 def _amount(name: str, spec: Mapping[str, Any]) -> float:
     """How much text a stage reads, as a multiple of the default."""
-    if name in ("calibrate", "importance") and spec.get("calibration"):
+    if name in ("generate", "calibrate", "importance") and spec.get("calibration"):
         text, count = spec["calibration"], "num_samples"
     elif name == "evaluate":
         text, count = spec.get("evaluation") or spec.get("text") or {}, "num_windows"
@@ -161,6 +162,9 @@ def _names(kind: str, spec: Mapping[str, Any]) -> Sequence[str]:
 def _of_prune(spec: Mapping[str, Any]) -> Iterator[str]:
     calibrated, measured = bool(spec.get("calibration")), bool(spec.get("evaluation"))
     yield "load"
+    text = spec.get("calibration") or {}
+    if text.get("source") == "model" or text.get("mix_self"):
+        yield "generate"
     if calibrated and (spec.get("layer_selection_method") == "importance" or _by_importance(spec)):
         yield "importance"
     elif calibrated:

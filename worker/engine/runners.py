@@ -116,7 +116,9 @@ def prune_options(spec: Spec) -> PruneOptions:
     """The engine's options of a prune spec: the same names, and how its texts are cut."""
     from optipfair_engine.options.prune import PruneOptions
 
-    given = {**spec, **(spec["calibration"] or {})}
+    text = spec["calibration"] or {}
+    own = {"source": "model"} if text.get("source") == "model" else None
+    given = {**spec, **text, "calibration": own}
     cut = {name: value for name, value in (spec["evaluation"] or {}).items() if name in _CUT}
     given |= {f"evaluation_{name}": value for name, value in cut.items()}
     return PruneOptions(**{name: given[name] for name in PruneOptions.model_fields if name in given})

@@ -155,11 +155,14 @@ class Inputs:
     def calibration(
         self, reference: Mapping[str, Any] | None, model: Path
     ) -> CalibrationSet | list[str] | None:
-        """What a calibration reference names, for the model in this folder; None stays None.
+        """What a calibration reference names, for the model in this folder; None if it names nothing.
 
+        Nothing is named by None, and where the model is to write all of the text itself.
         A named file is read as the command reads it: a line of a ``.jsonl`` is one sample.
         """
-        if reference is None or reference.get("source") not in ("local", "upload"):
+        if reference is None or reference.get("source") == "model":
+            return None
+        if reference.get("source") not in ("local", "upload"):
             return self.texts(reference)
         from optipfair_engine.calibration import load_calibration_file
         from optipfair_engine.checkpoints import load_tokenizer

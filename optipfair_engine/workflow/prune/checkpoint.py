@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.computing.asked import takes_compute_dtype
 from optipfair_engine.errors import CheckpointError, InvalidOptionError, UnsupportedModelError
+from optipfair_engine.options.presets import with_own_text
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
 from optipfair_engine.workflow.export import check_export, export_beside
-from optipfair_engine.workflow.foreseen import facts_of, refuse_long_windows, refuse_unprunable
+from optipfair_engine.workflow.foreseen import (
+    facts_of,
+    refuse_long_windows,
+    refuse_speechless,
+    refuse_unprunable,
+)
 from optipfair_engine.workflow.metrics import write_metrics
 from optipfair_engine.workflow.prune.route import Case, Route, choose_route, spec_of
 from optipfair_engine.workflow.prune.streamed import evaluation_windows, prune_streamed
@@ -50,7 +56,8 @@ def prune_checkpoint(
             ``model.gguf`` (``export``) and plots.
         options: what to prune, and how.
         report: progress; at least one step a layer.
-        calibration_texts: what calibrated methods see.
+        calibration_texts: what calibrated methods see. Without any, a preset calibrates on text that the
+            model writes itself, as ``options.calibration`` does.
         evaluation_texts: what perplexity before and after is measured on.
         plan: a plan (or the folder of one) to apply instead of making one. If ``options`` name another size,
             divisor or allocation, it is made anew without any forward pass: with a refit from its folder's
@@ -75,14 +82,17 @@ def prune_checkpoint(
     """
     start = time.perf_counter()
     given = PruningPlan.load(plan) if isinstance(plan, Path) else plan
+    texts = calibration_texts is not None
+    options = with_own_text(options, texts=texts, planned=given is not None)
+    calibrated = texts or options.writes_text
     if given is not None:
-        _check_plan(options, given, calibration_texts)
+        _check_plan(options, given, calibrated=calibrated)
     _refuse_impossible(source, options, calibration_texts, evaluation_texts, planned=given is not None)
-    check_export(source, options, calibrated=calibration_texts is not None)
+    check_export(source, options, calibrated=calibrated)
     case = Case.of(
         source,
         options,
-        calibration=calibration_texts is not None,
+        calibration=calibrated,
         evaluation=evaluation_texts is not None,
         work=work is not None,
         memory_limit=memory_limit,
@@ -137,7 +147,7 @@ class _Run:
         self.announce("execution", {"execution": route.execution, "reason": route.reason})
         if route.execution == "memory":
             return self._in_memory(route)
-        if self.calibration_texts is not None and route.layerwise:
+        if route.layerwise:
             from optipfair_engine.workflow.prune.out_of_core import prune_out_of_core
 
             return prune_out_of_core(
@@ -190,14 +200,12 @@ def _completed(metrics: dict[str, Any], route: Route, seconds: float) -> dict[st
     }
 
 
-def _check_plan(
-    options: PruneOptions, plan: PruningPlan, calibration_texts: Sequence[str] | CalibrationSet | None
-) -> None:
+def _check_plan(options: PruneOptions, plan: PruningPlan, *, calibrated: bool) -> None:
     """Refuse what contradicts a plan, or would not be read beside one."""
     from optipfair_engine.pruning.plan_options import check_beside_plan
 
     check_beside_plan(options, plan)
-    if calibration_texts is not None and options.healing_seconds is None:
+    if calibrated and options.healing_seconds is None:
         raise InvalidOptionError(
             "calibration text beside a plan is only for healing: leave it out to apply the plan, or "
             "leave out the plan to prune anew"
@@ -213,15 +221,15 @@ def _refuse_impossible(
     planned: bool,
 ) -> None:
     """Refuse what the model's headers rule out; a plan is checked against the model itself."""
-    facts = facts_of(source)
+    facts, calibrated = facts_of(source), calibration_texts is not None or options.writes_text
+    if options.writes_text:
+        refuse_speechless(facts)
     if not planned:
-        refuse_unprunable(
-            facts, options, spec_of(options, calibration_texts is not None, evaluation_texts is not None)
-        )
+        refuse_unprunable(facts, options, spec_of(options, calibrated, evaluation_texts is not None))
     # samples that are cut already have a length of their own
     cut = getattr(calibration_texts, "max_length", options.max_length)
     lengths = {
-        "max_length": None if calibration_texts is None else cut,
+        "max_length": cut if calibrated else None,
         "evaluation_max_length": None if evaluation_texts is None else options.evaluation_max_length,
     }
     refuse_long_windows(facts, lengths)

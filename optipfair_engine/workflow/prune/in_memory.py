@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optipfair_engine.architectures import ModelView, locate
 from optipfair_engine.architectures.config_edits import overrides
 from optipfair_engine.calibration import CalibrationSet
+from optipfair_engine.calibration.own_text import calibration_for
 from optipfair_engine.calibration.statistics import STATISTICS_FILE
 from optipfair_engine.checkpoints import ReloadRunner, SourceInfo, save_pruned
 from optipfair_engine.computing.asked import computed_in
@@ -45,9 +46,10 @@ def prune_in_memory(
     reload_runner: ReloadRunner | None = None,
 ) -> dict[str, Any]:
     """:func:`prune_checkpoint` by way of a model in memory; returns its metrics, and writes all but them."""
-    if options.healing_seconds is not None and calibration_texts is None:
+    if options.healing_seconds is not None and calibration_texts is None and not options.writes_text:
         raise InvalidOptionError("healing needs calibration text to distil on")
-    needs_text = any(x is not None for x in (calibration_texts, evaluation_texts, options.fairness))
+    given = (calibration_texts, options.calibration, evaluation_texts, options.fairness)
+    needs_text = any(x is not None for x in given)
     loaded = load(
         source, dtype=options.dtype, device=options.device, needs_tokenizer=needs_text, report=report
     )
@@ -59,6 +61,7 @@ def prune_in_memory(
         num_samples=options.num_samples,
         batch_size=options.batch_size,
     )
+    calibration = calibration_for(model, tokenizer, options, calibration, report=report)
     view, windows = locate(model), _evaluation_windows(model, tokenizer, evaluation_texts, options)
     # healing alone may be what the text is for
     selecting = calibration if uses_calibration(options) or options.healing_seconds is None else None

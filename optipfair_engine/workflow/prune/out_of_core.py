@@ -15,6 +15,7 @@ import torch
 from optipfair_engine.calibration.accumulators import SquaredNorm
 from optipfair_engine.calibration.experts import ExpertScores
 from optipfair_engine.calibration.next_token import check_predicts_next_token
+from optipfair_engine.calibration.own_text import calibration_for
 from optipfair_engine.computing.asked import computed_in
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.jsonable import write_json
@@ -47,7 +48,7 @@ def prune_out_of_core(
     output: Path,
     options: PruneOptions,
     route: Route,
-    calibration_texts: Sequence[str] | CalibrationSet,
+    calibration_texts: Sequence[str] | CalibrationSet | None,
     *,
     evaluation_texts: Sequence[str] | None = None,
     work: Path | None = None,
@@ -63,7 +64,7 @@ def prune_out_of_core(
         output: a folder without a model; see ``streamed.prune_streamed``.
         options: what to prune, with nothing that needs the whole model (``route.choose_route``).
         route: what the manifest says of the execution.
-        calibration_texts: what is calibrated on.
+        calibration_texts: what is calibrated on; ``None`` if the model writes all of it itself.
         evaluation_texts: what perplexity before and after is measured on: its windows go through the layers
             beside the calibration's.
         work: a folder that keeps the state. After a kill the same call goes on behind the last finished
@@ -81,10 +82,10 @@ def prune_out_of_core(
         UnsupportedModelError: the checkpoint can't be run layer by layer, or not be pruned tensor by tensor.
         EngineError: as ``prune_checkpoint``.
     """
-    calibration = _samples(source, options, calibration_texts)
     windows = evaluation_windows(source, options, evaluation_texts)
     with _work_folder(work, output) as folder:
         view, beside = open_checkpoint(source), None
+        calibration = _samples(source, view, options, calibration_texts, report)
         if windows is not None:
             check_predicts_next_token(view.model)
             beside = Evaluation(windows)
@@ -231,11 +232,18 @@ def _note_rule(work: Path, plan: PruningPlan) -> None:
         draft.replace(work / ALLOCATION_FILE)
 
 
-def _samples(source: Path, options: PruneOptions, texts: Sequence[str] | CalibrationSet) -> CalibrationSet:
+def _samples(
+    source: Path,
+    view: ModelView,
+    options: PruneOptions,
+    texts: Sequence[str] | CalibrationSet | None,
+    report: Reporter,
+) -> CalibrationSet:
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.checkpoints import load_tokenizer
 
-    tokenizer = None if isinstance(texts, CalibrationSet) else load_tokenizer(source)
+    cut = isinstance(texts, CalibrationSet) and not options.writes_text
+    tokenizer = None if cut else load_tokenizer(source)
     samples = calibration_set(
         texts,
         tokenizer,
@@ -243,6 +251,8 @@ def _samples(source: Path, options: PruneOptions, texts: Sequence[str] | Calibra
         num_samples=options.num_samples,
         batch_size=options.batch_size,
     )
+    # its weights are mapped, and the whole of it was found to fit the memory
+    samples = calibration_for(view.model, tokenizer, options, samples, report=report)
     if samples is None:
         raise CalibrationError("pruning out of core by calibration needs texts")
     return samples

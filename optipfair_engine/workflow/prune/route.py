@@ -193,6 +193,8 @@ def _in_memory_as_asked(options: PruneFields, case: Case) -> Route:
 
 def _streamed_for_want_of_memory(options: PruneFields, case: Case) -> Route:
     against = [name for name, hint in _need_whole_model(options)]
+    if options.writes_text:
+        against.append(f"{_OWN_TEXT} (give calibration text)")
     if case.obstacle is not None:
         against.append(case.obstacle)
     if against:
@@ -239,6 +241,13 @@ def _refuse_unstreamable(options: PruneFields, case: Case) -> None:
         raise InvalidOptionError(f"out of core, this can't be done: {', '.join(refused)}")
     if case.obstacle is not None:
         raise InvalidOptionError(f"out of core, {case.obstacle}")
+    if options.writes_text and not case.fits:
+        raise ModelTooLargeError(
+            f"{_OWN_TEXT} needs all of it, token by token, and {_too_large(case)}: give calibration text"
+        )
+
+
+_OWN_TEXT = "calibration text that the model writes itself"
 
 
 def _no_safetensors(name: str) -> str:
@@ -262,7 +271,12 @@ def spec_of(options: PruneOptions, calibration: bool, evaluation: bool) -> dict[
     """The options under the names of a job's spec, as estimates and the readers of headers take them."""
     same = ("preset", "pruning_type", "compensation", "dtype", "layer_indices")
     size = rules.asked_layers if options.pruning_type == "DEPTH" else rules.asked_size
-    texts = {"source": "given", "max_length": options.max_length, "num_samples": options.num_samples or 128}
+    texts = {
+        "source": "given" if options.calibration is None else options.calibration.source,
+        "max_length": options.max_length,
+        "num_samples": options.num_samples or 128,
+        "mix_self": options.mix_self,
+    }
     windows = {
         "source": "given",
         "max_length": options.evaluation_max_length,

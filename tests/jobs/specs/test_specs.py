@@ -96,6 +96,13 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     ),
     "published ties": prune(tie_break="topk"),
     "recommended": prune(preset="recommended"),
+    "obs of the preset alone": prune(preset="recommended", neuron_selection_method="OBS"),
+    "importance of the preset alone": unsized(
+        pruning_type="DEPTH", preset="fast", num_layers_to_remove=1, layer_selection_method="importance"
+    ),
+    "own text": prune(calibration={"source": "model", "num_samples": 8}, compensation="least_squares"),
+    "mixed text": prune(calibration={**CALIBRATION, "mix_self": 0.25}),
+    "healed on own text": prune(calibration={"source": "model"}, healing=HEALING),
     "plan": unsized(plan=PLAN),
     "plan of layers": unsized(plan=PLAN, pruning_type="DEPTH"),
     "plan at another size": prune(plan=PLAN, expansion_divisor=32, allocation="allocated"),
@@ -213,12 +220,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "obs alone": (prune(neuron_selection_method="OBS", calibration=CALIBRATION), "spec"),
     "refit without calibration": (prune(compensation="least_squares"), "spec"),
-    "obs of the preset alone": (prune(preset="recommended", neuron_selection_method="OBS"), "spec"),
-    "refit of the preset alone": (prune(preset="recommended", compensation="least_squares"), "spec"),
-    "cfsp of the preset alone": (prune(preset="recommended", neuron_selection_method="CFSP"), "spec"),
-    "importance of the preset alone": (
-        depth(preset="recommended", num_layers_to_remove=1, layer_selection_method="importance"),
-        "spec",
+    "own text and another": (prune(calibration={"source": "model", **CALIBRATION}), "calibration"),
+    "own text mixed with itself": (prune(calibration={"source": "model", "mix_self": 0.5}), "calibration"),
+    "nothing but a share": (prune(calibration={"mix_self": 0.5}), "calibration"),
+    "a whole share": (prune(calibration={**CALIBRATION, "mix_self": 1.0}), "mix_self"),
+    "importance of own text": (
+        {"kind": "importance", "spec": {"model": LOCAL, "calibration": {"source": "model"}}},
+        "source",
     ),
     "greedy without calibration": (
         depth(num_layers_to_remove=1, layer_selection_method="greedy_perplexity"),
@@ -488,3 +496,11 @@ def test_an_evaluation_stored_when_the_length_stood_beside_its_text_is_still_val
 )
 def test_a_gate_may_name_what_jobs_report_since_the_first_users(kind: str, metric: str) -> None:
     assert metric in known_metrics(kind)
+
+
+def test_a_preset_without_text_says_that_the_model_writes_it() -> None:
+    spec = parse_request(prune(preset="recommended")).spec
+    assert spec.calibration.source == "model"
+    assert spec.writes_text
+    assert parse_request(prune(preset="guide")).spec.calibration is None
+    assert not parse_request(prune(preset="recommended", calibration=CALIBRATION)).spec.writes_text

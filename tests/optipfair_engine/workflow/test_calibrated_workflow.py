@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from optipfair_engine import PruningPlan, load_pruned
 from optipfair_engine.calibration.statistics import GramStatistics
-from optipfair_engine.errors import InvalidOptionError, PlanError, UnsupportedModelError
+from optipfair_engine.errors import InvalidOptionError, ModelTooLargeError, PlanError, UnsupportedModelError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.workflow import prune_checkpoint
 from tests.tiny import byte_tokenizer, tiny_llama, write_checkpoint
@@ -56,6 +58,56 @@ def test_recommended_says_its_calibration_and_beats_static(source: Path, tmp_pat
     assert sorted(GramStatistics.load(tmp_path / "out").fit) == [0, 1, 2]
     assert (tmp_path / "out" / "error_curves.png").exists()
     load_pruned(tmp_path / "out")
+
+
+@pytest.mark.parametrize("execution", ["memory", "streamed"])
+def test_without_text_the_model_writes_it_and_the_result_says_so(
+    source: Path, tmp_path: Path, execution: str
+) -> None:
+    said: list[str] = []
+    metrics = prune_checkpoint(
+        source,
+        tmp_path / "out",
+        _options(execution=execution, num_samples=8),
+        report=lambda stage, *_: said.append(stage),
+    )
+    assert "generate" in said
+    assert metrics["calibration_own_samples"] == 8
+    assert "self_calibrated" in [warning["code"] for warning in metrics["warnings"]]
+    assert "not_calibrated" not in [warning["code"] for warning in metrics["warnings"]]
+    facts = PruningPlan.load(tmp_path / "out").provenance.calibration
+    assert facts is not None
+    assert facts.source == "text that the model wrote itself"
+    assert facts.source in (tmp_path / "out" / "README.md").read_text()
+    load_pruned(tmp_path / "out")
+
+
+def test_a_share_of_own_text_comes_beside_the_users(source: Path, tmp_path: Path) -> None:
+    metrics = prune_checkpoint(
+        source, tmp_path / "out", _options(mix_self=0.25, num_samples=12), calibration_texts=[TEXT]
+    )
+    facts = PruningPlan.load(tmp_path / "out").provenance.calibration
+    assert facts is not None
+    assert (facts.samples, facts.own_samples) == (16, 4)
+    assert facts.source == "texts, and text that the model wrote itself"
+    codes = [warning["code"] for warning in metrics["warnings"]]
+    assert "self_calibrated" not in codes
+    assert not any("one narrow text" in warning["message"] for warning in metrics["warnings"])
+
+
+def test_own_text_is_refused_where_it_cannot_be_had(source: Path, tmp_path: Path) -> None:
+    small = {"memory_limit": 2_000}
+    with pytest.raises(ModelTooLargeError, match="writes itself needs all of it"):
+        prune_checkpoint(source, tmp_path / "out", _options(execution="streamed"), **small)
+    with pytest.raises(InvalidOptionError, match="the model writes all of the text"):
+        own = _options(calibration={"source": "model"})
+        prune_checkpoint(source, tmp_path / "out", own, calibration_texts=[TEXT])
+    config = json.loads((source / "config.json").read_text())
+    shutil.copytree(source, tmp_path / "bert")
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
+    with pytest.raises(UnsupportedModelError, match="'bert' predict no next token"):
+        prune_checkpoint(tmp_path / "bert", tmp_path / "out", _options(pruning_type="MLP"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_healing_reports_before_and_after(source: Path, tmp_path: Path) -> None:

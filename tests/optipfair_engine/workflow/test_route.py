@@ -21,6 +21,7 @@ LARGE = replace(SMALL, memory_limit=4 * 10**9)
 GGUF = Case(obstacle="weights are read tensor by tensor, and model.gguf holds none")
 FAIR = {"prompt_pairs": [["the man", "the woman"]]}
 DEPTH = {"pruning_type": "DEPTH", "num_layers_to_remove": 1}
+OWN_TEXT = {"calibration": {"source": "model"}}
 
 
 def options_of(asked: dict[str, Any]) -> PruneOptions:
@@ -32,7 +33,6 @@ def options_of(asked: dict[str, Any]) -> PruneOptions:
     [
         ({}, PLAIN, "streamed", False, "by weights alone"),
         ({"verify": "none"}, PLAIN, "streamed", False, "by weights alone"),
-        ({"preset": "recommended"}, PLAIN, "streamed", False, "by weights alone"),
         ({**DEPTH, "layer_selection_method": "first"}, PLAIN, "streamed", False, "by weights alone"),
         ({}, SMALL, "streamed", False, "by weights alone"),
         ({"verify": "logits"}, PLAIN, "memory", False, 'verify="logits" compares'),
@@ -52,6 +52,7 @@ def options_of(asked: dict[str, Any]) -> PruneOptions:
         ({}, replace(SMALL, evaluation=True), "streamed", False, "there are 1.00 GB"),
         ({}, replace(SMALL, evaluation=True, calibration=True), "streamed", True, "there are 1.00 GB"),
         ({}, Case(calibration=True, work=True), "streamed", True, "work folder"),
+        ({**OWN_TEXT, "execution": "streamed"}, TEXT, "streamed", True, "asked for"),
     ],
 )
 def test_the_way_is_chosen_from_options_and_facts(

@@ -37,9 +37,8 @@ def run(*arguments: object) -> None:
         {"target_parameters": 30_000},
         {"target_bytes": 60_000},
         {"pruning_type": "ATTENTION", "target_parameters": 33_000},
-        {"pruning_percentage": 30, "preset": "recommended"},
     ],
-    ids=["30 %", "square", "parameters", "bytes", "parameters of heads", "preset"],
+    ids=["30 %", "square", "parameters", "bytes", "parameters of heads"],
 )
 @pytest.mark.parametrize("tied_copy", [False, True])
 def test_the_metrics_and_files_are_those_of_the_in_memory_path(

@@ -257,6 +257,7 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
         },
         {"preset": "recommended", "calibration": {**TEXTS, "max_length": 8}, "pruning_percentage": 50},
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1},
+        {"calibration": {"source": "model", "num_samples": 2, "max_length": 8}, "pruning_percentage": 50},
     ],
     "bias": [
         {"prompt_pairs": PAIRS, "control_pairs": PAIRS, "neuron_ranking": True, "baseline": TINY},

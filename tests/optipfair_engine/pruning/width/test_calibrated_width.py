@@ -221,12 +221,36 @@ def test_contradictions_are_refused(model: LlamaForCausalLM, options: dict[str, 
         prune_model(model, show_progress=False, **options)
 
 
-def test_recommended_without_calibration_warns_in_the_result(model: LlamaForCausalLM) -> None:
-    with pytest.warns(UserWarning, match="no calibration was given"):
-        _, stats = prune_model(model, preset="recommended", show_progress=False, return_stats=True)
-    assert any(
-        "selection by weights alone damages models" in warning["message"] for warning in stats["warnings"]
-    )
+def test_recommended_without_calibration_lets_the_model_write_it_and_says_so(
+    model: LlamaForCausalLM,
+) -> None:
+    own = {"num_samples": 8, "max_length": 12, "show_progress": False, "return_stats": True}
+    with pytest.warns(UserWarning, match="calibrated on text that it wrote itself"):
+        pruned, stats = prune_model(model, preset="recommended", **own)
+    assert "self_calibrated" in [warning["code"] for warning in stats["warnings"]]
+    assert (stats["calibration_own_samples"], stats["calibration_tokens"]) == (8, 96)
+    asked, _ = prune_model(model, preset="recommended", calibration={"source": "model"}, **own)
+    assert all(map(torch.equal, pruned.state_dict().values(), asked.state_dict().values()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"calibration": {"source": "model"}, "dataloader": [torch.arange(9)[None]]},
+            "writes all of the text",
+        ),
+        ({"mix_self": 0.5}, "adds the model's own text to calibration text"),
+        ({"mix_self": 1.0, "dataloader": [torch.arange(9)[None]]}, "mix_self must be below 1"),
+        ({"calibration": {"source": "book"}}, "source"),
+        ({"num_samples": 8, "dataloader": [torch.arange(9)[None]]}, "'num_samples' without calibration"),
+    ],
+)
+def test_what_does_not_go_with_own_text_is_refused(
+    model: LlamaForCausalLM, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises((InvalidOptionError, TypeError), match=message):
+        prune_model(model, show_progress=False, **options)
 
 
 def test_small_calibration_warns_in_the_result(model: LlamaForCausalLM) -> None:
