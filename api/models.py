@@ -204,6 +204,7 @@ class CalibrationList(BaseModel):
 class SuiteFile(BaseModel):
     """A file that a bias job can name as its `suite`."""
 
+    source: Literal["local"] = "local"
     name: str
     kind: Literal["crows_pairs", "stereoset", "prompt_pairs"] | None = Field(
         description="what it holds; null for a file that is none of these"
@@ -212,10 +213,39 @@ class SuiteFile(BaseModel):
     queues: list[str] = Field(description="whose workers have it")
 
 
-class SuiteList(BaseModel):
-    """The files of the live workers' suites folders."""
+class PublishedFile(BaseModel):
+    """A file of a suite of the catalogue; without `sha256` an operator provides it."""
 
-    items: list[SuiteFile]
+    name: str
+    url: str
+    sha256: str | None
+    size: int | None
+
+
+class CatalogueSuite(BaseModel):
+    """A suite that a bias job can name in `suites`."""
+
+    source: Literal["catalogue"] = "catalogue"
+    name: str
+    title: str
+    measures: str
+    languages: list[str]
+    licence: str
+    citation: str
+    page: str
+    items: int = Field(description="about how many sentences, groups or pairs are published")
+    metrics: list[str] = Field(description="a gate names them as suite.metric")
+    category_metrics: list[str] = Field(description="a gate names them as suite.category.metric")
+    categories: list[str] | None = Field(description="null: those that its files have")
+    files: list[PublishedFile]
+    state: Literal["here", "missing"] = Field(description="whether a live worker has its data")
+    queues: list[str] = Field(description="whose workers have it")
+
+
+class SuiteList(BaseModel):
+    """The suites of the catalogue, and the files of the live workers' suites folders."""
+
+    items: list[SuiteFile | CatalogueSuite]
 
 
 class WebhookRequest(BaseModel, extra="forbid", strict=True):

@@ -63,6 +63,12 @@ class TokenizerError(EngineError, ValueError):
     code = "tokenizer_error"
 
 
+class SuiteDataError(EngineError, ValueError):
+    """The data of a bias suite are not here, or can't be fetched; the text says which file goes where."""
+
+    code = "suite_unavailable"
+
+
 class CalibrationError(EngineError, ValueError):
     """Calibration data is empty, unreadable, or gave no usable statistic."""
 

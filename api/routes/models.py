@@ -10,6 +10,7 @@ from api.context import WithServices
 from api.views import error_view
 from jobs.admission.gates import suite_facts
 from jobs.rows import LocalModel, Worker
+from optipfair_engine.options.suites import CATALOGUE, SuiteEntry
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -37,9 +38,12 @@ def list_calibrations(_principal: Reader, services: WithServices) -> models.Cali
 
 @router.get("/suites", response_model=models.SuiteList)
 def list_suites(_principal: Reader, services: WithServices) -> models.SuiteList:
-    """The files in the live workers' suites folders, and what they hold."""
-    found = _files(services.repository.live_workers(), "suites")
-    return models.SuiteList(items=[_suite(name, found[name]) for name in sorted(found)])
+    """The suites that jobs can name, and the files in the live workers' suites folders."""
+    workers = services.repository.live_workers()
+    found, here = _files(workers, "suites"), _files(workers, "catalogue")
+    files = [_suite(name, found[name]) for name in sorted(found)]
+    named = [_catalogued(entry, here.get(entry.name, [])) for entry in CATALOGUE]
+    return models.SuiteList(items=[*files, *named])
 
 
 def _files(workers: list[Worker], folder: str) -> dict[str, list[Worker]]:
@@ -56,6 +60,16 @@ def _suite(name: str, workers: list[Worker]) -> models.SuiteFile:
     return models.SuiteFile(
         name=name, kind=facts.get("kind"), items=facts.get("items"), queues=_queues(workers)
     )
+
+
+def _catalogued(entry: SuiteEntry, workers: list[Worker]) -> models.CatalogueSuite:
+    told = {name: getattr(entry, name) for name in models.CatalogueSuite.model_fields if hasattr(entry, name)}
+    told["files"] = [
+        models.PublishedFile(name=file.name, url=file.url, sha256=file.sha256, size=file.size)
+        for file in entry.files
+    ]
+    state = "here" if workers else "missing"
+    return models.CatalogueSuite(**told, state=state, queues=_queues(workers))
 
 
 def _queues(workers: list[Worker]) -> list[str]:

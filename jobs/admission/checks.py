@@ -33,6 +33,7 @@ from jobs.specs import (
     model_references,
 )
 from jobs.specs.deprecated import deprecations_in
+from optipfair_engine.options.suites import SuiteName, entry_of, how_to_get
 
 RETRY_AFTER_SECONDS = 10
 #: A job of at most so long an estimate goes to the queue `short`.
@@ -125,6 +126,8 @@ def needs(spec: Spec, where: Location, workers: Sequence[Worker]) -> Iterator[Ne
             yield _hub(location)
     for at, suite in _suites(spec):
         yield _file("suites", suite, (*where, *at), workers)
+    for at, name in _catalogued(spec):
+        yield _catalogued_suite(name, (*where, *at))
 
 
 def _local_model(name: str, location: Location, workers: Sequence[Worker]) -> Need:
@@ -170,6 +173,23 @@ def _suites(spec: Spec) -> Iterator[tuple[Location, str]]:
     for where, part in parts_of(spec):
         if isinstance(getattr(part, "suite", None), str):
             yield (*where, "suite"), part.suite
+
+
+def _catalogued(spec: Spec) -> Iterator[tuple[Location, SuiteName]]:
+    for where, part in parts_of(spec):
+        for number, name in enumerate(getattr(part, "suites", None) or ()):
+            yield (*where, "suites", number), name
+
+
+def _catalogued_suite(name: SuiteName, location: Location) -> Need:
+    entry = entry_of(name)
+    message = f"no live worker has the data of the suite {name!r}: {how_to_get(entry, 'suites')}"
+    refusal = InvalidError(message, code="suite_not_found", location=location)
+    return Need(
+        # what can be checked is fetched by workers that may use the hub
+        lambda worker: name in worker.files.get("catalogue", []) or (worker.allow_hub and entry.fetchable),
+        refusal,
+    )
 
 
 def _choose_queue(

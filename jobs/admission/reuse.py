@@ -62,7 +62,7 @@ def _names_a_file(spec: Any) -> bool:
         return any(_names_a_file(item) for item in spec)
     if not isinstance(spec, dict):
         return False
-    if isinstance(spec.get("suite"), str):
+    if isinstance(spec.get("suite"), str) or spec.get("suites"):
         return True
     named_text = spec.get("source") not in (None, "upload", "model") and "texts" in spec
     return named_text or any(_names_a_file(value) for value in spec.values())

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.rows import JsonObject
 from jobs.specs import BiasSpec, EvaluateSpec
+from optipfair_engine.options.suites import CATALOGUE, entry_of
 
 #: Multiplications and additions in a second on two ordinary cores, in passes over short texts.
 _FLOPS = 2e10
@@ -21,7 +22,7 @@ _FIGURE_SECONDS = 0.8
 FIGURE_BYTES = 300_000
 _PROMPT_TOKENS = 24
 #: Of an item of a published suite, with what its sentences share read once.
-_ITEM_TOKENS = {"crows_pairs": 25, "stereoset": 45}
+_ITEM_TOKENS: dict[str, int] = {entry.name: entry.tokens for entry in CATALOGUE}
 #: The pairs, and the rewordings, that are asked where none are given.
 _DEFAULT_PAIRS = 7
 #: Generation: a token reads all weights; runs a prompt when it is timed.
@@ -52,6 +53,10 @@ class BiasWork:
 
 def bias_work(spec: BiasSpec, suites: Mapping[str, JsonObject], layers: int) -> BiasWork:
     """The work of a bias job; a suite of which nothing is known counts as a small one."""
+    if spec.suites is not None:
+        entries = [entry_of(name) for name in spec.suites]
+        items = sum(entry.items for entry in entries)
+        return BiasWork(0, items, sum(entry.items * entry.tokens for entry in entries), 0)
     suite = suites.get(spec.suite, {}) if isinstance(spec.suite, str) else {}
     each = _ITEM_TOKENS.get(str(suite.get("kind")))
     if each is not None:

@@ -35,6 +35,7 @@ from jobs.specs.references import (
 )
 from optipfair_engine.options.base import Strict, again
 from optipfair_engine.options.bias import Bias
+from optipfair_engine.options.suites import SuiteName
 from optipfair_engine.options.words import ComputeDtype, DType, Visualization
 
 MAX_STEPS = 16
@@ -84,6 +85,7 @@ class BiasSpec(Bias, OfModel):
         Annotated[list[Prompt], Field(min_length=2, max_length=32), AfterValidator(_different)] | None
     ) = again(Bias, "attributes")
     suite: OpaqueName | UploadRef | None = again(Bias, "suite")  # type: ignore[assignment]  # a reference
+    suites: Annotated[list[SuiteName], Field(min_length=1, max_length=16)] | None = again(Bias, "suites")
     control_pairs: PromptPairs | None = again(Bias, "control_pairs")
     visualization_types: Annotated[list[Visualization], Field(max_length=3)] | None = again(
         Bias, "visualization_types"

@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.specs.kinds import PipelineSpec, Spec
 from jobs.specs.metrics import known_metrics
+from optipfair_engine.options.suites import parse_metric
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ def _has(name: str, wanted: str | None = None) -> Condition:
 
 
 def _has_controls(spec: Any) -> bool:
-    defaults = spec.prompt_pairs is None and spec.template is None and spec.suite is None
+    sources = (spec.prompt_pairs, spec.template, spec.suite, spec.suites)
+    defaults = all(source is None for source in sources)
     return spec.control_pairs is not None or defaults
 
 
@@ -102,7 +104,19 @@ STEREOSET_ONLY = frozenset(
 def missing(kind: str, spec: Any, metric: str) -> list[str]:
     """What a spec (of one step) would need in order to report a metric of its kind; empty if nothing."""
     conditions = _CONDITIONS.get(kind, {}).get(metric, ())
-    return [condition.wanted for condition in conditions if not condition.holds(spec)]
+    found = [condition.wanted for condition in conditions if not condition.holds(spec)]
+    if kind == "bias" and metric in PAIRS_ONLY and spec.suites is not None:
+        found.append("prompt pairs, which these suites have none of,")
+    of_suite = parse_metric(metric) if kind == "bias" else None
+    if of_suite is not None:
+        found += [] if of_suite.suite in (spec.suites or ()) else [f'"{of_suite.suite}" in suites']
+        found += ["baseline"] if of_suite.needs_baseline and spec.baseline is None else []
+    return found
+
+
+def gateable(kind: str, metric: str) -> bool:
+    """Whether some job of a kind reports a metric of this name."""
+    return metric in known_metrics(kind) or (kind == "bias" and parse_metric(metric) is not None)
 
 
 def reporting(kind: str, spec: Spec, metric: str) -> Iterator[tuple[str, str, Any, str]]:
@@ -111,13 +125,14 @@ def reporting(kind: str, spec: Spec, metric: str) -> Iterator[tuple[str, str, An
     Several where a pipeline's gate names no step.
     """
     if not isinstance(spec, PipelineSpec):
-        if metric in known_metrics(kind):
+        if gateable(kind, metric):
             yield "", kind, spec, metric
         return
-    step_name, _, own = metric.rpartition(".")
     for step in spec.steps:
-        if own in known_metrics(step.kind) and step_name in ("", step.name):
-            yield step.name, step.kind, step.spec, own
+        # a suite's metrics have dots too
+        for own in dict.fromkeys((metric, metric.removeprefix(f"{step.name}."))):
+            if gateable(step.kind, own):
+                yield step.name, step.kind, step.spec, own
 
 
 def fault_of_gate(kind: str, spec: Spec, metric: str) -> str | None:

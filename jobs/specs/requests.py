@@ -25,10 +25,11 @@ from jobs.specs.kinds import (
     model_references,
 )
 from jobs.specs.metrics import known_metrics
-from jobs.specs.producing import fault_of_gate
+from jobs.specs.producing import fault_of_gate, reporting
 from jobs.specs.prune import PruneSpec
 from jobs.specs.references import StepModelRef
 from optipfair_engine.options.base import Finite, Strict
+from optipfair_engine.options.suites import metric_names
 
 MAX_LABELS = 64
 MAX_GATES = 32
@@ -123,18 +124,23 @@ class PipelineRequest(_Request):
 
 
 def _gate_metrics(request: AnyRequest) -> frozenset[str]:
-    """The metrics on which this request may set a gate."""
+    """The metrics on which this request may set a gate, but for categories that only a suite's files name."""
     if not isinstance(request, PipelineRequest):
-        return known_metrics(request.kind)
-    steps = [(step.name, known_metrics(step.kind)) for step in request.spec.steps]
+        return _named_metrics(request.kind, request.spec)
+    steps = [(step.name, _named_metrics(step.kind, step.spec)) for step in request.spec.steps]
     return frozenset({name for step, metrics in steps for m in metrics for name in (m, f"{step}.{m}")})
+
+
+def _named_metrics(kind: str, spec: Any) -> frozenset[str]:
+    suites = getattr(spec, "suites", None) or ()
+    return known_metrics(kind) | {name for suite in suites for name in metric_names(suite)}
 
 
 def _faults(request: AnyRequest) -> Iterator[tuple[tuple[str | int, ...], str, object]]:
     """What only the whole request shows to be wrong: where in the body, why, and what stands there."""
     known = _gate_metrics(request)
     for number, gate in enumerate(request.gates):
-        if gate.metric not in known:
+        if not any(reporting(request.kind, request.spec, gate.metric)):
             near = ", ".join(get_close_matches(gate.metric, known))
             reason = f"unknown gate metric: a {request.kind} job does not report {gate.metric!r}"
             reason += f"; it does report {near}" if near else ""

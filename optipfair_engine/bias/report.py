@@ -15,6 +15,7 @@ from optipfair_engine.bias.results.result import BiasResult
 from optipfair_engine.bias.results.scores import CrowsPairsScores, StereoEntry, StereoSetScores, SuiteScores
 from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.bias.wording import between, conclusion, p_value, three_digits
+from optipfair_engine.options.suites import entry_of
 
 #: Figures in one report: more would make a file that no browser opens gladly; the rest lie beside it.
 MOST_FIGURES: Final = 36
@@ -54,6 +55,10 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
         yield from _neurons(result.neurons)
     if result.behaviour is not None:
         yield from _behaviour(result.behaviour, result.baseline_behaviour)
+    for suite in result.suites:
+        yield from _behaviour(suite.scores, suite.baseline)
+        if suite.comparison is not None:
+            yield _preference_changes(suite.comparison, entry_of(suite.name).title)
     if profile is not None:
         yield from _pairs(profile)
     yield from _figures([path for path in figures if path not in charts], "Figures of single pairs")
@@ -114,9 +119,10 @@ def _compared(compared: Compared) -> str:
     return f"{', '.join(compared.components)} ({before} before, {after} after)"
 
 
-def _preference_changes(comparison: PreferenceComparison) -> str:
+def _preference_changes(comparison: PreferenceComparison, suite: str | None = None) -> str:
     entries = {"overall": comparison.overall, **comparison.categories}
-    return "<h2>Compared with the baseline</h2>\n" + table(
+    where = "" if suite is None else f", {escape(suite)}"
+    return f"<h2>Compared with the baseline{where}</h2>\n" + table(
         "Share of stereotypes preferred (of StereoSet averaged over targets, as ss); p of McNemar's test, "
         "Holm's across categories; the outcome is judged by the change of the distance from one half, in "
         f"points, against a margin of {100 * comparison.margin:g}",

@@ -9,6 +9,8 @@ from optipfair_engine.bias.results.differences import Difference
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.result import BiasResult
 from optipfair_engine.bias.results.scores import CrowsPairsScores, SuiteScores
+from optipfair_engine.bias.results.suites import SuiteResult
+from optipfair_engine.options.suites import entry_of
 
 #: Below this much a difference of activations is the rounding of float32.
 ROUNDING: Final = 1e-6
@@ -44,7 +46,20 @@ def between(interval: Interval | None, *, scale: float = 1.0) -> str:
 
 
 def conclusion(result: BiasResult) -> str:
-    """What was found, in one sentence."""
+    """What was found, in one sentence; of several suites, a sentence each."""
+    said = [_of_suite(suite, result.model, result.baseline) for suite in result.suites]
+    if result.activations is not None or not said:
+        said.insert(0, _of_rest(result))
+    return " ".join(said)
+
+
+def _of_suite(suite: SuiteResult, model: str, baseline: str | None) -> str:
+    if suite.comparison is None or baseline is None:
+        return _preferred(suite.scores, model)
+    return f"{entry_of(suite.name).title}: {_changed(suite.comparison, model, baseline)}"
+
+
+def _of_rest(result: BiasResult) -> str:
     if result.comparison is not None and result.baseline is not None:
         return _changed(result.comparison, result.model, result.baseline)
     if result.behaviour is not None:

@@ -14,6 +14,7 @@ from optipfair_engine.cli.inspect import analyze, demo_model, evaluate, importan
 from optipfair_engine.cli.plan import plan
 from optipfair_engine.cli.presets import presets
 from optipfair_engine.cli.prune import prune
+from optipfair_engine.cli.suites import suites
 
 app = typer.Typer(
     name="optipfair",
@@ -33,6 +34,7 @@ app.command()(bias)
 app.command()(compare)
 app.command("demo-model")(demo_model)
 app.add_typer(export, name="export")
+app.add_typer(suites, name="suites")
 
 
 def _show_version(wanted: bool) -> None:

@@ -20,6 +20,7 @@ from optipfair_engine.cli.shared import (
 from optipfair_engine.cli.terminal import explained, progress, show_json, show_table, warn
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options.bias import Bias
+from optipfair_engine.options.suites import SUITES_FOLDER
 
 if TYPE_CHECKING:
     from optipfair_engine.bias.prompts.suites import PairItem
@@ -40,6 +41,16 @@ SuiteFile = Annotated[
     Path | None,
     typer.Option(help="CrowS-Pairs (CSV), StereoSet (JSON) or prompt pairs.", rich_help_panel=_PROMPTS),
 ]
+SuiteNames = Annotated[
+    str | None,
+    typer.Option(
+        help='Suites by name, as "crows_pairs,stereoset"; optipfair suites list shows them.',
+        rich_help_panel=_PROMPTS,
+    ),
+]
+SuitesFolder = Annotated[
+    Path, typer.Option(help="Folder in which the named suites' files lie.", rich_help_panel=_PROMPTS)
+]
 ControlFile = Annotated[
     Path | None,
     typer.Option(help="Rewordings that change no attribute: the noise floor.", rich_help_panel=_PROMPTS),
@@ -49,6 +60,7 @@ _SPELLED = (
     "prompt_pairs",
     "attributes",
     "suite",
+    "suites",
     "control_pairs",
     "visualization_types",
     "layers",
@@ -73,6 +85,8 @@ def bias(
     prompt_pairs: PairsFile = None,
     attributes: Attributes = None,
     suite: SuiteFile = None,
+    suites: SuiteNames = None,
+    suites_folder: SuitesFolder = SUITES_FOLDER,
     control_pairs: ControlFile = None,
     visualization_types: Annotated[
         str | None,
@@ -100,12 +114,13 @@ def bias(
     refuse_unread(context, {"margin": (baseline, "--baseline")})
     options = {
         **chosen,
-        **_prompt_options(prompt_pairs, attributes, suite, control_pairs),
+        **_prompt_options(prompt_pairs, attributes, suite, suites, control_pairs),
         "visualization_types": _kinds(visualization_types),
         "layers": _layers(layers),
         "layer_types": _words(layer_types) or None,
     }
-    metrics = _run(model_path, baseline, output_path, options, overwrite=overwrite, verbose=verbose)
+    folders = output_path, suites_folder
+    metrics = _run(model_path, baseline, folders, options, overwrite=overwrite, verbose=verbose)
     _show(f"Bias of {model_path}", metrics, output_path, as_json)
 
 
@@ -118,6 +133,8 @@ def compare(
     prompt_pairs: PairsFile = None,
     attributes: Attributes = None,
     suite: SuiteFile = None,
+    suites: SuiteNames = None,
+    suites_folder: SuitesFolder = SUITES_FOLDER,
     control_pairs: ControlFile = None,
     overwrite: Overwrite = False,
     verbose: Verbose = True,
@@ -127,17 +144,18 @@ def compare(
     """Compare the bias of two models on the same prompts: better, worse, or inconclusive."""
     options = {
         **chosen,
-        **_prompt_options(prompt_pairs, attributes, suite, control_pairs),
+        **_prompt_options(prompt_pairs, attributes, suite, suites, control_pairs),
         "visualization_types": [],
     }
-    metrics = _run(after, before, output_path, options, overwrite=overwrite, verbose=verbose)
+    folders = output_path, suites_folder
+    metrics = _run(after, before, folders, options, overwrite=overwrite, verbose=verbose)
     _show(f"{after} compared with {before}", metrics, output_path, as_json)
 
 
 def _run(
     model: str,
     baseline: str | None,
-    output: Path,
+    folders: tuple[Path, Path],
     options: dict[str, Any],
     *,
     overwrite: bool,
@@ -145,7 +163,7 @@ def _run(
 ) -> dict[str, object]:
     from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
 
-    chosen = BiasOptions(**options)
+    chosen, (output, suites_folder) = BiasOptions(**options), folders
     source = find_model(model)
     other = find_model(baseline) if baseline is not None else None
     sources = (source,) if other is None else (source, other)
@@ -160,6 +178,7 @@ def _run(
             baseline=other,
             model_name=_called(model),
             baseline_name=_called(baseline) if baseline is not None else None,
+            suites_folder=suites_folder,
             report=report,
         )
 
@@ -173,12 +192,14 @@ def _prompt_options(
     prompt_pairs: Path | None,
     attributes: str | None,
     suite: Path | None,
+    suites: str | None,
     control_pairs: Path | None,
 ) -> dict[str, Any]:
     return {
         "prompt_pairs": _read_pairs(prompt_pairs),
         "attributes": _words(attributes) or None,
         "suite": suite,
+        "suites": None if suites is None else _words(suites),
         "control_pairs": _read_pairs(control_pairs),
     }
 

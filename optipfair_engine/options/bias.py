@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from optipfair_engine.options.base import About, EngineOptions, Finite, Seed, Strict, again
 from optipfair_engine.options.errors import ContradictionError
+from optipfair_engine.options.suites import SUITE_NAMES, SuiteName
 from optipfair_engine.options.words import ComputeDtype, DType, FigureFormat, Visualization
 
 _PROMPTS, _FIGURES, _OTHERWISE = "What the model is asked", "Figures", "Options"
@@ -26,6 +27,9 @@ class Bias(Strict):
     """Words to fill in."""
     suite: Annotated[Path | str | None, About(_PROMPTS)] = None
     """A file of the workers' suites folder: CrowS-Pairs (CSV), StereoSet (JSON) or prompt pairs."""
+    suites: Annotated[Sequence[SuiteName] | None, About(_PROMPTS)] = None
+    """Suites of the catalogue by name, one or several; their metrics are suite.metric and
+    suite.category.metric."""
     control_pairs: Annotated[Sequence[Any] | None, About(_PROMPTS)] = None
     """Rewordings that change no attribute: the noise floor."""
     visualization_types: Annotated[Sequence[Visualization] | None, About(_FIGURES)] = None
@@ -66,25 +70,45 @@ class Bias(Strict):
         """
         if (self.template is None) != (self.attributes is None):
             raise ContradictionError("template and attributes belong together")
-        sources = ("prompt_pairs", "template", "suite")
+        sources = ("prompt_pairs", "template", "suite", "suites")
         given = [name for name in sources if getattr(self, name) is not None]
         if len(given) > 1:
             raise ContradictionError(
-                "give at most one of prompt_pairs, template with attributes, suite "
+                "give at most one of prompt_pairs, template with attributes, suite, suites "
                 f"({', '.join(given)} given)",
                 guide=f"{' and '.join(given)} are mutually exclusive; give only one",
             )
+        self._check_suites()
+
+    def _check_suites(self) -> None:
+        """Refuse no suite at all, one that is named twice, and beside suites what only prompt pairs have."""
+        if self.suites is None:
+            return
+        if not self.suites:
+            raise ContradictionError(f"suites names none; there are {', '.join(SUITE_NAMES)}")
+        twice = [name for name in dict.fromkeys(self.suites) if list(self.suites).count(name) > 1]
+        if twice:
+            raise ContradictionError(f"suites names {twice[0]} twice")
+        asked = {
+            "control_pairs": self.control_pairs is not None,
+            "neuron_ranking": self.neuron_ranking,
+            "layer_types": self.layer_types is not None,
+            "layers": self.layers != "first_middle_last",
+        }
+        if any(asked.values()):
+            names = " and ".join(name for name, given in asked.items() if given)
+            raise ContradictionError(f"{names}: for prompt pairs only, these suites have no activations")
 
 
 class BiasOptions(EngineOptions, Bias):
     """What a bias measurement asks and shows; wrong options are the engine's errors.
 
     At most one of ``prompt_pairs``, ``template`` with ``attributes`` (every two of the words are compared),
-    and ``suite`` (a file: CrowS-Pairs, StereoSet or prompt pairs); none of them means the default pairs with
-    the default control pairs. ``control_pairs`` are rewordings that change no attribute. A pair is two texts,
-    or an object with ``prompt1``, ``prompt2`` and ``template``. ``margin`` is the change that a comparison
-    with a baseline ignores: of the mean difference, relative (None: 0.05), or of a preference's distance from
-    one half (None: 0.02).
+    ``suite`` (a file: CrowS-Pairs, StereoSet or prompt pairs) and ``suites`` (names of the catalogue); none
+    of them means the default pairs with the default control pairs. ``control_pairs`` are rewordings that
+    change no attribute. A pair is two texts, or an object with ``prompt1``, ``prompt2`` and ``template``.
+    ``margin`` is the change that a comparison with a baseline ignores: of the mean difference, relative
+    (None: 0.05), or of a preference's distance from one half (None: 0.02).
     """
 
     suite: Path | None = again(Bias, "suite")

@@ -6,8 +6,8 @@ import gc
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,11 +17,13 @@ from optipfair_engine.bias.defaults import (
     DEFAULT_PROMPT_PAIRS,
     fill_template,
 )
+from optipfair_engine.bias.prompts.catalogued import read_catalogued
 from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
 from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import InvalidOptionError, as_warnings
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.bias import BiasOptions
+from optipfair_engine.options.suites import SUITES_FOLDER
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.foreseen import facts_of, refuse_missing_layers
 from optipfair_engine.workflow.metrics import write_metrics
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from optipfair_engine.bias.results.differences import RankedNeurons
     from optipfair_engine.bias.results.result import BiasResult
     from optipfair_engine.bias.results.scores import BehaviourResult
+    from optipfair_engine.bias.results.suites import SuiteResult
     from optipfair_engine.bias.statistics.profile import Profile
 
 __all__ = ["BiasOptions", "bias_checkpoint"]
@@ -43,12 +46,13 @@ CHART: Final = "mean_diff"
 
 @dataclass(frozen=True)
 class _Questions:
-    """What to ask the model: pairs and controls, or a benchmark's items."""
+    """What to ask the model: pairs and controls, a benchmark's items, or several suites' items by name."""
 
     pairs: list[PairItem]
     controls: list[PairItem]
     items: Any = None
     suite_name: str | None = None
+    suites: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,6 +64,7 @@ class _Answers:
     controls: Profile | None = None
     neurons: RankedNeurons | None = None
     behaviour: BehaviourResult | None = None
+    suites: dict[str, BehaviourResult] = field(default_factory=dict)
 
 
 @takes_compute_dtype
@@ -71,6 +76,7 @@ def bias_checkpoint(
     baseline: Path | None = None,
     model_name: str | None = None,
     baseline_name: str | None = None,
+    suites_folder: Path = SUITES_FOLDER,
     report: Reporter = null_reporter,
 ) -> dict[str, object]:
     """Measure the bias of a model folder, and how it differs from a baseline's.
@@ -86,6 +92,7 @@ def bias_checkpoint(
         baseline: another model folder, asked the same; ``source`` is compared with it.
         model_name: what report and figures call the model; by default its folder or hub id.
         baseline_name: the same of the baseline.
+        suites_folder: where the files of the catalogue's suites lie.
         report: progress; stages "load", "bias", "plot".
 
     Returns:
@@ -94,11 +101,12 @@ def bias_checkpoint(
 
     Raises:
         InvalidOptionError: an option or the suite file is wrong.
+        SuiteDataError: the files of a named suite are not in the suites folder.
         CheckpointError, TokenizerError, UnsupportedModelError: a model can't be used.
     """
     started = time.perf_counter()
     refuse_missing_layers(facts_of(source), options.layers)
-    questions = _questions(options)
+    questions = _questions(options, suites_folder)
     before = None
     if baseline is not None:
         # no figures, so nothing that only they have, and that the baseline may lack
@@ -123,8 +131,11 @@ def bias_checkpoint(
     return metrics
 
 
-def _questions(options: BiasOptions) -> _Questions:
+def _questions(options: BiasOptions, suites_folder: Path) -> _Questions:
     controls = pair_items(options.control_pairs or (), "Control")
+    if options.suites is not None:
+        found: dict[str, Any] = {name: read_catalogued(name, suites_folder) for name in options.suites}
+        return _Questions([], [], suites=found)
     if options.suite is not None:
         return _suite_questions(options, options.suite, controls)
     if options.template is not None and options.attributes is not None:
@@ -188,9 +199,17 @@ def _ask(
     answers = _Answers(name or model_name(source))
     if questions.items is not None:
         answers.behaviour = _ask_preferences(loaded.model, loaded.tokenizer, questions, report)
-    else:
+    elif questions.pairs:
         _ask_pairs(answers, loaded.model, loaded.tokenizer, questions, options, folder, report)
+    for suite, items in questions.suites.items():
+        answers.suites[suite] = _ask_suite(suite, loaded.model, loaded.tokenizer, items, report)
     return answers
+
+
+def _ask_suite(name: str, model: Any, tokenizer: Any, items: Any, report: Reporter) -> BehaviourResult:
+    from optipfair_engine.bias.behaviour.scoring import score_suite
+
+    return score_suite(name, model, tokenizer, items, report)
 
 
 def _ask_preferences(model: Any, tokenizer: Any, questions: _Questions, report: Reporter) -> BehaviourResult:
@@ -254,13 +273,30 @@ def _result(after: _Answers, before: _Answers | None, options: BiasOptions) -> B
             before.behaviour.scores if before is not None and before.behaviour is not None else None
         ),
         comparison=_comparison(after, before, options) if before is not None else None,
+        suites=tuple(_suite_result(name, after, before, options) for name in after.suites),
     )
+
+
+def _suite_result(name: str, after: _Answers, before: _Answers | None, options: BiasOptions) -> SuiteResult:
+    from optipfair_engine.bias.results.suites import SuiteResult
+    from optipfair_engine.bias.statistics.comparison import compare_behaviour
+
+    found = after.suites[name]
+    if before is None:
+        return SuiteResult(name, found.scores)
+    earlier = before.suites[name]
+    compared = compare_behaviour(earlier, found, seed=options.seed, **_margin(options))
+    return SuiteResult(name, found.scores, earlier.scores, compared)
+
+
+def _margin(options: BiasOptions) -> dict[str, float]:
+    return {} if options.margin is None else {"margin": options.margin}
 
 
 def _comparison(after: _Answers, before: _Answers, options: BiasOptions) -> Comparison | None:
     from optipfair_engine.bias.statistics.comparison import compare_behaviour, compare_profiles
 
-    margin = {} if options.margin is None else {"margin": options.margin}
+    margin = _margin(options)
     if before.profile is not None and after.profile is not None:
         return compare_profiles(before.profile, after.profile, seed=options.seed, **margin)
     if before.behaviour is not None and after.behaviour is not None:
@@ -312,6 +348,8 @@ def _write(output: Path, answers: _Answers, result: BiasResult, metrics: dict[st
         write_pair_metrics(answers.profile, output / PAIRS_FILE)
     elif result.behaviour is not None:
         write_json(output / PAIRS_FILE, result.behaviour.as_dict())
+    else:
+        write_json(output / PAIRS_FILE, {found.name: found.scores.as_dict() for found in result.suites})
     write_metrics(output, metrics)
     write_report(result, answers.profile, output / REPORT_FILE)
 

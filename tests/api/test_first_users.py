@@ -133,8 +133,26 @@ def test_whoever_asks_what_files_there_are_gets_lists(caller: Caller, worker: Fa
     worker.beat(suites={"pairs.json": {"kind": "prompt_pairs", "items": 12}})
     (text,) = caller.get("/v1/calibrations").json()["items"]
     assert (text["source"], text["name"], text["queues"]) == ("local", "texts.txt", ["cpu", "short"])
-    (suite,) = caller.get("/v1/suites").json()["items"]
+    listed = caller.get("/v1/suites").json()["items"]
+    (suite,) = [item for item in listed if item["source"] == "local"]
     assert (suite["name"], suite["kind"], suite["items"]) == ("pairs.json", "prompt_pairs", 12)
+
+
+def test_the_suites_of_the_catalogue_are_listed_and_one_whose_data_are_missing_is_refused(
+    caller: Caller, worker: FakeWorker
+) -> None:
+    body = {"kind": "bias", "spec": {"model": MODEL, "suites": ["crows_pairs"]}}
+    document = refused(caller, body)
+    assert document["code"] == "suite_not_found"
+    assert document["errors"][0]["loc"] == ["body", "spec", "suites", 0]
+    assert "put crows_pairs_anonymized.csv" in document["detail"]
+    worker.beat(files={"calibration": [], "suites": [], "catalogue": ["crows_pairs"]})
+    states = {
+        item["name"]: (item["state"], item["queues"]) for item in caller.get("/v1/suites").json()["items"]
+    }
+    assert states["crows_pairs"] == ("here", ["cpu", "short"])
+    assert states["stereoset"] == ("missing", [])
+    assert caller.post("/v1/jobs", json=body).status_code == 202
 
 
 class TestImpossible:

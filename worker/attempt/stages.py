@@ -195,6 +195,8 @@ def _of_bias(spec: Mapping[str, Any]) -> list[str]:
     prompts = any(spec.get(name) is not None for name in ("prompt_pairs", "template", "suite"))
     controls = bool(spec.get("control_pairs")) or not prompts
     once = ["load", "bias", "bias"] if controls else ["load", "bias"]
+    if spec.get("suites"):
+        once = ["load", *(["bias"] * len(spec["suites"]))]
     return [*(once if spec.get("baseline") else ()), *once, "plot"]
 
 

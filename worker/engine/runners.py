@@ -140,6 +140,7 @@ def run_bias(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> Metr
             baseline=baseline,
             model_name=called(spec["model"]),
             baseline_name=called(spec["baseline"]) if spec["baseline"] else None,
+            suites_folder=inputs.suites(spec.get("suites")),
             report=report,
         )
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jobs.rows import JobError, JsonObject, LocalModel
 from optipfair_engine import headers
+from optipfair_engine.options.suites import CATALOGUE, missing_files
 from worker.inputs.files import OutsideRootError, files_under, names_in, resolve_named
 from worker.inputs.suites import suite_facts
 from worker.log import logger
@@ -67,8 +68,9 @@ class Inventory:
         return known[1].revision if known is not None and known[0] == signature else None
 
     def files(self) -> dict[str, list[str]]:
-        """The names of calibration files and suites."""
+        """The names of calibration files and suites, and the catalogue's suites that are here whole."""
         return {
+            "catalogue": [e.name for e in CATALOGUE if not missing_files(e, self.suites_dir)],
             "calibration": names_in(self.calibration_dir, folders=False),
             "suites": names_in(self.suites_dir, folders=False),
         }

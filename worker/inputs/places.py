@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optipfair_engine.bias.prompts.fetching import fetch_suite
 from optipfair_engine.errors import CalibrationError, CheckpointError, EngineError
+from optipfair_engine.options.suites import entry_of, missing_files
 from optipfair_engine.progress import Announcer, Reporter, null_announcer
 from worker.inputs.cache import FolderCache
 from worker.inputs.files import OutsideRootError, resolve_named
@@ -197,6 +199,18 @@ class Inputs:
         if not isinstance(reference, str):
             return self._uploaded_file(reference["id"])
         return self._named(self.places.suites, "suite", reference)
+
+    def suites(self, names: Iterable[str] | None) -> Path:
+        """The suites folder, once the files of the catalogue's suites are there that may be fetched.
+
+        Raises:
+            SuiteDataError: a file could not be fetched.
+        """
+        folder = Path(self.places.suites)
+        for entry in map(entry_of, names or ()):
+            if self.places.allow_hub and entry.fetchable and missing_files(entry, folder):
+                fetch_suite(entry, folder, report=self.report)
+        return folder
 
     @staticmethod
     def _named(root: str, what: str, name: str) -> Path:

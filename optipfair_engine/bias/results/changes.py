@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -144,6 +144,14 @@ class PreferenceComparison:
         overall = self.overall
         change = named("preference_change", overall.distance_from_half)
         return {"outcome": overall.outcome, **change, "mcnemar_p": overall.p_value}
+
+    def metrics(self) -> Iterator[tuple[str | None, str, Interval | float | str]]:
+        """(Category, name, value) of each metric of a suite's change."""
+        yield None, "outcome", self.overall.outcome
+        yield None, "mcnemar_p", self.overall.p_value
+        yield None, "preference_change", self.overall.distance_from_half
+        for name, change in self.categories.items():
+            yield name, "preference_change", change.distance_from_half
 
 
 Comparison: TypeAlias = ProfileComparison | PreferenceComparison

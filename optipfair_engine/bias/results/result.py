@@ -8,6 +8,7 @@ from typing import Any
 from optipfair_engine.bias.results.changes import Comparison
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
 from optipfair_engine.bias.results.scores import SuiteScores
+from optipfair_engine.bias.results.suites import SuiteResult
 from optipfair_engine.errors import Caution
 
 
@@ -25,6 +26,7 @@ class BiasResult:
     behaviour: SuiteScores | None = None
     baseline_behaviour: SuiteScores | None = None
     comparison: Comparison | None = None
+    suites: tuple[SuiteResult, ...] = ()
     figures: tuple[str, ...] = ()
     figure_warnings: tuple[str, ...] = ()
 
@@ -43,7 +45,8 @@ class BiasResult:
         }
         found = {code: part.warnings for code, part in parts.items() if part is not None}
         found["bias_figures"] = self.figure_warnings
-        return [Caution(code, text) for code, texts in found.items() for text in texts]
+        cautions = [Caution(code, text) for code, texts in found.items() for text in texts]
+        return cautions + [Caution("bias_suite", text) for suite in self.suites for text in suite.warnings]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready: ``bias_summary.json``."""
@@ -55,6 +58,8 @@ class BiasResult:
             "comparison": self.comparison,
         }
         found = {name: part.as_dict() for name, part in parts.items() if part is not None}
+        if self.suites:
+            found["suites"] = {suite.name: suite.as_dict() for suite in self.suites}
         return {"model": self.model, "baseline": self.baseline, **found}
 
     def flat(self) -> dict[str, object]:
@@ -66,4 +71,6 @@ class BiasResult:
             values = self.baseline_behaviour.values()
             flat.update({f"{name}_baseline": value for name, value in values.items()})
         flat.update(self.comparison.flat() if self.comparison is not None else {})
+        for suite in self.suites:
+            flat.update(suite.flat())
         return flat

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,6 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from optipfair_engine.bias.results.intervals import Interval
+from optipfair_engine.options.suites import entry_of
+
+#: A metric of a suite: with its interval, or a number that is exact.
+Metric: TypeAlias = Interval | float | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,13 @@ class CrowsPairsScores:
         """The scores without limits, as a baseline reports them."""
         return {"crows_pairs_score": self.score.interval.value, "perplexity": self.perplexity}
 
+    def metrics(self) -> Iterator[tuple[str | None, str, Metric]]:
+        """(Category, name, value) of each metric, as the catalogue names them."""
+        yield from ((None, "items", self.items), (None, "score", self.score.interval))
+        yield None, "perplexity", self.perplexity
+        for name, share in self.categories.items():
+            yield entry_of("crows_pairs").word_of(name), "score", share.interval
+
     @property
     def language(self) -> tuple[str, float | None]:
         """What says how well the model knows its language: the name of the measure, and its value."""
@@ -79,6 +90,10 @@ class StereoEntry:
     icat: Interval
     ss_micro: Interval
     lms_micro: Interval
+
+    def metrics(self) -> tuple[tuple[str, Interval], ...]:
+        """Names and values."""
+        return ("ss", self.ss), ("lms", self.lms), ("icat", self.icat)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -131,6 +146,14 @@ class StereoSetScores:
             "stereoset_lms": overall.lms.value,
             "stereoset_icat": overall.icat.value,
         }
+
+    def metrics(self) -> Iterator[tuple[str | None, str, Metric]]:
+        """(Category, name, value) of each metric, as the catalogue names them."""
+        yield None, "items", self.items
+        yield from ((None, *metric) for metric in self.overall.metrics())
+        for name, entry in {**self.kinds, **self.categories}.items():
+            category = entry_of("stereoset").word_of(name)
+            yield from ((category, *metric) for metric in entry.metrics())
 
     @property
     def language(self) -> tuple[str, float | None]:

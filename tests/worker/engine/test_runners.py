@@ -289,3 +289,17 @@ def test_every_number_that_a_job_reports_can_have_a_gate_and_no_other(
     words = {"width_refusal", "mlp_kind"}  # null for a model that has neither
     named = {"reload_check"} if kind == "prune" else set()  # a word that gates read as a number
     assert reported - ends - words | named == known_metrics(kind)
+
+
+def test_a_named_suite_is_fetched_where_that_is_allowed_and_no_where_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("worker.inputs.places.fetch_suite", lambda entry, *_, **__: asked.append(entry.name))
+    inputs = inputs_under(tmp_path)
+    (tmp_path / "suites" / "stereoset").mkdir(parents=True)
+    (tmp_path / "suites" / "stereoset" / "stereoset.jsonl").write_text("here already")
+    assert inputs.suites(["crows_pairs", "stereoset"]) == tmp_path / "suites" and not asked
+    inputs.places = replace(inputs.places, allow_hub=True)
+    inputs.suites(["crows_pairs", "stereoset"])
+    assert asked == ["crows_pairs"]

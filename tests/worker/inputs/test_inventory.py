@@ -129,7 +129,15 @@ def test_named_files_are_listed(inventory: Inventory) -> None:
     (inventory.calibration_dir / "books.txt").write_text("text")
     (inventory.suites_dir / "gender.json").write_text("[]")
     (inventory.suites_dir / ".hidden").write_text("[]")
-    assert inventory.files() == {"calibration": ["books.txt"], "suites": ["gender.json"]}
+    found = inventory.files()
+    assert (found["calibration"], found["suites"]) == (["books.txt"], ["gender.json"])
+
+
+def test_a_suite_of_the_catalogue_is_here_once_all_its_files_are(inventory: Inventory) -> None:
+    assert "crows_pairs" not in inventory.files()["catalogue"]
+    (inventory.suites_dir / "crows_pairs").mkdir()
+    (inventory.suites_dir / "crows_pairs" / "crows_pairs_anonymized.csv").write_text("as published")
+    assert "crows_pairs" in inventory.files()["catalogue"]
 
 
 def test_what_suites_hold_is_told_and_read_again_only_when_a_file_changes(inventory: Inventory) -> None:

@@ -1,0 +1,74 @@
+"""Suites by name in jobs: what a spec may ask for, and the gates on what it then reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.admission.reuse import key_of
+from jobs.admission.workload import bias_work
+from jobs.specs import parse_request, parse_spec
+
+LOCAL = {"source": "local", "name": "tiny"}
+
+
+def bias(*metrics: str, **spec: Any) -> dict[str, Any]:
+    gates = [{"metric": metric, "max": 60} for metric in metrics]
+    return {"kind": "bias", "spec": {"model": LOCAL, **spec}, "gates": gates}
+
+
+def refusal(body: dict[str, Any]) -> str:
+    with pytest.raises(ValidationError) as caught:
+        parse_request(body)
+    return str(caught.value)
+
+
+def test_gates_may_name_a_suite_a_category_and_a_metric() -> None:
+    named = ("crows_pairs.score", "crows_pairs.race.score", "stereoset.gender.icat", "seconds")
+    body = bias(*named, suites=["crows_pairs", "stereoset"])
+    assert parse_request(body).spec.suites == ["crows_pairs", "stereoset"]
+    changes = ("stereoset.preference_change", "stereoset.race.preference_change", "stereoset.ss_baseline")
+    parse_request(bias(*changes, suites=["stereoset"], baseline=LOCAL))
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (bias("crows_pairs.score"), 'needs "crows_pairs" in suites'),
+        (bias("stereoset.ss", suites=["crows_pairs"]), 'needs "stereoset" in suites'),
+        (bias("stereoset.preference_change", suites=["stereoset"]), "needs baseline"),
+        (bias("crows_pairs.rice.score", suites=["crows_pairs"]), "it does report crows_pairs.race.score"),
+        (bias("mean_difference", suites=["crows_pairs"]), "needs prompt pairs"),
+        (bias(suites=[]), "at least 1"),
+        (bias(suites=["crows_pairs", "crows_pairs"]), "crows_pairs twice"),
+        (bias(suites=["honesty"]), "'crows_pairs'"),
+        (bias(suites=["stereoset"], suite="x.csv"), "suite, suites given"),
+        (bias(suites=["stereoset"], layers="all"), "layers: for prompt pairs only"),
+    ],
+)
+def test_what_a_job_would_not_report_is_refused(body: dict[str, Any], told: str) -> None:
+    assert told in refusal(body)
+
+
+def test_a_pipelines_gate_may_name_the_step_or_leave_it_out() -> None:
+    def step(name: str) -> dict[str, Any]:
+        return {"name": name, "kind": "bias", "spec": {"model": LOCAL, "suites": ["stereoset"]}}
+
+    def pipeline(metric: str, *names: str) -> dict[str, Any]:
+        gates = [{"metric": metric, "max": 60}]
+        return {"kind": "pipeline", "spec": {"steps": [step(name) for name in names]}, "gates": gates}
+
+    for metric in ("a.stereoset.ss", "stereoset.ss", "a.stereoset.race.ss"):
+        parse_request(pipeline(metric, "a"))
+    assert "name one of them, a.stereoset.ss or b.stereoset.ss" in refusal(pipeline("stereoset.ss", "a", "b"))
+    parse_request(pipeline("stereoset.stereoset.ss", "stereoset"))
+
+
+def test_named_suites_are_estimated_and_their_results_not_shared() -> None:
+    one = parse_spec("bias", {"model": LOCAL, "suites": ["crows_pairs"]})
+    two = parse_spec("bias", {"model": LOCAL, "suites": ["crows_pairs", "stereoset"]})
+    assert bias_work(one, {}, 4).items == 1508
+    assert bias_work(two, {}, 4).seconds(10**8) > bias_work(one, {}, 4).seconds(10**8) > 60
+    assert key_of("bias", one, [], {}) is None
