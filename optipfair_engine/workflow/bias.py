@@ -27,6 +27,7 @@ from optipfair_engine.workflow.foreseen import facts_of, refuse_missing_layers
 from optipfair_engine.workflow.metrics import write_metrics
 
 if TYPE_CHECKING:
+    from optipfair_engine.bias.results.cause import Cause
     from optipfair_engine.bias.results.changes import Comparison
     from optipfair_engine.bias.results.differences import RankedNeurons
     from optipfair_engine.bias.results.result import BiasResult
@@ -59,6 +60,7 @@ class _Answers:
     profile: Profile | None = None
     controls: Profile | None = None
     neurons: RankedNeurons | None = None
+    cause: Cause | None = None
     behaviour: BehaviourResult | None = None
 
 
@@ -86,7 +88,7 @@ def bias_checkpoint(
         baseline: another model folder, asked the same; ``source`` is compared with it.
         model_name: what report and figures call the model; by default its folder or hub id.
         baseline_name: the same of the baseline.
-        report: progress; stages "load", "bias", "plot".
+        report: progress; stages "load", "bias", "estimate", "cause", "plot".
 
     Returns:
         Flat metrics, as in ``metrics.json``: numbers, words or null, and ``warnings`` (a list of ``code`` and
@@ -107,6 +109,7 @@ def bias_checkpoint(
             layers="first_middle_last",
             layer_types=None,
             neuron_ranking=False,
+            patching=None,
         )
         before = _ask(baseline, questions, plain, None, baseline_name, report)
         gc.collect()
@@ -162,6 +165,7 @@ def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem])
     asked = {
         "control_pairs": bool(controls),
         "neuron_ranking": options.neuron_ranking,
+        "patching": options.patching is not None,
         "layer_types": options.layer_types is not None,
         "layers": options.layers != "first_middle_last",
     }
@@ -190,6 +194,7 @@ def _ask(
         answers.behaviour = _ask_preferences(loaded.model, loaded.tokenizer, questions, report)
     else:
         _ask_pairs(answers, loaded.model, loaded.tokenizer, questions, options, folder, report)
+        _ask_causes(answers, loaded.model, loaded.tokenizer, questions, options, report)
     return answers
 
 
@@ -238,6 +243,29 @@ def _ask_pairs(
         )
 
 
+def _ask_causes(
+    answers: _Answers,
+    model: Any,
+    tokenizer: Any,
+    questions: _Questions,
+    options: BiasOptions,
+    report: Reporter,
+) -> None:
+    if options.patching is None:
+        return
+    from optipfair_engine.bias.cause.patching import patch_pairs
+
+    answers.cause = patch_pairs(
+        model,
+        tokenizer,
+        texts_of(questions.pairs),
+        options.patching,
+        templates=templates_of(questions.pairs),
+        seed=options.seed,
+        report=report,
+    )
+
+
 def _result(after: _Answers, before: _Answers | None, options: BiasOptions) -> BiasResult:
     from optipfair_engine.bias.results.result import BiasResult
     from optipfair_engine.bias.statistics.summary import summarize
@@ -249,6 +277,7 @@ def _result(after: _Answers, before: _Answers | None, options: BiasOptions) -> B
             summarize(after.profile, after.controls, seed=options.seed) if after.profile is not None else None
         ),
         neurons=after.neurons,
+        cause=after.cause,
         behaviour=after.behaviour.scores if after.behaviour is not None else None,
         baseline_behaviour=(
             before.behaviour.scores if before is not None and before.behaviour is not None else None
@@ -292,6 +321,14 @@ def _with_figures(
         name = f"{CHART}.{options.figure_format}"
         draw_to_file(chart, Style(), output / name)
         figures.insert(0, name)
+        report("plot", len(figures), len(figures), name)
+    if result.cause is not None:
+        from optipfair_engine.bias.figures.effects import effects_of
+        from optipfair_engine.bias.sections import EFFECTS
+
+        name = f"{EFFECTS}.{options.figure_format}"
+        draw_to_file(effects_of(result.cause, result.model), Style(), output / name)
+        figures.append(name)
         report("plot", len(figures), len(figures), name)
     prompts = [text for pair in profile.pairs for text in (pair.first.text, pair.second.text)]
     return replace(

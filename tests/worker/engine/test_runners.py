@@ -259,7 +259,13 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1},
     ],
     "bias": [
-        {"prompt_pairs": PAIRS, "control_pairs": PAIRS, "neuron_ranking": True, "baseline": TINY},
+        {
+            "prompt_pairs": PAIRS,
+            "control_pairs": PAIRS,
+            "neuron_ranking": True,
+            "baseline": TINY,
+            "patching": "layers",
+        },
         {"suite": "crows.csv", "baseline": TINY},
         {"suite": "stereo.jsonl", "baseline": TINY},
     ],
