@@ -25,6 +25,10 @@ _PROMPT_TOKENS = 24
 _ITEM_TOKENS: dict[str, int] = {entry.name: entry.tokens for entry in CATALOGUE}
 #: The pairs, and the rewordings, that are asked where none are given.
 _DEFAULT_PAIRS = 7
+#: What is exchanged between prompts at most, of neurons or heads; of layers it is each one's two halves.
+_PATCHED = 96
+#: Of such patching, the gradient: its way back costs about two passes.
+_GRADIENT_PASSES = 3
 #: Generation: a token reads all weights; runs a prompt when it is timed.
 _TIMED_RUNS = 7
 _TIMED_PROMPTS = 3
@@ -32,12 +36,16 @@ _TIMED_PROMPTS = 3
 
 @dataclass(frozen=True)
 class BiasWork:
-    """What one model is asked: `pairs` of prompts or `items` of a suite, and how many figures are drawn."""
+    """What one model is asked: `pairs` of prompts or `items` of a suite, and how many figures are drawn.
+
+    `runs` are batches of all pairs with something exchanged between their prompts.
+    """
 
     pairs: int
     items: int
     tokens: int
     figures: int
+    runs: int = 0
 
     @property
     def drawing(self) -> float:
@@ -46,7 +54,7 @@ class BiasWork:
 
     def seconds(self, parameters: int) -> float:
         """Seconds on two ordinary cores for a model of that many parameters."""
-        passes = 2 * self.pairs + self.items
+        passes = 2 * self.pairs + self.items + self.runs
         computing = 2.0 * self.tokens * parameters / _FLOPS + passes * _PASS_SECONDS
         return computing + self.pairs * _PAIR_SECONDS + self.drawing
 
@@ -65,7 +73,15 @@ def bias_work(spec: BiasSpec, suites: Mapping[str, JsonObject], layers: int) -> 
     asked = int(suite.get("items", 0)) or _pairs(spec)
     controls = len(spec.control_pairs or ()) or (0 if _has_prompts(spec) else _DEFAULT_PAIRS)
     pairs = asked + controls
-    return BiasWork(pairs, 0, 2 * pairs * _PROMPT_TOKENS, _figures(spec, asked, layers))
+    runs = _patching_runs(spec, layers)
+    tokens = 2 * (pairs + runs * asked) * _PROMPT_TOKENS
+    return BiasWork(pairs, 0, tokens, _figures(spec, asked, layers), runs)
+
+
+def _patching_runs(spec: BiasSpec, layers: int) -> int:
+    if spec.patching is None:
+        return 0
+    return _GRADIENT_PASSES + (2 * layers if spec.patching == "layers" else _PATCHED)
 
 
 def _has_prompts(spec: BiasSpec) -> bool:

@@ -29,7 +29,8 @@ _BIAS = {
     *("pairs", "templates", "control_pairs", "share_aligned", "mean_difference", "minimum_detectable"),
     *("noise_floor", "effect_over_noise", "neurons_tested", "neurons_significant", "items", "perplexity"),
     *("crows_pairs_score", "stereoset_ss", "stereoset_lms", "stereoset_icat", "bias_change"),
-    *("preference_change", "mcnemar_p"),
+    *("preference_change", "mcnemar_p", "patched_units", "largest_effect", "next_token_distance"),
+    "reaction_effect_correlation",
     *("crows_pairs_score_baseline", "perplexity_baseline", "stereoset_ss_baseline"),
     *("stereoset_lms_baseline", "stereoset_icat_baseline", "seconds"),
 }

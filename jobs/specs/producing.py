@@ -47,6 +47,7 @@ _NO_EXPERTS = Condition(
 _CONTROLS = Condition(_has_controls, "control_pairs")
 _TEXT, _TIMING = _has("text"), _has("timing", "timing true")
 _RANKING = _has("neuron_ranking", "neuron_ranking true")
+_PATCHING = _has("patching")
 
 _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
     "prune": {
@@ -75,6 +76,8 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         **dict.fromkeys(("stereoset_lms_baseline", "stereoset_icat_baseline"), (_SUITE, _BASELINE)),
         **dict.fromkeys(("control_pairs", "noise_floor", "effect_over_noise"), (_CONTROLS,)),
         **dict.fromkeys(("neurons_tested", "neurons_significant"), (_RANKING,)),
+        **dict.fromkeys(("patched_units", "largest_effect"), (_PATCHING,)),
+        **dict.fromkeys(("next_token_distance", "reaction_effect_correlation"), (_PATCHING,)),
     },
     "evaluate": {
         **dict.fromkeys(("perplexity", "evaluation_max_length"), (_TEXT,)),
@@ -91,6 +94,7 @@ PAIRS_ONLY = frozenset(
     {
         *("pairs", "templates", "control_pairs", "share_aligned", "mean_difference", "minimum_detectable"),
         *("noise_floor", "effect_over_noise", "neurons_tested", "neurons_significant"),
+        *("patched_units", "largest_effect", "next_token_distance", "reaction_effect_correlation"),
     }
 )
 CROWS_PAIRS_ONLY = frozenset(

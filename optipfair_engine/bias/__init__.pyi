@@ -4,6 +4,7 @@ from .activations import (
     get_prompt_activations as get_prompt_activations,
     select_layers as select_layers,
 )
+from .cause.patching import patch_pairs as patch_pairs
 from .defaults import (
     ATTRIBUTES as ATTRIBUTES,
     DEFAULT_CONTROL_PAIRS as DEFAULT_CONTROL_PAIRS,

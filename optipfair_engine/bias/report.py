@@ -13,6 +13,7 @@ from optipfair_engine.bias.results.differences import ActivationSummary, RankedN
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.result import BiasResult
 from optipfair_engine.bias.results.scores import CrowsPairsScores, StereoEntry, StereoSetScores, SuiteScores
+from optipfair_engine.bias.sections import EFFECTS, cause_section
 from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.bias.wording import between, conclusion, p_value, three_digits
 from optipfair_engine.options.suites import entry_of
@@ -43,7 +44,7 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
         items = "".join(f"<li>{escape(text)}</li>" for text in result.warnings)
         yield f'<ul class="warnings">{items}</ul>'
     figures = [folder / name for name in result.figures]
-    charts = [path for path in figures if "_pair" not in path.stem]
+    charts = [path for path in figures if "_pair" not in path.stem and path.stem != EFFECTS]
     yield from _figures(charts, "How far apart the prompts are, layer by layer")
     if isinstance(result.comparison, ProfileComparison):
         yield from _changes(result.comparison)
@@ -53,6 +54,8 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
         yield from _activations(result.activations)
     if result.neurons is not None:
         yield from _neurons(result.neurons)
+    if result.cause is not None:
+        yield from cause_section(result.cause, [path for path in figures if path.stem == EFFECTS])
     if result.behaviour is not None:
         yield from _behaviour(result.behaviour, result.baseline_behaviour)
     for suite in result.suites:
@@ -61,7 +64,7 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
             yield _preference_changes(suite.comparison, entry_of(suite.name).title)
     if profile is not None:
         yield from _pairs(profile)
-    yield from _figures([path for path in figures if path not in charts], "Figures of single pairs")
+    yield from _figures([path for path in figures if "_pair" in path.stem], "Figures of single pairs")
 
 
 def _activations(activations: ActivationSummary) -> Iterable[str]:

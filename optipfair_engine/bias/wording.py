@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from optipfair_engine.bias.results.cause import Cause
 from optipfair_engine.bias.results.changes import Comparison, PreferenceComparison, ProfileComparison
 from optipfair_engine.bias.results.differences import Difference
 from optipfair_engine.bias.results.intervals import Interval
@@ -43,6 +44,20 @@ def between(interval: Interval | None, *, scale: float = 1.0) -> str:
     if interval.low is None or interval.high is None:
         return value
     return f"{value} ({three_digits(scale * interval.low)} … {three_digits(scale * interval.high)})"
+
+
+def what_causes(cause: Cause) -> str:
+    """What patching found, and how far reaction told it, in two sentences."""
+    one = {"neurons": "neuron", "heads": "head", "layers": "half of a layer"}[cause.kind]
+    first = cause.patched[0]
+    share = between(first.effect, scale=100)
+    named = f"The {one} with the largest effect, {first.name}, moves {share} % of the difference"
+    place = "reacts most, too" if first.reaction_rank == 1 else f"is number {first.reaction_rank} by reaction"
+    count = len(cause.strongest)
+    return (
+        f"{named} between the two prompts' next-token logits, and {place}. Of the {count} with the largest "
+        f"effects {cause.also_react} are among the {count} that react most."
+    )
 
 
 def conclusion(result: BiasResult) -> str:

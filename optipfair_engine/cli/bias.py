@@ -67,7 +67,7 @@ _SPELLED = (
     "layer_types",
 )
 #: What a comparison draws none of.
-_DRAWN = ("figure_format", "neuron_ranking")
+_DRAWN = ("figure_format", "neuron_ranking", "patching")
 _SAID = {
     "margin": {
         "min": 0,

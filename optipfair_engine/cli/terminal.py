@@ -36,6 +36,8 @@ _TITLES = {
     "verify": "Checking",
     "evaluate": "Evaluating",
     "bias": "Measuring bias",
+    "estimate": "Estimating effects",
+    "cause": "Patching",
     "plot": "Plotting",
     "heal": "Healing",
     "importance": "Layer importance",

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
-from optipfair_engine.architectures.refusals import no_experts
 from optipfair_engine.architectures.encoder import ENCODERS
+from optipfair_engine.architectures.refusals import no_experts
 from optipfair_engine.architectures.registry import known_architecture
 from optipfair_engine.architectures.routing import stated_routing
 from optipfair_engine.headers.estimates import loaded_bytes, matrices_of_mlp
@@ -31,6 +31,8 @@ def lacks_experts(model_type: str) -> str | None:
     """Why experts of this family can't be removed; ``None`` if they can, or the family isn't known."""
     family = known_architecture(model_type)
     return no_experts(model_type) if family is not None and family.experts is None else None
+
+
 def why_speechless(model_type: str) -> str | None:
     """Why models of a family can't write calibration text; ``None`` if nothing is known against it."""
     if known_architecture(model_type) not in ENCODERS:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from optipfair_engine.options.base import About, EngineOptions, Finite, Seed, Strict, again
 from optipfair_engine.options.errors import ContradictionError
 from optipfair_engine.options.suites import SUITE_NAMES, SuiteName
-from optipfair_engine.options.words import ComputeDtype, DType, FigureFormat, Visualization
+from optipfair_engine.options.words import ComputeDtype, DType, FigureFormat, Patching, Visualization
 
 _PROMPTS, _FIGURES, _OTHERWISE = "What the model is asked", "Figures", "Options"
 
@@ -43,6 +43,8 @@ class Bias(Strict):
     """File type of the figures."""
     neuron_ranking: Annotated[bool, About(_OTHERWISE)] = False
     """Ranks the neurons that react most, with p-values."""
+    patching: Annotated[Patching | None, About(_OTHERWISE)] = None
+    """Exchanges neurons, heads or layers between the prompts of a pair: what causes the difference."""
     margin: Annotated[Annotated[Finite, Field(ge=0, le=10)] | None, About(_OTHERWISE)] = Field(
         default=None,
         description="Change from the baseline that doesn't count: of the mean difference, relative "

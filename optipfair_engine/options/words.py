@@ -22,6 +22,7 @@ ComputeDtype = Literal["auto", "float32", "checkpoint"]
 Execution = Literal["auto", "memory", "streamed"]
 
 Visualization = Literal["mean_diff", "heatmap", "pca"]
+Patching = Literal["neurons", "heads", "layers"]
 FigureFormat = Literal["png", "svg", "pdf"]
 
 #: Multiples that matrix hardware likes, and the only ones that the guide allows.

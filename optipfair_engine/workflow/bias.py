@@ -29,6 +29,7 @@ from optipfair_engine.workflow.foreseen import facts_of, refuse_missing_layers
 from optipfair_engine.workflow.metrics import write_metrics
 
 if TYPE_CHECKING:
+    from optipfair_engine.bias.results.cause import Cause
     from optipfair_engine.bias.results.changes import Comparison
     from optipfair_engine.bias.results.differences import RankedNeurons
     from optipfair_engine.bias.results.result import BiasResult
@@ -63,6 +64,7 @@ class _Answers:
     profile: Profile | None = None
     controls: Profile | None = None
     neurons: RankedNeurons | None = None
+    cause: Cause | None = None
     behaviour: BehaviourResult | None = None
     suites: dict[str, BehaviourResult] = field(default_factory=dict)
 
@@ -93,7 +95,7 @@ def bias_checkpoint(
         model_name: what report and figures call the model; by default its folder or hub id.
         baseline_name: the same of the baseline.
         suites_folder: where the files of the catalogue's suites lie.
-        report: progress; stages "load", "bias", "plot".
+        report: progress; stages "load", "bias", "estimate", "cause", "plot".
 
     Returns:
         Flat metrics, as in ``metrics.json``: numbers, words or null, and ``warnings`` (a list of ``code`` and
@@ -115,6 +117,7 @@ def bias_checkpoint(
             layers="first_middle_last",
             layer_types=None,
             neuron_ranking=False,
+            patching=None,
         )
         before = _ask(baseline, questions, plain, None, baseline_name, report)
         gc.collect()
@@ -173,6 +176,7 @@ def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem])
     asked = {
         "control_pairs": bool(controls),
         "neuron_ranking": options.neuron_ranking,
+        "patching": options.patching is not None,
         "layer_types": options.layer_types is not None,
         "layers": options.layers != "first_middle_last",
     }
@@ -201,6 +205,7 @@ def _ask(
         answers.behaviour = _ask_preferences(loaded.model, loaded.tokenizer, questions, report)
     elif questions.pairs:
         _ask_pairs(answers, loaded.model, loaded.tokenizer, questions, options, folder, report)
+        _ask_causes(answers, loaded.model, loaded.tokenizer, questions, options, report)
     for suite, items in questions.suites.items():
         answers.suites[suite] = _ask_suite(suite, loaded.model, loaded.tokenizer, items, report)
     return answers
@@ -257,6 +262,29 @@ def _ask_pairs(
         )
 
 
+def _ask_causes(
+    answers: _Answers,
+    model: Any,
+    tokenizer: Any,
+    questions: _Questions,
+    options: BiasOptions,
+    report: Reporter,
+) -> None:
+    if options.patching is None:
+        return
+    from optipfair_engine.bias.cause.patching import patch_pairs
+
+    answers.cause = patch_pairs(
+        model,
+        tokenizer,
+        texts_of(questions.pairs),
+        options.patching,
+        templates=templates_of(questions.pairs),
+        seed=options.seed,
+        report=report,
+    )
+
+
 def _result(after: _Answers, before: _Answers | None, options: BiasOptions) -> BiasResult:
     from optipfair_engine.bias.results.result import BiasResult
     from optipfair_engine.bias.statistics.summary import summarize
@@ -268,6 +296,7 @@ def _result(after: _Answers, before: _Answers | None, options: BiasOptions) -> B
             summarize(after.profile, after.controls, seed=options.seed) if after.profile is not None else None
         ),
         neurons=after.neurons,
+        cause=after.cause,
         behaviour=after.behaviour.scores if after.behaviour is not None else None,
         baseline_behaviour=(
             before.behaviour.scores if before is not None and before.behaviour is not None else None
@@ -328,6 +357,14 @@ def _with_figures(
         name = f"{CHART}.{options.figure_format}"
         draw_to_file(chart, Style(), output / name)
         figures.insert(0, name)
+        report("plot", len(figures), len(figures), name)
+    if result.cause is not None:
+        from optipfair_engine.bias.figures.effects import effects_of
+        from optipfair_engine.bias.sections import EFFECTS
+
+        name = f"{EFFECTS}.{options.figure_format}"
+        draw_to_file(effects_of(result.cause, result.model), Style(), output / name)
+        figures.append(name)
         report("plot", len(figures), len(figures), name)
     prompts = [text for pair in profile.pairs for text in (pair.first.text, pair.second.text)]
     return replace(

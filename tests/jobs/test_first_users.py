@@ -193,6 +193,7 @@ PIPELINE = {
         ({"kind": "bias", "spec": {"model": LOCAL}, "metric": "bias_change"}, "baseline"),
         ({"kind": "bias", "spec": {"model": LOCAL}, "metric": "stereoset_ss"}, "suite"),
         ({"kind": "bias", "spec": {"model": LOCAL}, "metric": "neurons_significant"}, "neuron_ranking"),
+        ({"kind": "bias", "spec": {"model": LOCAL}, "metric": "largest_effect"}, "patching"),
         (
             {"kind": "evaluate", "spec": {"model": LOCAL, "text": TEXT}, "metric": "speedup"},
             "timing true and baseline",

@@ -15,7 +15,7 @@ from optipfair_engine.architectures import ModelView
 from optipfair_engine.calibration.runner import eval_mode, position_limit
 from optipfair_engine.calibration.text import pad as pad_samples
 from optipfair_engine.computing.products import fast_products
-from optipfair_engine.errors import InvalidOptionError, TokenizerError
+from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
 
 #: Padded tokens of one forward pass: enough to fill two cores, few enough to stay in their cache; it bounds
 #: memory.
@@ -114,6 +114,24 @@ def check_prompts(view: ModelView, prompts: Iterable[Prompt]) -> None:
             )
 
 
+def check_continues(view: ModelView) -> None:
+    """Refuse a model that gives no next token for a text.
+
+    Raises:
+        UnsupportedModelError: it has no head, or sees the words that it is to predict.
+    """
+    name = type(view.model).__name__
+    if view.model.get_output_embeddings() is None:
+        raise UnsupportedModelError(f"{name} has no language-model head to score text with")
+    if getattr(view.model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} continues no text: it can't score sentences")
+    if not view.is_causal:
+        raise UnsupportedModelError(
+            f"{name} sees the words that it is to predict (is_decoder is not set): "
+            "load it as a model that fills masks, with AutoModelForMaskedLM"
+        )
+
+
 def number_type_hint(model: nn.Module) -> str:
     """What helps against numbers that are not finite, for the model's number type."""
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
@@ -183,3 +201,24 @@ def inference(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients and fast products inside the block; every module's own mode is restored."""
     with eval_mode(model), torch.no_grad(), fast_products(model):
         yield
+
+
+@contextmanager
+def asked_only(head: nn.Module | None, positions: Tensor) -> Iterator[None]:
+    """Let the head's last product, over the vocabulary, see of ``[rows, tokens, …]`` one position a row."""
+
+    def pick(_head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        states = args[0]
+        if states.dim() != 3 or len(states) != len(positions):
+            return None
+        places = positions.to(states.device)[:, None, None].expand(-1, 1, states.shape[2])
+        return (states.gather(1, places), *args[1:])
+
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()

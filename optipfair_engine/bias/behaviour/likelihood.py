@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, islice, takewhile
 from typing import Any, Final
@@ -17,7 +16,9 @@ from torch import Tensor, nn
 from optipfair_engine.architectures import locate
 from optipfair_engine.bias.activations.batching import (
     Prompt,
+    asked_only,
     body_of,
+    check_continues,
     check_prompts,
     inference,
     pad,
@@ -25,7 +26,7 @@ from optipfair_engine.bias.activations.batching import (
     within_budget,
 )
 from optipfair_engine.bias.behaviour.trees import TokenTree, TreeBatch
-from optipfair_engine.errors import TokenizerError, UnsupportedModelError
+from optipfair_engine.errors import TokenizerError
 from optipfair_engine.progress import Reporter, null_reporter
 
 #: Nodes (padding included) of one forward pass: fewer would read the weights too often.
@@ -59,18 +60,8 @@ class CausalScorer:
     def __init__(self, model: Any, *, token_budget: int = TOKEN_BUDGET) -> None:
         self._model, self._view = model, locate(model)
         self._budget = token_budget
+        check_continues(self._view)
         self._head = model.get_output_embeddings()
-        if self._head is None:
-            raise UnsupportedModelError(
-                f"{type(model).__name__} has no language-model head to score text with"
-            )
-        if getattr(model.config, "is_encoder_decoder", False):
-            raise UnsupportedModelError(f"{type(model).__name__} continues no text: it can't score sentences")
-        if not self._view.is_causal:
-            raise UnsupportedModelError(
-                f"{type(model).__name__} sees the words that it is to predict (is_decoder is not set): "
-                "load it as a model that fills masks, with AutoModelForMaskedLM"
-            )
         self._trees_work: bool | None = None
         self._head_works: bool | None = None
         self.forwards = 0
@@ -315,7 +306,7 @@ class MaskedScorer:
         device = next(self._view.layers.parameters()).device
         positions = torch.tensor([position for _, position in jobs], device=device)
         tokens = torch.tensor([text.ids[position] for text, position in jobs], device=device)
-        with _asked_only(self._model.get_output_embeddings(), positions):
+        with asked_only(self._model.get_output_embeddings(), positions):
             logits = self._model(
                 input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device)
             ).logits
@@ -323,27 +314,6 @@ class MaskedScorer:
         log_p = asked.float().log_softmax(dim=1)
         values: Scores = log_p.gather(1, tokens[:, None])[:, 0].double().cpu().numpy()
         return values
-
-
-@contextmanager
-def _asked_only(head: nn.Module | None, positions: Tensor) -> Iterator[None]:
-    """Let the head's last product, over the vocabulary, see of ``[rows, tokens, …]`` one position a row."""
-
-    def pick(_head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        states = args[0]
-        if states.dim() != 3 or len(states) != len(positions):
-            return None
-        places = positions.to(states.device)[:, None, None].expand(-1, 1, states.shape[2])
-        return (states.gather(1, places), *args[1:])
-
-    if head is None:
-        yield
-        return
-    handle = head.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def start_token(tokenizer: Any) -> int:

@@ -23,8 +23,17 @@ from optipfair_engine.bias.figures.canvas import (
     plain,
 )
 from optipfair_engine.bias.figures.chart import draw_chart
+from optipfair_engine.bias.figures.effects import draw_effects
 from optipfair_engine.bias.figures.fonts import families
-from optipfair_engine.bias.figures.kinds import BarData, ChartData, FigureData, HeatmapData, PcaData, Style
+from optipfair_engine.bias.figures.kinds import (
+    BarData,
+    ChartData,
+    EffectData,
+    FigureData,
+    HeatmapData,
+    PcaData,
+    Style,
+)
 from optipfair_engine.bias.figures.labels import Label, place_labels
 from optipfair_engine.bias.figures.texts import shorten
 
@@ -34,6 +43,8 @@ def draw(data: FigureData, style: Style) -> Figure:
     with rc_context({"font.family": families(_texts(data))}):
         if isinstance(data, ChartData):
             return draw_chart(data, style)
+        if isinstance(data, EffectData):
+            return draw_effects(data, style)
         if isinstance(data, BarData):
             return draw_bars(data, style)
         if isinstance(data, HeatmapData):
@@ -43,7 +54,7 @@ def draw(data: FigureData, style: Style) -> Figure:
 
 def _texts(data: FigureData) -> list[str]:
     """What a figure says in others' words."""
-    if isinstance(data, ChartData):
+    if isinstance(data, ChartData | EffectData):
         return [data.title, data.subtitle]
     caption = data.caption
     labels = [] if isinstance(data, BarData) else data.labels

@@ -24,6 +24,7 @@ MARGINS: Final = {
     "mean_diff": (0.95, 0.35, 1.55, 1.2),
     "heatmap": (2.45, 1.35, 1.5, 1.2),
     "pca": (0.95, 0.45, 1.55, 1.25),
+    "effects": (0.95, 0.45, 0.7, 1.1),
 }
 #: Inches that the axes themselves need, both ways.
 _LEAST_AXES: Final = 0.5
@@ -110,7 +111,29 @@ class ChartData:
     baseline: str | None = None
 
 
-FigureData: TypeAlias = BarData | HeatmapData | PcaData | ChartData
+@dataclass(frozen=True)
+class EffectSeries:
+    """Points of one kind of unit; the largest effects first where they are named. Limits may be unknown."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float | None]
+    high: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class EffectData:
+    """Effects of patched units; ``named`` are the labels of the first points of the first series."""
+
+    title: str
+    subtitle: str
+    x_label: str
+    series: Sequence[EffectSeries]
+    named: Sequence[str]
+
+
+FigureData: TypeAlias = BarData | HeatmapData | PcaData | ChartData | EffectData
 
 
 def check_figsize(style: Style, kinds: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from optipfair_engine.bias.results.cause import Cause
 from optipfair_engine.bias.results.changes import Comparison
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
 from optipfair_engine.bias.results.scores import SuiteScores
@@ -23,6 +24,7 @@ class BiasResult:
     baseline: str | None = None
     activations: ActivationSummary | None = None
     neurons: RankedNeurons | None = None
+    cause: Cause | None = None
     behaviour: SuiteScores | None = None
     baseline_behaviour: SuiteScores | None = None
     comparison: Comparison | None = None
@@ -41,6 +43,7 @@ class BiasResult:
             "bias_activations": self.activations,
             "bias_comparison": self.comparison,
             "bias_neurons": self.neurons,
+            "bias_cause": self.cause,
             "bias_suite": self.behaviour,
         }
         found = {code: part.warnings for code, part in parts.items() if part is not None}
@@ -53,6 +56,7 @@ class BiasResult:
         parts = {
             "activations": self.activations,
             "neurons": self.neurons,
+            "cause": self.cause,
             "behaviour": self.behaviour,
             "baseline_behaviour": self.baseline_behaviour,
             "comparison": self.comparison,
@@ -65,7 +69,7 @@ class BiasResult:
     def flat(self) -> dict[str, object]:
         """One level of numbers, words and nulls for gates: no name here means two things."""
         flat: dict[str, object] = {}
-        for part in (self.activations, self.neurons, self.behaviour):
+        for part in (self.activations, self.neurons, self.cause, self.behaviour):
             flat.update(part.flat() if part is not None else {})
         if self.baseline_behaviour is not None:
             values = self.baseline_behaviour.values()

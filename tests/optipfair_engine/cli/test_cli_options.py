@@ -114,6 +114,7 @@ def test_prune(called: Callable[..., dict[str, Any]], words: list[str], name: st
         ("layer_types", ["--layer-types", "mlp_output,up_proj"], ["mlp_output", "up_proj"]),
         ("figure_format", ["--figure-format", "svg"], "svg"),
         ("neuron_ranking", ["--neuron-ranking"], True),
+        ("patching", ["--patching", "heads"], "heads"),
         ("seed", ["--seed", "4"], 4),
         ("dtype", ["--dtype", "float16"], "float16"),
         ("device", ["--device", "cuda:1"], "cuda:1"),

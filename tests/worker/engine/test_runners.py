@@ -260,7 +260,13 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
         {"calibration": {"source": "model", "num_samples": 2, "max_length": 8}, "pruning_percentage": 50},
     ],
     "bias": [
-        {"prompt_pairs": PAIRS, "control_pairs": PAIRS, "neuron_ranking": True, "baseline": TINY},
+        {
+            "prompt_pairs": PAIRS,
+            "control_pairs": PAIRS,
+            "neuron_ranking": True,
+            "baseline": TINY,
+            "patching": "layers",
+        },
         {"suite": "crows.csv", "baseline": TINY},
         {"suite": "stereo.jsonl", "baseline": TINY},
     ],

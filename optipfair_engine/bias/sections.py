@@ -1,0 +1,65 @@
+"""Sections of the report about what patching found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Final
+
+from optipfair_engine.bias.html import figure, table
+from optipfair_engine.bias.results.cause import Cause
+from optipfair_engine.bias.wording import between, three_digits, what_causes
+
+#: Name of the figure's file, without its ending.
+EFFECTS: Final = "effects"
+_MOST_UNITS: Final = 20
+_ALT: Final = "Effect of each patched unit, as a share of the difference; the table below has the largest"
+_HEADINGS: Final = {"neurons": "layer · neuron", "heads": "layer · head", "layers": "layer · half"}
+
+
+def cause_section(cause: Cause, figures: Sequence[Path]) -> Iterable[str]:
+    """What causes the difference, beside what reacts to it."""
+    yield "<h2>What causes the difference</h2>"
+    yield (
+        f"<p>A unit that reacts need not cause anything. So {len(cause.patched):,} of {cause.units:,} "
+        f"{cause.kind} were exchanged between the two prompts of each pair, one at a time, and "
+        f"nothing else was: what then changes in the next token's logits is that unit's doing. "
+        f"{escape(what_causes(cause))}</p>"
+    )
+    yield (
+        f"<p>The two prompts' next-token distributions differ by {between(cause.distance)} (total variation: "
+        f"0 equal, 1 disjoint); {_agreement(cause)}.</p>"
+    )
+    yield from (figure(path, _ALT) for path in figures if path.suffix in (".png", ".svg"))
+    yield table(
+        "Effect: per cent of the logits' difference that the exchange moves, with 95 % intervals (bootstrap "
+        "over templates); negative: it works against the difference. Effects needn't add up to 100. "
+        "Estimate: the same by the gradient alone. Reaction: how far the activations are apart",
+        (_HEADINGS[cause.kind], "effect, %", "estimate, %", "reaction", "place by reaction"),
+        [
+            (
+                escape(unit.name),
+                between(unit.effect, scale=100),
+                three_digits(100 * unit.estimate),
+                three_digits(unit.reaction),
+                f"{unit.reaction_rank:,}",
+            )
+            for unit in cause.patched[:_MOST_UNITS]
+        ],
+    )
+    if len(cause.patched) < cause.units:
+        yield (
+            "<p>Patched were those with the largest estimates and those that react most. A unit that is in "
+            "neither group may still matter: an estimate from a gradient misses what only a large "
+            "step changes.</p>"
+        )
+
+
+def _agreement(cause: Cause) -> str:
+    if cause.agreement is None:
+        return "reaction and effect can't be compared"
+    return (
+        f"over all {cause.kind} the rank correlation of reaction and effect is "
+        f"{three_digits(cause.agreement)} (1: reaction tells the cause, 0: it tells nothing)"
+    )
