@@ -47,8 +47,11 @@ class Job(BaseModel):
     resolved: dict[str, Any] = Field(description="as it is carried out: what a preset stands for written out")
     warnings: list[JobWarning]
     gates: list[dict[str, Any]]
-    priority: int
+    priority: int = Field(description="within the tenant: it never reaches across tenants")
     queue: str
+    queue_position: int | None = Field(
+        description="of a queued job that is read by itself: how many would start before it as things stand"
+    )
     timeout_seconds: int
     progress: Progress
     attempt: int
@@ -319,6 +322,30 @@ class KeyRequest(BaseModel, extra="forbid", strict=True):
     scopes: list[Scope] = Field(default=["jobs:read", "jobs:write"], min_length=1, max_length=3)
     name: str = Field(default="", max_length=128)
     expires_at: str | None = Field(default=None, max_length=64, description="RFC 3339")
+
+
+class TenantRequest(BaseModel, extra="forbid", strict=True):
+    """What can be changed of a tenant."""
+
+    weight: float = Field(
+        ge=0.01, le=1000, allow_inf_nan=False, description="its share of busy workers, as against others'"
+    )
+
+
+class Tenant(BaseModel):
+    """A tenant, and what it has of the workers."""
+
+    name: str
+    weight: float
+    running: int = Field(description="its jobs that workers are at")
+    queued: int
+    engine_seconds_last_hour: float
+
+
+class TenantList(BaseModel):
+    """Every tenant, by name."""
+
+    items: list[Tenant]
 
 
 class Key(BaseModel):

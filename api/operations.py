@@ -133,6 +133,7 @@ def install(app: FastAPI) -> None:
         models.WebhookRequest,
         models.RedeliverRequest,
         models.KeyRequest,
+        models.TenantRequest,
         TrustRequest,
         UploadRequest,
     ]

@@ -36,8 +36,8 @@ def job_links(job: rows.Job) -> dict[str, str]:
     return links | {"dashboard": f"/jobs/{job.id}"}
 
 
-def job_view(job: rows.Job) -> models.Job:
-    """A job with its links."""
+def job_view(job: rows.Job, queue_position: int | None = None) -> models.Job:
+    """A job with its links, and its place in the queue where that was looked for."""
     return models.Job.model_construct(
         id=job.id,
         kind=job.kind,
@@ -51,6 +51,7 @@ def job_view(job: rows.Job) -> models.Job:
         gates=job.gates,
         priority=job.priority,
         queue=job.queue,
+        queue_position=queue_position,
         timeout_seconds=job.timeout_seconds,
         progress=models.Progress.model_construct(
             fraction=job.progress.fraction or 0.0,

@@ -1,6 +1,7 @@
 """The broker's side: queue names, the one task, and the Celery app that producers and workers share.
 
-A message says "look at this job", nothing else; it may be lost, or come twice, or late.
+A message says "there is work in this queue", nothing else; it may be lost, or come twice, or late. Which job
+that is, the worker that takes it asks the database: tenants take turns. So all messages have one priority.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ QUEUES = ("short", "cpu", "gpu")
 """`short`: about a minute on a CPU at most (analyses, static pruning of small models); `cpu`: long work on a
 CPU; `gpu`: work on a CUDA device."""
 PRIORITY_STEPS = list(range(10))
+"""Of the broker; all are read, because an earlier release wrote to all."""
+MESSAGE_PRIORITY = 4
 
 
 def make_celery(settings: Settings, *, producer: bool = False) -> Celery:
@@ -93,8 +96,9 @@ class Publisher:
         self._app.send_task(
             TASK_NAME,
             args=[entry.job_id],
+            kwargs={"queue": entry.queue},
             queue=entry.queue,
-            priority=broker_priority(entry.priority),
+            priority=MESSAGE_PRIORITY,
             headers=headers,
             retry=False,
             ignore_result=True,
@@ -125,8 +129,3 @@ def _length(channel: Any, queue: str) -> int:
         return int(channel.queue_declare(queue, passive=True).message_count)
     except ChannelError:  # Redis has no list for an empty queue
         return 0
-
-
-def broker_priority(priority: int) -> int:
-    """A job's priority (-100…100, greater is sooner) as the redis transport's 0…9 (smaller is sooner)."""
-    return min(9, max(0, round((100 - priority) * 9 / 200)))

@@ -1,4 +1,4 @@
-"""The Celery side of a worker: takes job ids from the queues, one at a time, for the supervisor."""
+"""The Celery side of a worker: takes messages from the queues, one at a time, for the supervisor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from celery.exceptions import Reject
 
 from jobs.queue import TASK_NAME, make_celery
 from worker import test_hooks
-from worker.attempt.supervisor import release_running, run_job
+from worker.attempt.supervisor import release_running
+from worker.attempt.turns import run_next
 from worker.broker_slot import SlotFreeingConnection
 from worker.consumer import ConsumerHandle
 from worker.log import logger
@@ -43,17 +44,23 @@ def make_app(services: Services, consumer: ConsumerHandle) -> Celery:
     @app.task(  # type: ignore[untyped-decorator]  # celery has no types
         name=TASK_NAME, acks_late=True, ignore_result=True
     )
-    def run(job_id: str, **_: Any) -> None:
+    def run(job_id: str, queue: str = "", **_: Any) -> None:
         if services.stopping.is_set():
             raise Reject("shutting down", requeue=True)
         with services.activity.working():
+            ran = None
             try:
-                run_job(services, job_id)
+                ran = run_next(services, queue or _queue_of(services, job_id), job_id)
             except Exception:  # the message is done with either way: the sweeper brings the job back
                 logger.exception("job.failed_in_supervisor", job_id=job_id)
-            test_hooks.after_job(services, job_id, consumer)
+            test_hooks.after_job(services, ran or job_id, consumer)
 
     return app
+
+
+def _queue_of(services: Services, job_id: str) -> str:
+    """The queue of a message of an earlier release, which named the job alone."""
+    return services.repository.get_job(job_id).queue
 
 
 def _end_at_once(services: Services) -> None:

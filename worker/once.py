@@ -18,7 +18,6 @@ from worker.log import logger
 from worker.services import Services
 
 _PAUSE_SECONDS = 0.5
-_AT_A_TIME = 20
 
 
 def take_one(services: Services, wait_seconds: float) -> bool:
@@ -51,7 +50,8 @@ def stop_on_signals(services: Services) -> None:
 
 def _waiting(services: Services) -> list[str]:
     try:
-        return services.repository.waiting_jobs(services.settings.queues, limit=_AT_A_TIME)
+        queues = services.settings.queues
+        return [job_id for queue in queues for job_id in services.repository.next_jobs(queue)]
     except (JobsError, SQLAlchemyError):  # it may be starting; the wait goes on
         logger.warning("once.blind", exc_info=True)
         return []

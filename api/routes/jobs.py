@@ -56,7 +56,10 @@ async def get_job(principal: Reader, job_id: str, request: Request, response: Re
     if none_match(known, etag(job)):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
-    return job_view(job)
+    if job.state is not State.QUEUED:
+        return job_view(job)
+    # The ETag does not change with it: it is as of this answer.
+    return job_view(job, await run_in_threadpool(services.repository.queue_position, job))
 
 
 @router.post("/jobs", status_code=202, response_model=models.Job, openapi_extra=CREATE_JOB)

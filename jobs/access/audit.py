@@ -12,6 +12,7 @@ Action = Literal[
     "job.delete",
     "key.create",
     "key.revoke",
+    "tenant.update",
     "trust.create",
     "trust.delete",
     "upload.create",

@@ -19,6 +19,7 @@ from jobs.repository.user import UserVerbs
 from jobs.repository.webhooks import WebhookVerbs
 from jobs.repository.whole.duties import DutyVerbs
 from jobs.repository.whole.feed import FeedVerbs
+from jobs.repository.whole.shares import ShareVerbs
 from jobs.repository.whole.tallies import TallyVerbs
 from jobs.repository.workers import WorkerVerbs
 
@@ -39,5 +40,6 @@ class Repository(
     FeedVerbs,
     TallyVerbs,
     DutyVerbs,
+    ShareVerbs,
 ):
     """All verbs, as `Repository(engine, settings)`. SweepingVerbs bring AttemptVerbs, TrustVerbs KeyVerbs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from jobs import tables as t
 from jobs.database import now_ms
 from jobs.errors import InvalidError, NotFoundError
 from jobs.ids import id_range, is_id, is_text, lowest_id_at
-from jobs.repository.base import JOB_COLUMNS, Verbs, is_in, kept_bytes
+from jobs.repository.base import JOB_COLUMNS, Verbs, kept_bytes
 from jobs.rows import (
     ARTIFACT_FIELDS,
     Artifact,
@@ -165,18 +165,6 @@ class ReadingVerbs(Verbs):
         """The checks of an ended job's gates."""
         text = self._column(job_id, t.jobs.c.checks)
         return [] if text is None else [Check(**item) for item in json.loads(text)]
-
-    def waiting_jobs(self, queues: Sequence[str], *, limit: int) -> list[str]:
-        """The ids of jobs that wait in these queues: by priority, then the oldest first."""
-        c = t.jobs.c
-        query = (
-            select(c.id)
-            .where(is_in(State.QUEUED), c.queue.in_(queues))
-            .order_by(c.priority.desc(), c.id)
-            .limit(limit)
-        )
-        with self._read() as connection:
-            return list(connection.execute(query).scalars())
 
     def kept_bytes(self) -> dict[str, int]:
         """What each tenant's files take, in bytes; files that jobs share count once."""

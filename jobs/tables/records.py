@@ -46,6 +46,7 @@ tenants = Table(
     Column("name", NAME, primary_key=True),
     Column("webhook_secret", String(128), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("weight", Double, nullable=False, server_default=text("1")),  # how much its share counts
 )
 
 
@@ -111,6 +112,15 @@ jobs = Table(
     Index("ix_jobs_verdict_id", "verdict", "id"),
     Index("ix_jobs_tenant_queue_kind_state", "tenant", "queue", "kind", "state"),  # to reconcile the tallies
     Index(
+        "ix_jobs_queue_tenant_priority_id",  # whose turn it is
+        "queue",
+        "tenant",
+        "priority",
+        "id",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index(
         "ix_jobs_queue_queued_at",
         "queue",
         "queued_at",
@@ -161,6 +171,7 @@ attempts = Table(
     Column("error_code", String(64)),
     Column("error_message", Text),
     _one_of("outcome", Outcome),
+    Index("ix_attempts_finished_at", "finished_at"),  # those that run, and those of the last hour
 )
 
 attempt_logs = Table(

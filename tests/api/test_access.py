@@ -128,7 +128,13 @@ class TestScopes:
         assert writer.get("/v1/jobs").status_code == 403
 
     def test_keys_are_for_admin(self, caller: Caller) -> None:
-        for method, path in [("GET", "/v1/keys"), ("POST", "/v1/keys"), ("DELETE", "/v1/keys/x")]:
+        for method, path in [
+            ("GET", "/v1/keys"),
+            ("POST", "/v1/keys"),
+            ("DELETE", "/v1/keys/x"),
+            ("GET", "/v1/tenants"),
+            ("PATCH", "/v1/tenants/acme"),
+        ]:
             assert caller.request(method, path, json={}).status_code == 403
 
     def test_admin_sees_every_tenant(self, admin: Caller, caller: Caller, worker: FakeWorker) -> None:
@@ -150,7 +156,7 @@ class TestTenants:
             if (
                 (method, path) in PUBLIC
                 or "{" not in path
-                or path.startswith(("/v1/keys", "/v1/trust", "/ui/"))
+                or path.startswith(("/v1/keys", "/v1/tenants", "/v1/trust", "/ui/"))
             ):
                 continue
             for job_id in (done["id"], queued["id"]):

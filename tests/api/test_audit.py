@@ -27,6 +27,7 @@ def test_every_write_is_entered_with_its_actor_and_request(
     caller.delete(f"/v1/webhooks/{hook['id']}")
     key = admin.post("/v1/keys", json={"tenant": "fresh"}).json()
     admin.delete(f"/v1/keys/{key['id']}")
+    admin.patch("/v1/tenants/fresh", json={"weight": 2.0})
     trust = {"issuer": "https://gitlab.com", "audience": "us", "claims": {"project_id": 1}}
     made = admin.post("/v1/trust", json=trust).json()
     admin.delete(f"/v1/trust/{made['id']}")
@@ -52,6 +53,7 @@ def test_every_write_is_entered_with_its_actor_and_request(
         ("webhook.delete", hook["id"]),
         ("key.create", key["id"]),
         ("key.revoke", key["id"]),
+        ("tenant.update", "fresh"),
         ("trust.create", made["id"]),
         ("trust.delete", made["id"]),
         ("upload.create", upload["id"]),

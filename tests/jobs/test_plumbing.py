@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.database import connect
 from jobs.ids import is_id, lowest_id_at, new_id
 from jobs.logs import configure_logging
-from jobs.queue import TASK_NAME, Publisher, broker_priority, make_celery
+from jobs.queue import TASK_NAME, Publisher, make_celery
 from jobs.repository import Repository
 from jobs.rows import OutboxEntry
 from jobs.settings import Settings
@@ -90,7 +90,7 @@ class TestDatabase:
 
     def test_a_failed_transaction_leaves_nothing(self, repository: Repository, engine: Engine) -> None:
         with pytest.raises(RuntimeError), engine.begin() as connection:
-            connection.execute(text("INSERT INTO tenants VALUES ('x', 's', 1)"))
+            connection.execute(text("INSERT INTO tenants VALUES ('x', 's', 1, 1)"))
             raise RuntimeError
         with engine.connect() as connection:
             assert connection.execute(text("SELECT count(*) FROM tenants WHERE name = 'x'")).scalar_one() == 0
@@ -151,12 +151,6 @@ def entry(job_id: str, queue: str = "cpu", priority: int = 0) -> OutboxEntry:
     return OutboxEntry(id=1, job_id=job_id, queue=queue, priority=priority, traceparent=None)
 
 
-def test_priorities_are_turned_round() -> None:
-    assert [broker_priority(p) for p in (100, 0, -100)] == [0, 4, 9]
-    steps = [broker_priority(p) for p in range(-100, 101)]
-    assert steps == sorted(steps, reverse=True)
-
-
 @pytest.mark.server
 class TestBroker:
     @pytest.fixture(scope="class")
@@ -164,12 +158,12 @@ class TestBroker:
         with valkey() as server:
             yield server
 
-    def test_a_message_is_the_job_id_in_json(self, broker: Valkey, tmp_path: Path) -> None:
+    def test_a_message_names_a_queue_and_a_job_in_json(self, broker: Valkey, tmp_path: Path) -> None:
         settings = Settings(data_dir=tmp_path, broker_url=broker.url)
         publisher = Publisher(settings)
         publisher.ping()
-        publisher.publish(entry("normal"))
-        publisher.publish(entry("urgent", priority=100))
+        publisher.publish(entry("first"))
+        publisher.publish(entry("urgent", priority=100))  # of some tenant: the claim minds it, not the broker
         publisher.close()
         with make_celery(settings).connection_for_read() as connection:
             queue = connection.SimpleQueue("cpu")
@@ -177,7 +171,8 @@ class TestBroker:
             for message in messages:
                 message.ack()
             queue.close()
-        assert [message.payload[0] for message in messages] == [["urgent"], ["normal"]]
+        assert [message.payload[0] for message in messages] == [["first"], ["urgent"]]
+        assert [message.payload[1] for message in messages] == [{"queue": "cpu"}] * 2
         assert {message.content_type for message in messages} == {"application/json"}
         assert {message.headers["task"] for message in messages} == {TASK_NAME}
 

@@ -97,7 +97,7 @@ def test_remaking_a_table_on_sqlite_keeps_the_rows_that_refer_to_it(tmp_path: Pa
     migrations.upgrade(url)
     engine = connect(url)
     with writing(engine) as connection:
-        connection.execute(text("INSERT INTO tenants VALUES ('a', 's', 1)"))
+        connection.execute(text("INSERT INTO tenants VALUES ('a', 's', 1, 1)"))
         connection.execute(text("INSERT INTO webhooks VALUES ('w', 'a', 'https://x', 's', '[]', 1)"))
     config = broken_history(
         tmp_path,

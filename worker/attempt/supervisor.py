@@ -49,11 +49,16 @@ _SHUTDOWN_SECONDS = 1.0
 
 
 def run_job(services: Services, job_id: str) -> bool:
-    """Work on a job if it is still to be done, and say whether; a message about anything else is dropped."""
+    """Work on a job if it is still to be done, and say whether; a better one gets what suits it more."""
     if is_better_elsewhere(services.repository, job_id, services.worker_id):
         services.repository.decline(job_id)
         logger.info("job.declined", job_id=job_id)
         return False
+    return claim_and_run(services, job_id)
+
+
+def claim_and_run(services: Services, job_id: str) -> bool:
+    """Work on a job if it is still queued, and say whether."""
     claim = services.repository.claim(job_id, services.worker_id)
     if claim is None:
         logger.info("job.not_claimed", job_id=job_id)

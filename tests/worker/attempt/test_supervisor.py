@@ -422,7 +422,7 @@ def test_a_job_of_another_tenant_is_no_model(services: Services, engine: EngineT
     first = new_job()
     run_job(services, first.id)
     with services.repository.engine.begin() as connection:
-        connection.execute(text("INSERT INTO tenants VALUES ('other', 'x', 1)"))
+        connection.execute(text("INSERT INTO tenants VALUES ('other', 'x', 1, 1)"))
         connection.execute(text("UPDATE jobs SET tenant = 'other' WHERE id = :id"), {"id": first.id})
     second = new_job(spec={"model": {"source": "job", "job_id": first.id}})
     run_job(services, second.id)

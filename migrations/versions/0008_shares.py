@@ -1,0 +1,36 @@
+"""Whose turn it is: weights of tenants, and indexes of what waits, runs and ran lately.
+
+Revision ID: 0008
+Revises: 0007
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("tenants") as tenants:
+        tenants.add_column(sa.Column("weight", sa.Double(), server_default=sa.text("1"), nullable=False))
+    waiting = sa.text("state = 'queued'")
+    op.create_index(
+        "ix_jobs_queue_tenant_priority_id",
+        "jobs",
+        ["queue", "tenant", "priority", "id"],
+        sqlite_where=waiting,
+        postgresql_where=waiting,
+    )
+    op.create_index("ix_attempts_finished_at", "attempts", ["finished_at"])
+
+
+def downgrade() -> None:
+    op.drop_index("ix_attempts_finished_at", "attempts")
+    op.drop_index("ix_jobs_queue_tenant_priority_id", "jobs")
+    with op.batch_alter_table("tenants") as tenants:
+        tenants.drop_column("weight")
