@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from email.utils import format_datetime
 from typing import Any, cast
 
 from api import models
 from jobs import rows
+from jobs.specs import AnyRequest
+from jobs.specs.deprecated import deprecations_in
 from jobs.times import rfc3339
 from jobs.verdict import interval
 
@@ -154,3 +157,18 @@ def key_view(key: rows.ApiKey) -> models.Key:
         expires_at=rfc3339_or_none(key.expires_at),
         revoked_at=rfc3339_or_none(key.revoked_at),
     )
+
+
+def deprecation_headers(request: AnyRequest) -> dict[str, str]:
+    """`Deprecation` (RFC 9745) and `Sunset` (RFC 8594) of an answer whose request used what is to go.
+
+    Since when the oldest deprecated field of a request is deprecated, and when the first of them goes.
+    """
+    found = [item for _, item in deprecations_in(request.kind, request.spec)]
+    if not found:
+        return {}
+    since, sunset = min(item.since for item in found), min(item.sunset for item in found)
+    return {
+        "Deprecation": f"@{int(since.timestamp())}",  # a date of RFC 9651, section 3.3.7
+        "Sunset": format_datetime(sunset, usegmt=True),
+    }

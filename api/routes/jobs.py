@@ -13,11 +13,10 @@ from api import models, submission
 from api.auth import Principal, Reader, Writer
 from api.body import job_request
 from api.context import Services, WithServices, acting, services_of
-from api.deprecation import deprecation_headers
 from api.downloads.conditional import MAX_END_SECONDS, field, none_match, prefer_wait
 from api.operations import CREATE_JOB, GET_JOB, JOB_BODY
 from api.problem import Problem, field_error, invalid
-from api.views import etag, job_view
+from api.views import deprecation_headers, etag, job_view
 from api.waiting.held import wait_for_change, wait_for_end
 from jobs.errors import NotFoundError
 from jobs.rows import Job

@@ -41,6 +41,7 @@ DEPRECATIONS = (
 
 def deprecations_in(kind: str, spec: Any) -> Iterator[tuple[str, Deprecation]]:
     """Every deprecated field that a spec gives, with the step that it is of ("" outside of pipelines)."""
+    parts: list[tuple[str, str, Any]]
     if isinstance(spec, PipelineSpec):
         parts = [(step.name, step.kind, step.spec) for step in spec.steps]
     else:

@@ -135,7 +135,7 @@ def _statements(trigger: Trigger, dialect: str) -> Iterator[str]:
         return
     # The whole transaction's number, also within a savepoint.
     number = "CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)"
-    body = _body(trigger, number, str(now_ms().compile(dialect=postgresql.dialect())))
+    body = _body(trigger, number, str(now_ms().compile(dialect=postgresql.dialect())))  # type: ignore[no-untyped-call]
     row = "OLD" if "DELETE" in trigger.event else "NEW"
     yield (
         f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS"

@@ -76,5 +76,5 @@ class ExpertsView:
             for name, buffer in owner.named_buffers():
                 setattr(owner, name, buffer.index_select(0, kept.to(buffer.device)))
             if isinstance(owner.__dict__.get("num_experts"), int):
-                owner.num_experts = kept.numel()
+                owner.__dict__["num_experts"] = kept.numel()
         self.num_experts = kept.numel()

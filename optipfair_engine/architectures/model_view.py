@@ -234,7 +234,7 @@ class ModelView:
     def _note_experts(self, count: int) -> None:
         """Tell the model itself, which balances the load of its experts where it is trained."""
         if isinstance(self.model.__dict__.get("num_experts"), int):
-            self.model.num_experts = count
+            self.model.__dict__["num_experts"] = count
 
     def layer_sizes(self) -> dict[str, dict[int, int]]:
         """Config attribute -> layer -> size, for the layers whose MLP or heads can be narrowed."""

@@ -311,9 +311,7 @@ def _safetensors_facts(path: Path, shards: list[Path], files: dict[str, int]) ->
     )
 
 
-def _experts_of(
-    config: Mapping[str, Any], headers: Mapping[str, tuple[Path, TensorInfo]]
-) -> dict[str, int | None]:
+def _experts_of(config: Mapping[str, Any], headers: Mapping[str, tuple[Path, TensorInfo]]) -> dict[str, Any]:
     """How many experts layers have, how tokens choose among them, and the parameters of them all."""
     experts = config_names.stated(config, config_names.NUM_EXPERTS)
     if experts is None:

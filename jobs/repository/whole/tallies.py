@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     delete,
     func,
     insert,
@@ -32,7 +31,7 @@ _COUNTING_SECONDS = 600.0
 _c = t.tallies.c
 _WORDS = (_c.subject, _c.tenant, _c.queue, _c.kind, _c.state)
 _TOOK = func.coalesce(t.attempts.c.finished_at - t.attempts.c.started_at, 0)
-_NOTHING = literal_column("''")
+_NOTHING: ColumnElement[str] = literal_column("''")
 _j = t.jobs.c
 _JOBS = select(literal("job"), _j.tenant, _j.queue, _j.kind, _j.state, func.count(), literal(0)).group_by(
     _j.tenant, _j.queue, _j.kind, _j.state
@@ -119,7 +118,7 @@ class TallyVerbs(Verbs):
             kinds = connection.execute(select(func.count()).select_from(different)).scalar_one()
         return rows > 2 * kinds + _FOLD_AT
 
-    def _sums(self, where: Iterable[ColumnElement[bool]], *words: ColumnElement[str]) -> Sequence[Row[Any]]:
+    def _sums(self, where: Iterable[ColumnElement[bool]], *words: ColumnElement[str]) -> Sequence[Any]:
         number = func.sum(_c.number).label("number")
         took = func.sum(_c.milliseconds).label("milliseconds")
         query = select(*words, number, took).where(*where).group_by(*words).having(func.sum(_c.number) != 0)
