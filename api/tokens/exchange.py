@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from joserfc import jws, jwt
-from joserfc.errors import JoseError
 from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 
@@ -108,6 +106,9 @@ async def exchange(services: Services, issuers: Issuers, wish: Wish, request_id:
         RefusedError: `invalid_grant` for a token that is not let in, `invalid_scope`, and
             `temporarily_unavailable` (503) while the issuer does not answer.
     """
+    from joserfc import jwt
+    from joserfc.errors import JoseError
+
     issuer, key_id = unverified(wish.token)
     rules = await run_in_threadpool(services.repository.list_trust, issuer=issuer)
     rules = [rule for rule in rules if wish.audience in (None, rule.audience)]
@@ -131,6 +132,9 @@ async def exchange(services: Services, issuers: Issuers, wish: Wish, request_id:
 
 def unverified(token: str) -> tuple[str, str | None]:
     """Issuer and key id that a token claims, to find the key by which it is then verified."""
+    from joserfc import jws  # loaded when the first token comes, see `issuers`
+    from joserfc.errors import JoseError
+
     try:
         parts = jws.extract_compact(token.encode("ascii"))
         claims = from_json(parts.payload, allow_inf_nan=False)

@@ -10,20 +10,21 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, RSAKey
 from pydantic_core import from_json
 
 from api.background.egress import EgressRefusedError, fetch, make_client
 from api.ratelimit import RateLimiter
 
+if TYPE_CHECKING:
+    from joserfc.jwk import ECKey, RSAKey
+
 KEEP_SECONDS = 300.0
 FETCHES_PER_MINUTE = 20
 MAX_BYTES = 1_000_000
 MIN_RSA_BITS = 2048
-Key = RSAKey | ECKey
+Key: TypeAlias = "RSAKey | ECKey"
 
 
 class IssuerFaultError(Exception):
@@ -135,6 +136,10 @@ def usable_keys(document: Mapping[str, Any]) -> Mapping[str | None, Key]:
 def _usable(item: Any) -> Key | None:
     if not isinstance(item, dict) or item.get("use", "sig") != "sig" or "d" in item:
         return None
+    # loaded when the first token comes: a tenth of the time that the API takes to start
+    from joserfc.errors import JoseError
+    from joserfc.jwk import ECKey, RSAKey
+
     try:
         if item.get("kty") == "RSA" and item.get("alg", "RS256") == "RS256":
             key = RSAKey.import_key(_public(item, "n", "e"))
