@@ -44,6 +44,8 @@ class Services:
     issuers: Issuers
     outbox_filled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a job was queued here: the dispatcher need not wait for its next round."""
+    rounds: dict[str, float] = field(default_factory=dict)
+    """When each background loop of this process last ended a round, in seconds since the epoch."""
     feeds: Feeds = field(default_factory=Feeds)
     """The live lists that somebody looks at."""
     loop: asyncio.AbstractEventLoop | None = None

@@ -99,7 +99,13 @@ class Scale:
 
     def ticks(self) -> list[Tick]:
         """The gridlines."""
-        return [Tick(self(step), compact(step)) for step in self.steps]
+        return [Tick(self(step), _power(step) if self.log else compact(step)) for step in self.steps]
+
+
+def _power(value: float) -> str:
+    exponent = round(math.log10(value))
+    digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return compact(value) if -3 < exponent < 4 else f"10{digits}"
 
 
 def _log(value: float, least: float) -> float:

@@ -31,7 +31,13 @@ class Feeds:
     running: dict[object, _Feed] = field(default_factory=dict)
 
     async def follow(
-        self, key: object, make: Make, *, allowed: Callable[[], Awaitable[bool]], ends: Callable[[], bool]
+        self,
+        key: object,
+        make: Make,
+        *,
+        allowed: Callable[[], Awaitable[bool]],
+        ends: Callable[[], bool],
+        pause: float = ROUND_SECONDS,
     ) -> AsyncIterator[bytes]:
         """The fragment as server-sent events, now and after each change.
 
@@ -40,12 +46,13 @@ class Feeds:
             make: the fragment as it is now.
             allowed: whether the reader may still see it; if not, the event `signed-out` is the last.
             ends: whether the service stops.
+            pause: seconds between two rounds.
         """
         yield b"retry: 2000\n\n"
         feed = self.running.setdefault(key, _Feed(make))
         feed.watchers += 1
         if feed.task is None:
-            feed.task = asyncio.create_task(self._rounds(feed, ends))
+            feed.task = asyncio.create_task(self._rounds(feed, ends, pause))
         shown: str | None = None
         try:
             while not ends():
@@ -64,7 +71,7 @@ class Feeds:
                 feed.task.cancel()
                 self.running.pop(key, None)
 
-    async def _rounds(self, feed: _Feed, ends: Callable[[], bool]) -> None:
+    async def _rounds(self, feed: _Feed, ends: Callable[[], bool], pause: float) -> None:
         while not ends():
             try:
                 text = await feed.make()
@@ -75,7 +82,7 @@ class Feeds:
                     feed.text = text
                     woken, feed.changed = feed.changed, asyncio.Event()
                     woken.set()
-            await asyncio.sleep(ROUND_SECONDS)
+            await asyncio.sleep(pause)
         feed.changed.set()
 
 

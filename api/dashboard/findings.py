@@ -98,7 +98,7 @@ def _change(title: str, first: float, second: float) -> str:
     ratio = second / first
     if ratio >= 2 or ratio <= 0.5:
         return f"{title}: {ratio:.3g} times as before"
-    return f"{title}: {abs(ratio - 1):.1%} {'more' if ratio > 1 else 'less'}"
+    return f"{title}: {100 * abs(ratio - 1):.1f} % {'more' if ratio > 1 else 'less'}"
 
 
 def importance(metrics: Numbers) -> Iterator[Chart]:
@@ -214,10 +214,10 @@ def error_curve(plan: Numbers) -> Chart:
     marks, title = [], "Predicted error of the layers' output by share of neurons removed"
     if chosen is not None:
         here = _at(mean, chosen)
-        marks.append(charts.Mark(100 * chosen, scaled(here), f"{chosen:.0%}: {here:.3g}", f"{chosen:.0%}"))
-        title = f"At {chosen:.0%} fewer neurons, {here:.2g} of the layers' output is lost"
+        marks.append(charts.Mark(100 * chosen, scaled(here), f"{100 * chosen:.0f} %: {here:.3g}"))
+        title = f"With {100 * chosen:.0f} % fewer neurons the layers' output is off by {here:.2g}"
         later = next((place for place in places if mean[place] >= 2 * here > 0), None)
-        title += f"; twice that at {later} %" if later is not None else ""
+        title += f"; twice that with {later} %" if later is not None else ""
     return Chart(
         title,
         "relative squared error, mean of the layers (thin: each layer)",

@@ -87,6 +87,7 @@ def stages(events: Sequence[Event]) -> list[dict[str, Any]]:
         else:
             begun = parts[-1][2] if parts else first
             parts.append([name, begun, event.time])
+    parts[-1][2] = last  # its results were kept until then
     return [
         {
             "name": name,

@@ -171,6 +171,19 @@ class ReadingVerbs(Verbs):
         with self._read() as connection:
             return kept_bytes(connection)
 
+    def largest_jobs(self, tenant: str | None = None, *, limit: int = 10) -> list[tuple[Job, int]]:
+        """The jobs whose files are largest, with their bytes; files that jobs share count for each."""
+        a = t.artifacts.c
+        query = (
+            select(*JOB_COLUMNS, a.size)
+            .join(t.artifacts, a.job_id == t.jobs.c.id)
+            .where(a.name == ARCHIVE, _of(tenant))
+            .order_by(a.size.desc())
+            .limit(limit)
+        )
+        with self._read() as connection:
+            return [(job_from_row(row[:-1]), row[-1]) for row in connection.execute(query)]
+
     def now(self) -> int:
         """The database's clock, in milliseconds since the epoch."""
         with self._read() as connection:

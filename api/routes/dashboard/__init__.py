@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from api.routes.dashboard import job, jobs, login
+from api.routes.dashboard import access, compare, job, jobs, login, new, overview
 
 router = APIRouter(include_in_schema=False)
-for module in (jobs, job, login):
+for module in (jobs, job, new, compare, overview, access, login):
     router.include_router(module.router)
