@@ -274,7 +274,7 @@ def _bias(component: str, layers: Mapping[int, Numbers]) -> Chart:
         for layer, bar in zip(order, charts.upright(scaled, values, styles, says), strict=True)
     ]  # fmt: skip
     return Chart(
-        f"{component.replace('_', ' ').capitalize()}: the prompts differ most in layer {top}",
+        f"{_called(component)}: the prompts differ most in layer {top}",
         "mean absolute difference of activations, with 95 % intervals",
         bars=bars,
         across=charts.layer_ticks(order),
@@ -286,6 +286,10 @@ def _bias(component: str, layers: Mapping[int, Numbers]) -> Chart:
             for layer, value in zip(order, values, strict=True)
         ],
     )
+
+
+def _called(component: str) -> str:
+    return component.replace("_", " ").capitalize().replace("Mlp", "MLP")
 
 
 def _interval(low: float | None, high: float | None) -> str:

@@ -13,11 +13,11 @@ KINDS = ("prune", "importance", "bias", "evaluate", "analyze")
 GATES = 3
 SIZES = (
     ("pruning_percentage", "% of neurons or heads go"),
-    ("expansion_rate", "% of hidden size stays (expansion rate)"),
+    ("expansion_rate", "% of hidden size stays"),
     ("target_parameters", "parameters stay"),
     ("target_bytes", "bytes stay"),
-    ("num_layers_to_remove", "layers go (DEPTH)"),
-    ("depth_pruning_percentage", "% of layers go (DEPTH)"),
+    ("num_layers_to_remove", "layers go"),
+    ("depth_pruning_percentage", "% of layers go"),
 )
 _WHOLE = ("target_parameters", "target_bytes", "num_layers_to_remove")
 _TEXTS = {"prune": ("calibration", "evaluation"), "importance": ("calibration",), "evaluate": ("text",)}

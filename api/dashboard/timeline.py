@@ -94,7 +94,7 @@ def stages(events: Sequence[Event]) -> list[dict[str, Any]]:
             "x": round(100 * (begun - first) / whole, 2),
             "width": max(round(100 * (ended - begun) / whole, 2), 0.6),
             "took": span((ended - begun) / 1000),
-            "place": place % 4,
+            "place": place % 6,
         }
         for place, (name, begun, ended) in enumerate(parts[:24])
     ]

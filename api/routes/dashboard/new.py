@@ -47,6 +47,8 @@ async def new_page(
         except NotFoundError:
             return page("missing.html", principal, status=404)
         form = dict(fields.form_of_job(job.kind, job.spec, job.labels, job.gates)) | form
+    elif texts := await run_in_threadpool(list_calibrations, principal, services):
+        form = {"calibration": [f"local:{file.name}" for file in texts.items[:1]] or ["typed:"]} | form
     return await _answer(services, principal, form)
 
 

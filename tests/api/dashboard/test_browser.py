@@ -72,6 +72,30 @@ def test_the_list_is_live_and_many_jobs_are_cancelled_and_retried_at_once(site: 
     assert site.complaints == []
 
 
+def test_a_job_is_built_by_the_form_and_another_cancelled(site: Site) -> None:
+    page = site.log_in(site.page())
+    page.get_by_role("link", name="New job").first.click()
+    page.get_by_text("Memory at its peak").wait_for()
+    page.get_by_label("How much: number").fill("35")
+    page.locator("#command", has_text='"pruning_percentage": 35').wait_for()
+    page.locator("#evaluation").select_option("typed:")
+    page.get_by_label("Text that perplexity before and after is measured on, typed").fill("Some text.")
+    page.get_by_label("Metric of gate 1").fill("perplexity_ratio")
+    page.get_by_label("Greatest value of gate 1").fill("1.3")
+    page.locator("#command", has_text='"max": 1.3').wait_for()
+    page.get_by_role("radio", name="Bias").check()
+    assert not page.get_by_label("How much: number").is_visible()
+    page.get_by_role("radio", name="Prune").check()
+    page.get_by_role("button", name="Start the job").click()
+    page.locator(".hero-state .state", has_text="queued").wait_for()
+    job = site.caller.get("/v1/jobs").json()["items"][0]
+    assert (job["spec"]["pruning_percentage"], job["gates"][0]["max"]) == (35, 1.3)
+    page.get_by_role("button", name="Cancel job").click()
+    page.locator(".hero-state .state", has_text="cancelled").wait_for()
+    page.get_by_role("button", name="Try again").wait_for()
+    assert site.complaints == []
+
+
 def test_a_wrong_key_is_refused_and_a_revoked_one_leads_to_the_form(site: Site) -> None:
     page = site.page()
     page.goto(site.address)
