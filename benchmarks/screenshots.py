@@ -114,7 +114,7 @@ def take(url: str, key: str, out: Path) -> None:
 
 
 def pages(url: str, key: str) -> dict[str, str]:
-    """The address of each page by the name of its picture; of jobs, the newest of each kind that succeeded."""
+    """The address of each page by the name of its picture; of jobs, the newest success of each kind."""
     headers = {"Authorization": f"Bearer {key}"}
     answer = httpx.get(f"{url}/v1/jobs", params={"state": "succeeded"}, headers=headers, timeout=30)
     jobs = answer.raise_for_status().json()["items"]

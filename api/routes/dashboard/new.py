@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -40,7 +41,8 @@ async def new_page(
         return log_in_first(here(request))
     if not principal.may("jobs:write"):
         raise Problem(403, "scope_missing", "This API key lacks the scope jobs:write.")
-    form = {name: [value] for name, value in request.query_params.multi_items() if name != "from"}
+    given = request.query_params.multi_items()
+    form: dict[str, Sequence[str]] = {name: [value] for name, value in given if name != "from"}
     if of is not None:
         try:
             job = await run_in_threadpool(services.repository.get_job, of, principal.sees)
