@@ -10,7 +10,6 @@ from api.dashboard import charts, findings, metrics as tables
 from api.dashboard.listing import job_head
 from api.dashboard.words import number, plural, words
 from jobs.rows import Job
-from jobs.states import State
 
 _CHARTED = ("perplexity_ratio", "perplexity_pruned", "perplexity", "pruned_parameters", "output_bytes",
             "mean_difference", "tokens_per_second", "seconds")  # fmt: skip
@@ -20,7 +19,7 @@ def comparison(services: Services, first: Job, second: Job) -> dict[str, Any]:
     """What the page shows."""
     repository, now = services.repository, services.repository.now()
     known = [
-        tables.without_copies(repository.get_metrics(job.id) or {}) if job.state is State.SUCCEEDED else {}
+        tables.without_copies(repository.get_metrics(job.id) or {}) if job.has_results else {}
         for job in (first, second)
     ]
     found = [

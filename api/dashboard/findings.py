@@ -223,7 +223,7 @@ def error_curve(plan: Numbers) -> Chart:
         "relative squared error, mean of the layers (thin: each layer)",
         lines=lines,
         marks=marks,
-        across=[charts.Tick(place, f"{place} %") for place in range(0, 101, 20)],
+        across=[charts.Tick(place, f"{place} %") for place in range(0, 101, 25)],
         down=scaled.ticks(),
         across_title="neurons removed",
         head=("Removed", "Mean error"),

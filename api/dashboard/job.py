@@ -12,7 +12,6 @@ from api.verdict import wording
 from api.views import check_view
 from api.waiting.logs import Place, numbered
 from jobs.rows import Artifact, Check, Job
-from jobs.states import State
 
 MAX_EVENTS = 2000
 LOG_LINES = 200
@@ -22,7 +21,7 @@ def body(services: Services, job: Job) -> dict[str, Any]:
     """Everything that changes while the job runs."""
     repository = services.repository
     events = repository.list_events(job.id, after=max(job.last_seq - MAX_EVENTS, 0), limit=MAX_EVENTS)
-    done = job.state is State.SUCCEEDED
+    done = job.has_results
     all_metrics = (repository.get_metrics(job.id) or {}) if done else {}
     metrics = tables.without_copies(all_metrics)
     artifacts = repository.list_artifacts(job.id) if done else []

@@ -49,7 +49,7 @@ def moments(events: Sequence[Event]) -> list[dict[str, Any]]:
     """The latest moments, newest first."""
     found: list[Moment] = []
     for event in events:
-        stage = str(event.data.get("stage") or "") if event.type == "progress" else None
+        stage = _stage(event) if event.type == "progress" else None
         last = found[-1] if found else None
         text = _text(event)
         if last and stage is not None and (last.stage, last.attempt) == (stage, event.attempt):
@@ -59,6 +59,11 @@ def moments(events: Sequence[Event]) -> list[dict[str, Any]]:
                 last.ended = max(last.ended, event.time)
             found.append(Moment(event.type, event.attempt, event.time, event.time, text, stage))
     return [moment.as_dict() for moment in reversed(found[-SHOWN:])]
+
+
+def _stage(event: Event) -> str:
+    """What a progress event belongs to: of a pipeline, the step's stage."""
+    return " · ".join(str(event.data[key]) for key in ("step", "stage") if event.data.get(key))
 
 
 def _text(event: Event) -> str:
@@ -81,7 +86,7 @@ def stages(events: Sequence[Event]) -> list[dict[str, Any]]:
     whole = max(last - first, 1)
     parts: list[list[Any]] = []
     for event in told:
-        name = str(event.data["stage"])
+        name = _stage(event)
         if parts and parts[-1][0] == name:
             parts[-1][2] = event.time
         else:

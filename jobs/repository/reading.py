@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, literal, select
+from sqlalchemy import Select, bindparam, literal, select, true
 
 from jobs import tables as t
 from jobs.database import now_ms
@@ -177,7 +177,7 @@ class ReadingVerbs(Verbs):
         query = (
             select(*JOB_COLUMNS, a.size)
             .join(t.artifacts, a.job_id == t.jobs.c.id)
-            .where(a.name == ARCHIVE, _of(tenant))
+            .where(a.name == ARCHIVE, true() if tenant is None else t.jobs.c.tenant == tenant)
             .order_by(a.size.desc())
             .limit(limit)
         )
