@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(UV) pip install -q --python $(BIN)/python -c $(CONSTRAINTS) $(TORCH_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast check format chaos constraints openapi clean
+.PHONY: help setup demo serve test test-fast check format chaos screenshots constraints openapi clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,9 @@ openapi: $(VENV)/.dev ## Regenerate docs/openapi.json
 
 chaos: $(VENV)/.dev ## Kill real processes for some minutes and count what was lost (nothing)
 	@$(BIN)/python -m benchmarks.outages.chaos
+
+screenshots: $(VENV)/.dev ## Pictures of every page of the dashboard, in ./screenshots
+	@$(BIN)/python -m benchmarks.screenshots
 
 constraints: $(VENV)/.dev ## Resolve constraints.txt anew
 	@{ echo "# The versions that were tested together (Python 3.11, Linux x86-64). Made by 'make constraints'."; \

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Authenticator, Principal
+from api.dashboard.feeds import Feeds
 from api.observability import HttpMetrics
 from api.tokens.issuers import Issuers
 from api.waiting.notifier import Notifier
@@ -43,6 +44,10 @@ class Services:
     issuers: Issuers
     outbox_filled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a job was queued here: the dispatcher need not wait for its next round."""
+    rounds: dict[str, float] = field(default_factory=dict)
+    """When each background loop of this process last ended a round, in seconds since the epoch."""
+    feeds: Feeds = field(default_factory=Feeds)
+    """The live lists that somebody looks at."""
     loop: asyncio.AbstractEventLoop | None = None
     """The loop that the background work runs on, while it runs."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -110,7 +111,9 @@ class Loops:
         while True:
             seconds = pause * random.uniform(0.9, 1.1)  # noqa: S311 - not for secrets
             try:
-                if await step():
+                more = await step()
+                self._services.rounds[name] = time.time()
+                if more:
                     continue
             except Exception as error:
                 self._services.metrics.loop_errors.labels(name).inc()

@@ -19,6 +19,7 @@ from api.uploads import models
 from api.uploads.receiving import receive, stretch_of
 from api.views import rfc3339_or_none
 from jobs.errors import StorageError
+from jobs.repository import Repository
 from jobs.times import rfc3339
 from jobs.uploads.checking import HashMismatchError, check_upload
 from jobs.uploads.declaring import Declared, check_declaration
@@ -44,6 +45,12 @@ def create_upload(
     return _view(upload)
 
 
+@router.get("", response_model=models.UploadList)
+def list_uploads(principal: Reader, services: WithServices) -> models.UploadList:
+    """The newest uploads, at most 100."""
+    return models.UploadList(items=[_view(item) for item in services.repository.list_uploads(principal.sees)])
+
+
 @router.get("/{upload_id}", response_model=models.Upload)
 def get_upload(upload_id: str, principal: Reader, services: WithServices) -> models.Upload:
     """An upload, with the first missing byte of each file."""
@@ -53,7 +60,12 @@ def get_upload(upload_id: str, principal: Reader, services: WithServices) -> mod
 @router.delete("/{upload_id}", status_code=204, response_class=Response)
 def delete_upload(upload_id: str, request: Request, principal: Writer, services: WithServices) -> None:
     """Delete an upload; jobs that name it and have not begun will fail."""
-    _remove(services, acting(services, request, principal).delete_upload(upload_id, principal.sees))
+    remove_upload(services, acting(services, request, principal), upload_id, principal.sees)
+
+
+def remove_upload(services: Services, repository: Repository, upload_id: str, tenant: str | None) -> None:
+    """Forget an upload and delete its files."""
+    _remove(services, repository.delete_upload(upload_id, tenant))
 
 
 @router.head("/{upload_id}/files/{name}", status_code=204, responses=UPLOAD_STATE, response_class=Response)

@@ -50,3 +50,9 @@ class Upload(BaseModel):
     completed_at: str | None
     expires_at: str
     links: dict[str, str]
+
+
+class UploadList(BaseModel):
+    """The tenant's uploads, newest first; of every tenant for `admin`."""
+
+    items: list[Upload]

@@ -49,7 +49,7 @@ async def log_stream(
         while not services.notifier.closing:
             # looked at first: what an attempt says is kept before the job's end is
             version = watch.version
-            logs = await _logs(services, watch, job.id, attempt)
+            logs = await logs_of(services, watch, attempt)
             lines = [item for log in logs for item in numbered(log) if item[0] > seen]
             if tail is not None:
                 lines, tail = lines[max(0, len(lines) - tail) :], None
@@ -65,10 +65,10 @@ async def log_stream(
                 yield KEEPALIVE_COMMENT
 
 
-async def _logs(services: Services, watch: Watch, job_id: str, attempt: int | None) -> list[AttemptLog]:
+async def logs_of(services: Services, watch: Watch, attempt: int | None) -> list[AttemptLog]:
     """The logs; who waits for the same ones shares the query."""
 
     async def load() -> list[AttemptLog]:
-        return await run_in_threadpool(services.repository.list_logs, job_id, attempt)
+        return await run_in_threadpool(services.repository.list_logs, watch.job_id, attempt)
 
     return await watch.once(("logs", attempt), load)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, literal, select
+from sqlalchemy import Select, bindparam, literal, select, true
 
 from jobs import tables as t
 from jobs.database import now_ms
@@ -170,6 +170,19 @@ class ReadingVerbs(Verbs):
         """What each tenant's files take, in bytes; files that jobs share count once."""
         with self._read() as connection:
             return kept_bytes(connection)
+
+    def largest_jobs(self, tenant: str | None = None, *, limit: int = 10) -> list[tuple[Job, int]]:
+        """The jobs whose files are largest, with their bytes; files that jobs share count for each."""
+        a = t.artifacts.c
+        query = (
+            select(*JOB_COLUMNS, a.size)
+            .join(t.artifacts, a.job_id == t.jobs.c.id)
+            .where(a.name == ARCHIVE, true() if tenant is None else t.jobs.c.tenant == tenant)
+            .order_by(a.size.desc())
+            .limit(limit)
+        )
+        with self._read() as connection:
+            return [(job_from_row(row[:-1]), row[-1]) for row in connection.execute(query)]
 
     def now(self) -> int:
         """The database's clock, in milliseconds since the epoch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -46,6 +47,19 @@ class UploadVerbs(Verbs):
         """The upload; NotFoundError if there is none (any more), or if it is another tenant's."""
         with self._read() as connection:
             return _load(connection, upload_id, tenant)
+
+    def list_uploads(self, tenant: str | None, *, limit: int = 100) -> list[Upload]:
+        """The tenant's uploads, the newest first."""
+        c = t.uploads.c
+        query = select(c.id).where(c.expires_at > now_ms()).order_by(c.id.desc()).limit(limit)
+        with self._read() as connection:
+            wanted = query if tenant is None else query.where(c.tenant == tenant)
+            ids = list(connection.execute(wanted).scalars())
+            found = []
+            for upload_id in ids:
+                with suppress(NotFoundError):  # deleted meanwhile
+                    found.append(_load(connection, upload_id, tenant))
+            return found
 
     def restart_file(self, file: UploadFile) -> list[str]:
         """Forget the bytes of a file that is sent anew; returns the storage folders to delete."""

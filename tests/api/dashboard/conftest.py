@@ -1,0 +1,99 @@
+"""One browser for the tests of this folder, and the app on a port."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from tests.api.conftest import Caller, FakeWorker
+from tests.servers import free_port
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Debian's Chromium, or whatever is on the path."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Site:
+    """The app on a port, somebody with a key, and pages that write down what went wrong in them."""
+
+    app: FastAPI
+    address: str
+    caller: Caller
+    worker: FakeWorker
+    chromium: Any
+    complaints: list[str] = field(default_factory=list)
+
+    def page(self, **options: Any) -> Any:
+        """A page of a fresh visitor; errors and requests to other hosts are complaints."""
+        page = self.chromium.new_context(**options).new_page()
+
+        def on_console(message: Any) -> None:
+            if message.type == "error":
+                self.complaints.append(message.text)
+
+        def on_request(request: Any) -> None:
+            if not request.url.startswith((self.address, "data:", "blob:")):
+                self.complaints.append(f"request to {request.url}")
+
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", on_request)
+        return page
+
+    def log_in(self, page: Any, key: str | None = None) -> Any:
+        """Fill in the log-in form."""
+        page.goto(self.address)
+        page.get_by_label("API key").fill(key or self.caller.key)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("button", name="Log out").wait_for()
+        return page
+
+
+@pytest.fixture
+def site(make_app: Callable[..., FastAPI], make_key: Callable[..., str], chromium: Any) -> Iterator[Site]:
+    """The app on a port, with a live worker."""
+    app = make_app()
+    port = free_port()
+    config = uvicorn.Config(app, port=port, log_level="error", access_log=False, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    worker = FakeWorker(app.state.services)
+    worker.beat()
+    made = Site(app, f"http://127.0.0.1:{port}", Caller(app, make_key()), worker, chromium)
+    yield made
+    for context in chromium.contexts:
+        context.close()
+    app.state.services.notifier.closing = True
+    server.should_exit = True
+    thread.join(20)

@@ -1,0 +1,183 @@
+"""The form that builds a job, the comparison, and the pages of models, the system and access."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html import unescape
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api.dashboard import form as fields
+from tests.api.conftest import FORM, Caller, FakeWorker
+from tests.api.dashboard.samples import GATES, finish
+
+PRUNE = {"kind": "prune", "model": "local:tiny", "preset": "guide", "pruning_type": "MLP_GLU",
+         "size": "20", "size_name": "pruning_percentage"}  # fmt: skip
+
+
+@pytest.fixture
+def chief(app: FastAPI, admin: Caller) -> Caller:
+    """An admin who has logged in."""
+    visitor = Caller(app, None)
+    visitor.post("/ui/login", content=f"key={admin.key}", headers=FORM)
+    return visitor
+
+
+def send(visitor: Caller, path: str, **form: object) -> httpx.Response:
+    return visitor.post(path, content=urlencode(form, doseq=True), headers=FORM, follow_redirects=False)
+
+
+class TestForm:
+    def test_it_creates_the_job_that_it_previewed(
+        self, browser: Caller, caller: Caller, worker: FakeWorker
+    ) -> None:
+        wanted = {
+            **PRUNE,
+            "evaluation": "typed:",
+            "evaluation_typed": "One text.\n\nAnother one.",
+            "gate_metric_0": "perplexity_ratio",
+            "gate_max_0": "1.3",
+            "labels": "team=nlp",
+            "more": '{"verify": "structure"}',
+        }
+        shown = browser.post("/ui/new/preview", content=urlencode(wanted), headers=FORM)
+        assert "Memory at its peak" in shown.text
+        command = unescape(re.search(r'id="command"[^>]*>(.*?)</pre>', shown.text, re.DOTALL)[1])  # type: ignore[index]
+        body = json.loads(command[command.index("{") : command.rindex("}") + 1])
+        answer = send(browser, "/ui/new", **wanted)
+        assert answer.status_code == 303, answer.text
+        job = caller.get("/v1" + answer.headers["Location"]).json()
+        assert job["labels"] == {"team": "nlp"} == body["labels"]
+        assert job["gates"][0]["max"] == 1.3
+        assert job["spec"]["evaluation"]["texts"] == ["One text.", "Another one."]
+        assert job["spec"]["verify"] == "structure"
+        assert caller.post("/v1/jobs", json=body).json()["spec"] == job["spec"]
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"size": "many"}, "is not a number"),
+            ({"size": "120"}, "pruning_percentage"),
+            ({"model": "local:nothing"}, "no live worker has a model named"),
+            ({"model": ""}, "Choose a model"),
+            ({"gate_metric_0": "perplexity_ratio", "gate_max_0": "1.3"}, "needs evaluation"),
+            ({"more": "{"}, "This is not JSON"),
+            ({"labels": "team"}, "write it as name=value"),
+        ],
+    )
+    def test_it_says_what_is_wrong_and_keeps_what_was_filled_in(
+        self, browser: Caller, caller: Caller, worker: FakeWorker, wrong: dict[str, str], said: str
+    ) -> None:
+        wanted = {**PRUNE, "gate_metric_1": "output_bytes", "gate_max_1": "12345"} | wrong
+        answer = send(browser, "/ui/new", **wanted)
+        assert answer.status_code == 422
+        assert said in unescape(answer.text)
+        assert 'value="12345"' in answer.text
+        assert caller.get("/v1/jobs").json()["items"] == []
+
+    def test_bias_pairs_are_lines(self) -> None:
+        form = {"kind": ["bias"], "model": ["local:tiny"], "prompt_pairs": ["a | b\nc | d"]}
+        assert fields.request_of(form)["spec"]["prompt_pairs"] == [["a", "b"], ["c", "d"]]
+
+    def test_a_job_can_be_changed_and_run_again(
+        self, browser: Caller, caller: Caller, worker: FakeWorker
+    ) -> None:
+        job = caller.create(gates=GATES, labels={"team": "nlp"})
+        made = fields.form_of_job("prune", job["spec"], job["labels"], job["gates"])
+        again = caller.post("/v1/jobs", json=fields.request_of(made)).json()
+        assert (again["spec"], again["gates"]) == (job["spec"], job["gates"])
+        assert 'value="perplexity_ratio"' in browser.get(f"/ui/new?from={job['id']}").text
+
+    def test_a_reader_gets_no_form(self, app: FastAPI, reader: Caller, worker: FakeWorker) -> None:
+        visitor = Caller(app, None)
+        visitor.post("/ui/login", content=f"key={reader.key}", headers=FORM)
+        assert visitor.get("/ui/new").status_code == 403
+        assert send(visitor, "/ui/new", **PRUNE).status_code == 403
+        assert "New job" not in visitor.get("/").text
+
+
+def test_two_jobs_are_compared(browser: Caller, caller: Caller, stranger: Caller, worker: FakeWorker) -> None:
+    jobs = [caller.create(spec={"pruning_percentage": share}) for share in (20, 30)]
+    for job in jobs:
+        finish(worker, job, worker.claim(job["id"]))
+    page = browser.get(f"/ui/compare?id={jobs[0]['id']}&id={jobs[1]['id']}").text
+    asked = re.findall(r'<th scope="row" class="mono small">(\w+)</th><td class="wrap">(.*?)</td>', page)
+    assert asked == [("pruning_percentage", "20")]
+    assert page.count("Layers keep between") >= 2
+    assert "Choose two jobs" in browser.get(f"/ui/compare?id={jobs[0]['id']}").text
+    assert browser.get(f"/ui/compare?id={stranger.create()['id']}").status_code == 404
+
+
+def test_the_system_page_shows_workers_queues_and_room(
+    browser: Caller, chief: Caller, caller: Caller, stranger: Caller, worker: FakeWorker
+) -> None:
+    worker.run(caller.create()["id"])
+    theirs = stranger.create()
+    worker.run(theirs["id"])
+    page = browser.get("/ui/system").text
+    for wanted in ("worker-1", "Files of acme", "short", "SQLAlchemy".lower()):
+        assert wanted in page, wanted
+    assert theirs["id"] not in page
+    assert "Files of other" not in page
+    assert "Files of other" in chief.get("/ui/system").text
+
+
+def test_models_and_uploads_are_listed(
+    browser: Caller, caller: Caller, stranger: Caller, worker: FakeWorker
+) -> None:
+    files = [{"name": "a.txt", "size": 3, "sha256": "0" * 64}]
+    mine = caller.post("/v1/uploads", json={"kind": "calibration", "name": "mine", "files": files}).json()
+    stranger.post("/v1/uploads", json={"kind": "calibration", "name": "theirs", "files": files})
+    assert [item["id"] for item in caller.get("/v1/uploads").json()["items"]] == [mine["id"]]
+    page = browser.get("/ui/models").text
+    for wanted in ("tiny", "texts.txt", "pairs.json", "mine"):
+        assert wanted in page, wanted
+    assert "theirs" not in page
+    send(browser, f"/ui/models/uploads/{mine['id']}/delete")
+    assert caller.get(f"/v1/uploads/{mine['id']}").status_code == 404
+
+
+class TestAccess:
+    def test_an_admin_makes_and_revokes_keys(self, app: FastAPI, chief: Caller, admin: Caller) -> None:
+        made = send(chief, "/ui/access/keys", tenant="fresh", name="ci", scopes=["jobs:read"])
+        key = re.search(r"ofk_[\w-]+", made.text)
+        assert key
+        assert Caller(app, key[0]).get("/v1/jobs").status_code == 200
+        assert key[0] not in chief.get("/ui/access").text
+        entry = next(k for k in admin.get("/v1/keys").json()["items"] if k["tenant"] == "fresh")
+        send(chief, f"/ui/access/keys/{entry['id']}/revoke")
+        assert Caller(app, key[0]).get("/v1/jobs").status_code == 401
+
+    def test_trust_rules_are_checked_made_and_deleted(self, chief: Caller, admin: Caller) -> None:
+        rule = {"issuer": "https://ci.example.org", "audience": "optipfair", "scopes": ["jobs:read"]}
+        wrong = send(chief, "/ui/access/trust", **rule | {"issuer": "http://ci.example.org"}, claims="a=b")
+        assert wrong.status_code == 422
+        assert "Not done" in wrong.text
+        send(chief, "/ui/access/trust", **rule, claims="repository=acme/models")
+        made = admin.get("/v1/trust").json()["items"]
+        assert [item["claims"] for item in made] == [{"repository": "acme/models"}]
+        assert "ci.example.org" in chief.get("/ui/access").text
+        send(chief, f"/ui/access/trust/{made[0]['id']}/delete")
+        assert admin.get("/v1/trust").json()["items"] == []
+
+    def test_it_is_for_admins(self, browser: Caller) -> None:
+        assert browser.get("/ui/access").status_code == 403
+        assert "Access" not in browser.get("/").text
+        assert send(browser, "/ui/access/keys", scopes=["admin"]).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/ui/new", "/ui/compare", "/ui/system", "/ui/models", "/ui/access"])
+def test_a_page_without_a_key_is_the_log_in_form_that_leads_back(
+    nobody: Caller, make_key: Callable[..., str], path: str
+) -> None:
+    answer = nobody.get(path + "?id=1")
+    assert answer.status_code == 401
+    assert f'name="next" value="{path}?id=1"' in answer.text
+    key = make_key("ops", "admin")
+    login = send(nobody, "/ui/login", key=key, next=path + "?id=1")
+    assert login.headers["Location"] == path + "?id=1"
