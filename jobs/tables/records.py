@@ -140,6 +140,13 @@ jobs = Table(
         postgresql_where=text("artifacts_expire_at IS NOT NULL"),
     ),
     Index(
+        "ix_jobs_finished_at_id",
+        "finished_at",
+        "id",
+        sqlite_where=text("finished_at IS NOT NULL"),
+        postgresql_where=text("finished_at IS NOT NULL"),
+    ),
+    Index(
         "ix_jobs_reuse_key",
         "tenant",
         "reuse_key",

@@ -1,4 +1,4 @@
-"""Whose turn it is: weights of tenants, and indexes of what waits, runs and ran lately.
+"""Whose turn it is: weights of tenants, and indexes of what waits, runs, ran lately and ended long ago.
 
 Revision ID: 0008
 Revises: 0007
@@ -27,9 +27,18 @@ def upgrade() -> None:
         postgresql_where=waiting,
     )
     op.create_index("ix_attempts_finished_at", "attempts", ["finished_at"])
+    ended = sa.text("finished_at IS NOT NULL")
+    op.create_index(
+        "ix_jobs_finished_at_id",
+        "jobs",
+        ["finished_at", "id"],
+        sqlite_where=ended,
+        postgresql_where=ended,
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_jobs_finished_at_id", "jobs")
     op.drop_index("ix_attempts_finished_at", "attempts")
     op.drop_index("ix_jobs_queue_tenant_priority_id", "jobs")
     with op.batch_alter_table("tenants") as tenants:
