@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select
 
 from jobs import tables as t
 from jobs.repository.base import Verbs, is_in, later
@@ -96,5 +96,5 @@ def _surplus(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[i
     return surplus
 
 
-def _stage(row: Row[Any]) -> str:
+def _stage(row: Any) -> str:
     return str(json.loads(row.data).get("stage"))
