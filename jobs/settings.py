@@ -77,6 +77,10 @@ class Settings(BaseModel):
     default_timeout_seconds: int = Field(default=24 * 3600, ge=1)
     retention_seconds: int = Field(default=30 * 24 * 3600, ge=1)
     """How long artifacts of an ended job are kept."""
+    job_retention_seconds: int | None = Field(default=None, ge=1)
+    """How long ended jobs are kept, with all that belongs to them; by default for ever."""
+    progress_retention_seconds: int = Field(default=7 * 24 * 3600, ge=1)
+    """How long every progress event of an ended job is kept; then the first and last of each stage are."""
     orphan_grace_seconds: float = Field(default=3600.0, ge=0)
     """Files without a row are removed only when they are older than this."""
 

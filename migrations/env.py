@@ -34,6 +34,8 @@ def run(connection: Connection) -> None:
     with context.begin_transaction():
         if not sqlite:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        if sqlite:  # it refuses to remake a table that a trigger names
+            triggers.remove(connection)
         context.run_migrations()
         triggers.restore(connection)
         if sqlite and connection.execute(text("PRAGMA foreign_key_check")).first() is not None:

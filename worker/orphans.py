@@ -1,4 +1,4 @@
-"""Removes what killed attempts left: scratch folders here, unpublished folders in the artifact store."""
+"""Removes what killed attempts left on this machine: scratch folders, and folders that were staged."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import shutil
 import time
 from pathlib import Path
 
-from jobs.artifacts import remove_orphans
+from jobs.artifacts import remove_staged_orphans
 from worker.attempt.states import remove_ended
 from worker.log import logger
 from worker.services import Services
 
-#: A round lists the artifact store, which may be a large bucket.
+#: A round may list a large folder.
 SHORTEST_PAUSE_SECONDS = 60.0
 #: How often jobs are looked for that have ended and left a state here, which may be large.
 STATES_PAUSE_SECONDS = 30.0
@@ -50,7 +50,7 @@ def clean_up(services: Services) -> None:
     try:
         removed = remove_scratch(services)
         grace = services.settings.orphan_grace_seconds
-        stored = remove_orphans(services.repository, services.store, grace_seconds=grace)
+        stored = remove_staged_orphans(services.repository, services.store, grace_seconds=grace)
     except Exception:
         logger.warning("orphans.not_removed", exc_info=True)
         return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import structlog
 
 from api.background.deliveries import WebhookSender
-from jobs.artifacts import remove_orphans
+from api.background.purging import purge_some, remove_ownerless, thin_progress
 from jobs.rows import Delivery
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ RECONCILE_SECONDS = 6 * 3600.0
 #: A process that died over it has its turn taken after so long.
 RECONCILE_LEASE_SECONDS = 1200.0
 PURGE_SECONDS = 60.0
-ORPHAN_SECONDS = 600.0
+#: Between two batches of a purge: whoever writes meanwhile shall not wait for many of them.
+BREATH_SECONDS = 0.05
+#: How often somebody is looked for who has to look for orphans.
+ORPHAN_SECONDS = 60.0
 _FAILED_PAUSE_SECONDS = 2.0
 _log = structlog.get_logger("api.background.loops")
 
@@ -87,8 +90,12 @@ class Loops:
             await self._call(repository.mark_undelivered, delivery.id, result.status, result.error)
 
     async def purge(self) -> bool:
-        """Remove what nobody needs any more: old artifacts, remembered answers, silent workers."""
-        return await self._call(_purge_some, self._services)
+        """Remove what nobody needs any more: old artifacts and jobs, remembered answers, silent workers."""
+        more = await self._call(purge_some, self._services)
+        more |= await self._call(thin_progress, self._services)
+        if more:
+            await asyncio.sleep(BREATH_SECONDS)
+        return more
 
     async def keep_books(self) -> bool:
         """Forget the changes that every waiter has been told of, and fold and reconcile the tallies."""
@@ -101,7 +108,7 @@ class Loops:
 
     async def clean(self) -> bool:
         """Remove stored files that nothing refers to."""
-        removed = await self._call(_remove_orphans, self._services)
+        removed = await self._call(remove_ownerless, self._services)
         if removed:
             _log.info("orphans_removed", folders=removed)
         return False
@@ -152,20 +159,6 @@ def _publish_some(services: Services) -> bool:
     return bool(entries)
 
 
-def _purge_some(services: Services) -> bool:
-    repository = services.repository
-    folders = repository.take_expired_artifacts()
-    for storage in folders:
-        services.store.delete(storage)
-    uploaded = repository.take_expired_uploads()
-    for storage in uploaded:
-        services.store.delete(storage)
-    repository.purge_idempotency()
-    repository.purge_tokens()
-    repository.purge_workers()
-    return bool(folders or uploaded)
-
-
 def _reconcile(services: Services) -> int:
     """Count everything, if that is due and nobody else does; how many figures were wrong."""
     repository = services.repository
@@ -175,11 +168,6 @@ def _reconcile(services: Services) -> int:
     wrong = repository.reconcile_tallies()
     repository.end_duty(duty, again_in_seconds=RECONCILE_SECONDS)
     return wrong
-
-
-def _remove_orphans(services: Services) -> int:
-    grace = services.settings.orphan_grace_seconds
-    return remove_orphans(services.repository, services.store, grace_seconds=grace)
 
 
 @asynccontextmanager

@@ -58,7 +58,7 @@ async def get_job(principal: Reader, job_id: str, request: Request, response: Re
     if job.state is not State.QUEUED:
         return job_view(job)
     # The ETag does not change with it: it is as of this answer.
-    return job_view(job, await run_in_threadpool(services.repository.queue_position, job))
+    return job_view(job, await services.quickly(services.repository.queue_position, job))
 
 
 @router.post("/jobs", status_code=202, response_model=models.Job, openapi_extra=CREATE_JOB)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobs.artifacts.archive import ArchivePlan
 from jobs.artifacts.base import ArtifactStore, Interrupt, KeptSteps, Sealed, StoredFolder, check_name
 from jobs.artifacts.factory import make_store
-from jobs.artifacts.orphans import remove_if_dead, remove_orphans
+from jobs.artifacts.orphans import remove_if_dead, remove_orphans, remove_staged_orphans
 from jobs.artifacts.sealing import full_disk_is_named
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "make_store",
     "remove_if_dead",
     "remove_orphans",
+    "remove_staged_orphans",
 ]

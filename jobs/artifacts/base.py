@@ -8,7 +8,7 @@ without a row, and without an attempt that holds its job, is an orphan.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -114,8 +114,19 @@ class ArtifactStore(Protocol):
         """Remove a folder, published or staged. Repeats are safe."""
         ...
 
-    def folders(self) -> Iterator[StoredFolder]:
-        """Every folder in the store, published or not: for the search for orphans."""
+    def delete_many(self, storages: Sequence[str]) -> None:
+        """Remove many folders, in as few requests as the store allows. Repeats are safe."""
+        ...
+
+    def folders(self, after: str | None = None) -> Iterator[StoredFolder]:
+        """Every folder in the store, published or not, by name of the job: for the search for orphans.
+
+        `after` leaves out those up to this job, to go on with a search that was cut off.
+        """
+        ...
+
+    def staged(self) -> Iterator[StoredFolder]:
+        """Those folders that this machine alone can see."""
         ...
 
     def free_bytes(self) -> int:

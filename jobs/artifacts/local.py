@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,17 +81,26 @@ class LocalStore:
         self._remove(self._folder(storage))
         self._remove(self._folder(storage, staged=True))
 
-    def folders(self) -> Iterator[StoredFolder]:
+    def delete_many(self, storages: Sequence[str]) -> None:
+        """Remove many folders."""
+        for storage in storages:
+            self.delete(storage)
+
+    def folders(self, after: str | None = None) -> Iterator[StoredFolder]:
         """Every `{job}/{attempt}` and `{job}/{attempt}.tmp`."""
         if not self.root.is_dir():
             return
         for job in sorted(self.root.iterdir()):
-            if not is_id(job.name) or not job.is_dir():
+            if not is_id(job.name) or not job.is_dir() or (after is not None and job.name <= after):
                 continue
             for folder in sorted(job.iterdir()):
                 match = _ATTEMPT.fullmatch(folder.name)
                 if match is not None:
                     yield StoredFolder(job.name, int(match[1]), _newest(folder))
+
+    def staged(self) -> Iterator[StoredFolder]:
+        """All of them: they lie on this machine."""
+        return self.folders()
 
     def free_bytes(self) -> int:
         """Free space of the disk under the root."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol
 
@@ -21,18 +21,46 @@ class Books(Protocol):
         ...
 
 
-def remove_orphans(books: Books, store: ArtifactStore, *, grace_seconds: float) -> int:
-    """Delete every folder that is not live and older than the grace; returns how many.
+def _always(_place: str) -> bool:
+    return True
+
+
+def remove_orphans(
+    books: Books,
+    store: ArtifactStore,
+    *,
+    grace_seconds: float,
+    after: str | None = None,
+    go_on: Callable[[str], bool] = _always,
+) -> int:
+    """Delete every folder behind `after` that is not live and older than the grace; returns how many.
 
     The age protects nothing that matters (a running attempt is live), but a clock may be off and an
-    answer of the database may be a moment old.
+    answer of the database may be a moment old. `go_on` is told every few hundred folders how far it has come
+    (which a later call may take as `after`), and says whether to go on.
     """
+    return _remove(books, store, store.folders(after), grace_seconds, go_on)
+
+
+def remove_staged_orphans(books: Books, store: ArtifactStore, *, grace_seconds: float) -> int:
+    """The same for what lies on this machine alone: of a bucket, the folders that were being uploaded."""
+    return _remove(books, store, store.staged(), grace_seconds, _always)
+
+
+def _remove(
+    books: Books,
+    store: ArtifactStore,
+    folders: Iterator[StoredFolder],
+    grace_seconds: float,
+    go_on: Callable[[str], bool],
+) -> int:
     removed = 0
-    folders = iter(store.folders())
     while batch := list(islice(folders, _BATCH)):
-        for folder in _dead(books, batch, grace_seconds):
-            store.delete(storage_of(folder.job_id, folder.attempt))
-            removed += 1
+        dead = [storage_of(folder.job_id, folder.attempt) for folder in _dead(books, batch, grace_seconds)]
+        store.delete_many(dead)
+        removed += len(dead)
+        if not go_on(batch[-1].job_id):
+            break
     return removed
 
 

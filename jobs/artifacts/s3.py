@@ -7,7 +7,7 @@ through the rows of the completing transaction. What a stale attempt uploaded is
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from jobs.ids import is_id
 PART_BYTES = 8 * 1024 * 1024
 #: Parts under way at once: they share the line, and each has `artifacts_s3_timeout_seconds`.
 CONCURRENT_PARTS = 4
+_LIST_BATCH = 1000
 READ_BYTES = 4 * 1024 * 1024
 _KEY = re.compile(r"([0-9a-f-]{36})/([1-9]\d{0,9})/[^/]+")
 
@@ -79,28 +80,47 @@ class S3RangeStore:
 
     def delete(self, storage: str) -> None:
         """Remove all objects of a folder, and its stage folder here."""
-        prefix = _checked(storage)
-        self._stages.delete(storage)
+        self.delete_many([storage])
+
+    def delete_many(self, storages: Sequence[str]) -> None:
+        """Remove all objects of many folders, a thousand to a request, and their stage folders here."""
+        prefixes = [_checked(storage) for storage in storages]
+        self._stages.delete_many(storages)
         with _named("the artifact store did not remove a folder"):
-            keys = [item["path"] for batch in obstore.list(self._store, f"{prefix}/") for item in batch]
+            keys = [
+                item["path"]
+                for prefix in prefixes
+                for batch in obstore.list(self._store, f"{prefix}/")
+                for item in batch
+            ]
             if keys:
                 obstore.delete(self._store, keys)
 
-    def folders(self) -> Iterator[StoredFolder]:
+    def folders(self, after: str | None = None) -> Iterator[StoredFolder]:
         """Every folder in the bucket, then the stage folders on this machine."""
-        yield from self._uploaded()
-        yield from self._stages.folders()
+        yield from self._uploaded(after)
+        yield from self.staged()
 
-    def _uploaded(self) -> list[StoredFolder]:
+    def staged(self) -> Iterator[StoredFolder]:
+        """The stage folders on this machine."""
+        return self._stages.folders()
+
+    def _uploaded(self, after: str | None) -> Iterator[StoredFolder]:
+        """A bucket lists by name, so what it holds of one job comes together."""
         newest: dict[tuple[str, int], float] = {}
+        offset = None if after is None else f"{after}0"  # behind "/", so behind all that the job has
         with _named("the artifact store does not list its folders"):
-            for batch in obstore.list(self._store):
+            for batch in obstore.list(self._store, offset=offset, chunk_size=_LIST_BATCH):
                 for item in batch:
                     match = _KEY.fullmatch(item["path"])
-                    if match is not None and is_id(match[1]):
-                        key = (match[1], int(match[2]))
-                        newest[key] = max(newest.get(key, 0.0), item["last_modified"].timestamp())
-        return [StoredFolder(*key, modified) for key, modified in sorted(newest.items())]
+                    if match is None or not is_id(match[1]):
+                        continue
+                    key = (match[1], int(match[2]))
+                    if newest and key[0] != next(iter(newest))[0]:
+                        yield from _folders(newest)
+                        newest = {}
+                    newest[key] = max(newest.get(key, 0.0), item["last_modified"].timestamp())
+        yield from _folders(newest)
 
     def free_bytes(self) -> int:
         """Free space for staging."""
@@ -152,6 +172,10 @@ def _parts(path: Path, interrupt: Interrupt) -> Iterator[bytes]:
         while part := file.read(PART_BYTES):
             yield part
             interrupt()
+
+
+def _folders(newest: Mapping[tuple[str, int], float]) -> Iterator[StoredFolder]:
+    return (StoredFolder(*key, modified) for key, modified in sorted(newest.items()))
 
 
 @contextmanager

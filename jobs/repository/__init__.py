@@ -19,6 +19,7 @@ from jobs.repository.user import UserVerbs
 from jobs.repository.webhooks import WebhookVerbs
 from jobs.repository.whole.duties import DutyVerbs
 from jobs.repository.whole.feed import FeedVerbs
+from jobs.repository.whole.records import RecordVerbs
 from jobs.repository.whole.shares import ShareVerbs
 from jobs.repository.whole.tallies import TallyVerbs
 from jobs.repository.workers import WorkerVerbs
@@ -41,5 +42,6 @@ class Repository(
     TallyVerbs,
     DutyVerbs,
     ShareVerbs,
+    RecordVerbs,
 ):
     """All verbs, as `Repository(engine, settings)`. SweepingVerbs bring AttemptVerbs, TrustVerbs KeyVerbs."""

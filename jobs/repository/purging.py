@@ -16,7 +16,7 @@ from jobs.states import HELD
 class PurgingVerbs(Verbs):
     """Retention and orphans."""
 
-    def take_expired_artifacts(self, *, limit: int = 20) -> list[str]:
+    def take_expired_artifacts(self, *, limit: int = 100) -> list[str]:
         """Forget the artifacts of jobs past `artifacts_expire_at`; returns folders to delete from the store.
 
         The jobs stay. Safe to run several times at once (SKIP LOCKED on Postgres). A process that dies

@@ -127,17 +127,20 @@ jobs = Table(
         sqlite_where=text("state = 'queued'"),
         postgresql_where=text("state = 'queued'"),
     ),
-    Index(
-        "ix_jobs_lease_expires_at",
-        "lease_expires_at",
-        sqlite_where=text("lease_expires_at IS NOT NULL"),
-        postgresql_where=text("lease_expires_at IS NOT NULL"),
-    ),
+    # None over what a beat or a report of progress changes: Postgres then writes the row in its place (HOT).
+    # Leases that ran out are looked for among the jobs that are held: no more than there are workers.
     Index(
         "ix_jobs_artifacts_expire_at",
         "artifacts_expire_at",
         sqlite_where=text("artifacts_expire_at IS NOT NULL"),
         postgresql_where=text("artifacts_expire_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_finished_at_id",
+        "finished_at",
+        "id",
+        sqlite_where=text("finished_at IS NOT NULL"),
+        postgresql_where=text("finished_at IS NOT NULL"),
     ),
     Index(
         "ix_jobs_reuse_key",
@@ -331,8 +334,7 @@ workers = Table(
     Column("draining", Boolean, nullable=False),
     Column("stalled", Boolean, nullable=False, server_default=false()),  # jobs wait, and it takes none
     Column("started_at", BigInteger, nullable=False),
-    Column("seen_at", BigInteger, nullable=False),
-    Index("ix_workers_seen_at", "seen_at"),
+    Column("seen_at", BigInteger, nullable=False),  # without an index, because of the beats
 )
 
 # The bytes of a file are a blob: parts in the artifact store, `{blob}/{number}`, that cover it without

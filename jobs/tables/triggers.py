@@ -1,7 +1,7 @@
 """The triggers that keep `changes` and `tallies`, said once for both databases.
 
-They are made by a migration, by `metadata.create_all`, and anew after each migration: SQLite loses a table's
-triggers where a migration remakes the table.
+They are made by a migration and by `metadata.create_all`, and anew after each migration: on SQLite it goes
+without them, because a table that a trigger names can't be remade.
 """
 
 from __future__ import annotations

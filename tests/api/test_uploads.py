@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from api.background.loops import _purge_some
+from api.background.purging import purge_some
 from api.context import Services
 from api.uploads import receiving
 from jobs.artifacts import remove_orphans
@@ -317,7 +317,7 @@ def test_an_upload_goes_when_its_time_has_passed(
     put(caller, upload, "a.txt", b"abc")
     time.sleep(2.1)
     assert caller.get(f"/v1/uploads/{upload}").status_code == 404
-    assert _purge_some(services)
+    assert purge_some(services)
     assert stored(services) == []
 
 

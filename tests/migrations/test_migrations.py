@@ -16,6 +16,7 @@ from sqlalchemy import inspect, text
 import migrations
 from jobs.database import connect, writing
 from jobs.tables import metadata
+from jobs.tables.triggers import TRIGGERS
 from tests.servers import Postgres
 
 
@@ -108,4 +109,45 @@ def test_remaking_a_table_on_sqlite_keeps_the_rows_that_refer_to_it(tmp_path: Pa
     command.upgrade(config, "head")
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM webhooks")).scalar_one() == 1
+    engine.dispose()
+
+
+def test_triggers_outlive_a_migration_that_remakes_their_table(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'service.db'}"
+    migrations.upgrade(url)
+    config = broken_history(
+        tmp_path,
+        "b = op.batch_alter_table('jobs', recreate='always')\n"
+        "    with b as t: t.alter_column('kind', type_=sa.String(40))",
+    )
+    config.attributes["database_url"] = url
+    command.upgrade(config, "head")
+    engine = connect(url)
+    with engine.connect() as connection:
+        query = text("SELECT count(*) FROM sqlite_master WHERE type = 'trigger'")
+        assert connection.execute(query).scalar_one() == len(TRIGGERS)
+    engine.dispose()
+
+
+@pytest.mark.server
+def test_jobs_of_before_are_tallied(postgres: Postgres) -> None:
+    url = postgres.create_database("tallied")
+    migrations.upgrade(url, "0006")
+    engine = connect(url)
+    with writing(engine) as connection:
+        connection.execute(text("INSERT INTO tenants VALUES ('a', 's', 1)"))
+        columns = "id, tenant, kind, spec, labels, gates, priority, queue, timeout_seconds, state, version"
+        rest = "last_seq, attempt, lost_attempts, max_attempts, created_at, queued_at, publish_count"
+        values = "'a', 'prune', '{}', '{}', '[]', 0, 'cpu', 1, 'failed', 1, 1, 1, 0, 3, 1, 1, 0"
+        for number in range(3):
+            connection.execute(text(f"INSERT INTO jobs ({columns}, {rest}) VALUES ('{number}', {values})"))
+            attempt = f"INSERT INTO attempts VALUES ('{number}', 1, 'w', 'failed', 1000, 3000)"
+            connection.execute(text(attempt))
+    migrations.upgrade(url)
+    with engine.connect() as connection:
+        query = text("SELECT subject, state, number, milliseconds FROM tallies ORDER BY subject")
+        assert [tuple(row) for row in connection.execute(query)] == [
+            ("attempt", "failed", 3, 6000),
+            ("job", "failed", 3, 0),
+        ]
     engine.dispose()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from jobs.admission.routing import is_better_elsewhere
 from worker.attempt.supervisor import claim_and_run
 from worker.log import logger
@@ -15,7 +17,9 @@ def run_next(services: Services, queue: str, named: str) -> str | None:
     that are better off elsewhere. If all that wait are, the message goes back: each job that waits has one.
     """
     passed = []
-    for job_id in dict.fromkeys((*services.repository.next_jobs(queue), named)):
+    for job_id in chain(services.repository.in_turn(queue), [named]):
+        if job_id in passed:
+            continue
         if is_better_elsewhere(services.repository, job_id, services.worker_id):
             passed.append(job_id)
         elif claim_and_run(services, job_id):

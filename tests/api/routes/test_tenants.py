@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.repository.whole import shares
 from tests.api.conftest import Caller, FakeWorker
+
+
+@pytest.fixture(autouse=True)
+def see_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions are as of now, not of the last second."""
+    monkeypatch.setattr(shares, "STANDING_SECONDS", -1.0)
 
 
 def test_tenants_are_listed_with_what_they_run(admin: Caller, caller: Caller, worker: FakeWorker) -> None:

@@ -296,6 +296,26 @@ class TestOrphans:
         item = repository.list_artifacts(done.id)[0]
         assert read(store, item, 0, item.size) == FILES[item.name]
 
+    def test_a_search_that_was_cut_off_goes_on_where_it_stopped(
+        self, repository: Repository, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("jobs.artifacts.orphans._BATCH", 2)
+        ids = sorted(new_id() for _ in range(5))
+        for job_id in ids:
+            sealed_files(store, job_id)
+            store.publish(job_id, 1)
+        places: list[str] = []
+
+        def until_the_first(place: str) -> bool:
+            places.append(place)
+            return False
+
+        assert remove_orphans(repository, store, grace_seconds=-5, go_on=until_the_first) == 2
+        assert places == [ids[1]]
+        assert [folder.job_id for folder in store.folders(ids[3])] == [ids[4]]
+        assert remove_orphans(repository, store, grace_seconds=-5, after=ids[2]) == 2
+        assert [folder.job_id for folder in store.folders()] == [ids[2]]
+
     def test_an_attempt_that_was_replaced_removes_its_files_at_once(
         self,
         repository: Repository,

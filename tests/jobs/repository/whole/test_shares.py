@@ -11,11 +11,18 @@ from sqlalchemy import Engine, update
 from jobs.database import writing
 from jobs.errors import NotFoundError
 from jobs.repository import Repository
+from jobs.repository.whole import shares
 from jobs.repository.whole.shares import Share
 from jobs.rows import Job
 from jobs.tables import attempts
 
 Create = Callable[..., Job]
+
+
+@pytest.fixture(autouse=True)
+def see_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions are as of now, not of the last second."""
+    monkeypatch.setattr(shares, "STANDING_SECONDS", -1.0)
 
 
 def names(repository: Repository, limit: int = 20) -> list[str]:
@@ -115,3 +122,11 @@ def test_a_turn_of_equals_is_decided_by_name() -> None:
     assert Share("a").turn() < Share("b").turn()
     assert Share("b", weight=4.0, running=2).turn() < Share("a", running=1).turn()
     assert Share("b", seconds=1.0).turn() < Share("a", seconds=2.0).turn()
+
+
+def test_far_behind_the_position_is_not_known(
+    repository: Repository, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "MOST_AHEAD", 2)
+    jobs = [create() for _ in range(4)]
+    assert [repository.queue_position(job) for job in jobs] == [0, 1, 2, None]
