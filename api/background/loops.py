@@ -160,6 +160,7 @@ def _purge_some(services: Services) -> bool:
     repository.purge_idempotency()
     repository.purge_tokens()
     repository.purge_workers()
+    repository.fold_totals()
     return bool(folders or uploaded)
 
 

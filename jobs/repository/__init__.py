@@ -21,6 +21,7 @@ from jobs.repository.whole.duties import DutyVerbs
 from jobs.repository.whole.feed import FeedVerbs
 from jobs.repository.whole.shares import ShareVerbs
 from jobs.repository.whole.tallies import TallyVerbs
+from jobs.repository.whole.totals import TotalVerbs
 from jobs.repository.workers import WorkerVerbs
 
 __all__ = ["ARCHIVE", "Repository"]
@@ -41,5 +42,6 @@ class Repository(
     TallyVerbs,
     DutyVerbs,
     ShareVerbs,
+    TotalVerbs,
 ):
     """All verbs, as `Repository(engine, settings)`. SweepingVerbs bring AttemptVerbs, TrustVerbs KeyVerbs."""

@@ -21,6 +21,7 @@ from jobs.repository.base import (
     too_late,
 )
 from jobs.repository.ending import close_attempt, finish, keep, replace_artifacts
+from jobs.repository.whole.totals import note
 from jobs.rows import Artifact, Claim, Job, JsonObject, Progress, job_from_row, printable
 from jobs.states import Outcome, State
 
@@ -64,7 +65,13 @@ class AttemptVerbs(Verbs):
                 )
             )
             connection.execute(t.outbox.delete().where(t.outbox.c.job_id == job_id))
+            note(connection, "wait", job, job.queue, self._waited(job))
         return Claim(job=job, attempt=job.attempt)
+
+    def _waited(self, job: Job) -> int:
+        """How long a job that was claimed just now has waited since it was last put into the queue."""
+        now = (job.lease_expires_at or 0) - round(self.settings.lease_seconds * 1000)
+        return now - job.queued_at
 
     def heartbeat(self, job_id: str, attempt: int) -> State | None:
         """Extend the lease. RUNNING: go on; CANCELLING: stop, then mark_cancelled; None: replaced, stop.
