@@ -384,17 +384,3 @@ upload_files = Table(
     Column("blob_id", ID, ForeignKey("blobs.id"), nullable=False),
     Index("ix_upload_files_blob_id", "blob_id"),
 )
-
-# What has happened so often: rows of equal words are put together now and then.
-totals = Table(
-    "totals",
-    metadata,
-    Column("id", SERIAL, primary_key=True),
-    Column("subject", String(16), nullable=False),
-    Column("tenant", NAME, nullable=False),
-    Column("kind", String(32), nullable=False),
-    Column("word", String(64), nullable=False),
-    Column("bound", Integer, nullable=False),  # seconds that its duration is within
-    Column("number", BigInteger, nullable=False),
-    Column("milliseconds", BigInteger, nullable=False),
-)

@@ -135,6 +135,8 @@ def test_the_guides_first_example_is_one_pipeline_from_the_shell(service: Servic
     assert done.returncode == 0, done.stderr + done.stdout
     told = json.loads(done.stdout)
     created = json.loads((tmp_path / "job-as-created.json").read_text())
+    job = service.job(created["id"])
+    assert job["state"] == "succeeded", job["error"]
     files = service.download(created["id"])
     assert json.loads(files["informed.config.json"])["num_hidden_layers"] == 2
     assert json.loads(files["standard.config.json"])["num_hidden_layers"] == 2
