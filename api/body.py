@@ -94,7 +94,7 @@ def _check_hub_is_allowed(services: Services, error: ValidationError, body: Any)
             place.append(part)
             if not isinstance(here, dict) or here.get("source") != "hub":
                 continue
-            workers = services.repository.live_workers()
+            workers = services.repository.known_workers()
             if workers and not any(worker.allow_hub for worker in workers):
                 raise InvalidError(HUB_NOT_ALLOWED, code="hub_not_allowed", location=tuple(place))
 

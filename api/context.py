@@ -50,6 +50,8 @@ class Services:
     """The live lists that somebody looks at."""
     loop: asyncio.AbstractEventLoop | None = None
     """The loop that the background work runs on, while it runs."""
+    kept_bytes: list[tuple[float, dict[str, int]]] = field(default_factory=list)
+    """What each tenant's files take, and when that was added up."""
 
     def wake_dispatcher(self) -> None:
         """Let the dispatcher look at the outbox now; may be called from any thread."""

@@ -180,6 +180,9 @@ class ModelEntry(BaseModel):
     revision: str | None
     facts: dict[str, Any]
     queues: list[str]
+    last_seen: str | None = Field(
+        description="when a worker last had it, if its workers are asleep; null while one is alive"
+    )
     error: ErrorBody | None = Field(description="why it can't be used, if it can't")
 
 

@@ -61,8 +61,8 @@ class Gauge:
 
 
 class _Snapshot(Collector):
-    def __init__(self, gauges: Iterable[Gauge]) -> None:
-        self._gauges = list(gauges)
+    def __init__(self, gauges: Iterable[Gauge], figures: Iterable[Metric]) -> None:
+        self._gauges, self._figures = list(gauges), list(figures)
 
     def collect(self) -> Iterable[Metric]:
         for gauge in self._gauges:
@@ -70,12 +70,15 @@ class _Snapshot(Collector):
             for labels, value in gauge.samples:
                 family.add_metric(labels, value)
             yield family
+        yield from self._figures
 
 
-def render(gauges: Iterable[Gauge], metrics: HttpMetrics | None = None) -> bytes:
+def render(
+    gauges: Iterable[Gauge], metrics: HttpMetrics | None = None, figures: Iterable[Metric] = ()
+) -> bytes:
     """The text of `/metrics`: what the database says now, and this process's HTTP counters if given."""
     registry = CollectorRegistry()
-    registry.register(_Snapshot(gauges))
+    registry.register(_Snapshot(gauges, figures))
     return generate_latest(registry) + (b"" if metrics is None else generate_latest(metrics.registry))
 
 

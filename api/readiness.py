@@ -58,6 +58,8 @@ def _run(name: str, check: Callable[[], str]) -> str:
 def _workers(services: Services) -> str:
     """One that is well is enough; the metrics and `doctor` name the others."""
     workers = services.repository.live_workers()
+    if not workers and services.repository.sleeping_workers():
+        return OK  # one is started when a job waits
     if not workers:
         return "no live worker"
     return "no worker takes jobs" if all(worker.stalled for worker in workers) else OK

@@ -267,6 +267,8 @@ class Worker:
     seen_at: int
     memory_bytes: int | None = None
     stalled: bool = False
+    asleep: bool = False
+    """Whether it is gone, and its like can be started on demand."""
     suites: dict[str, JsonObject] = field(default_factory=dict)
     """What its suite files hold: `{"kind", "items"}` by name."""
 

@@ -110,6 +110,8 @@ class Settings(BaseModel):
     short_workers: int = Field(default=1, ge=0, le=64)
     """How many workers `serve` runs beside them for short jobs, which then don't wait behind long ones."""
     worker_queues: str = "cpu,short"
+    sleeping_queues: str = ""
+    """Queues whose workers are started on demand: jobs for what those had are admitted without one."""
     device: str = "cpu"
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of one engine process; by default cores ÷ concurrent engine processes."""
@@ -140,7 +142,16 @@ class Settings(BaseModel):
     @property
     def queues(self) -> tuple[str, ...]:
         """The queues that this worker serves."""
-        return tuple(name.strip() for name in self.worker_queues.split(",") if name.strip())
+        return _names(self.worker_queues)
+
+    @property
+    def asleep(self) -> frozenset[str]:
+        """The queues whose workers are started on demand."""
+        return frozenset(_names(self.sleeping_queues))
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 def read_settings(

@@ -28,6 +28,7 @@ def purge_some(services: Services) -> bool:
     repository.purge_idempotency()
     repository.purge_tokens()
     repository.purge_workers()
+    repository.fold_totals()
     return bool(expired or uploaded or forgotten.jobs)
 
 

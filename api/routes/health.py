@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from api import models
 from api.auth import Reader
 from api.context import WithServices
+from api.monitoring.figures import figures
 from api.observability import METRICS_MEDIA_TYPE, render
 from api.readiness import OK, check_all, gauges
 
@@ -31,10 +32,14 @@ def readyz(services: WithServices) -> JSONResponse:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(principal: Reader, services: WithServices) -> Response:
-    """Prometheus metrics: jobs by state and kind, attempts, the age of the queues, the workers.
+    """Prometheus metrics: jobs, attempts and verdicts, waits and run times, queues, workers, room, build.
 
     They count the jobs of the key's tenant; for an admin key those of all tenants, and HTTP requests too.
     """
-    if principal.admin:
-        return Response(render(gauges(services, None), services.metrics), media_type=METRICS_MEDIA_TYPE)
-    return Response(render(gauges(services, principal.tenant)), media_type=METRICS_MEDIA_TYPE)
+    tenant = None if principal.admin else principal.tenant
+    text = render(
+        gauges(services, tenant),
+        services.metrics if principal.admin else None,
+        figures(services, tenant),
+    )
+    return Response(text, media_type=METRICS_MEDIA_TYPE)

@@ -10,6 +10,7 @@ from api.context import WithServices
 from api.views import error_view
 from jobs.admission.gates import suite_facts
 from jobs.rows import LocalModel, Worker
+from jobs.times import rfc3339
 from optipfair_engine.options.suites import CATALOGUE, SuiteEntry
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -17,8 +18,11 @@ router = APIRouter(prefix="/v1", tags=["models"])
 
 @router.get("/models", response_model=models.ModelList)
 def list_models(_principal: Reader, services: WithServices) -> models.ModelList:
-    """The local models of the live workers, as they last reported them, and whether hub ids are allowed."""
-    workers = services.repository.live_workers()
+    """The local models of the workers, as they last reported them, and whether hub ids are allowed.
+
+    Workers are those that live, and those of sleeping queues, which are started on demand.
+    """
+    workers = services.repository.known_workers()
     found: dict[str, list[tuple[LocalModel, Worker]]] = {}
     for worker in workers:
         for model in worker.models:
@@ -30,7 +34,7 @@ def list_models(_principal: Reader, services: WithServices) -> models.ModelList:
 @router.get("/calibrations", response_model=models.CalibrationList)
 def list_calibrations(_principal: Reader, services: WithServices) -> models.CalibrationList:
     """The texts in the live workers' calibration folders; a file just copied is seen within seconds."""
-    found = _files(services.repository.live_workers(), "calibration")
+    found = _files(services.repository.known_workers(), "calibration")
     return models.CalibrationList(
         items=[models.CalibrationFile(name=name, queues=_queues(found[name])) for name in sorted(found)]
     )
@@ -39,7 +43,7 @@ def list_calibrations(_principal: Reader, services: WithServices) -> models.Cali
 @router.get("/suites", response_model=models.SuiteList)
 def list_suites(_principal: Reader, services: WithServices) -> models.SuiteList:
     """The suites that jobs can name, and the files in the live workers' suites folders."""
-    workers = services.repository.live_workers()
+    workers = services.repository.known_workers()
     found, here = _files(workers, "suites"), _files(workers, "catalogue")
     files = [_suite(name, found[name]) for name in sorted(found)]
     named = [_catalogued(entry, here.get(entry.name, [])) for entry in CATALOGUE]
@@ -76,6 +80,13 @@ def _queues(workers: list[Worker]) -> list[str]:
     return sorted({queue for worker in workers for queue in worker.queues})
 
 
+def _last_seen(workers: list[Worker]) -> str | None:
+    """When the last of these workers was alive; None while one is."""
+    if any(not worker.asleep for worker in workers):
+        return None
+    return rfc3339(max(worker.seen_at for worker in workers))
+
+
 def _entry(seen: list[tuple[LocalModel, Worker]]) -> models.ModelEntry:
     """The model as the first worker that can use it sees it; with its problem only if none can."""
     usable = [pair for pair in seen if pair[0].problem is None] or seen
@@ -85,5 +96,6 @@ def _entry(seen: list[tuple[LocalModel, Worker]]) -> models.ModelEntry:
         revision=model.revision,
         facts=model.facts,
         queues=_queues([worker for _, worker in usable]),
+        last_seen=_last_seen([worker for _, worker in usable]),
         error=error_view(model.problem),
     )

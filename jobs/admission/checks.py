@@ -75,7 +75,7 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
     `pruning_type_unfit`, `calibration_unfit`, `target_unreachable`, `metric_not_produced`), and
     NoWorkerError.
     """
-    workers = books.live_workers()
+    workers = books.known_workers()
     if not workers:
         raise NoWorkerError("no worker is alive at the moment", retry_after=RETRY_AFTER_SECONDS)
     able = workers

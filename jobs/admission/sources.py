@@ -22,6 +22,10 @@ class Books(Protocol):
         """The workers that are alive."""
         ...
 
+    def known_workers(self) -> list[Worker]:
+        """Those, and the workers that can be started on demand."""
+        ...
+
     def get_job(self, job_id: str, tenant: str | None = None) -> Job:
         """A job of the tenant."""
         ...

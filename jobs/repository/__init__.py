@@ -22,6 +22,7 @@ from jobs.repository.whole.feed import FeedVerbs
 from jobs.repository.whole.records import RecordVerbs
 from jobs.repository.whole.shares import ShareVerbs
 from jobs.repository.whole.tallies import TallyVerbs
+from jobs.repository.whole.totals import TotalVerbs
 from jobs.repository.workers import WorkerVerbs
 
 __all__ = ["ARCHIVE", "Repository"]
@@ -43,5 +44,6 @@ class Repository(
     DutyVerbs,
     ShareVerbs,
     RecordVerbs,
+    TotalVerbs,
 ):
     """All verbs, as `Repository(engine, settings)`. SweepingVerbs bring AttemptVerbs, TrustVerbs KeyVerbs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, func, insert, not_, select, update
@@ -21,7 +22,9 @@ from jobs.repository.base import (
     too_late,
 )
 from jobs.repository.ending import close_attempt, finish, keep, replace_artifacts
-from jobs.rows import Artifact, Claim, Job, JsonObject, Progress, job_from_row, printable
+from jobs.repository.warnings import together
+from jobs.repository.whole.totals import note
+from jobs.rows import Artifact, Claim, Job, JsonObject, Progress, job_from_row, printable, to_json, warning
 from jobs.states import Outcome, State
 
 
@@ -64,7 +67,13 @@ class AttemptVerbs(Verbs):
                 )
             )
             connection.execute(t.outbox.delete().where(t.outbox.c.job_id == job_id))
+            note(connection, "wait", job, job.queue, self._waited(job))
         return Claim(job=job, attempt=job.attempt)
+
+    def _waited(self, job: Job) -> int:
+        """How long a job that was claimed just now has waited since it was last put into the queue."""
+        now = (job.lease_expires_at or 0) - round(self.settings.lease_seconds * 1000)
+        return now - job.queued_at
 
     def heartbeat(self, job_id: str, attempt: int) -> State | None:
         """Extend the lease. RUNNING: go on; CANCELLING: stop, then mark_cancelled; None: replaced, stop.
@@ -105,6 +114,18 @@ class AttemptVerbs(Verbs):
         values = {"execution": execution, "execution_reason": data["reason"]}
         with self._write() as connection:
             return change(connection, fenced(job_id, attempt), "execution", data, **values) is not None
+
+    def warn(self, job_id: str, attempt: int, code: str, message: str) -> bool:
+        """Give the job a warning, with an event; False if the attempt has been replaced."""
+        where = fenced(job_id, attempt)
+        with self._write() as connection:
+            found = connection.execute(select(t.jobs.c.warnings).where(*where).with_for_update())
+            held = found.one_or_none()
+            if held is None:
+                return False
+            new = warning(code, message)
+            warnings = together(json.loads(held.warnings or "[]"), [new])
+            return change(connection, where, "warning", new, warnings=to_json(warnings)) is not None
 
     def mark_succeeded(
         self,

@@ -15,6 +15,7 @@ from jobs.database import now_ms
 from jobs.ids import new_id
 from jobs.repository.base import change, later
 from jobs.repository.warnings import of_metrics, together
+from jobs.repository.whole.totals import note
 from jobs.rows import Artifact, Job, JsonObject, printable, to_json
 from jobs.states import Outcome, State
 from jobs.verdict import evaluate
@@ -73,6 +74,7 @@ def finish(
     )
     if job is None:
         return None
+    note(connection, "job", job, f"{target.value} {verdict if target is State.SUCCEEDED else 'none'}")
     if held.worker_id is not None:
         close_attempt(connection, job, outcome or _OUTCOMES[target], error)
     notify(connection, job)
@@ -89,11 +91,14 @@ def close_attempt(
 ) -> None:
     """Write how the job's newest attempt ended."""
     code, message = (error[0], printable(error[1])) if error is not None else (None, None)
-    connection.execute(
+    ended = connection.execute(
         update(t.attempts)
         .where(t.attempts.c.job_id == job.id, t.attempts.c.number == job.attempt)
         .values(outcome=outcome.value, finished_at=now_ms(), error_code=code, error_message=message)
-    )
+        .returning(t.attempts.c.finished_at - t.attempts.c.started_at)
+    ).scalar_one_or_none()
+    if ended is not None:
+        note(connection, "attempt", job, outcome.value, ended)
 
 
 def notify(connection: Connection, job: Job) -> None:

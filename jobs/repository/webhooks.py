@@ -13,6 +13,7 @@ from jobs.database import now_ms
 from jobs.errors import NotFoundError
 from jobs.ids import is_id, new_id
 from jobs.repository.base import Verbs, later
+from jobs.repository.whole.totals import note_of
 from jobs.rows import Delivery, Webhook, printable, to_json
 from jobs.signing.secret import new_webhook_secret
 from jobs.webhooks import BACKOFF_SECONDS
@@ -125,7 +126,9 @@ class WebhookVerbs(Verbs):
 
     def mark_delivered(self, delivery_id: str, status: int) -> None:
         """The receiver answered 2xx. Repeats are safe."""
-        self._note(delivery_id, status, None, state="delivered", next_try_at=None, delivered_at=now_ms())
+        self._note(
+            "delivered", delivery_id, status, None, state="delivered", next_try_at=None, delivered_at=now_ms()
+        )
 
     def mark_undelivered(self, delivery_id: str, status: int | None, error: str) -> None:
         """A try failed: the next one comes after the backoff, or the delivery has failed for good."""
@@ -134,19 +137,25 @@ class WebhookVerbs(Verbs):
             query = select(c.tries).where(c.id == delivery_id)
             tries = connection.execute(query).scalar_one_or_none() or 0
         if tries > len(BACKOFF_SECONDS):
-            self._note(delivery_id, status, error, state="failed", next_try_at=None)
+            self._note("failed", delivery_id, status, error, state="failed", next_try_at=None)
         else:
-            self._note(delivery_id, status, error, next_try_at=later(BACKOFF_SECONDS[max(tries, 1) - 1]))
+            again = later(BACKOFF_SECONDS[max(tries, 1) - 1])
+            self._note("retried", delivery_id, status, error, next_try_at=again)
 
-    def _note(self, delivery_id: str, status: int | None, error: str | None, **values: Any) -> None:
+    def _note(
+        self, outcome: str, delivery_id: str, status: int | None, error: str | None, **values: Any
+    ) -> None:
         c = t.webhook_deliveries.c
         statement = (
             update(t.webhook_deliveries)
             .where(c.id == delivery_id, c.state == "pending")
             .values(last_status=status, last_error=None if error is None else printable(error), **values)
+            .returning(c.tenant)
         )
         with self._write() as connection:
-            connection.execute(statement)
+            tenant = connection.execute(statement).scalar_one_or_none()
+            if tenant is not None:
+                note_of(connection, "webhook", tenant, outcome)
 
 
 def _with_secret() -> Select[Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from jobs import tables as t
 from jobs.database import now_ms
@@ -58,15 +58,65 @@ class WorkerVerbs(Verbs):
             connection.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=values))
 
     def worker_gone(self, worker_id: str) -> None:
-        """The worker has shut down. Repeats are safe."""
+        """The worker has shut down. Repeats are safe.
+
+        What one of a sleeping queue had is remembered.
+        """
+        c = t.workers.c
         with self._write() as connection:
-            connection.execute(delete(t.workers).where(t.workers.c.id == worker_id))
+            row = connection.execute(select(c.queues).where(c.id == worker_id)).one_or_none()
+            if row is not None and self._sleeps(row.queues):
+                connection.execute(update(t.workers).where(c.id == worker_id).values(draining=True))
+            else:
+                connection.execute(delete(t.workers).where(c.id == worker_id))
 
     def purge_workers(self, *, older_than_seconds: float = 24 * 3600) -> int:
-        """Forget the workers that have been silent for long; returns how many."""
+        """Forget the workers that have been silent for long; returns how many.
+
+        Of a sleeping queue those are kept that had something different, for as long as results are.
+        """
+        c = t.workers.c
+        gone = (c.seen_at <= later(-older_than_seconds)) | c.draining.is_(True)
+        silent = c.seen_at <= later(-min(older_than_seconds, self.settings.worker_timeout_seconds))
+        old = c.seen_at <= later(-max(older_than_seconds, self.settings.retention_seconds))
+        columns = (c.id, c.queues, c.devices, c.models, c.files, c.memory_bytes, old.label("old"))
+        query = select(*columns).where(gone, silent).order_by(c.seen_at.desc(), c.id)
         with self._write() as connection:
-            silent = t.workers.c.seen_at <= later(-older_than_seconds)
-            return connection.execute(delete(t.workers).where(silent)).rowcount
+            kept: set[tuple[Any, ...]] = set()
+            unneeded = []
+            for row in connection.execute(query):
+                facts = tuple(row[1:-1])
+                if row.old or facts in kept or not self._sleeps(row.queues):
+                    unneeded.append(row.id)
+                else:
+                    kept.add(facts)
+            if not unneeded:
+                return 0
+            return connection.execute(delete(t.workers).where(c.id.in_(unneeded))).rowcount
+
+    def _sleeps(self, queues: str) -> bool:
+        """Whether some of the queues (as JSON) are served by workers that are started on demand."""
+        return not self.settings.asleep.isdisjoint(json.loads(queues))
+
+    def sleeping_workers(self) -> list[Worker]:
+        """What workers of sleeping queues had that are gone, the newest first: their like can be started.
+
+        Each with those queues alone that sleep.
+        """
+        asleep = self.settings.asleep
+        if not asleep:
+            return []
+        c = t.workers.c
+        gone = c.draining.is_(True) | (c.seen_at <= later(-self.settings.worker_timeout_seconds))
+        query = select(t.workers).where(gone).order_by(c.seen_at.desc(), c.id)
+        with self._read() as connection:
+            found = [_worker(row) for row in connection.execute(query).mappings()]
+        mine = [(worker, [name for name in worker.queues if name in asleep]) for worker in found]
+        return [replace(worker, queues=queues, asleep=True) for worker, queues in mine if queues]
+
+    def known_workers(self) -> list[Worker]:
+        """The live workers, and then those that can be started on demand."""
+        return [*self.live_workers(), *self.sleeping_workers()]
 
     def live_workers(self) -> list[Worker]:
         """The workers that gave a beat within `worker_timeout_seconds` and are not shutting down."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.tables.base import metadata
-from jobs.tables.books import changes, duties, tallies
+from jobs.tables.books import changes, duties, tallies, totals
 from jobs.tables.records import (
     api_keys,
     artifacts,
@@ -45,6 +45,7 @@ __all__ = [
     "outbox",
     "tallies",
     "tenants",
+    "totals",
     "trust_rules",
     "upload_files",
     "uploads",

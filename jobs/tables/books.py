@@ -7,7 +7,7 @@ for each other over a counter; a background loop folds the tallies together and 
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, String, Table, Text, text
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, Text, text
 
 from jobs.tables.base import ID, NAME, SERIAL, metadata
 
@@ -48,4 +48,18 @@ duties = Table(
     Column("taken_until", BigInteger, nullable=False),
     Column("due_at", BigInteger, nullable=False),
     Column("position", Text),  # how far a round has come; NULL: it begins anew
+)
+
+# What has happened so often: rows of equal words are put together now and then.
+totals = Table(
+    "totals",
+    metadata,
+    Column("id", SERIAL, primary_key=True),
+    Column("subject", String(16), nullable=False),
+    Column("tenant", NAME, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("word", String(64), nullable=False),
+    Column("bound", Integer, nullable=False),  # seconds that its duration is within
+    Column("number", BigInteger, nullable=False),
+    Column("milliseconds", BigInteger, nullable=False),
 )

@@ -12,16 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from api.verdict import wording
+from service.client.text import plain
 from service.client.types import Job, Verdict
 
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "none": "default"}
 _LOG_WIDTH = 160
 _STEP = 0.1
-
-
-def plain(text: str) -> str:
-    """Text on one line without what would steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -7,13 +7,15 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.client.api import JUNIT, MARKDOWN, OptipfairClient
-from service.client.display import ProgressDisplay, print_verdict
 from service.client.errors import ClientError
 from service.client.types import Job
 from service.client.uploads import resolve
+
+if TYPE_CHECKING:
+    from service.client.display import ProgressDisplay
 
 PASS, FAIL, INCONCLUSIVE, NOT_SUCCEEDED, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 _BY_VERDICT = {"pass": PASS, "none": PASS, "fail": FAIL}
@@ -62,6 +64,10 @@ def with_uploads(client: OptipfairClient, path: str) -> dict[str, Any]:
     """The body of a job from a file, each `{"upload": "./path"}` in it uploaded; relative to the file."""
     folder = Path() if path == "-" else Path(path).parent
     request = read_request(path)
+    if '"upload"' not in json.dumps(request):
+        return request
+    from service.client.display import ProgressDisplay
+
     with ProgressDisplay() as display:
 
         def upload(kind: str, where: Path) -> str:
@@ -76,6 +82,8 @@ def follow(client: OptipfairClient, job_id: str, outputs: Outputs) -> int:
 
     Ctrl-C leaves the job running.
     """
+    from service.client.display import ProgressDisplay
+
     try:
         with ProgressDisplay() as display:
             job = client.wait(job_id, on_change=display.job)
@@ -88,6 +96,8 @@ def follow(client: OptipfairClient, job_id: str, outputs: Outputs) -> int:
 
 def conclude(client: OptipfairClient, job: Job, outputs: Outputs, display: ProgressDisplay) -> int:
     """Print the verdict of an ended job, write its files; the exit code."""
+    from service.client.display import print_verdict
+
     for path, media_type in ((outputs.markdown, MARKDOWN), (outputs.junit, JUNIT)):
         if path is not None:
             _write(path, client.verdict_as(job["id"], media_type))

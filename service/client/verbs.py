@@ -132,7 +132,7 @@ def logs(
 ) -> None:
     """Print what a job's attempts said; with --follow as they say it. Exit code 0, whatever became of it."""
     with connected(url, key) as client:
-        from service.client.display import plain
+        from service.client.text import plain
 
         if follow:
             lines = client.follow_logs(job, attempt=attempt, tail=tail)
@@ -199,6 +199,8 @@ def upload(
 @contextmanager
 def connected(url: str, key: str) -> Iterator[OptipfairClient]:
     """A client; what is foreseen to go wrong is one line on stderr and exit code 4."""
+    # httpx imports its own command with all that draws it, which takes longer than the rest of it
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     try:
         from service.client.api import OptipfairClient
         from service.client.errors import ClientError

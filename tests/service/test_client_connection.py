@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -248,3 +250,16 @@ def test_retry_after_is_seconds_or_a_date(header: dict[str, str], seconds: float
 def test_what_can_not_be_a_url_or_a_key_is_said(url: str, key: str) -> None:
     with pytest.raises(ClientError):
         OptipfairClient(url, key)
+
+
+def test_a_verb_that_shows_nothing_loads_nothing_that_draws() -> None:
+    code = """
+import sys
+from service.cli import app
+try:
+    app(["submit", "/nowhere/job.json", "--key", "ofk_x", "--url", "http://127.0.0.1:9"])
+except SystemExit as end:
+    print(end.code, sorted({"rich", "pygments", "click", "sqlalchemy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "4 []\n", done.stdout + done.stderr

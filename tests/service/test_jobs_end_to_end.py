@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.servers import free_port
 from tests.tiny import (
     INTERMEDIATE,
     LAYERS,
@@ -209,3 +213,42 @@ def test_a_short_job_does_not_wait_behind_a_long_one(
         short = service.wait_end(service.post_job("analyze"))
         assert short["state"] == "succeeded", short["error"]
         assert [service.job(job_id)["state"] for job_id in long] == ["running", "queued"]
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus (a Debian package) is not here")
+def test_prometheus_scrapes_it_and_the_dashboards_queries_answer(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text((service.data_dir / "admin.key").read_text())
+    target = {"targets": [service.url.removeprefix("http://")]}
+    scrape = {"job_name": "optipfair", "static_configs": [target]}
+    scrape |= {"authorization": {"credentials_file": str(tmp_path / "key")}}
+    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
+    (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+    address = f"127.0.0.1:{free_port()}"
+    files = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    process = subprocess.Popen(
+        ["prometheus", *files, f"--web.listen-address={address}"], stderr=subprocess.DEVNULL
+    )
+
+    def ask(query: str) -> list[Any]:
+        with suppress(httpx.TransportError):
+            answer = httpx.get(f"http://{address}/api/v1/query", params={"query": query})
+            assert answer.status_code in (200, 503), (query, answer.text)  # 503 while it starts
+            return list(answer.json()["data"]["result"]) if answer.status_code == 200 else []
+        return []
+
+    try:
+        wait_for(lambda: ask('up{job="optipfair"} == 1'), "the first scrape")
+        service.wait_end(service.post_job())
+        counted = 'max(optipfair_jobs_ended_total{state="succeeded"}) >= 1'
+        wait_for(lambda: ask(counted), "the job to be counted")
+        wait_for(lambda: ask("count_over_time(up[1m]) >= 4"), "some more scrapes")
+        folder = Path(__file__).resolve().parents[2] / "deploy" / "monitoring"
+        panels = json.loads((folder / "dashboard.json").read_text())["panels"]
+        queries = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+        silent = ("lost|preempted", "optipfair_webhooks", "max by (queue) (optipfair_queue_length)")
+        for query in queries:
+            found = ask(query.replace("$__rate_interval", "1m"))
+            assert found or any(part in query for part in silent), query
+    finally:
+        process.terminate()
+        process.wait(30)

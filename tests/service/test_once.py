@@ -18,13 +18,15 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 def worker_once(data_dir: Path, wait: float) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "service.cli", "worker", "--data-dir", str(data_dir)]
     options = ["--queues", "cpu", "--once", "--wait", str(wait)]
-    return subprocess.Popen([*command, *options], env=environment(), stdout=subprocess.DEVNULL)
+    env = environment(OPTIPFAIR_SLEEPING_QUEUES="cpu")
+    return subprocess.Popen([*command, *options], env=env, stdout=subprocess.DEVNULL)
 
 
 def test_it_takes_one_job_and_ends_and_ends_too_when_none_comes(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     write_tiny_llama(data_dir / "models" / "tiny")
-    with running(data_dir, OPTIPFAIR_WORKER_QUEUES="short") as service:
+    asleep = {"OPTIPFAIR_WORKER_QUEUES": "short", "OPTIPFAIR_SLEEPING_QUEUES": "cpu"}
+    with running(data_dir, **asleep) as service:
         worker = worker_once(data_dir, 200)
         try:
             wait_for(lambda: "cpu" in str(service.get("/v1/models")), "the worker to beat")
@@ -35,6 +37,10 @@ def test_it_takes_one_job_and_ends_and_ends_too_when_none_comes(tmp_path: Path) 
         finally:
             worker.kill()
         assert service.job(second)["state"] == "queued"
+        # no worker of that queue lives, but its like can be started
+        third = service.post_job(spec=spec)
+        assert service.job(third)["queue"] == "cpu"
+        service.client.post(f"/v1/jobs/{third}/cancel")
         assert 'optipfair_queue_length{queue="cpu"} 1.0' in service.client.get("/metrics").text
         service.client.post(f"/v1/jobs/{second}/cancel")
         assert worker_once(data_dir, 0).wait(END_SECONDS) == 0

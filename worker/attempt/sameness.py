@@ -46,3 +46,13 @@ def is_as_admitted(services: Services, job: Job, before: Signatures) -> bool:
         return False
     sources = {key: JobFacts(source, {}, []) for key, source in named.items()}
     return key_of(job.kind, parse_spec(job.kind, job.spec), mine, sources) == job.reuse_key
+
+
+def has_changed(services: Services, job: Job, models: Signatures) -> bool:
+    """Whether a job begins with other models, or other code, than it was admitted with.
+
+    It may have waited for long, for a worker that was not there yet. Not said of a model that this worker
+    hasn't looked at, which the attempt will.
+    """
+    known = [services.inventory.revision_of(name, signature) for name, signature in models.items()]
+    return job.reuse_key is not None and None not in known and not is_as_admitted(services, job, models)

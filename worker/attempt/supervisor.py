@@ -29,7 +29,7 @@ from worker.attempt.log import AttemptLog
 from worker.attempt.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
 from worker.attempt.progress import ProgressTracker
 from worker.attempt.publishing import Workspace
-from worker.attempt.sameness import is_as_admitted, model_signatures
+from worker.attempt.sameness import has_changed, is_as_admitted, model_signatures
 from worker.attempt.stages import StageCosts, stages_of
 from worker.attempt.task import build_task, expected_bytes
 from worker.engine.process import Ended, EngineProcess, Message
@@ -39,6 +39,7 @@ from worker.services import Services
 from worker.tracing import traced_attempt
 
 T = TypeVar("T")
+_CHANGED = "the model, or the service's version, is not the one that the job was created for"
 
 #: How often the loop looks at cancel, time-out and shutdown while the engine is silent.
 _POLL_SECONDS = 0.2
@@ -149,6 +150,9 @@ class Supervisor:
     def _prepare(self, workspace: Workspace, stack: ExitStack) -> dict[str, Any]:
         services, claim = self._services, self._claim
         self._models_before = model_signatures(services, claim.job)
+        if has_changed(services, claim.job, self._models_before):
+            self._said.say(_CHANGED, "warning")
+            self._repository.warn(claim.job.id, claim.attempt, "changed_since_creation", _CHANGED)
         with full_disk_is_named():
             workspace.prepare(needed_bytes=expected_bytes(services, claim))
             binding = states.binding_of(services, claim.job, self._models_before)

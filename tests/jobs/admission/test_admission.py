@@ -380,3 +380,18 @@ class TestRouting:
         repository.claim(job.id, "w1")
         repository.decline(job.id)
         assert repository.take_outbox() == []
+
+
+def test_a_job_waits_for_a_sleeping_pool_that_had_its_model(repository: Repository, engine: Engine) -> None:
+    mine = Repository(engine, repository.settings.model_copy(update={"sleeping_queues": "gpu"}))
+    body = {"kind": "analyze", "spec": {"model": {"source": "local", "name": "tiny"}}}
+    beat(mine, GPU)
+    mine.worker_gone(GPU.id)
+    assert admit(mine, TENANT, parse_request(body)).queue == "gpu"
+    other = {"kind": "analyze", "spec": {"model": {"source": "local", "name": "never-seen"}}}
+    with pytest.raises(InvalidError, match="never-seen"):
+        admit(mine, TENANT, parse_request(other))
+    with pytest.raises(NoWorkerError):
+        admit(repository, TENANT, parse_request(body))  # without the setting nothing sleeps
+    beat(mine, WORKER)
+    assert admit(mine, TENANT, parse_request(body)).queue == "short"

@@ -244,3 +244,26 @@ class TestWorkers:
             repository.worker_gone("w1")
         assert repository.live_workers() == []
         assert repository.purge_workers(older_than_seconds=40) == 1
+
+    def test_what_workers_of_a_sleeping_queue_had_is_remembered_once(
+        self, repository: Repository, engine: Engine
+    ) -> None:
+        sleeping = repository.settings.model_copy(update={"sleeping_queues": "cpu"})
+        mine = Repository(engine, sleeping)
+        for worker, model in (("w1", "tiny"), ("w2", "tiny"), ("w3", "large")):
+            self.beat(mine, worker, LocalModel(model, "r"))
+            mine.worker_gone(worker)
+        assert mine.live_workers() == []
+        asleep = mine.sleeping_workers()
+        assert {worker.models[0].name for worker in asleep} == {"tiny", "large"}
+        assert all(worker.asleep and worker.queues == ["cpu"] for worker in asleep)
+        with writing(engine) as connection:
+            connection.execute(t.workers.update().values(seen_at=t.workers.c.seen_at - 46_000))
+        assert mine.purge_workers() == 1  # of two that had the same, one
+        assert len(mine.sleeping_workers()) == 2
+        assert repository.sleeping_workers() == [] and repository.known_workers() == []
+        with writing(engine) as connection:
+            month = t.workers.c.seen_at - 31 * 24 * 3600 * 1000
+            connection.execute(t.workers.update().values(seen_at=month))
+        assert mine.purge_workers() == 2
+        assert mine.sleeping_workers() == []

@@ -447,6 +447,7 @@ class TestReuse:
         job = self.admitted(services)
         run_job(services, job.id)
         assert state_of(services, job).reuse_key == job.reuse_key
+        assert state_of(services, job).warnings == []
 
     @pytest.mark.parametrize("when", ["before", "meanwhile"])
     def test_another_model_under_the_same_name_cannot(
@@ -465,3 +466,5 @@ class TestReuse:
         run_job(services, job.id)
         ended = state_of(services, job)
         assert (ended.state, ended.reuse_key) == (State.SUCCEEDED, None)
+        told = [item["code"] for item in ended.warnings]
+        assert told == (["changed_since_creation"] if when == "before" else [])

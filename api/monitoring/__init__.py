@@ -1,0 +1,1 @@
+"""What `/metrics` says beside the gauges of `api.readiness`: counters, histograms, workers, room, build."""

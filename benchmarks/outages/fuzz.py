@@ -1,0 +1,84 @@
+"""`make fuzz`: requests made from the OpenAPI document against a real service, one by one and in sequences.
+
+Every check of schemathesis but these:
+
+* positive_data_acceptance: a well-formed job may name a model, a job or a suite that is not there;
+* ignored_auth, for what needs no key: `/v1/download`, `/livez` and `/v1/token`, whose own tests hold more.
+
+`DELETE /v1/keys/{id}` is left out, because it would revoke the key of the run, and `/readyz`, which says 503 by
+right. `tests/api/test_schema_fuzzing.py` is the bounded form, in the test suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.tiny import write_tiny_llama
+
+START_SECONDS = 300
+EXCLUDED_CHECKS = "positive_data_acceptance"
+LEFT_OUT = r"^/readyz$"
+#: Longer than a request may ask to be held.
+ANSWER_SECONDS = 75
+
+
+@contextmanager
+def service(folder: Path) -> Iterator[tuple[str, str]]:
+    """A service with one tiny model; its URL and its admin key."""
+    data = folder / "data"
+    write_tiny_llama(data / "models" / "tiny")
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("OPTIPFAIR_")}
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", str(data)]
+    output = folder / "service.out"
+    with output.open("w") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env={**clean, "OPTIPFAIR_SHORT_WORKERS": "0"}
+        )
+    try:
+        yield _url(output, process), (data / "admin.key").read_text().strip()
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _url(output: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        ready = [line for line in output.read_text().splitlines() if line.startswith("ready: ")]
+        if ready:
+            return ready[0].split()[1]
+        time.sleep(0.2)
+    raise SystemExit(f"the service did not start:\n{output.read_text()}")
+
+
+def fuzz(url: str, key: str, seconds: int, seed: int | None) -> int:
+    """Run schemathesis for so long; its exit code, which is 0 if every check held."""
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json"]
+    command += ["--header", f"Authorization: Bearer {key}", "--checks", "all", "--max-time", str(seconds)]
+    command += ["--exclude-checks", EXCLUDED_CHECKS, "--phases", "examples,coverage,fuzzing,stateful"]
+    command += ["--exclude-path-regex", LEFT_OUT, "--request-timeout", str(ANSWER_SECONDS)]
+    command += ["--continue-on-failure", "--exclude-by", "method == 'DELETE' && path == '/v1/keys/{key_id}'"]
+    command += ["--seed", str(seed)] if seed is not None else []
+    return subprocess.run(command, check=False).returncode
+
+
+def main() -> int:
+    """Start a service and fuzz it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=None)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="optipfair-fuzz-") as folder, service(Path(folder)) as (url, key):
+        return fuzz(url, key, given.seconds, given.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
