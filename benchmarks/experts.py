@@ -1,6 +1,6 @@
 """Which experts a small mixture can spare: REAP, how often they are chosen, and chance, at the same number.
 
-    python benchmarks/experts.py [--steps 500] [--experts 16] [--draws 5]
+    python benchmarks/experts.py [--steps 500] [--experts 16] [--balance 0.001] [--draws 5]
 
 A mixture (Qwen3-MoE's code, 3 layers, two experts a token) is trained from nothing on four fifths of the
 topics of Python's own manual. It is then pruned by `optipfair_engine`, calibrated on topics that it was
@@ -36,11 +36,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=500, help="of training, 16 windows of 128 tokens each")
     parser.add_argument("--experts", type=int, default=16, help="in each layer")
+    parser.add_argument(
+        "--balance", type=float, default=0.001, help="weight of the loss that balances experts"
+    )
     parser.add_argument("--draws", type=int, default=5, help="of experts by chance")
     options = parser.parse_args()
     print(processor())
     training, held_out = token_windows()
-    model = trained(training, options.experts, options.steps)
+    model = trained(training, options.experts, options.steps, options.balance)
     return compare(model, training, held_out, options.draws)
 
 
@@ -57,7 +60,7 @@ def _cut(ids: list[int]) -> list[list[int]]:
     return [ids[start : start + LENGTH] for start in range(0, len(ids) - LENGTH, LENGTH)]
 
 
-def trained(windows: list[list[int]], experts: int, steps: int) -> PreTrainedModel:
+def trained(windows: list[list[int]], experts: int, steps: int, balance: float) -> PreTrainedModel:
     """A mixture after so many steps of AdamW, with the loss that balances its experts."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -76,6 +79,7 @@ def trained(windows: list[list[int]], experts: int, steps: int) -> PreTrainedMod
         moe_intermediate_size=HIDDEN // 2,
         norm_topk_prob=True,
         output_router_logits=True,
+        router_aux_loss_coef=balance,
         max_position_embeddings=LENGTH,
         tie_word_embeddings=True,
     )
