@@ -87,10 +87,7 @@ class ModelView:
         missing = [path for path in (spec.gate, spec.up, spec.down) if path and not _has(layer, path)]
         if missing:
             found = type(layer.get_submodule(spec.module)).__name__ if spec.module else type(layer).__name__
-            raise UnsupportedModelError(
-                f"{self.model_type}: neurons of layer {index} can't be removed: {', '.join(missing)} not "
-                f"found in its {found} (mixture-of-experts blocks are not supported)"
-            )
+            raise UnsupportedModelError(refusals.no_neurons(self.model_type, index, missing, f"its {found}"))
         return MlpView(layer, f"{self.layers_path}.{index}", spec, self.model_type)
 
     def attention(self, index: int) -> AttentionView:

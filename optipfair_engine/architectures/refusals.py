@@ -20,6 +20,14 @@ def check_width(architecture: Architecture) -> MlpSpec:
     return architecture.mlp
 
 
+def no_neurons(model_type: str, layer: int, missing: Iterable[str], place: str) -> str:
+    """What is said of a layer without an MLP of known shape; ``place``: where its parts were looked for."""
+    return (
+        f"{model_type}: neurons of layer {layer} can't be removed: {', '.join(missing)} not found in {place} "
+        '(those of experts can\'t be; whole experts may be, with pruning_type="EXPERTS")'
+    )
+
+
 def check_experts(architecture: Architecture) -> ExpertsSpec:
     """Where the family's experts are.
 

@@ -44,8 +44,7 @@ class StoredMlp:
         ]
         if missing:
             raise UnsupportedModelError(
-                f"{layout.model_type}: neurons of layer {index} can't be removed: {', '.join(missing)} not "
-                "found in the checkpoint (mixture-of-experts blocks are not supported)"
+                refusals.no_neurons(layout.model_type, index, missing, "the checkpoint")
             )
         self._stored = f"{layout.model_type}: the MLP weights of layer {index}"
         self._hidden_size = layout.hidden_size

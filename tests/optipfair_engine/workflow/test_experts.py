@@ -77,6 +77,26 @@ def test_streamed_experts_are_those_in_memory(family: Family, tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pruning_type": "DEPTH", "layer_indices": [1]},
+        {"pruning_type": "ATTENTION", "pruning_percentage": 50},
+    ],
+    ids=lambda options: options["pruning_type"],
+)
+def test_layers_and_heads_beside_experts_that_are_stored_one_by_one_are_streamed(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    with quiet_progress():
+        write_checkpoint(tmp_path / "source", build(MIXTURES[0]))
+        model = load_model(tmp_path / "source")
+        plan = make_plan(locate(model), PruneOptions(**options))
+        apply_plan(model, plan).save_pretrained(tmp_path / "memory")
+    apply_plan_to_checkpoint(tmp_path / "source", tmp_path / "streamed", plan)
+    assert _tensors(tmp_path / "streamed") == _tensors(tmp_path / "memory")
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = byte_tokenizer([TEXT])

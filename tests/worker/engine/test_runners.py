@@ -24,7 +24,7 @@ from optipfair_engine.cli.shared import read_calibration
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.progress import null_reporter
-from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint
+from tests.tiny import tiny_llama, tiny_model, word_tokenizer, write_checkpoint
 from worker.engine import runners, steps
 from worker.inputs.places import InputNotFoundError, Inputs, Places
 
@@ -110,13 +110,17 @@ def test_texts_come_from_the_spec_or_a_named_file(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models, with a tiny Llama and a tokenizer of one token a word."""
+    """A folder of models: a tiny Llama and a mixture of experts, with a tokenizer of one token a word."""
     words = ["<unk>", "<eos>", "the", "male", "female", "nurse", "baker", "driver", "sat"]
     sizes = {"vocab_size": len(words), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     root = tmp_path_factory.mktemp("root")
     tokenizer = word_tokenizer(words, unk_token="<unk>", eos_token="<eos>")
     write_checkpoint(root / "models" / "tiny", tiny_llama(**sizes, **heads, initializer_range=0.3), tokenizer)
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 1}
+    write_checkpoint(
+        root / "models" / "mixture", tiny_model("mixtral", **sizes, **heads, **experts), tokenizer
+    )
     return root
 
 
@@ -156,6 +160,7 @@ def test_a_job_and_a_command_calibrate_alike_on_the_same_file(
 
 
 TINY = {"source": "local", "name": "tiny"}
+MIXTURE = {"source": "local", "name": "mixture"}
 PAIRS = [[f"the male {noun} sat", f"the female {noun} sat"] for noun in ("nurse", "baker", "driver")]
 
 
@@ -258,6 +263,7 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
         {"preset": "recommended", "calibration": {**TEXTS, "max_length": 8}, "pruning_percentage": 50},
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1},
         {"calibration": {"source": "model", "num_samples": 2, "max_length": 8}, "pruning_percentage": 50},
+        {"model": MIXTURE, "pruning_type": "EXPERTS", "pruning_percentage": 50, "calibration": TEXTS},
     ],
     "bias": [
         {
