@@ -54,6 +54,13 @@ class Healing(Strict):
     """How long the result is distilled from the original, at most."""
 
 
+class Reconstruction(Strict):
+    """A fit of each pruned MLP alone to what the dense one gives."""
+
+    max_seconds: Annotated[float, Field(gt=0), About(flag="--reconstruction-seconds")]
+    """How long the layers are trained towards the original's, one by one behind the refit, at most."""
+
+
 class Fairness(Strict):
     """Lets what a neuron says about an attribute weigh in the selection."""
 
@@ -104,6 +111,8 @@ class PruneFields(Strict):
     """How experts are scored (EXPERTS): by what they add, or by how often they are chosen; by calibration."""
     compensation: Annotated[Compensation, About(_WHAT, _BY_LAYER)] = "none"
     """Whether the weights behind what goes are refitted; least_squares needs calibration."""
+    reconstruction: Annotated[Reconstruction | None, About(_RUN, _WIDTH)] = None
+    """A fit of gate, up and down of each layer behind the refit; a layer keeps it if held-out text agrees."""
     healing: Annotated[Healing | None, About(_RUN, in_memory=False)] = None
     """A short distillation from the original afterwards."""
     fairness: Annotated[Fairness | None, About(_WHAT, _WIDTH, in_memory=False)] = None
@@ -121,7 +130,7 @@ class PruneFields(Strict):
     device: Annotated[str, About(_RUN, in_memory=False)] = "auto"
     """What computes: auto (what there is), cpu or cuda."""
     seed: Annotated[Seed, About(_RUN, in_memory=False)] = 0
-    """Of healing, fairness, and text that the model writes."""
+    """Of healing, reconstruction, fairness, and text that the model writes."""
     compute_dtype: Annotated[ComputeDtype, About(_RUN, in_memory=False)] = "auto"
     """What passes that measure or choose are computed in; auto: the fastest here; checkpoint: its own."""
 

@@ -32,7 +32,7 @@ SETTLED_BY_PLAN: Final = (
     *("preset", "neuron_selection_method", "tie_break", "compensation", "attention_unit"),
     "expert_selection_method",
     *("layer_indices", "num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method"),
-    *("fairness", "keep_statistics"),
+    *("fairness", "reconstruction", "keep_statistics"),
 )
 #: Of these, the words by which a plan says how it chose.
 WORDS_OF_PLAN: Final = (
@@ -198,6 +198,11 @@ def _needs(options: PruneFields, *, planned: bool, healed: bool) -> dict[str, st
         (options.pruning_type == "EXPERTS" and not planned, 'pruning_type "EXPERTS"', EXPERT_NEEDS),
         (selects_layers_by_text(options), f'layer_selection_method "{layers}"', DEPTH_NEEDS),
         (
+            options.reconstruction is not None and not planned,
+            "reconstruction",
+            "reconstruction needs calibration text: layers are fitted to what the dense ones make of it",
+        ),
+        (
             options.healing is not None and healed,
             "healing",
             "healing needs calibration text to distil on",
@@ -219,6 +224,23 @@ def check_fairness(options: PruneFields) -> None:
             f"{', '.join(names)}: not with fairness, which ranks neurons by utility and bias",
             guide=f"{names[0]} {getattr(options, names[0])} has no effect with fairness, which scores "
             "neurons by rank(OBS's cost) - weight * rank(bias): leave it out",
+        )
+
+
+def check_reconstruction(options: PruneFields) -> None:
+    """Refuse reconstruction of neurons that fairness chose: they are there for more than the output."""
+    if options.reconstruction is not None and options.fairness is not None:
+        raise ContradictionError(
+            "reconstruction: not with fairness, which doesn't choose by the output alone"
+        )
+
+
+def check_reconstruction_of_refit(options: PruneFields, *, calibrated: bool) -> None:
+    """Refuse reconstruction without the refit that it starts from."""
+    if options.reconstruction is not None and not refits(options, calibrated=calibrated):
+        raise ContradictionError(
+            'reconstruction starts from a refit: give compensation "least_squares", or a preset',
+            guide='reconstruction needs compensation="least_squares", or a preset',
         )
 
 

@@ -70,6 +70,8 @@ class Provenance:
         compensation: whether weights were refitted.
         refitted_layers: the layers whose weights stand in for removed layers.
         ridges: layer → λ of its refit.
+        reconstructed_layers: the layers whose MLP was then trained towards the dense one, and got better.
+        reconstruction_errors: layer → its relative error on held-out tokens before that, and after it.
         curve_ridge: λ of selection and of the predicted errors.
         curve_ridge_scale: what that λ is a multiple of.
         calibration: what the plan was calibrated on.
@@ -99,6 +101,8 @@ class Provenance:
     compensation: Compensation | None = None
     refitted_layers: tuple[int, ...] | None = None
     ridges: Mapping[int, float] | None = None
+    reconstructed_layers: tuple[int, ...] | None = None
+    reconstruction_errors: Mapping[int, tuple[float, float]] | None = None
     curve_ridge: float | None = None
     curve_ridge_scale: str | None = None
     calibration: CalibrationFacts | None = None
@@ -147,6 +151,10 @@ class Provenance:
 _READ: Mapping[str, Any] = {
     "layer_indices": tuple,
     "refitted_layers": tuple,
+    "reconstructed_layers": tuple,
+    "reconstruction_errors": lambda found: {
+        int(layer): (float(a), float(b)) for layer, (a, b) in found.items()
+    },
     "warnings": tuple,
     "ridges": lambda ridges: {int(layer): ridge for layer, ridge in ridges.items()},
     "calibration": CalibrationFacts.from_json,
@@ -160,5 +168,5 @@ def _plain(value: object) -> object:
     if isinstance(value, FairnessFacts):
         return asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): item for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

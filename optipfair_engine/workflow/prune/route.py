@@ -288,4 +288,5 @@ def spec_of(options: PruneOptions, calibration: bool, evaluation: bool) -> dict[
         "calibration": texts if calibration else None,
         "evaluation": windows if evaluation else None,
         "healing": None if options.healing_seconds is None else {"max_seconds": options.healing_seconds},
+        "reconstruction": None if options.reconstruction is None else options.reconstruction.model_dump(),
     }
