@@ -32,6 +32,12 @@ class Healing(engine.Healing):
     max_seconds: Annotated[int, Field(ge=1, le=24 * 3600)] = again(engine.Healing, "max_seconds")
 
 
+class Search(engine.Search):
+    """A search for the widths of layers."""
+
+    max_seconds: Annotated[int, Field(ge=1, le=24 * 3600)] = again(engine.Search, "max_seconds")
+
+
 class Reconstruction(engine.Reconstruction):
     """A fit of each pruned MLP alone to what the dense one gives."""
 
@@ -56,6 +62,7 @@ class PruneSpec(engine.Prune, OfModel):
     expansion_rate: Annotated[Finite, Field(gt=0, le=10_000)] | None = again(engine.Prune, "expansion_rate")
     layer_indices: LayerIndices | None = again(engine.Prune, "layer_indices")
     healing: Healing | None = again(engine.Prune, "healing")
+    search: Search | None = again(engine.Prune, "search")
     reconstruction: Reconstruction | None = again(engine.Prune, "reconstruction")
     fairness: Fairness | None = again(engine.Prune, "fairness")
     device: Device = again(engine.Prune, "device")
@@ -102,6 +109,7 @@ class PruneSpec(engine.Prune, OfModel):
             rules.check_beside_plan(self, calibrated=calibrated)
         rules.check_needs(self, calibrated=calibrated, planned=planned)
         rules.check_reconstruction(self)
+        rules.check_search(self)
         if not planned:
             rules.check_reconstruction_of_refit(self, calibrated=calibrated)
         if planned:

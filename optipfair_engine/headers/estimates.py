@@ -20,6 +20,9 @@ _FLOPS = 2e10
 _TRAINED_BYTES = 16
 #: Of each parameter in the file that is exported, f16.
 _GGUF_BYTES = 2
+#: How long a search takes unless it is told, and the probabilities that it compares with, three times.
+_SEARCH_SECONDS = 300.0
+_SEARCH_BYTES = 3 * 4 * 2**25
 #: What a token costs that the model writes, in tokens that it reads: products of few rows, and the cache.
 _WRITING = 2.5
 _BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -59,8 +62,10 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
         # a layer's weights cast to float32, where the processor is faster in it
         memory += facts.parameters / (layers + 1) * 4
     memory += _fitting_bytes(facts, spec)
-    healed, fitted = (_seconds_of(spec, name) for name in ("healing", "reconstruction"))
-    extra = healed + fitted
+    healed = _seconds_of(spec, "healing")
+    extra = healed + _seconds_of(spec, "reconstruction") + _searching(spec)
+    if _searching(spec):
+        memory += _SEARCH_BYTES
     if healed:
         memory += facts.parameters * _TRAINED_BYTES * output / max(weights, 1)
     seconds = 3.0 + (2 * weights + 2 * output) / _BYTES_PER_SECOND + flops / _FLOPS + extra
@@ -116,6 +121,13 @@ def _seconds_of(spec: Mapping[str, Any], name: str) -> float:
     """How long a stage that has a limit of its own may take."""
     asked = spec.get(name) or {}
     return float(asked.get("max_seconds", 0)) if isinstance(asked, Mapping) else 0.0
+
+
+def _searching(spec: Mapping[str, Any]) -> float:
+    """How long widths are searched for, in seconds."""
+    if spec.get("allocation") != "searched":
+        return 0.0
+    return _seconds_of(spec, "search") or _SEARCH_SECONDS
 
 
 def _fitting_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> float:

@@ -18,6 +18,7 @@ _NAMES = {
     "fairness.weight": "The fairness weight",
     "healing.max_seconds": "healing_seconds",
     "reconstruction.max_seconds": "reconstruction_seconds",
+    "search.max_seconds": "search_seconds",
 }
 #: What is wrong with the parts of a field that is a model itself.
 _PARTS = {"missing": "needs", "too_short": "needs", "extra_forbidden": "has no"}

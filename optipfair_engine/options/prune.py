@@ -15,9 +15,10 @@ from optipfair_engine.options.fields import (
     Healing,
     PruneFields,
     Reconstruction,
+    Search,
 )
 
-__all__ = ["DEFAULT_PERCENTAGE", "Fairness", "Healing", "Prune", "PruneOptions", "Reconstruction"]
+__all__ = ["DEFAULT_PERCENTAGE", "Fairness", "Healing", "Prune", "PruneOptions", "Reconstruction", "Search"]
 
 
 class Prune(PruneFields):
@@ -38,6 +39,7 @@ class Prune(PruneFields):
         rules.check_layer_choice(self)
         rules.check_ties(self)
         rules.check_reconstruction(self)
+        rules.check_search(self)
 
 
 class PruneOptions(EngineOptions, Cut, OwnText, EvaluationCut, Prune):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: What divided the neurons among the layers. A plan that was made anew along its own order of removal says
 #: "allocated" of unequal widths.
-WidthRule: TypeAlias = Literal["uniform", "importance", "curves", "allocated"]
+WidthRule: TypeAlias = Literal["uniform", "importance", "curves", "allocated", "searched"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class Provenance:
         allocation: what divided the neurons among the layers.
         allocation_compared: ``False`` where unequal widths were taken without comparing them with equal ones.
         allocation_held_out_losses: rule → mean loss on held-out text, where they were compared.
+        search_candidates: how many divisions of the neurons a search has judged.
+        search_divergences: KL(dense ‖ pruned) in nats a token of the best rule ("start") and of what a search
+            found ("found"), on the text that it judged on.
         allocation_predicted_errors: rule → mean predicted error of the layers, where widths are equal and
             others could have been had.
         layer_selection_method: what chose the layers that go.
@@ -93,6 +96,8 @@ class Provenance:
     allocation: WidthRule | None = None
     allocation_compared: bool | None = None
     allocation_held_out_losses: Mapping[WidthRule, float] | None = None
+    search_candidates: int | None = None
+    search_divergences: Mapping[str, float] | None = None
     allocation_predicted_errors: Mapping[WidthRule, float] | None = None
     layer_selection_method: LayerSelectionMethod | None = None
     attention_unit: AttentionUnit | None = None

@@ -13,6 +13,7 @@ _TITLES = {
     "generate": "Writing text",
     "calibrate": "Calibrating",
     "select": "Selecting neurons",
+    "search": "Searching widths",
     "reconstruct": "Fitting layers",
     "prune": "Pruning layers",
     "importance": "Layer importance",

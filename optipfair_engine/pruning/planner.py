@@ -71,7 +71,7 @@ def make_calibrated_plan(
     divided, if that was compared before.
     """
     options = _checked(options, calibrated=calibration is not None or statistics is not None)
-    refitted, allocated = options.compensation != "none", options.allocation == "allocated"
+    refitted, allocated = options.compensation != "none", options.unequal_widths
     if options.prunes_neurons and (refitted or allocated):
         made = calibrated_width_plan(
             view, options, calibration, statistics, gatherer=gatherer, rule=rule, report=report
@@ -165,7 +165,7 @@ def uses_calibration(options: PruneOptions) -> bool:
     """Whether calibration, if there is any, has a say in what stays (rather than in healing alone)."""
     options = resolve_preset(options, calibrated=True)
     by_score = rules.scores_neurons_by_text(options) or options.pruning_type == "EXPERTS"
-    solved = options.compensation != "none" or options.allocation == "allocated"
+    solved = options.compensation != "none" or options.unequal_widths
     return by_score or solved or rules.selects_layers_by_text(options) or options.fairness is not None
 
 

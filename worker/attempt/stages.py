@@ -35,6 +35,7 @@ _FIRST_GUESSES = {
     "select": 40.0,
     "evaluate": 11.0,
     "prune": 3.0,
+    "search": 300.0,
     "reconstruct": 120.0,
     "heal": 60.0,
     "bias": 20.0,
@@ -114,7 +115,7 @@ def _stages(before: str, kind: str, spec: Mapping[str, Any]) -> Iterator[Stage]:
         seen[name] = seen.get(name, 0) + 1
         known = _known_cost(name, kind, spec)
         guess = guesses[name] * _amount(name, spec) if known is None else known
-        scales, key = name not in ("plot", "heal", "reconstruct"), f"{variant}/{name}/{seen[name]}"
+        scales, key = name not in ("plot", "heal", "reconstruct", "search"), f"{variant}/{name}/{seen[name]}"
         yield Stage(before + name, key, guess, learns=known is None, scales=scales)
 
 
@@ -142,8 +143,8 @@ def _amount(name: str, spec: Mapping[str, Any]) -> float:
 
 def _known_cost(name: str, kind: str, spec: Mapping[str, Any]) -> float | None:
     """What the spec itself tells of a stage's cost, if it does."""
-    limited = {"heal": "healing", "reconstruct": "reconstruction"}
-    if name in limited:
+    limited = {"heal": "healing", "reconstruct": "reconstruction", "search": "search"}
+    if name in limited and spec.get(limited[name]):
         return float(spec[limited[name]]["max_seconds"])
     if kind == "bias" and name == "plot" and spec.get("visualization_types"):
         # how many layers the model has isn't known here: "all" counts as two dozen
@@ -173,6 +174,8 @@ def _of_prune(spec: Mapping[str, Any]) -> Iterator[str]:
         yield "calibrate"
     if not spec.get("plan"):
         yield "select"
+    if spec.get("allocation") == "searched":
+        yield "search"
     if spec.get("reconstruction"):
         yield "reconstruct"
     if measured:

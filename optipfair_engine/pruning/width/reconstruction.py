@@ -311,10 +311,10 @@ def _train(
     best.look(module, tokens)
 
 
-def _order(count: int, seed: int) -> Sequence[Tensor]:
+def _order(count: int, seed: int) -> list[Tensor]:
     """All tokens once, some a step."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(count, generator=generator).split(TOKENS_A_STEP)
+    return list(torch.randperm(count, generator=generator).split(TOKENS_A_STEP))
 
 
 def _schedule(used: float, step: int) -> float:

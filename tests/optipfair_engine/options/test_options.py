@@ -26,6 +26,7 @@ NOT_OF_THEIR_OWN = {
     "depth_pruning_percentage": "pruning_percentage",
     "healing": "healing_max_seconds",
     "reconstruction": "reconstruction_max_seconds",
+    "search": "search_max_seconds",
 }
 """Fields that the command line reaches by another option."""
 
