@@ -23,6 +23,7 @@ from jobs.specs.references import (
 )
 from optipfair_engine.options import prune as engine, rules
 from optipfair_engine.options.base import Finite, Strict, again
+from optipfair_engine.options.presets import stages_of
 from optipfair_engine.options.words import Preset
 
 
@@ -79,16 +80,14 @@ class PruneSpec(engine.Prune, OfModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _calibrated_by_itself(cls, given: Any) -> Any:
-        """Say so where the model is to write its own text: whatever looks at a spec then sees it."""
-        if (
-            not isinstance(given, dict)
-            or given.get("calibration") is not None
-            or given.get("plan") is not None
-        ):
-            return given
+    def _preset_spelled_out(cls, given: Any) -> Any:
+        """Say which text and stages a preset adds: whatever looks at a spec then sees them."""
         presets = set(get_args(Preset)) - {"guide"}
-        return {**given, "calibration": {"source": "model"}} if given.get("preset") in presets else given
+        if not isinstance(given, dict) or given.get("preset") not in presets or given.get("plan") is not None:
+            return given
+        kind, fair = str(given.get("pruning_type", "MLP_GLU")), given.get("fairness") is not None
+        added = {"calibration": {"source": "model"}, **stages_of(given["preset"], kind, fair=fair)}
+        return {**added, **{name: value for name, value in given.items() if value is not None}}
 
     @property
     def writes_text(self) -> bool:

@@ -81,7 +81,7 @@ class PruneFields(Strict):
     """What is pruned, and how: the fields that jobs, the command and the engine's calls share."""
 
     preset: Annotated[Preset, About(_WHAT)] = "guide"
-    """guide: as the other fields say; recommended: what measured best; fast: in less time."""
+    """guide: as the other fields say; recommended: what measured best; fast, best: in less or more time."""
     pruning_type: Annotated[PruningType, About(_WHAT)] = "MLP_GLU"
     """Neurons of gated (MLP_GLU) or plain (MLP) blocks, layers (DEPTH), heads (ATTENTION), or EXPERTS."""
     neuron_selection_method: Annotated[NeuronSelectionMethod, About(_WHAT, _WIDTH, flag="--method")] = "MAW"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Preset = Literal["guide", "recommended", "fast"]
+Preset = Literal["guide", "recommended", "fast", "best"]
 PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION", "EXPERTS"]
 NeuronSelectionMethod = Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"]
 TieBreak = Literal["lower_index", "topk"]

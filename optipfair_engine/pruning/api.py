@@ -100,7 +100,8 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
             percentage), ``attention_unit``, ``tie_break``, ``reconstruction={"max_seconds": 60}``,
             ``calibration={"source": "model"}`` (instead of a dataloader) and ``mix_self`` (beside one). Of
             text that the model writes itself, also ``num_samples``, ``max_length``, ``batch_size`` and
-            ``seed``. A preset without a dataloader calibrates on such text.
+            ``seed``. A preset without a dataloader calibrates on such text; ``best`` heals checkpoints, and
+            nothing here.
 
     Returns:
         The pruned model, or ``(pruned model, stats)``; see ``statistics.pruning_statistics`` for the keys.

@@ -194,8 +194,8 @@ def _of_prune(spec: Mapping[str, Any]) -> Iterator[str]:
 
 def _by_importance(spec: Mapping[str, Any]) -> bool:
     """Whether the preset chooses layers by their importance."""
-    recommended = spec.get("preset") == "recommended" and spec.get("pruning_type") == "DEPTH"
-    return recommended and spec.get("layer_indices") is None and spec.get("layer_selection_method") == "last"
+    preset = spec.get("preset", "guide") != "guide" and spec.get("pruning_type") == "DEPTH"
+    return preset and spec.get("layer_indices") is None and spec.get("layer_selection_method") == "last"
 
 
 def _of_bias(spec: Mapping[str, Any]) -> list[str]:

@@ -84,7 +84,7 @@ class Judge:
 
     def __post_init__(self) -> None:
         """Cut the windows, and ask the dense model."""
-        vocabulary = len(self.view.model.get_input_embeddings().weight)
+        vocabulary = int(self.view.config.vocab_size)
         each = max(2, _MOST_KEPT // vocabulary // len(self.windows))
         self.windows = [list(window)[:each] for window in self.windows]
         self._dense = self._predictions(len(self.windows))

@@ -148,6 +148,7 @@ def test_held_out_text_has_the_last_word(model: Any, tmp_path: Path, monkeypatch
     ("changes", "message"),
     [
         ({"allocation": "allocated"}, "give that, too"),
+        ({"allocation": "uniform", "preset": "best"}, "give that, too"),
         ({"pruning_type": "ATTENTION", "search": None}, 'allocation "searched"|allocation can'),
         ({"fairness": {"prompt_pairs": [["a", "b"]]}}, "not with fairness"),
         ({"search": {"max_seconds": 0}}, "search_seconds must be above 0"),
