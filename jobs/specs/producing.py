@@ -36,6 +36,7 @@ _CALIBRATED = Condition(
     lambda spec: spec.calibration is not None or spec.plan is not None, "calibration (or a calibrated plan)"
 )
 _OWN_TEXT = Condition(lambda spec: spec.writes_text, 'calibration with source "model" or mix_self')
+_RECONSTRUCTED = _has("reconstruction")
 _DEPTH = Condition(lambda spec: spec.pruning_type == "DEPTH" or spec.plan is not None, 'pruning_type "DEPTH"')
 _EXPERTS = Condition(
     lambda spec: spec.pruning_type == "EXPERTS" or spec.plan is not None, 'pruning_type "EXPERTS"'
@@ -59,6 +60,8 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         "perplexity_before_healing": (_EVALUATION, _HEALING),
         **dict.fromkeys(("healing_steps", "healing_seconds"), (_HEALING,)),
         **dict.fromkeys(("healing_first_loss", "healing_last_loss"), (_HEALING,)),
+        **dict.fromkeys(("reconstruction_layers", "reconstruction_error_before"), (_RECONSTRUCTED,)),
+        "reconstruction_error_after": (_RECONSTRUCTED,),
         **dict.fromkeys(("calibration_tokens", "calibration_tokens_per_feature"), (_CALIBRATED,)),
         "calibration_own_samples": (_OWN_TEXT,),
         **dict.fromkeys(("bias_change", "bias_against_random"), (_has("fairness"),)),

@@ -23,6 +23,7 @@ from jobs.specs.references import (
 )
 from optipfair_engine.options import prune as engine, rules
 from optipfair_engine.options.base import Finite, Strict, again
+from optipfair_engine.options.presets import stages_of
 from optipfair_engine.options.words import Preset
 
 
@@ -30,6 +31,18 @@ class Healing(engine.Healing):
     """A short distillation after pruning."""
 
     max_seconds: Annotated[int, Field(ge=1, le=24 * 3600)] = again(engine.Healing, "max_seconds")
+
+
+class Search(engine.Search):
+    """A search for the widths of layers."""
+
+    max_seconds: Annotated[int, Field(ge=1, le=24 * 3600)] = again(engine.Search, "max_seconds")
+
+
+class Reconstruction(engine.Reconstruction):
+    """A fit of each pruned MLP alone to what the dense one gives."""
+
+    max_seconds: Annotated[int, Field(ge=1, le=24 * 3600)] = again(engine.Reconstruction, "max_seconds")
 
 
 class Fairness(engine.Fairness):
@@ -50,6 +63,8 @@ class PruneSpec(engine.Prune, OfModel):
     expansion_rate: Annotated[Finite, Field(gt=0, le=10_000)] | None = again(engine.Prune, "expansion_rate")
     layer_indices: LayerIndices | None = again(engine.Prune, "layer_indices")
     healing: Healing | None = again(engine.Prune, "healing")
+    search: Search | None = again(engine.Prune, "search")
+    reconstruction: Reconstruction | None = again(engine.Prune, "reconstruction")
     fairness: Fairness | None = again(engine.Prune, "fairness")
     device: Device = again(engine.Prune, "device")
 
@@ -65,16 +80,14 @@ class PruneSpec(engine.Prune, OfModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _calibrated_by_itself(cls, given: Any) -> Any:
-        """Say so where the model is to write its own text: whatever looks at a spec then sees it."""
-        if (
-            not isinstance(given, dict)
-            or given.get("calibration") is not None
-            or given.get("plan") is not None
-        ):
-            return given
+    def _preset_spelled_out(cls, given: Any) -> Any:
+        """Say which text and stages a preset adds: whatever looks at a spec then sees them."""
         presets = set(get_args(Preset)) - {"guide"}
-        return {**given, "calibration": {"source": "model"}} if given.get("preset") in presets else given
+        if not isinstance(given, dict) or given.get("preset") not in presets or given.get("plan") is not None:
+            return given
+        kind, fair = str(given.get("pruning_type", "MLP_GLU")), given.get("fairness") is not None
+        added = {"calibration": {"source": "model"}, **stages_of(given["preset"], kind, fair=fair)}
+        return {**added, **{name: value for name, value in given.items() if value is not None}}
 
     @property
     def writes_text(self) -> bool:
@@ -94,6 +107,10 @@ class PruneSpec(engine.Prune, OfModel):
         if planned:
             rules.check_beside_plan(self, calibrated=calibrated)
         rules.check_needs(self, calibrated=calibrated, planned=planned)
+        rules.check_reconstruction(self)
+        rules.check_search(self)
+        if not planned:
+            rules.check_reconstruction_of_refit(self, calibrated=calibrated)
         if planned:
             return
         rules.check_ties_of_job(self)

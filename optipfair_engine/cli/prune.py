@@ -103,9 +103,9 @@ def prune(
     **chosen: Any,
 ) -> None:
     """Prune a model and save the result, with its plan, a model card, metrics and plots."""
-    writes = (
-        chosen["calibration"] or chosen["mix_self"] or (chosen["preset"] != "guide" and plan is None) or None
-    )
+    searched = chosen["allocation"] == "searched" or None
+    preset = chosen["preset"] != "guide" and plan is None
+    writes = chosen["calibration"] or chosen["mix_self"] or preset or None
     samples = (calibration_file or writes, "--calibration")
     refuse_unread(
         context,
@@ -116,8 +116,9 @@ def prune(
             "evaluation_max_length": (evaluation, "--evaluation"),
             "evaluation_num_windows": (evaluation, "--evaluation"),
             "seed": (
-                chosen["healing"] or fairness_pairs or writes,
-                "--healing-seconds, --fairness-pairs or --calibration-source model",
+                chosen["healing"] or chosen["reconstruction"] or searched or fairness_pairs or writes,
+                "--healing-seconds, --reconstruction-seconds, --allocation searched, --fairness-pairs or "
+                "--calibration-source model",
             ),
             "fairness_weight": (fairness_pairs, "--fairness-pairs"),
         },
@@ -243,8 +244,12 @@ _ROWS = {
     "held_out_loss_uniform": "Held-out loss, equal widths",
     "held_out_loss_importance": "Held-out loss, widths by importance",
     "held_out_loss_curves": "Held-out loss, widths by error",
+    "held_out_loss_searched": "Held-out loss, searched widths",
     "predicted_error_uniform": "Predicted error, equal widths",
     "predicted_error_allocated": "Predicted error, allocated widths",
+    "reconstruction_layers": "Layers better by reconstruction",
+    "reconstruction_error_before": "Held-out error of layers, refitted",
+    "reconstruction_error_after": "Held-out error of layers, reconstructed",
     "bias_change": "Bias change, held-out pairs",
     "fairness_outcome": "Bias against random pruning",
     "output_bytes": "Bytes written",

@@ -20,6 +20,9 @@ _FLOPS = 2e10
 _TRAINED_BYTES = 16
 #: Of each parameter in the file that is exported, f16.
 _GGUF_BYTES = 2
+#: How long a search takes unless it is told, and the probabilities that it compares with, three times.
+_SEARCH_SECONDS = 300.0
+_SEARCH_BYTES = 3 * 4 * 2**25
 #: What a token costs that the model writes, in tokens that it reads: products of few rows, and the cache.
 _WRITING = 2.5
 _BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -58,9 +61,12 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     if tokens:
         # a layer's weights cast to float32, where the processor is faster in it
         memory += facts.parameters / (layers + 1) * 4
-    healing = spec.get("healing") or {}
-    extra = float(healing.get("max_seconds", 0)) if isinstance(healing, Mapping) else 0.0
-    if extra:
+    memory += _fitting_bytes(facts, spec)
+    healed = _seconds_of(spec, "healing")
+    extra = healed + _seconds_of(spec, "reconstruction") + _searching(spec)
+    if _searching(spec):
+        memory += _SEARCH_BYTES
+    if healed:
         memory += facts.parameters * _TRAINED_BYTES * output / max(weights, 1)
     seconds = 3.0 + (2 * weights + 2 * output) / _BYTES_PER_SECOND + flops / _FLOPS + extra
     exported = output * _GGUF_BYTES / _weight_bytes(facts, weights) if spec.get("export") == "gguf" else 0.0
@@ -82,6 +88,7 @@ def estimate_streamed(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
         memory += facts.bytes / (layers + 1) if facts.expert_parameters else 0  # its experts side by side
     if tokens and _refits(spec):
         memory += wide**2 * 4 * 4  # two Gram matrices, and what solving makes of them
+    memory += _fitting_bytes(facts, spec)
     return Estimate(int(memory), whole.output_bytes, whole.seconds)
 
 
@@ -108,6 +115,28 @@ def state_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> int:
     gathered = 2 * wide * 4 * (wide if _refits(spec) else 2)
     # hidden states are replaced by the next layer's only once those are written; refitted weights
     return layers * (gathered + 4 * hidden * wide) + 2 * 4 * hidden * (tokens + window * count)
+
+
+def _seconds_of(spec: Mapping[str, Any], name: str) -> float:
+    """How long a stage that has a limit of its own may take."""
+    asked = spec.get(name) or {}
+    return float(asked.get("max_seconds", 0)) if isinstance(asked, Mapping) else 0.0
+
+
+def _searching(spec: Mapping[str, Any]) -> float:
+    """How long widths are searched for, in seconds."""
+    if spec.get("allocation") != "searched":
+        return 0.0
+    return _seconds_of(spec, "search") or _SEARCH_SECONDS
+
+
+def _fitting_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
+    """What reconstruction holds: all tokens' states, input and output of an MLP, and that MLP in training."""
+    if not _seconds_of(spec, "reconstruction"):
+        return 0.0
+    hidden, wide = facts.hidden_size or 1, facts.intermediate_size or 1
+    trained = matrices_of_mlp(facts.model_type) * hidden * wide * _TRAINED_BYTES
+    return 3.0 * 4 * hidden * _tokens_of(spec, "calibration") + trained
 
 
 def _refits(spec: Mapping[str, Any]) -> bool:

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 #: Fields that the engine's texts call by another name.
-_NAMES = {"fairness.weight": "The fairness weight", "healing.max_seconds": "healing_seconds"}
+_NAMES = {
+    "fairness.weight": "The fairness weight",
+    "healing.max_seconds": "healing_seconds",
+    "reconstruction.max_seconds": "reconstruction_seconds",
+    "search.max_seconds": "search_seconds",
+}
 #: What is wrong with the parts of a field that is a model itself.
 _PARTS = {"missing": "needs", "too_short": "needs", "extra_forbidden": "has no"}
 _BOUNDS = {

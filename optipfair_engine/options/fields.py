@@ -54,6 +54,20 @@ class Healing(Strict):
     """How long the result is distilled from the original, at most."""
 
 
+class Search(Strict):
+    """A search for the widths of layers."""
+
+    max_seconds: Annotated[float, Field(gt=0), About(flag="--search-seconds")]
+    """How long widths are searched for, at most (allocation searched). Unless given: 300."""
+
+
+class Reconstruction(Strict):
+    """A fit of each pruned MLP alone to what the dense one gives."""
+
+    max_seconds: Annotated[float, Field(gt=0), About(flag="--reconstruction-seconds")]
+    """How long the layers are trained towards the original's, one by one behind the refit, at most."""
+
+
 class Fairness(Strict):
     """Lets what a neuron says about an attribute weigh in the selection."""
 
@@ -67,7 +81,7 @@ class PruneFields(Strict):
     """What is pruned, and how: the fields that jobs, the command and the engine's calls share."""
 
     preset: Annotated[Preset, About(_WHAT)] = "guide"
-    """guide: as the other fields say; recommended: what measured best; fast: in less time."""
+    """guide: as the other fields say; recommended: what measured best; fast, best: in less or more time."""
     pruning_type: Annotated[PruningType, About(_WHAT)] = "MLP_GLU"
     """Neurons of gated (MLP_GLU) or plain (MLP) blocks, layers (DEPTH), heads (ATTENTION), or EXPERTS."""
     neuron_selection_method: Annotated[NeuronSelectionMethod, About(_WHAT, _WIDTH, flag="--method")] = "MAW"
@@ -83,7 +97,9 @@ class PruneFields(Strict):
     target_bytes: Annotated[Count | None, About(_SIZE, _BY_SHARE)] = None
     """The size that stays: at most so many bytes of weights."""
     allocation: Annotated[Allocation | None, About(_WHAT, _WIDTH, neutral=("uniform",))] = None
-    """One width for all layers, or by importance. Unless given: uniform."""
+    """One width for all layers, by importance or error, or searched for. Unless given: uniform."""
+    search: Annotated[Search | None, About(_WHAT, _WIDTH)] = None
+    """How long widths are searched for."""
     expansion_divisor: Annotated[ExpansionDivisor | None, About(_SIZE, _WIDTH)] = None
     """Rounds intermediate_size to a multiple."""
     layer_indices: Annotated[Sequence[Any] | None, About(_WHAT, _BY_LAYER)] = None
@@ -104,6 +120,8 @@ class PruneFields(Strict):
     """How experts are scored (EXPERTS): by what they add, or by how often they are chosen; by calibration."""
     compensation: Annotated[Compensation, About(_WHAT, _BY_LAYER)] = "none"
     """Whether the weights behind what goes are refitted; least_squares needs calibration."""
+    reconstruction: Annotated[Reconstruction | None, About(_RUN, _WIDTH)] = None
+    """A fit of gate, up and down of each layer behind the refit; a layer keeps it if held-out text agrees."""
     healing: Annotated[Healing | None, About(_RUN, in_memory=False)] = None
     """A short distillation from the original afterwards."""
     fairness: Annotated[Fairness | None, About(_WHAT, _WIDTH, in_memory=False)] = None
@@ -121,7 +139,7 @@ class PruneFields(Strict):
     device: Annotated[str, About(_RUN, in_memory=False)] = "auto"
     """What computes: auto (what there is), cpu or cuda."""
     seed: Annotated[Seed, About(_RUN, in_memory=False)] = 0
-    """Of healing, fairness, and text that the model writes."""
+    """Of healing, reconstruction, search, fairness, and text that the model writes."""
     compute_dtype: Annotated[ComputeDtype, About(_RUN, in_memory=False)] = "auto"
     """What passes that measure or choose are computed in; auto: the fastest here; checkpoint: its own."""
 
@@ -129,6 +147,11 @@ class PruneFields(Strict):
     def prunes_neurons(self) -> bool:
         """Whether intermediate neurons go (rather than layers, heads or experts)."""
         return self.pruning_type in _WIDTH
+
+    @property
+    def unequal_widths(self) -> bool:
+        """Whether layers may get widths of their own, for what calibration text says."""
+        return self.allocation in ("allocated", "searched")
 
     @property
     def percentage(self) -> float:

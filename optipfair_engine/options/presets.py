@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _LAYERS: Final = {"compensation": "least_squares", "layer_selection_method": "importance"}
 _HEADS: Final = {"compensation": "least_squares", "attention_unit": "query_head"}
 _EXPERTS: Final = {"expert_selection_method": "REAP"}
+_HEALING: Final = {"max_seconds": 480}
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,31 @@ PRESETS: Final = (
         _EXPERTS,
         "Neurons: not measured. Heads and layers: as recommended.",
     ),
+    PresetFacts(
+        "best",
+        1,
+        "Calibrated, and given a quarter of an hour: OBS and refit as recommended, widths of layers that are "
+        "searched for (unequal: load_pruned or GGUF), then healed by distillation from the original, which "
+        "takes the whole model in memory. Without reconstruction: healing gains more in the same time.",
+        {
+            "compensation": "least_squares",
+            "neuron_selection_method": "OBS",
+            "allocation": "searched",
+            "healing": _HEALING,
+        },
+        {**_HEADS, "healing": _HEALING},
+        {**_LAYERS, "healing": _HEALING},
+        {**_EXPERTS, "healing": _HEALING},
+        "Not measured as a whole. SmolLM2-135M, 30 % of the neurons in allocated widths: 30.69, healed for "
+        "600 s of processor time 27.46.",
+    ),
 )
+#: What a preset adds beside the choice of what goes: it decides where and how long a prune runs.
+_STAGES: Final = ("allocation", "healing")
 
 
 def with_own_text(options: PruneOptions, *, texts: bool, planned: bool = False) -> PruneOptions:
-    """Options that say that the model writes its calibration text, if a preset needs some and has none.
+    """Options that say which text and stages a preset adds: the model's own text, if there is no other.
 
     Args:
         options: of a prune.
@@ -102,9 +123,25 @@ def with_own_text(options: PruneOptions, *, texts: bool, planned: bool = False) 
     """
     with engines_errors():
         check_own_text(options, texts=texts)
-    if options.preset == "guide" or texts or planned or options.calibration is not None:
+    if options.preset == "guide" or planned:
+        return options
+    stages = stages_of(options.preset, options.pruning_type, fair=options.fairness is not None)
+    options = options.changed(
+        **{name: value for name, value in stages.items() if getattr(options, name) is None}
+    )
+    if texts or options.calibration is not None:
         return options
     return options.changed(calibration=ModelItself(source="model"))
+
+
+def stages_of(preset: str, pruning_type: str, *, fair: bool) -> dict[str, Any]:
+    """The fields by which a preset adds stages to a prune, so that they can be seen before it starts.
+
+    ``fair``: whether fairness chooses the neurons, for which no widths are searched.
+    """
+    facts = next(facts for facts in PRESETS if facts.name == preset)
+    asked = facts.for_type(pruning_type)
+    return {name: asked[name] for name in _STAGES if name in asked and not (fair and name == "allocation")}
 
 
 def resolve_preset(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
@@ -129,9 +166,10 @@ def resolve_preset(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
 
 def _settled(options: PruneOptions) -> set[str]:
     """Fields that others leave no choice in."""
-    settled = set()
+    settled = set[str]()
     if options.fairness is not None:
-        settled.add("neuron_selection_method")  # fairness is itself the score of neurons
+        # fairness is itself the score of neurons, and no widths are searched for it
+        settled |= {"neuron_selection_method", "allocation"}
     if options.layer_indices is not None:
         settled.add("layer_selection_method")
     return settled

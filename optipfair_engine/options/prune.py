@@ -9,9 +9,16 @@ from pydantic import model_validator
 from optipfair_engine.options import rules
 from optipfair_engine.options.base import EngineOptions, again
 from optipfair_engine.options.calibration import Cut, EvaluationCut, OwnText
-from optipfair_engine.options.fields import DEFAULT_PERCENTAGE, Fairness, Healing, PruneFields
+from optipfair_engine.options.fields import (
+    DEFAULT_PERCENTAGE,
+    Fairness,
+    Healing,
+    PruneFields,
+    Reconstruction,
+    Search,
+)
 
-__all__ = ["DEFAULT_PERCENTAGE", "Fairness", "Healing", "Prune", "PruneOptions"]
+__all__ = ["DEFAULT_PERCENTAGE", "Fairness", "Healing", "Prune", "PruneOptions", "Reconstruction", "Search"]
 
 
 class Prune(PruneFields):
@@ -31,6 +38,8 @@ class Prune(PruneFields):
         rules.check_type(self)
         rules.check_layer_choice(self)
         rules.check_ties(self)
+        rules.check_reconstruction(self)
+        rules.check_search(self)
 
 
 class PruneOptions(EngineOptions, Cut, OwnText, EvaluationCut, Prune):

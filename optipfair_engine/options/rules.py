@@ -32,7 +32,7 @@ SETTLED_BY_PLAN: Final = (
     *("preset", "neuron_selection_method", "tie_break", "compensation", "attention_unit"),
     "expert_selection_method",
     *("layer_indices", "num_layers_to_remove", "depth_pruning_percentage", "layer_selection_method"),
-    *("fairness", "keep_statistics"),
+    *("fairness", "search", "reconstruction", "keep_statistics"),
 )
 #: Of these, the words by which a plan says how it chose.
 WORDS_OF_PLAN: Final = (
@@ -126,9 +126,7 @@ def check_named_layers(options: PruneFields) -> None:
 
 def check_ties(options: PruneFields) -> None:
     """Refuse a way to break ties where something else than a score of one layer's neurons chooses."""
-    if options.tie_break != "lower_index" and (
-        options.compensation != "none" or options.allocation == "allocated"
-    ):
+    if options.tie_break != "lower_index" and (options.compensation != "none" or options.unequal_widths):
         raise ContradictionError(
             _TIES,
             guide=f'tie_break "{options.tie_break}" is for selection by score alone: not with compensation '
@@ -191,12 +189,17 @@ def _needs(options: PruneFields, *, planned: bool, healed: bool) -> dict[str, st
         (method == "OBS", 'neuron_selection_method "OBS"', refitted),
         (options.compensation != "none", 'compensation "least_squares"', refitted),
         (
-            options.allocation == "allocated" and not planned,
-            'allocation "allocated"',
+            options.unequal_widths and not planned,
+            f'allocation "{options.allocation}"',
             WIDTH_NEEDS,
         ),
         (options.pruning_type == "EXPERTS" and not planned, 'pruning_type "EXPERTS"', EXPERT_NEEDS),
         (selects_layers_by_text(options), f'layer_selection_method "{layers}"', DEPTH_NEEDS),
+        (
+            options.reconstruction is not None and not planned,
+            "reconstruction",
+            "reconstruction needs calibration text: layers are fitted to what the dense ones make of it",
+        ),
         (
             options.healing is not None and healed,
             "healing",
@@ -219,6 +222,32 @@ def check_fairness(options: PruneFields) -> None:
             f"{', '.join(names)}: not with fairness, which ranks neurons by utility and bias",
             guide=f"{names[0]} {getattr(options, names[0])} has no effect with fairness, which scores "
             "neurons by rank(OBS's cost) - weight * rank(bias): leave it out",
+        )
+
+
+def check_search(options: PruneFields) -> None:
+    """Refuse a limit of a search that isn't asked for, and a search for neurons that fairness chooses."""
+    chosen = options.allocation == "searched" or (options.preset == "best" and options.allocation is None)
+    if options.search is not None and not chosen:
+        raise ContradictionError('search is how allocation "searched" goes about it: give that, too')
+    if options.allocation == "searched" and options.fairness is not None:
+        raise ContradictionError('allocation "searched": not with fairness; give "allocated"')
+
+
+def check_reconstruction(options: PruneFields) -> None:
+    """Refuse reconstruction of neurons that fairness chose: they are there for more than the output."""
+    if options.reconstruction is not None and options.fairness is not None:
+        raise ContradictionError(
+            "reconstruction: not with fairness, which doesn't choose by the output alone"
+        )
+
+
+def check_reconstruction_of_refit(options: PruneFields, *, calibrated: bool) -> None:
+    """Refuse reconstruction without the refit that it starts from."""
+    if options.reconstruction is not None and not refits(options, calibrated=calibrated):
+        raise ContradictionError(
+            'reconstruction starts from a refit: give compensation "least_squares", or a preset',
+            guide='reconstruction needs compensation="least_squares", or a preset',
         )
 
 
@@ -247,7 +276,7 @@ def check_calibration_is_used(options: PruneFields) -> None:
 
 def check_statistics(options: PruneFields, *, calibrated: bool) -> None:
     """Refuse to keep statistics that nothing gathers."""
-    gathered = refits(options, calibrated=calibrated) or options.allocation == "allocated"
+    gathered = refits(options, calibrated=calibrated) or options.unequal_widths
     if options.keep_statistics and not (gathered or options.fairness is not None):
         raise ContradictionError(
             "keep_statistics keeps what a refit of neurons or heads measured: it needs compensation "
@@ -261,6 +290,8 @@ def check_beside_plan(options: PruneFields, *, calibrated: bool) -> None:
     _refuse(
         (name for name in SETTLED_BY_PLAN if is_chosen(options, name)), "not beside plan, which settles it"
     )
+    if options.allocation == "searched":
+        raise ContradictionError('allocation "searched": not beside plan; it judges on calibration text')
     if calibrated and options.healing is None:
         raise ContradictionError(
             "calibration: beside plan it is used for healing only",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Preset = Literal["guide", "recommended", "fast"]
+Preset = Literal["guide", "recommended", "fast", "best"]
 PruningType = Literal["MLP_GLU", "MLP", "DEPTH", "ATTENTION", "EXPERTS"]
 NeuronSelectionMethod = Literal["MAW", "PPM", "VOW", "PON", "L2", "CFSP", "OBS"]
 TieBreak = Literal["lower_index", "topk"]
-Allocation = Literal["uniform", "allocated"]
+Allocation = Literal["uniform", "allocated", "searched"]
 ExpansionDivisor = Literal[32, 64, 128, 256]
 LayerSelectionMethod = Literal["last", "first", "custom", "importance", "greedy_perplexity"]
 ExpertSelectionMethod = Literal["REAP", "FREQUENCY"]

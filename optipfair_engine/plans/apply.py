@@ -74,14 +74,25 @@ def narrowed_in_passing(view: ModelView, plan: PruningPlan) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def narrowed_layer(view: ModelView, plan: PruningPlan, layer: int) -> Iterator[None]:
+    """Inside the block one layer has the plan's neurons alone."""
+    passing = _Passing(view, plan, layer)
+    passing.narrow(view.layers[layer], ())
+    try:
+        yield
+    finally:
+        passing.widen()
+
+
 class _Passing:
     """One layer's weights, narrow from the start of its forward to its end."""
 
     def __init__(self, view: ModelView, plan: PruningPlan, layer: int) -> None:
         self._view, self._layer = view, layer
         self._kept = torch.tensor(plan.kept_neurons[layer])
-        down = view.mlp(layer).names["down"]
-        self._weights = {name: weight for name, weight in plan.weights.items() if name == down}
+        names = set(view.mlp(layer).names.values())
+        self._weights = {name: weight for name, weight in plan.weights.items() if name in names}
         self._wide: list[tuple[nn.Module, dict[str, Any]]] = []
 
     def narrow(self, layer: nn.Module, _arguments: object) -> None:
@@ -142,12 +153,15 @@ def _check_weights(view: ModelView, plan: PruningPlan) -> None:
 
 
 def _narrowed_shapes(view: ModelView, plan: PruningPlan) -> dict[str, tuple[int, ...]]:
-    """The shapes that the matrices behind what goes will have, in the module's storage orientation."""
+    """The shapes that the matrices around what goes will have, in the module's storage orientation."""
     found: dict[str, tuple[int, ...]] = {}
     for layer, kept in plan.kept_neurons.items():
         mlp = view.mlp(layer)
-        shape = (mlp.down_weight.shape[0], len(kept))
-        found[mlp.names["down"]] = shape[::-1] if mlp.down_transposed else shape
+        hidden, rows = mlp.down_weight.shape[0], len(kept) * (2 if mlp.kind == "fused_glu" else 1)
+        shapes = {"gate": (rows, hidden), "up": (rows, hidden), "down": (hidden, len(kept))}
+        for role, shape in shapes.items():
+            if role in mlp.names:
+                found[mlp.names[role]] = shape[::-1] if mlp.down_transposed else shape
     for layer, heads in plan.kept_heads.items():
         block = view.attention(layer)
         shape = (block.o_weight.shape[0], len(heads.query) * block.head_dim)

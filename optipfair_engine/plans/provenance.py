@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: What divided the neurons among the layers. A plan that was made anew along its own order of removal says
 #: "allocated" of unequal widths.
-WidthRule: TypeAlias = Literal["uniform", "importance", "curves", "allocated"]
+WidthRule: TypeAlias = Literal["uniform", "importance", "curves", "allocated", "searched"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class Provenance:
         allocation: what divided the neurons among the layers.
         allocation_compared: ``False`` where unequal widths were taken without comparing them with equal ones.
         allocation_held_out_losses: rule → mean loss on held-out text, where they were compared.
+        search_candidates: how many divisions of the neurons a search has judged.
+        search_divergences: KL(dense ‖ pruned) in nats a token of the best rule ("start") and of what a search
+            found ("found"), on the text that it judged on.
         allocation_predicted_errors: rule → mean predicted error of the layers, where widths are equal and
             others could have been had.
         layer_selection_method: what chose the layers that go.
@@ -70,6 +73,8 @@ class Provenance:
         compensation: whether weights were refitted.
         refitted_layers: the layers whose weights stand in for removed layers.
         ridges: layer → λ of its refit.
+        reconstructed_layers: the layers whose MLP was then trained towards the dense one, and got better.
+        reconstruction_errors: layer → its relative error on held-out tokens before that, and after it.
         curve_ridge: λ of selection and of the predicted errors.
         curve_ridge_scale: what that λ is a multiple of.
         calibration: what the plan was calibrated on.
@@ -91,6 +96,8 @@ class Provenance:
     allocation: WidthRule | None = None
     allocation_compared: bool | None = None
     allocation_held_out_losses: Mapping[WidthRule, float] | None = None
+    search_candidates: int | None = None
+    search_divergences: Mapping[str, float] | None = None
     allocation_predicted_errors: Mapping[WidthRule, float] | None = None
     layer_selection_method: LayerSelectionMethod | None = None
     attention_unit: AttentionUnit | None = None
@@ -99,6 +106,8 @@ class Provenance:
     compensation: Compensation | None = None
     refitted_layers: tuple[int, ...] | None = None
     ridges: Mapping[int, float] | None = None
+    reconstructed_layers: tuple[int, ...] | None = None
+    reconstruction_errors: Mapping[int, tuple[float, float]] | None = None
     curve_ridge: float | None = None
     curve_ridge_scale: str | None = None
     calibration: CalibrationFacts | None = None
@@ -147,6 +156,10 @@ class Provenance:
 _READ: Mapping[str, Any] = {
     "layer_indices": tuple,
     "refitted_layers": tuple,
+    "reconstructed_layers": tuple,
+    "reconstruction_errors": lambda found: {
+        int(layer): (float(a), float(b)) for layer, (a, b) in found.items()
+    },
     "warnings": tuple,
     "ridges": lambda ridges: {int(layer): ridge for layer, ridge in ridges.items()},
     "calibration": CalibrationFacts.from_json,
@@ -160,5 +173,5 @@ def _plain(value: object) -> object:
     if isinstance(value, FairnessFacts):
         return asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): item for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

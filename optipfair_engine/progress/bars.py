@@ -10,8 +10,11 @@ from tqdm.auto import tqdm
 from optipfair_engine.progress import Reporter, null_reporter
 
 _TITLES = {
+    "generate": "Writing text",
     "calibrate": "Calibrating",
     "select": "Selecting neurons",
+    "search": "Searching widths",
+    "reconstruct": "Fitting layers",
     "prune": "Pruning layers",
     "importance": "Layer importance",
     "evaluate": "Evaluating",

@@ -23,7 +23,12 @@ from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.plans.reduction import count_parameters, pruning_statistics
 from optipfair_engine.progress import Reporter
 from optipfair_engine.progress.bars import progress_bars
-from optipfair_engine.pruning.cautions import OWN_TEXT_NOTICE, calibration_metrics, plan_cautions
+from optipfair_engine.pruning.cautions import (
+    OWN_TEXT_NOTICE,
+    calibration_metrics,
+    plan_cautions,
+    reconstruction_metrics,
+)
 from optipfair_engine.pruning.planner import make_plan
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -92,10 +97,11 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         tokenizer: lets text that the model writes itself begin in several ways, and so be of several kinds.
         **options: other fields of ``options.prune.Prune`` that choose what goes: ``preset``,
             ``compensation``, ``allocation``, ``target_parameters`` or ``target_bytes`` (instead of a
-            percentage), ``attention_unit``, ``tie_break``, ``calibration={"source": "model"}`` (instead of a
-            dataloader) and ``mix_self`` (beside one). Of text that the model writes itself, also
-            ``num_samples``, ``max_length``, ``batch_size`` and ``seed``. A preset without a dataloader
-            calibrates on such text.
+            percentage), ``attention_unit``, ``tie_break``, ``reconstruction={"max_seconds": 60}``,
+            ``calibration={"source": "model"}`` (instead of a dataloader) and ``mix_self`` (beside one). Of
+            text that the model writes itself, also ``num_samples``, ``max_length``, ``batch_size`` and
+            ``seed``. A preset without a dataloader calibrates on such text; ``best`` heals checkpoints, and
+            nothing here.
 
     Returns:
         The pruned model, or ``(pruned model, stats)``; see ``statistics.pruning_statistics`` for the keys.
@@ -132,7 +138,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
         pruned = apply_plan(model, plan, inplace=inplace, layers_path=view.layers_path, report=tell)
     if not return_stats:
         return pruned
-    facts = calibration_metrics(plan)
+    facts = calibration_metrics(plan) | reconstruction_metrics(plan)
     # the guide's calls are by weights alone and say nothing of it; a preset is calibrated
     if cautions := plan_cautions(plan, calibrated=True):
         facts["warnings"] = as_warnings(cautions)

@@ -54,6 +54,23 @@ def allocation_metrics(plan: PruningPlan) -> dict[str, Any]:
     return found | {f"predicted_error_{rule}": error for rule, error in (errors or {}).items()}
 
 
+def reconstruction_metrics(plan: PruningPlan) -> dict[str, Any]:
+    """How many layers got better by reconstruction, and the mean held-out error of all that were tried."""
+    errors = plan.provenance.reconstruction_errors
+    if errors is None:
+        return {}
+    found: dict[str, Any] = {"reconstruction_layers": len(plan.provenance.reconstructed_layers or ())}
+    for place, name in enumerate(("before", "after")) if errors else ():
+        mean = sum(pair[place] for pair in errors.values()) / len(errors)
+        found[f"reconstruction_error_{name}"] = round(mean, 6)
+    return found
+
+
+def plan_metrics(plan: PruningPlan) -> dict[str, Any]:
+    """What a result says of how its plan came about: calibration, division, reconstruction."""
+    return calibration_metrics(plan) | allocation_metrics(plan) | reconstruction_metrics(plan)
+
+
 def plan_cautions(plan: PruningPlan, *, calibrated: bool) -> list[Caution]:
     """What a plan alone gives reason to say.
 

@@ -10,6 +10,7 @@ from optipfair_engine.calibration import SquaredNorm, capture
 from optipfair_engine.calibration.experts import ExpertScores
 from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics
 from optipfair_engine.progress import Reporter
+from optipfair_engine.pruning.width.search import Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,11 @@ class Gatherer:
         """Layer → what its experts did with the unmasked tokens."""
         factory = partial(ExpertScores, view.routing.num_experts)
         return capture(view, calibration.batches, layers, factory, "experts", report=report)
+
+    def search_memory(self, key: str) -> Memory:
+        """Where a search that depends on ``key`` leaves its state: nowhere, without a folder for it."""
+        del key
+        return Memory()
 
     def hold(self, weight: Tensor) -> Tensor:
         """A refitted weight, where it may lie until the plan is applied."""

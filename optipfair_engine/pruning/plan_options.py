@@ -43,6 +43,8 @@ def check_beside_plan(options: PruneOptions, plan: PruningPlan) -> None:
         f'preset "{options.preset}"': options.preset != "guide",
         "keep_statistics": options.keep_statistics,
         "fairness": options.fairness is not None,
+        "reconstruction": options.reconstruction is not None,
+        'allocation "searched"': options.allocation == "searched",
     }
     if kind == "DEPTH":
         chosen_anew |= {name: getattr(options, name) is not None for name in _RESIZING}

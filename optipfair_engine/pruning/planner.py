@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from optipfair_engine.pruning.experts.calibrated import expert_plan
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 from optipfair_engine.pruning.width.by_score import kind_of, target_layers, width_plan
 from optipfair_engine.pruning.width.calibrated import Calibrated, calibrated_width_plan, uniform_counts
+from optipfair_engine.pruning.width.reconstruction import reconstruct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,11 +71,12 @@ def make_calibrated_plan(
     divided, if that was compared before.
     """
     options = _checked(options, calibrated=calibration is not None or statistics is not None)
-    refitted, allocated = options.compensation != "none", options.allocation == "allocated"
+    refitted, allocated = options.compensation != "none", options.unequal_widths
     if options.prunes_neurons and (refitted or allocated):
-        return calibrated_width_plan(
+        made = calibrated_width_plan(
             view, options, calibration, statistics, gatherer=gatherer, rule=rule, report=report
         )
+        return _reconstructed(view, options, made, calibration, gatherer, report)
     if options.pruning_type == "DEPTH" and (refitted or rules.selects_layers_by_text(options)):
         return calibrated_depth_plan(view, options, calibration, report=report)
     if options.pruning_type == "ATTENTION" and refitted:
@@ -88,6 +91,32 @@ def make_calibrated_plan(
     facts = calibration.facts(view.mlp(0).intermediate_size)
     gather = partial(gatherer.norms, view, calibration, report=report)
     return Calibrated(_plan_by_neuron_scores(view, options, gather, facts, report=report))
+
+
+def _reconstructed(
+    view: ModelView,
+    options: PruneOptions,
+    made: Calibrated,
+    calibration: CalibrationSet | None,
+    gatherer: Gatherer,
+    report: Reporter,
+) -> Calibrated:
+    """The plan with its layers fitted to the dense ones, if that is asked for."""
+    if options.reconstruction is None or made.statistics is None:
+        return made
+    if calibration is None:
+        raise InvalidOptionError("reconstruction needs calibration text, and there are only kept statistics")
+    plan = reconstruct(
+        view,
+        made.plan,
+        made.statistics,
+        calibration,
+        max_seconds=options.reconstruction.max_seconds,
+        seed=options.seed,
+        gatherer=gatherer,
+        report=report,
+    )
+    return replace(made, plan=plan)
 
 
 def make_static_plan(
@@ -121,6 +150,7 @@ def _checked(options: PruneOptions, *, calibrated: bool) -> PruneOptions:
         )
     with engines_errors():
         rules.check_needs(options, calibrated=calibrated, healed=False)
+        rules.check_reconstruction_of_refit(options, calibrated=calibrated)
         if calibrated:
             rules.check_calibration_is_used(options)
     return options
@@ -135,7 +165,7 @@ def uses_calibration(options: PruneOptions) -> bool:
     """Whether calibration, if there is any, has a say in what stays (rather than in healing alone)."""
     options = resolve_preset(options, calibrated=True)
     by_score = rules.scores_neurons_by_text(options) or options.pruning_type == "EXPERTS"
-    solved = options.compensation != "none" or options.allocation == "allocated"
+    solved = options.compensation != "none" or options.unequal_widths
     return by_score or solved or rules.selects_layers_by_text(options) or options.fairness is not None
 
 

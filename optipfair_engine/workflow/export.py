@@ -80,7 +80,7 @@ def check_export(source: Path, options: PruneOptions, *, calibrated: bool) -> No
     refuse_family(config)
     chosen = resolve_preset(options, calibrated=calibrated)
     some_layers = chosen.layer_indices is not None and chosen.pruning_type != "DEPTH"
-    if chosen.allocation == "allocated" or some_layers:
+    if chosen.unequal_widths or some_layers:
         refuse_unequal(config.model_type)
     if chosen.pruning_type == "ATTENTION":
         refuse_fewer_heads(config)

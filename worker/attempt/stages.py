@@ -35,6 +35,8 @@ _FIRST_GUESSES = {
     "select": 40.0,
     "evaluate": 11.0,
     "prune": 3.0,
+    "search": 300.0,
+    "reconstruct": 120.0,
     "heal": 60.0,
     "bias": 20.0,
     "plot": 1.5,
@@ -113,7 +115,7 @@ def _stages(before: str, kind: str, spec: Mapping[str, Any]) -> Iterator[Stage]:
         seen[name] = seen.get(name, 0) + 1
         known = _known_cost(name, kind, spec)
         guess = guesses[name] * _amount(name, spec) if known is None else known
-        scales, key = name not in ("plot", "heal"), f"{variant}/{name}/{seen[name]}"
+        scales, key = name not in ("plot", "heal", "reconstruct", "search"), f"{variant}/{name}/{seen[name]}"
         yield Stage(before + name, key, guess, learns=known is None, scales=scales)
 
 
@@ -141,8 +143,9 @@ def _amount(name: str, spec: Mapping[str, Any]) -> float:
 
 def _known_cost(name: str, kind: str, spec: Mapping[str, Any]) -> float | None:
     """What the spec itself tells of a stage's cost, if it does."""
-    if name == "heal":
-        return float(spec["healing"]["max_seconds"])
+    limited = {"heal": "healing", "reconstruct": "reconstruction", "search": "search"}
+    if name in limited and spec.get(limited[name]):
+        return float(spec[limited[name]]["max_seconds"])
     if kind == "bias" and name == "plot" and spec.get("visualization_types"):
         # how many layers the model has isn't known here: "all" counts as two dozen
         return bias_work(BiasSpec.model_validate(spec), {}, 24).figures * _FIGURE_SECONDS
@@ -171,6 +174,10 @@ def _of_prune(spec: Mapping[str, Any]) -> Iterator[str]:
         yield "calibrate"
     if not spec.get("plan"):
         yield "select"
+    if spec.get("allocation") == "searched":
+        yield "search"
+    if spec.get("reconstruction"):
+        yield "reconstruct"
     if measured:
         yield "evaluate"
         if calibrated and spec.get("pruning_type") != "EXPERTS":
@@ -187,8 +194,8 @@ def _of_prune(spec: Mapping[str, Any]) -> Iterator[str]:
 
 def _by_importance(spec: Mapping[str, Any]) -> bool:
     """Whether the preset chooses layers by their importance."""
-    recommended = spec.get("preset") == "recommended" and spec.get("pruning_type") == "DEPTH"
-    return recommended and spec.get("layer_indices") is None and spec.get("layer_selection_method") == "last"
+    preset = spec.get("preset", "guide") != "guide" and spec.get("pruning_type") == "DEPTH"
+    return preset and spec.get("layer_indices") is None and spec.get("layer_selection_method") == "last"
 
 
 def _of_bias(spec: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optipfair_engine.calibration.runner import HOLDOUT_EVERY
 from optipfair_engine.calibration.statistics import GramStatistics, held_out_windows
-from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
+from optipfair_engine.errors import CalibrationError, InvalidOptionError, UnsupportedModelError
 from optipfair_engine.options import rules
 from optipfair_engine.plans.plan import PruningPlan, as_stored, new_plan
 from optipfair_engine.plans.provenance import Provenance, WidthRule
@@ -27,6 +27,14 @@ from optipfair_engine.pruning.width.by_score import (
     target_layers,
 )
 from optipfair_engine.pruning.width.scores import DATA_DRIVEN_METHODS, neuron_scores, removal_order
+from optipfair_engine.pruning.width.search import (
+    DEFAULT_SECONDS,
+    UNITS_OF_A_LAYER,
+    Budget,
+    Judge,
+    Pieces,
+    search_widths,
+)
 from optipfair_engine.solving.obs import Elimination, eliminate
 from optipfair_engine.solving.refit import RidgeScale, refit
 
@@ -190,7 +198,7 @@ def _choose_widths(
     """The widths, and what the plan's provenance says of their choice."""
     total, divisor = sum(uniform.values()), options.expansion_divisor or 1
     curves = {layer: found.errors.tolist() for layer, found in work.eliminations.items()}
-    if options.allocation != "allocated":
+    if not options.unequal_widths:
         found: dict[str, Any] = {"allocation": "uniform"}
         if options.preset == "recommended" and work.refitted:
             allocated = curve_widths(work.sizes, curves, total, divisor)
@@ -201,19 +209,82 @@ def _choose_widths(
         "importance": importance_widths(work.sizes, work.statistics.importance, total, divisor),
         "curves": curve_widths(work.sizes, curves, total, divisor),
     }
-    if rule in candidates:
+    if rule in candidates and options.allocation == "allocated":
         return candidates[rule], {"allocation": rule, "allocation_compared": False}
     windows = [] if calibration is None else held_out_windows(calibration)
+    if options.allocation == "searched":
+        return _searched(view, options, work, candidates, calibration, windows, report)
     if reason := _why_uncompared(view, calibration, windows):
         # without a text to compare with, the rule that won the measurements is taken
         uncompared = {"allocation": "importance", "allocation_compared": False, "warnings": (reason,)}
         return candidates["importance"], uncompared
+    return _compared(view, options, work, candidates, windows, report)
+
+
+def _compared(
+    view: ModelView,
+    options: PruneOptions,
+    work: _Layers,
+    candidates: Mapping[WidthRule, dict[int, int]],
+    windows: Sequence[Sequence[int]],
+    report: Reporter,
+) -> tuple[dict[int, int], dict[str, Any]]:
+    """The widths with the least loss on held-out text; of equal ones the first."""
     losses: dict[WidthRule, float] = {}
     for done, (name, widths) in enumerate(candidates.items(), 1):
         losses[name] = _held_out_loss(view, options, work, widths, windows)
         report("select", done, len(candidates), f"{name} widths: held-out loss {losses[name]:.4f}")
     best = min(losses, key=lambda name: losses[name])
     return candidates[best], {"allocation": best, "allocation_held_out_losses": losses}
+
+
+def _searched(
+    view: ModelView,
+    options: PruneOptions,
+    work: _Layers,
+    candidates: Mapping[WidthRule, dict[int, int]],
+    calibration: CalibrationSet | None,
+    windows: Sequence[Sequence[int]],
+    report: Reporter,
+) -> tuple[dict[int, int], dict[str, Any]]:
+    """Widths that a search found, if they beat the others on held-out text that it hasn't seen."""
+    reason = _why_uncompared(view, calibration, windows)
+    if reason is not None or len(windows) < 2:
+        raise CalibrationError(
+            reason
+            or f"a search and its last word take a held-out sample each: give at least {2 * HOLDOUT_EVERY}"
+        )
+    blind = _blind(work)
+    pieces = Pieces(
+        _plan(view, work, Provenance(pruning_type=options.pruning_type), {}, {}),
+        lambda layer, width: _solve_layer(blind, layer, width)[:2],
+        work.sizes,
+        most=6 * len(work.sizes),
+    )
+    divisor = options.expansion_divisor or 1
+    unit = max(1, round(min(work.sizes.values()) / UNITS_OF_A_LAYER / divisor)) * divisor
+    found = search_widths(
+        Judge(view, pieces.plan_of, windows[::2]),
+        list(candidates.values()),
+        Budget(work.sizes, max(divisor, unit), unit),
+        max_seconds=options.search.max_seconds if options.search else DEFAULT_SECONDS,
+        seed=options.seed,
+        memory=work.gatherer.search_memory(_search_key(options, candidates)),
+        report=report,
+    )
+    best, division = _compared(
+        view, options, work, {**candidates, "searched": found.widths}, windows[1::2], report
+    )
+    divergences = {"start": found.start_divergence, "found": found.divergence}
+    division["search_candidates"] = found.judged
+    division["search_divergences"] = {name: round(value, 6) for name, value in divergences.items()}
+    return best, division
+
+
+def _search_key(options: PruneOptions, candidates: Mapping[WidthRule, dict[int, int]]) -> str:
+    """What a search depends on beside the calibration: method, refit, budget and seed."""
+    words = (options.neuron_selection_method, options.compensation, options.seed, options.expansion_divisor)
+    return repr((*words, *(sorted(widths.items()) for widths in candidates.values())))
 
 
 def _predicted_errors(
@@ -259,11 +330,15 @@ def _held_out_loss(
     from optipfair_engine.evaluation.perplexity import score_windows
     from optipfair_engine.plans.apply import narrowed_in_passing
 
-    blind = replace(work, statistics=GramStatistics(work.statistics.site, work.statistics.fit))
-    kept, weights, _ = _solve(blind, widths)
+    kept, weights, _ = _solve(_blind(work), widths)
     plan = _plan(view, work, Provenance(pruning_type=options.pruning_type), kept, weights)
     with narrowed_in_passing(view, plan):
         return round(score_windows(view.model, windows).mean_loss, 6)
+
+
+def _blind(work: _Layers) -> _Layers:
+    """The same, for refits that have not seen what is held out."""
+    return replace(work, statistics=GramStatistics(work.statistics.site, work.statistics.fit))
 
 
 def _solve(
@@ -277,14 +352,24 @@ def _solve(
         report("select", done, len(widths), f"layer {layer}: {width} of {work.sizes[layer]} neurons stay")
         if width >= work.sizes[layer]:
             continue
-        mlp, indices = work.mlps[layer], work.eliminations[layer].kept(width)
-        kept[layer] = tuple(indices.tolist())
-        if work.refitted:
-            found = refit(mlp.down_weight.detach(), *work.statistics.pair(layer), indices)
-            stored = as_stored(found.weight, mlp.down_weight.dtype, transposed=mlp.down_transposed)
-            weights[mlp.names["down"]] = work.gatherer.hold(stored)
-            ridges[layer] = found.ridge
+        kept[layer], some, ridge = _solve_layer(work, layer, width)
+        weights |= some
+        if ridge is not None:
+            ridges[layer] = ridge
     return kept, weights, ridges
+
+
+def _solve_layer(
+    work: _Layers, layer: int, width: int
+) -> tuple[tuple[int, ...], dict[str, Tensor], float | None]:
+    """The same of one layer that shrinks to ``width`` neurons; without a refit there is neither."""
+    mlp, indices = work.mlps[layer], work.eliminations[layer].kept(width)
+    kept = tuple(indices.tolist())
+    if not work.refitted:
+        return kept, {}, None
+    found = refit(mlp.down_weight.detach(), *work.statistics.pair(layer), indices)
+    stored = as_stored(found.weight, mlp.down_weight.dtype, transposed=mlp.down_transposed)
+    return kept, {mlp.names["down"]: work.gatherer.hold(stored)}, found.ridge
 
 
 def _plan(

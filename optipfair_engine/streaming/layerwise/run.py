@@ -108,7 +108,7 @@ def capture_layerwise(
         for batch in (*plain, *windows):
             check_tokens(view.model, batch["input_ids"])
         with torch.no_grad(), fast_products(view.model, compute_dtype):
-            selections = _selections(plain, holdout_every)
+            selections = token_selections(plain, holdout_every)
             _run_layers(view, plain, windows, selections, wanted, store, last, report)
     if beside is not None:
         beside.mean_loss = _evaluated(view, windows, store, compute_dtype)
@@ -180,7 +180,8 @@ def _run_layers(
         report("calibrate", index + 1, last + 1, f"layer {index}")
 
 
-def _selections(batches: Sequence[Batch], holdout_every: int | None) -> list[TokenSelection]:
+def token_selections(batches: Sequence[Batch], holdout_every: int | None) -> list[TokenSelection]:
+    """For each batch which of its tokens are used, and which are of samples that are held out."""
     found, seen = [], 0
     for batch in batches:
         selection = TokenSelection()

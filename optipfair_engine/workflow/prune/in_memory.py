@@ -19,7 +19,7 @@ from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.plans.reduction import count_parameters, pruning_statistics
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.pruning.cautions import allocation_metrics, calibration_metrics, cautions_of
+from optipfair_engine.pruning.cautions import cautions_of, plan_metrics
 from optipfair_engine.pruning.planner import make_calibrated_plan, uses_calibration
 from optipfair_engine.pruning.width.calibrated import Calibrated
 from optipfair_engine.workflow.common import calibration_set, folder_bytes, load
@@ -70,7 +70,7 @@ def prune_in_memory(
     units, parameters = units_per_layer(view, chosen), count_parameters(model)
     pruned, quality = _prune_and_measure(model, chosen, options, calibration, windows, report)
     metrics = pruning_statistics(parameters, locate(pruned), chosen) | quality
-    metrics |= calibration_metrics(chosen) | allocation_metrics(chosen) | fairness
+    metrics |= plan_metrics(chosen) | fairness
     plain = not overrides(pruned.config.get_text_config())
     metrics["loads_with_transformers"] = int(plain)
     metrics["warnings"] = as_warnings(

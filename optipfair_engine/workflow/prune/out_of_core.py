@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from optipfair_engine.jsonable import write_json
 from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
 from optipfair_engine.pruning.gathering import Gatherer
 from optipfair_engine.pruning.planner import make_calibrated_plan
+from optipfair_engine.pruning.width.search import Memory
 from optipfair_engine.streaming.layerwise.evaluation import Evaluation, score_layerwise
 from optipfair_engine.streaming.layerwise.run import capture_layerwise, open_checkpoint
 from optipfair_engine.streaming.layerwise.statistics import gather_statistics_layerwise
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from optipfair_engine.workflow.prune.route import Route
 
 ALLOCATION_FILE = "allocation.json"
+SEARCH_FILE = "search.json"
 
 
 def prune_out_of_core(
@@ -204,11 +206,32 @@ class _Layerwise(Gatherer):
             announce=self._announce,
         )[site]
 
+    def search_memory(self, key: str) -> Memory:
+        return _SearchFile(self.work / SEARCH_FILE, key)
+
     def hold(self, weight: Tensor) -> Tensor:
         # a file without a name: its pages can be taken from memory, and it goes with the tensor
         with tempfile.NamedTemporaryFile(dir=self.work) as file:
             flat = torch.from_file(file.name, shared=True, size=weight.numel(), dtype=weight.dtype)
         return flat.view(weight.shape).copy_(weight)
+
+
+class _SearchFile(Memory):
+    """The state of a search in the work folder: of one budget, that of any other is replaced."""
+
+    def __init__(self, file: Path, key: str) -> None:
+        self._file, self._key = file, key
+
+    def recall(self) -> dict[str, Any] | None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+            return dict(kept["state"]) if kept["key"] == self._key else None
+        return None
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        draft = self._file.with_name(f".{self._file.name}")
+        write_json(draft, {"key": self._key, "state": dict(state)})
+        draft.replace(self._file)
 
 
 def _known_rule(work: Path) -> str | None:

@@ -269,7 +269,7 @@ def _too_large_streamed(case: Case) -> str:
 
 def spec_of(options: PruneOptions, calibration: bool, evaluation: bool) -> dict[str, Any]:
     """The options under the names of a job's spec, as estimates and the readers of headers take them."""
-    same = ("preset", "pruning_type", "compensation", "dtype", "layer_indices")
+    same = ("preset", "pruning_type", "compensation", "allocation", "dtype", "layer_indices")
     size = rules.asked_layers if options.pruning_type == "DEPTH" else rules.asked_size
     texts = {
         "source": "given" if options.calibration is None else options.calibration.source,
@@ -288,4 +288,6 @@ def spec_of(options: PruneOptions, calibration: bool, evaluation: bool) -> dict[
         "calibration": texts if calibration else None,
         "evaluation": windows if evaluation else None,
         "healing": None if options.healing_seconds is None else {"max_seconds": options.healing_seconds},
+        "search": None if options.search is None else options.search.model_dump(),
+        "reconstruction": None if options.reconstruction is None else options.reconstruction.model_dump(),
     }

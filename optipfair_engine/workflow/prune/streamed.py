@@ -176,13 +176,13 @@ def _metrics_of(
     """The metrics of what was written, read off the files without a model; draws the plots, too."""
     from optipfair_engine.checkpoints.model_card import has_unequal_layers
     from optipfair_engine.plans.reduction import pruning_statistics
-    from optipfair_engine.pruning.cautions import allocation_metrics, calibration_metrics, cautions_of
+    from optipfair_engine.pruning.cautions import cautions_of, plan_metrics
     from optipfair_engine.streaming import CheckpointLayout, CheckpointSource
     from optipfair_engine.workflow.prune.plots import units_per_layer, write_plots
 
     before, after = (CheckpointLayout(CheckpointSource(folder)) for folder in (source, output))
     metrics = pruning_statistics(result.original_parameters, after, result.plan)
-    metrics |= calibration_metrics(result.plan) | allocation_metrics(result.plan) | measured
+    metrics |= plan_metrics(result.plan) | measured
     plain = not has_unequal_layers(output)
     metrics["loads_with_transformers"] = int(plain)
     metrics["warnings"] = as_warnings(

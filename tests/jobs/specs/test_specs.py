@@ -503,4 +503,6 @@ def test_a_preset_without_text_says_that_the_model_writes_it() -> None:
     assert spec.calibration.source == "model"
     assert spec.writes_text
     assert parse_request(prune(preset="guide")).spec.calibration is None
+    best = parse_request(prune(preset="best", calibration=CALIBRATION)).spec
+    assert (best.allocation, best.healing_seconds, best.writes_text) == ("searched", 480, False)
     assert not parse_request(prune(preset="recommended", calibration=CALIBRATION)).spec.writes_text

@@ -22,7 +22,12 @@ from optipfair_engine.options.prune import Prune, PruneOptions
 from optipfair_engine.options.words import PruningType
 from optipfair_engine.pruning import prune_model
 
-NOT_OF_THEIR_OWN = {"depth_pruning_percentage": "pruning_percentage", "healing": "healing_max_seconds"}
+NOT_OF_THEIR_OWN = {
+    "depth_pruning_percentage": "pruning_percentage",
+    "healing": "healing_max_seconds",
+    "reconstruction": "reconstruction_max_seconds",
+    "search": "search_max_seconds",
+}
 """Fields that the command line reaches by another option."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from optipfair_engine.cli.app import app
-from optipfair_engine.options.presets import PRESETS, resolve_preset
+from optipfair_engine.options.presets import PRESETS, resolve_preset, with_own_text
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.options.words import Preset, PruningType
 
@@ -44,6 +44,18 @@ def test_what_was_chosen_stays(asked: dict[str, Any], name: str) -> None:
     resolved = resolve_preset(options, calibrated=True)
     assert getattr(resolved, name) == getattr(options, name)
     assert resolved.compensation == "least_squares"
+
+
+def test_best_says_its_stages_before_it_starts() -> None:
+    options = with_own_text(PruneOptions(preset="best", search={"max_seconds": 60}), texts=True)
+    assert (options.allocation, options.healing_seconds) == ("searched", 480)
+    assert options.calibration is None
+    own = with_own_text(PruneOptions(preset="best", allocation="uniform", pruning_percentage=20), texts=False)
+    assert (own.allocation, own.healing_seconds) == ("uniform", 480)
+    assert own.calibration is not None
+    fair = PruneOptions(preset="best", fairness={"prompt_pairs": [["a", "b"]]})
+    assert with_own_text(fair, texts=True).allocation is None
+    assert resolve_preset(fair, calibrated=True).allocation is None
 
 
 def test_fast_scores_by_activations_and_refits() -> None:

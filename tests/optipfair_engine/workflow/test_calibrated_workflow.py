@@ -82,6 +82,25 @@ def test_without_text_the_model_writes_it_and_the_result_says_so(
     load_pruned(tmp_path / "out")
 
 
+@pytest.mark.parametrize("execution", ["memory", "streamed"])
+def test_reconstruction_is_reported_layer_by_layer(source: Path, tmp_path: Path, execution: str) -> None:
+    said: list[tuple[str, int, int]] = []
+    metrics = prune_checkpoint(
+        source,
+        tmp_path / "out",
+        _options(execution=execution, num_samples=64, reconstruction={"max_seconds": 30.0}),
+        calibration_texts=[TEXT * 4],
+        report=lambda stage, done, total, _: said.append((stage, done, total)),
+    )
+    assert [step for step in said if step[0] == "reconstruct"] == [("reconstruct", i, 3) for i in (1, 2, 3)]
+    assert metrics["reconstruction_layers"] > 0
+    assert metrics["reconstruction_error_after"] < metrics["reconstruction_error_before"]
+    made = PruningPlan.load(tmp_path / "out").provenance
+    assert len(made.reconstructed_layers or ()) == metrics["reconstruction_layers"]
+    assert "reconstructed layers" in (tmp_path / "out" / "README.md").read_text().replace("_", " ")
+    load_pruned(tmp_path / "out")
+
+
 def test_a_share_of_own_text_comes_beside_the_users(source: Path, tmp_path: Path) -> None:
     metrics = prune_checkpoint(
         source, tmp_path / "out", _options(mix_self=0.25, num_samples=12), calibration_texts=[TEXT]

@@ -260,9 +260,13 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
             "healing": {"max_seconds": 1},
             "fairness": {"prompt_pairs": PAIRS},
         },
-        {"preset": "recommended", "calibration": {**TEXTS, "max_length": 8}, "pruning_percentage": 50},
+        {
+            "preset": "recommended",
+            "calibration": {"source": "model", "num_samples": 16, "max_length": 8},
+            "pruning_percentage": 50,
+            "reconstruction": {"max_seconds": 5},
+        },
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1},
-        {"calibration": {"source": "model", "num_samples": 2, "max_length": 8}, "pruning_percentage": 50},
         {"model": MIXTURE, "pruning_type": "EXPERTS", "pruning_percentage": 50, "calibration": TEXTS},
     ],
     "bias": [
