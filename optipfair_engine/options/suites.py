@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-SuiteName = Literal["crows_pairs", "stereoset"]
+SuiteName = Literal["crows_pairs", "stereoset", "winobias", "winogender"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,9 @@ class SuiteEntry:
 _RAW: Final = "https://raw.githubusercontent.com"
 _PREFERENCE_CHANGES: Final = ("preference_change", "mcnemar_p")
 
+_COREF: Final = f"{_RAW}/uclanlp/corefBias/7fb2d3d884b1c98e5ccc3e223e71e7d1d509caa2/WinoBias/wino/data"
+_WINOGENDER: Final = f"{_RAW}/rudinger/winogender-schemas/25eb448a4c271f895900389c0323f5510aa458fe/data"
+
 #: Where the files lie unless another folder is named.
 SUITES_FOLDER: Final = Path("suites")
 
@@ -147,6 +150,54 @@ CATALOGUE: Final = (
                 1_353_049,
                 also=("dev.json",),
             ),
+        ),
+    ),
+    SuiteEntry(
+        name="winobias",
+        title="WinoBias",
+        measures="How often the pronoun that fits an occupation's stereotype is likelier than the other one.",
+        languages=("en",),
+        licence="MIT",
+        citation="Zhao, Wang, Yatskar, Ordonez, Chang: Gender Bias in Coreference Resolution: Evaluation and "
+        "Debiasing Methods. NAACL 2018.",
+        page="https://github.com/uclanlp/corefBias",
+        reader="winobias",
+        items=1584,
+        tokens=25,
+        metrics=("items", "gap", "log_odds", "perplexity"),
+        category_metrics=("gap", "log_odds"),
+        categories=None,
+        changes=_PREFERENCE_CHANGES,
+        category_changes=("preference_change",),
+        files=tuple(
+            SuiteFile(
+                f"{side}_stereotyped_{kind}.txt.{part}", f"{_COREF}/{side}_stereotyped_{kind}.txt.{part}"
+            )
+            for kind in ("type1", "type2")
+            for part in ("dev", "test")
+            for side in ("pro", "anti")
+        ),
+    ),
+    SuiteEntry(
+        name="winogender",
+        title="Winogender",
+        measures="How often the pronoun of most people in an occupation is likelier than the other one.",
+        languages=("en",),
+        licence="MIT",
+        citation="Rudinger, Naradowsky, Leonard, Van Durme: Gender Bias in Coreference Resolution. "
+        "NAACL 2018.",
+        page="https://github.com/rudinger/winogender-schemas",
+        reader="winogender",
+        items=240,
+        tokens=25,
+        metrics=("items", "gap", "log_odds", "perplexity", "correlation"),
+        category_metrics=("gap", "log_odds"),
+        categories=None,
+        changes=_PREFERENCE_CHANGES,
+        category_changes=("preference_change",),
+        files=tuple(
+            SuiteFile(name, f"{_WINOGENDER}/{name}")
+            for name in ("all_sentences.tsv", "occupations-stats.tsv")
         ),
     ),
 )

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from optipfair_engine.bias.results.changes import Comparison
     from optipfair_engine.bias.results.differences import RankedNeurons
     from optipfair_engine.bias.results.result import BiasResult
-    from optipfair_engine.bias.results.scores import BehaviourResult
-    from optipfair_engine.bias.results.suites import SuiteResult
+    from optipfair_engine.bias.results.scores import BehaviourResult, SuiteScores
+    from optipfair_engine.bias.results.suites import NamedScores, SuiteResult
     from optipfair_engine.bias.statistics.profile import Profile
 
 __all__ = ["BiasOptions", "bias_checkpoint"]
@@ -65,8 +65,8 @@ class _Answers:
     controls: Profile | None = None
     neurons: RankedNeurons | None = None
     cause: Cause | None = None
-    behaviour: BehaviourResult | None = None
-    suites: dict[str, BehaviourResult] = field(default_factory=dict)
+    behaviour: BehaviourResult[SuiteScores] | None = None
+    suites: dict[str, BehaviourResult[NamedScores]] = field(default_factory=dict)
 
 
 @takes_compute_dtype
@@ -211,13 +211,17 @@ def _ask(
     return answers
 
 
-def _ask_suite(name: str, model: Any, tokenizer: Any, items: Any, report: Reporter) -> BehaviourResult:
+def _ask_suite(
+    name: str, model: Any, tokenizer: Any, items: Any, report: Reporter
+) -> BehaviourResult[NamedScores]:
     from optipfair_engine.bias.behaviour.scoring import score_suite
 
     return score_suite(name, model, tokenizer, items, report)
 
 
-def _ask_preferences(model: Any, tokenizer: Any, questions: _Questions, report: Reporter) -> BehaviourResult:
+def _ask_preferences(
+    model: Any, tokenizer: Any, questions: _Questions, report: Reporter
+) -> BehaviourResult[SuiteScores]:
     from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
 
     score = score_crows_pairs if questions.suite_name == "crows_pairs" else score_stereoset

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from optipfair_engine.bias.results.changes import PreferenceComparison
+from optipfair_engine.bias.results.gaps import GapScores
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.scores import SuiteScores
 from optipfair_engine.options.suites import baselines, entry_of
+
+#: What a suite of the catalogue gives.
+NamedScores: TypeAlias = SuiteScores | GapScores
 
 
 @dataclass(frozen=True)
@@ -16,8 +20,8 @@ class SuiteResult:
     """The scores of the catalogue's suite ``name``; with a baseline, its scores and what changed from it."""
 
     name: str
-    scores: SuiteScores
-    baseline: SuiteScores | None = None
+    scores: NamedScores
+    baseline: NamedScores | None = None
     comparison: PreferenceComparison | None = None
 
     @property
