@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from optipfair_engine.bias.behaviour.tables import behaviour, of_suite, preference_changes
+from optipfair_engine.bias.behaviour.tables import behaviour, of_pairs, of_suite, preference_changes
 from optipfair_engine.bias.html import figure, outcome, page, table, yes_or_no
 from optipfair_engine.bias.results.changes import Compared, ProfileComparison
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
@@ -56,6 +56,8 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
         yield from cause_section(result.cause, [path for path in figures if path.stem == EFFECTS])
     if result.behaviour is not None:
         yield from behaviour(result.behaviour, result.baseline_behaviour)
+    for own in result.pair_suites:
+        yield from of_pairs(own)
     for suite in result.suites:
         yield from of_suite(suite)
     if profile is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from optipfair_engine.bias.html import outcome, table
+from optipfair_engine.bias.html import outcome, table, yes_or_no
 from optipfair_engine.bias.results.changes import PreferenceComparison
 from optipfair_engine.bias.results.gaps import GapScores
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.scores import CrowsPairsScores, StereoEntry, StereoSetScores
-from optipfair_engine.bias.results.suites import NamedScores, SuiteResult
+from optipfair_engine.bias.results.suites import NamedScores, PairSuiteResult, SuiteResult
 from optipfair_engine.bias.wording import between, p_value, three_digits
 from optipfair_engine.options.suites import entry_of
 
@@ -20,6 +20,33 @@ def of_suite(suite: SuiteResult) -> Iterable[str]:
     yield from behaviour(suite.scores, suite.baseline)
     if suite.comparison is not None:
         yield preference_changes(suite.comparison, entry_of(suite.name).title)
+
+
+def of_pairs(suite: PairSuiteResult) -> Iterable[str]:
+    """The differences of a suite of prompt pairs by category, and what changed from the baseline."""
+    entry = entry_of(suite.name)
+    yield (
+        f"<h2>{escape(entry.title)}</h2><p>{suite.pairs:,} pairs from {suite.templates:,} templates; each "
+        "category has all templates.</p>"
+    )
+    changes = {"overall": suite.change, **suite.category_changes}
+    yield table(
+        "Mean difference from the first difference on, beside the suite's control pairs, with 95 % intervals "
+        "(bootstrap over templates); relative change from the baseline, percent",
+        ("category", "mean difference", "effect", "above noise", "relative change, %", "outcome"),
+        [
+            (
+                escape(name),
+                between(found.mean),
+                between(found.noise.effect if found.noise is not None else None),
+                yes_or_no(found.noise.above if found.noise is not None else None),
+                between(change.relative_change, scale=100) if change is not None else "–",
+                outcome(change.outcome) if change is not None else "–",
+            )
+            for name, found in {"overall": suite.overall, **suite.categories}.items()
+            for change in (changes.get(name),)
+        ],
+    )
 
 
 def behaviour(scores: NamedScores, baseline: NamedScores | None) -> Iterable[str]:

@@ -44,11 +44,16 @@ class StereoItem:
 
 @dataclass(frozen=True)
 class PairItem:
-    """A prompt pair; ``template`` names its cluster where the file does."""
+    """A prompt pair; ``template`` names its cluster where the file does.
+
+    ``suite`` and ``category`` are those of the catalogue, where it is of one.
+    """
 
     first: str
     second: str
     template: str | None = None
+    suite: str | None = None
+    category: str | None = None
 
 
 Suite: TypeAlias = list[CrowsItem] | list[StereoItem] | list[PairItem]
