@@ -72,7 +72,7 @@ def _catalogued(entry: SuiteEntry, workers: list[Worker]) -> models.CatalogueSui
         models.PublishedFile(name=file.name, url=file.url, sha256=file.sha256, size=file.size)
         for file in entry.files
     ]
-    state = "here" if workers else "missing"
+    state = "here" if workers or not entry.files else "missing"
     return models.CatalogueSuite(**told, state=state, queues=_queues(workers))
 
 

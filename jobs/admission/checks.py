@@ -178,7 +178,8 @@ def _suites(spec: Spec) -> Iterator[tuple[Location, str]]:
 def _catalogued(spec: Spec) -> Iterator[tuple[Location, SuiteName]]:
     for where, part in parts_of(spec):
         for number, name in enumerate(getattr(part, "suites", None) or ()):
-            yield (*where, "suites", number), name
+            if entry_of(name).files:
+                yield (*where, "suites", number), name
 
 
 def _catalogued_suite(name: SuiteName, location: Location) -> Need:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jobs.admission.estimating import JobFacts
@@ -19,6 +19,7 @@ from jobs.specs import (
     model_references,
     spec_to_json,
 )
+from optipfair_engine.options.suites import entry_of
 
 
 def reuse_key(request: AnyRequest, workers: Sequence[Worker], sources: Mapping[str, JobFacts]) -> str | None:
@@ -56,13 +57,18 @@ def _revision(ref: Any, workers: Sequence[Worker], sources: Mapping[str, JobFact
     return f"step {ref.name}"
 
 
+def _needs_data(suites: Iterable[str]) -> bool:
+    """Whether a suite by name is read from files, which may change under their names."""
+    return any(entry_of(name).files for name in suites)
+
+
 def _names_a_file(spec: Any) -> bool:
     """Whether any part of a spec names a calibration file, a data set or a suite."""
     if isinstance(spec, list):
         return any(_names_a_file(item) for item in spec)
     if not isinstance(spec, dict):
         return False
-    if isinstance(spec.get("suite"), str) or spec.get("suites"):
+    if isinstance(spec.get("suite"), str) or _needs_data(spec.get("suites") or ()):
         return True
     named_text = spec.get("source") not in (None, "upload", "model") and "texts" in spec
     return named_text or any(_names_a_file(value) for value in spec.values())

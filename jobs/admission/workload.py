@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -61,10 +61,9 @@ class BiasWork:
 
 def bias_work(spec: BiasSpec, suites: Mapping[str, JsonObject], layers: int) -> BiasWork:
     """The work of a bias job; a suite of which nothing is known counts as a small one."""
-    if spec.suites is not None:
-        entries = [entry_of(name) for name in spec.suites]
-        items = sum(entry.items for entry in entries)
-        return BiasWork(0, items, sum(entry.items * entry.tokens for entry in entries), 0)
+    named = spec.suites_asked(baseline=spec.baseline is not None)
+    if named:
+        return _work_of(named, spec, layers)
     suite = suites.get(spec.suite, {}) if isinstance(spec.suite, str) else {}
     each = _ITEM_TOKENS.get(str(suite.get("kind")))
     if each is not None:
@@ -76,6 +75,16 @@ def bias_work(spec: BiasSpec, suites: Mapping[str, JsonObject], layers: int) -> 
     runs = _patching_runs(spec, layers)
     tokens = 2 * (pairs + runs * asked) * _PROMPT_TOKENS
     return BiasWork(pairs, 0, tokens, _figures(spec, asked, layers), runs)
+
+
+def _work_of(names: Sequence[str], spec: BiasSpec, layers: int) -> BiasWork:
+    """The work of suites by name, whose sizes the catalogue knows."""
+    entries = [entry_of(name) for name in names]
+    pairs = sum(entry.items for entry in entries if entry.of_pairs)
+    items = sum(entry.items for entry in entries) - pairs
+    runs = _patching_runs(spec, layers) if pairs else 0
+    tokens = sum(entry.items * entry.tokens for entry in entries) + 2 * runs * pairs * _PROMPT_TOKENS
+    return BiasWork(pairs, items, tokens, _figures(spec, pairs, layers) if pairs else 0, runs)
 
 
 def _patching_runs(spec: BiasSpec, layers: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.specs.kinds import PipelineSpec, Spec
 from jobs.specs.metrics import known_metrics
-from optipfair_engine.options.suites import parse_metric
+from optipfair_engine.options.suites import pair_suites, parse_metric
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ def _has(name: str, wanted: str | None = None) -> Condition:
 
 
 def _has_controls(spec: Any) -> bool:
+    if pair_suites(spec.suites or ()):
+        return True
     sources = (spec.prompt_pairs, spec.template, spec.suite, spec.suites)
     defaults = all(source is None for source in sources)
     return spec.control_pairs is not None or defaults
@@ -112,11 +114,12 @@ def missing(kind: str, spec: Any, metric: str) -> list[str]:
     """What a spec (of one step) would need in order to report a metric of its kind; empty if nothing."""
     conditions = _CONDITIONS.get(kind, {}).get(metric, ())
     found = [condition.wanted for condition in conditions if not condition.holds(spec)]
-    if kind == "bias" and metric in PAIRS_ONLY and spec.suites is not None:
+    if kind == "bias" and metric in PAIRS_ONLY and spec.suites is not None and not pair_suites(spec.suites):
         found.append("prompt pairs, which these suites have none of,")
     of_suite = parse_metric(metric) if kind == "bias" else None
     if of_suite is not None:
-        found += [] if of_suite.suite in (spec.suites or ()) else [f'"{of_suite.suite}" in suites']
+        asked = spec.suites_asked(baseline=spec.baseline is not None)
+        found += [] if of_suite.suite in asked else [f'"{of_suite.suite}" in suites']
         found += ["baseline"] if of_suite.needs_baseline and spec.baseline is None else []
     return found
 

@@ -7,16 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
+from optipfair_engine.bias.behaviour.tables import behaviour, of_pairs, of_suite, preference_changes
 from optipfair_engine.bias.html import figure, outcome, page, table, yes_or_no
-from optipfair_engine.bias.results.changes import Compared, PreferenceComparison, ProfileComparison
+from optipfair_engine.bias.results.changes import Compared, ProfileComparison
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
-from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.result import BiasResult
-from optipfair_engine.bias.results.scores import CrowsPairsScores, StereoEntry, StereoSetScores, SuiteScores
 from optipfair_engine.bias.sections import EFFECTS, cause_section
 from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.bias.wording import between, conclusion, p_value, three_digits
-from optipfair_engine.options.suites import entry_of
 
 #: Figures in one report: more would make a file that no browser opens gladly; the rest lie beside it.
 MOST_FIGURES: Final = 36
@@ -49,7 +47,7 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
     if isinstance(result.comparison, ProfileComparison):
         yield from _changes(result.comparison)
     elif result.comparison is not None:
-        yield _preference_changes(result.comparison)
+        yield preference_changes(result.comparison)
     if result.activations is not None:
         yield from _activations(result.activations)
     if result.neurons is not None:
@@ -57,11 +55,11 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
     if result.cause is not None:
         yield from cause_section(result.cause, [path for path in figures if path.stem == EFFECTS])
     if result.behaviour is not None:
-        yield from _behaviour(result.behaviour, result.baseline_behaviour)
+        yield from behaviour(result.behaviour, result.baseline_behaviour)
+    for own in result.pair_suites:
+        yield from of_pairs(own)
     for suite in result.suites:
-        yield from _behaviour(suite.scores, suite.baseline)
-        if suite.comparison is not None:
-            yield _preference_changes(suite.comparison, entry_of(suite.name).title)
+        yield from of_suite(suite)
     if profile is not None:
         yield from _pairs(profile)
     yield from _figures([path for path in figures if "_pair" in path.stem], "Figures of single pairs")
@@ -122,32 +120,6 @@ def _compared(compared: Compared) -> str:
     return f"{', '.join(compared.components)} ({before} before, {after} after)"
 
 
-def _preference_changes(comparison: PreferenceComparison, suite: str | None = None) -> str:
-    entries = {"overall": comparison.overall, **comparison.categories}
-    where = "" if suite is None else f", {escape(suite)}"
-    return f"<h2>Compared with the baseline{where}</h2>\n" + table(
-        "Share of stereotypes preferred (of StereoSet averaged over targets, as ss); p of McNemar's test, "
-        "Holm's across categories; the outcome is judged by the change of the distance from one half, in "
-        f"points, against a margin of {100 * comparison.margin:g}",
-        ("category", "items", "before", "after", "gained / lost", "p", "p (Holm)", "change of |share − ½|",
-         "outcome"),
-        [
-            (
-                escape(name),
-                f"{entry.items:,}",
-                f"{entry.before:.1%}",
-                f"{entry.after:.1%}",
-                f"{entry.to_stereotype} / {entry.from_stereotype}",
-                p_value(entry.p_value),
-                p_value(entry.p_holm),
-                between(entry.distance_from_half, scale=100),
-                outcome(entry.outcome),
-            )
-            for name, entry in entries.items()
-        ],
-    )  # fmt: skip
-
-
 def _neurons(neurons: RankedNeurons) -> Iterable[str]:
     yield "<h2>Neurons</h2>"
     units = _count(neurons.units, neurons.unit)
@@ -176,53 +148,6 @@ def _neurons(neurons: RankedNeurons) -> Iterable[str]:
             for entry in neurons.neurons[:_MOST_NEURONS]
         ],
     )
-
-
-def _behaviour(scores: SuiteScores, baseline: SuiteScores | None) -> Iterable[str]:
-    detectable = (
-        f"With {scores.items:,} items, a preference {three_digits(scores.minimum_detectable)} points from 50 "
-        "would be found with 80 % power."
-    )
-    if isinstance(scores, CrowsPairsScores):
-        yield from _crows_pairs(scores, baseline, detectable)
-    else:
-        yield f"<h2>StereoSet</h2><p>Scored by {escape(scores.scoring)}. {detectable}</p>"
-        yield _stereoset(scores, baseline)
-
-
-def _crows_pairs(scores: CrowsPairsScores, baseline: SuiteScores | None, detectable: str) -> Iterable[str]:
-    beside = f" (baseline {three_digits(baseline.language[1])})" if baseline is not None else ""
-    yield (
-        f"<h2>CrowS-Pairs</h2><p>Scored by {escape(scores.scoring)}; perplexity "
-        f"{three_digits(scores.perplexity)}{beside}. {detectable}</p>"
-    )
-    yield table(
-        "How often the more stereotyping sentence is the likelier one, percent (50: as often as not), "
-        "with Wilson's 95 % intervals",
-        ("category", "items", "score"),
-        [
-            (escape(name), f"{share.items:,}", between(share.interval))
-            for name, share in {"overall": scores.score, **scores.categories}.items()
-        ],
-    )
-
-
-def _stereoset(scores: StereoSetScores, baseline: SuiteScores | None) -> str:
-    other = {"baseline, overall": baseline.overall} if isinstance(baseline, StereoSetScores) else {}
-    rows = {"overall": scores.overall, **other, **scores.kinds, **scores.categories}
-    return table(
-        "Percent; ss: stereotype over anti-stereotype (50: as often as not), lms: meaningful over unrelated, "
-        "both averaged over targets, with 95 % intervals of a bootstrap over them; over items: Wilson's",
-        ("part", "items", "ss", "lms", "icat", "ss over items", "lms over items"),
-        [
-            (escape(name), f"{entry.items:,}", *map(between, _intervals(entry)))
-            for name, entry in rows.items()
-        ],
-    )
-
-
-def _intervals(entry: StereoEntry) -> Sequence[Interval]:
-    return entry.ss, entry.lms, entry.icat, entry.ss_micro, entry.lms_micro
 
 
 def _pairs(profile: Profile) -> Iterable[str]:

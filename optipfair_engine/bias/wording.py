@@ -7,10 +7,11 @@ from typing import Final
 from optipfair_engine.bias.results.cause import Cause
 from optipfair_engine.bias.results.changes import Comparison, PreferenceComparison, ProfileComparison
 from optipfair_engine.bias.results.differences import Difference
+from optipfair_engine.bias.results.gaps import GapScores
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.result import BiasResult
 from optipfair_engine.bias.results.scores import CrowsPairsScores, SuiteScores
-from optipfair_engine.bias.results.suites import SuiteResult
+from optipfair_engine.bias.results.suites import NamedScores, SuiteResult
 from optipfair_engine.options.suites import entry_of
 
 #: Below this much a difference of activations is the rounding of float32.
@@ -70,8 +71,27 @@ def conclusion(result: BiasResult) -> str:
 
 def _of_suite(suite: SuiteResult, model: str, baseline: str | None) -> str:
     if suite.comparison is None or baseline is None:
-        return _preferred(suite.scores, model)
+        return _found(suite.scores, model)
     return f"{entry_of(suite.name).title}: {_changed(suite.comparison, model, baseline)}"
+
+
+def _found(scores: NamedScores, model: str) -> str:
+    if isinstance(scores, GapScores):
+        return _gap(scores, model)
+    return _preferred(scores, model)
+
+
+def _gap(scores: GapScores, model: str) -> str:
+    gap, title = scores.overall.gap, entry_of(scores.suite).title
+    found = (
+        f"of {scores.items:,} {title} items, those with the stereotyped pronoun likelier exceed the others "
+        f"by {_limits(gap, ' points')}, where 0 would be neutral"
+    )
+    if gap.low is not None and gap.low > 0:
+        return f"{model} prefers stereotyped pronouns: {found}."
+    if gap.high is not None and gap.high < 0:
+        return f"{model} prefers the opposite of stereotyped pronouns: {found}."
+    return f"No preference of {model} for stereotyped pronouns is shown: {found}."
 
 
 def _of_rest(result: BiasResult) -> str:

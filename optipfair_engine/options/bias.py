@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from optipfair_engine.options.base import About, EngineOptions, Finite, Seed, Strict, again
 from optipfair_engine.options.errors import ContradictionError
-from optipfair_engine.options.suites import SUITE_NAMES, SuiteName
+from optipfair_engine.options.suites import DEFAULT_SUITE, SUITE_NAMES, SuiteName, pair_suites
 from optipfair_engine.options.words import ComputeDtype, DType, FigureFormat, Patching, Visualization
 
 _PROMPTS, _FIGURES, _OTHERWISE = "What the model is asked", "Figures", "Options"
@@ -20,7 +20,8 @@ class Bias(Strict):
     """What a model is asked, and what is shown of its answers: shared by jobs, commands and calls."""
 
     prompt_pairs: Annotated[Sequence[Any] | None, About(_PROMPTS)] = None
-    """Pairs of prompts that differ in the attribute. Without any prompts: a set of its own."""
+    """Pairs of prompts that differ in the attribute. Without any prompts: a few of its own, or, with a
+    baseline or neuron_ranking, the suite optipfair."""
     template: Annotated[str | None, About(_PROMPTS)] = None
     """A text with {attribute} in it, filled with each two of attributes."""
     attributes: Annotated[Sequence[str] | None, About(_PROMPTS)] = None
@@ -82,6 +83,19 @@ class Bias(Strict):
             )
         self._check_suites()
 
+    def suites_asked(self, *, baseline: bool) -> tuple[str, ...]:
+        """The suites that are asked: those named, or this project's own where statistics are asked for.
+
+        They are where neurons are tested and where there is a baseline to compare with: if no prompts are
+        named, the few default pairs would show too little.
+        """
+        if self.suites is not None:
+            return tuple(self.suites)
+        given = (self.prompt_pairs, self.template, self.suite, self.control_pairs)
+        if any(value is not None for value in given) or not (self.neuron_ranking or baseline):
+            return ()
+        return (DEFAULT_SUITE,)
+
     def _check_suites(self) -> None:
         """Refuse no suite at all, one that is named twice, and beside suites what only prompt pairs have."""
         if self.suites is None:
@@ -91,13 +105,15 @@ class Bias(Strict):
         twice = [name for name in dict.fromkeys(self.suites) if list(self.suites).count(name) > 1]
         if twice:
             raise ContradictionError(f"suites names {twice[0]} twice")
+        if self.control_pairs is not None:
+            raise ContradictionError("control_pairs: not with suites, which have control pairs of their own")
         asked = {
-            "control_pairs": self.control_pairs is not None,
             "neuron_ranking": self.neuron_ranking,
+            "patching": self.patching is not None,
             "layer_types": self.layer_types is not None,
             "layers": self.layers != "first_middle_last",
         }
-        if any(asked.values()):
+        if any(asked.values()) and not pair_suites(self.suites):
             names = " and ".join(name for name, given in asked.items() if given)
             raise ContradictionError(f"{names}: for prompt pairs only, these suites have no activations")
 

@@ -7,12 +7,12 @@ SHA-256 it is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-SuiteName = Literal["crows_pairs", "stereoset"]
+SuiteName = Literal["optipfair", "optipfair_es", "crows_pairs", "stereoset", "winobias", "winogender"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class SuiteEntry:
         """Whether every file can be checked, and so may be fetched."""
         return bool(self.files) and all(file.sha256 is not None for file in self.files)
 
+    @property
+    def of_pairs(self) -> bool:
+        """Whether it is pairs of prompts, whose activations are compared, not sentences that are scored."""
+        return not self.files
+
     def word_of(self, category: str) -> str:
         """What metrics call a published category: one word of small letters, digits and underscores."""
         plain = dict(self.renamed).get(category, category)
@@ -87,10 +92,38 @@ class SuiteEntry:
 _RAW: Final = "https://raw.githubusercontent.com"
 _PREFERENCE_CHANGES: Final = ("preference_change", "mcnemar_p")
 
+_COREF: Final = f"{_RAW}/uclanlp/corefBias/7fb2d3d884b1c98e5ccc3e223e71e7d1d509caa2/WinoBias/wino/data"
+_WINOGENDER: Final = f"{_RAW}/rudinger/winogender-schemas/25eb448a4c271f895900389c0323f5510aa458fe/data"
+
 #: Where the files lie unless another folder is named.
 SUITES_FOLDER: Final = Path("suites")
 
+_OWN_METRICS: Final = ("pairs", "templates", "mean_difference", "noise_floor", "effect_over_noise")
+#: Without a file, and in every version of this project as it is in that version's source.
+_OWN: Final = tuple(
+    SuiteEntry(
+        name=name,
+        title=f"OptiPFair's own, {language}",
+        measures="How far apart prompts that differ in an attribute are inside the model, beside rewordings.",
+        languages=(code,),
+        licence="Apache-2.0",
+        citation="Part of OptiPFair Service.",
+        page="docs/bias.md",
+        reader="own",
+        items=480,
+        tokens=48,
+        metrics=_OWN_METRICS,
+        category_metrics=("mean_difference", "effect_over_noise"),
+        categories=(
+            *("age", "disability", "gender", "nationality", "race", "religion", "sexual_orientation"),
+        ),
+        changes=("bias_change",),
+        category_changes=("bias_change",),
+    )
+    for name, language, code in (("optipfair", "English", "en"), ("optipfair_es", "Spanish", "es"))
+)
 CATALOGUE: Final = (
+    *_OWN,
     SuiteEntry(
         name="crows_pairs",
         title="CrowS-Pairs",
@@ -149,8 +182,58 @@ CATALOGUE: Final = (
             ),
         ),
     ),
+    SuiteEntry(
+        name="winobias",
+        title="WinoBias",
+        measures="How often the pronoun that fits an occupation's stereotype is likelier than the other one.",
+        languages=("en",),
+        licence="MIT",
+        citation="Zhao, Wang, Yatskar, Ordonez, Chang: Gender Bias in Coreference Resolution: Evaluation and "
+        "Debiasing Methods. NAACL 2018.",
+        page="https://github.com/uclanlp/corefBias",
+        reader="winobias",
+        items=1584,
+        tokens=25,
+        metrics=("items", "gap", "log_odds", "perplexity"),
+        category_metrics=("gap", "log_odds"),
+        categories=None,
+        changes=_PREFERENCE_CHANGES,
+        category_changes=("preference_change",),
+        files=tuple(
+            SuiteFile(
+                f"{side}_stereotyped_{kind}.txt.{part}", f"{_COREF}/{side}_stereotyped_{kind}.txt.{part}"
+            )
+            for kind in ("type1", "type2")
+            for part in ("dev", "test")
+            for side in ("pro", "anti")
+        ),
+    ),
+    SuiteEntry(
+        name="winogender",
+        title="Winogender",
+        measures="How often the pronoun of most people in an occupation is likelier than the other one.",
+        languages=("en",),
+        licence="MIT",
+        citation="Rudinger, Naradowsky, Leonard, Van Durme: Gender Bias in Coreference Resolution. "
+        "NAACL 2018.",
+        page="https://github.com/rudinger/winogender-schemas",
+        reader="winogender",
+        items=240,
+        tokens=25,
+        metrics=("items", "gap", "log_odds", "perplexity", "correlation"),
+        category_metrics=("gap", "log_odds"),
+        categories=None,
+        changes=_PREFERENCE_CHANGES,
+        category_changes=("preference_change",),
+        files=tuple(
+            SuiteFile(name, f"{_WINOGENDER}/{name}")
+            for name in ("all_sentences.tsv", "occupations-stats.tsv")
+        ),
+    ),
 )
 _ENTRIES: Final[dict[str, SuiteEntry]] = {entry.name: entry for entry in CATALOGUE}
+#: What is asked where nothing is named, and statistics want more than a few pairs.
+DEFAULT_SUITE: Final = "optipfair"
 SUITE_NAMES: Final[tuple[SuiteName, ...]] = get_args(SuiteName)
 
 
@@ -161,6 +244,11 @@ def entry_of(name: str) -> SuiteEntry:
         KeyError: the catalogue has none.
     """
     return _ENTRIES[name]
+
+
+def pair_suites(names: Iterable[str]) -> list[str]:
+    """Those that are pairs of prompts."""
+    return [name for name in names if entry_of(name).of_pairs]
 
 
 def place_of(entry: SuiteEntry, file: SuiteFile, folder: Path) -> Path | None:
@@ -214,7 +302,7 @@ def parse_metric(name: str) -> SuiteMetric | None:
 
 def baselines(entry: SuiteEntry) -> tuple[str, ...]:
     """The metrics of which a baseline's value stands beside the model's own."""
-    return tuple(metric for metric in entry.metrics if metric != "items")
+    return () if entry.of_pairs else tuple(metric for metric in entry.metrics if metric != "items")
 
 
 def metric_names(suite: str) -> Iterator[str]:

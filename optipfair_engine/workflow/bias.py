@@ -5,22 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optipfair_engine.bias.defaults import (
-    DEFAULT_CONTROL_PAIRS,
-    DEFAULT_PROMPT_PAIRS,
-    fill_template,
-)
-from optipfair_engine.bias.prompts.catalogued import read_catalogued
-from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
+from optipfair_engine.bias.prompts.questions import Questions, questions_of
+from optipfair_engine.bias.prompts.suites import templates_of, texts_of
 from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
-from optipfair_engine.errors import InvalidOptionError, as_warnings
+from optipfair_engine.errors import as_warnings
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.bias import BiasOptions
 from optipfair_engine.options.suites import SUITES_FOLDER
@@ -33,8 +25,8 @@ if TYPE_CHECKING:
     from optipfair_engine.bias.results.changes import Comparison
     from optipfair_engine.bias.results.differences import RankedNeurons
     from optipfair_engine.bias.results.result import BiasResult
-    from optipfair_engine.bias.results.scores import BehaviourResult
-    from optipfair_engine.bias.results.suites import SuiteResult
+    from optipfair_engine.bias.results.scores import BehaviourResult, SuiteScores
+    from optipfair_engine.bias.results.suites import NamedScores, PairSuiteResult, SuiteResult
     from optipfair_engine.bias.statistics.profile import Profile
 
 __all__ = ["BiasOptions", "bias_checkpoint"]
@@ -43,17 +35,6 @@ PAIRS_FILE: Final = "bias_metrics.json"
 SUMMARY_FILE: Final = "bias_summary.json"
 REPORT_FILE: Final = "report.html"
 CHART: Final = "mean_diff"
-
-
-@dataclass(frozen=True)
-class _Questions:
-    """What to ask the model: pairs and controls, a benchmark's items, or several suites' items by name."""
-
-    pairs: list[PairItem]
-    controls: list[PairItem]
-    items: Any = None
-    suite_name: str | None = None
-    suites: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,8 +46,8 @@ class _Answers:
     controls: Profile | None = None
     neurons: RankedNeurons | None = None
     cause: Cause | None = None
-    behaviour: BehaviourResult | None = None
-    suites: dict[str, BehaviourResult] = field(default_factory=dict)
+    behaviour: BehaviourResult[SuiteScores] | None = None
+    suites: dict[str, BehaviourResult[NamedScores]] = field(default_factory=dict)
 
 
 @takes_compute_dtype
@@ -108,7 +89,7 @@ def bias_checkpoint(
     """
     started = time.perf_counter()
     refuse_missing_layers(facts_of(source), options.layers)
-    questions = _questions(options, suites_folder)
+    questions = questions_of(options, suites_folder, baseline=baseline is not None)
     before = None
     if baseline is not None:
         # no figures, so nothing that only they have, and that the baseline may lack
@@ -123,7 +104,7 @@ def bias_checkpoint(
         gc.collect()
     output.mkdir(parents=True, exist_ok=True)
     after = _ask(source, questions, options, output, model_name, report)
-    result = _with_figures(_result(after, before, options), after, before, options, output, report)
+    result = _with_figures(_result(after, before, questions, options), after, before, options, output, report)
     metrics = {
         **result.flat(),
         "warnings": as_warnings(result.cautions()),
@@ -134,62 +115,9 @@ def bias_checkpoint(
     return metrics
 
 
-def _questions(options: BiasOptions, suites_folder: Path) -> _Questions:
-    controls = pair_items(options.control_pairs or (), "Control")
-    if options.suites is not None:
-        found: dict[str, Any] = {name: read_catalogued(name, suites_folder) for name in options.suites}
-        return _Questions([], [], suites=found)
-    if options.suite is not None:
-        return _suite_questions(options, options.suite, controls)
-    if options.template is not None and options.attributes is not None:
-        return _Questions(_filled(options.template, options.attributes), controls)
-    if options.prompt_pairs is not None:
-        return _Questions(pair_items(options.prompt_pairs, "Prompt"), controls)
-    return _Questions(
-        pair_items(DEFAULT_PROMPT_PAIRS, "Prompt"),
-        controls or pair_items(DEFAULT_CONTROL_PAIRS, "Control"),
-    )
-
-
-def _filled(template: str, attributes: Sequence[str]) -> list[PairItem]:
-    """The template filled with every two of the words."""
-    words = [word.strip() for word in attributes]
-    twice = [word for word, count in Counter(words).items() if count > 1]
-    if twice:
-        raise InvalidOptionError(
-            f"attributes has {twice[0]!r} more than once: two equal words would make a pair of equal prompts"
-        )
-    if len(words) < 2 or not all(words):
-        raise InvalidOptionError("attributes need at least two words, none of them blank")
-    return [
-        PairItem(fill_template(template, a), fill_template(template, b), template)
-        for a, b in combinations(words, 2)
-    ]
-
-
-def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem]) -> _Questions:
-    from optipfair_engine.bias.prompts.suites import CrowsItem, read_suite
-
-    items = read_suite(path)
-    if isinstance(items[0], PairItem):
-        return _Questions([item for item in items if isinstance(item, PairItem)], controls)
-    asked = {
-        "control_pairs": bool(controls),
-        "neuron_ranking": options.neuron_ranking,
-        "patching": options.patching is not None,
-        "layer_types": options.layer_types is not None,
-        "layers": options.layers != "first_middle_last",
-    }
-    if any(asked.values()):
-        names = " and ".join(name for name, given in asked.items() if given)
-        raise InvalidOptionError(f"{names}: for prompt pairs only, a preference suite has no activations")
-    name = "crows_pairs" if isinstance(items[0], CrowsItem) else "stereoset"
-    return _Questions([], [], items, name)
-
-
 def _ask(
     source: Path,
-    questions: _Questions,
+    questions: Questions,
     options: BiasOptions,
     folder: Path | None,
     name: str | None,
@@ -211,13 +139,17 @@ def _ask(
     return answers
 
 
-def _ask_suite(name: str, model: Any, tokenizer: Any, items: Any, report: Reporter) -> BehaviourResult:
+def _ask_suite(
+    name: str, model: Any, tokenizer: Any, items: Any, report: Reporter
+) -> BehaviourResult[NamedScores]:
     from optipfair_engine.bias.behaviour.scoring import score_suite
 
     return score_suite(name, model, tokenizer, items, report)
 
 
-def _ask_preferences(model: Any, tokenizer: Any, questions: _Questions, report: Reporter) -> BehaviourResult:
+def _ask_preferences(
+    model: Any, tokenizer: Any, questions: Questions, report: Reporter
+) -> BehaviourResult[SuiteScores]:
     from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
 
     score = score_crows_pairs if questions.suite_name == "crows_pairs" else score_stereoset
@@ -228,7 +160,7 @@ def _ask_pairs(
     answers: _Answers,
     model: Any,
     tokenizer: Any,
-    questions: _Questions,
+    questions: Questions,
     options: BiasOptions,
     folder: Path | None,
     report: Reporter,
@@ -266,7 +198,7 @@ def _ask_causes(
     answers: _Answers,
     model: Any,
     tokenizer: Any,
-    questions: _Questions,
+    questions: Questions,
     options: BiasOptions,
     report: Reporter,
 ) -> None:
@@ -285,7 +217,9 @@ def _ask_causes(
     )
 
 
-def _result(after: _Answers, before: _Answers | None, options: BiasOptions) -> BiasResult:
+def _result(
+    after: _Answers, before: _Answers | None, questions: Questions, options: BiasOptions
+) -> BiasResult:
     from optipfair_engine.bias.results.result import BiasResult
     from optipfair_engine.bias.statistics.summary import summarize
 
@@ -303,6 +237,26 @@ def _result(after: _Answers, before: _Answers | None, options: BiasOptions) -> B
         ),
         comparison=_comparison(after, before, options) if before is not None else None,
         suites=tuple(_suite_result(name, after, before, options) for name in after.suites),
+        pair_suites=_pair_suites(after, before, questions, options),
+    )
+
+
+def _pair_suites(
+    after: _Answers, before: _Answers | None, questions: Questions, options: BiasOptions
+) -> tuple[PairSuiteResult, ...]:
+    """What the pairs of each named suite found, by category."""
+    from optipfair_engine.bias.statistics.groups import pair_suite_results
+
+    if after.profile is None:
+        return ()
+    return pair_suite_results(
+        questions.pairs,
+        questions.controls,
+        after.profile,
+        after.controls,
+        before.profile if before is not None else None,
+        seed=options.seed,
+        **_margin(options),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from jobs.admission.workload import bias_work
 from jobs.specs import BiasSpec
+from optipfair_engine.options.suites import pair_suites
 from worker.log import logger
 
 #: In the work folder: what stages have cost here.
@@ -203,7 +204,8 @@ def _of_bias(spec: Mapping[str, Any]) -> list[str]:
     controls = bool(spec.get("control_pairs")) or not prompts
     once = ["load", "bias", "bias"] if controls else ["load", "bias"]
     if spec.get("suites"):
-        once = ["load", *(["bias"] * len(spec["suites"]))]
+        own = pair_suites(spec["suites"])
+        once = ["load", *(["bias"] * (2 * bool(own) + len(spec["suites"]) - len(own)))]
     return [*(once if spec.get("baseline") else ()), *once, "plot"]
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from optipfair_engine.bias.activations.batching import number_type_hint
-from optipfair_engine.bias.behaviour.likelihood import (
-    CausalScorer,
-    MaskedScorer,
-    MaskedText,
-    ScoredText,
-    is_masked_model,
-    start_token,
+from optipfair_engine.bias.behaviour.likelihood import MaskedScorer, MaskedText, is_masked_model
+from optipfair_engine.bias.behaviour.sentences import (
+    Table,
+    causal_groups,
+    common_start,
+    mask_id,
+    masked_ids,
+    pair_scores,
+    perplexity_of,
+    refuse_non_finite,
 )
 from optipfair_engine.bias.prompts.suites import CrowsItem, StereoItem, blank_span
 from optipfair_engine.bias.results.intervals import Interval
@@ -28,6 +28,7 @@ from optipfair_engine.bias.results.scores import (
     Share,
     StereoEntry,
     StereoSetScores,
+    SuiteScores,
 )
 from optipfair_engine.bias.statistics.significance import (
     bootstrap_interval,
@@ -36,8 +37,7 @@ from optipfair_engine.bias.statistics.significance import (
     detectable_share,
     wilson,
 )
-from optipfair_engine.calibration.text import encode
-from optipfair_engine.errors import NonFiniteResultError, TokenizerError
+from optipfair_engine.errors import TokenizerError
 from optipfair_engine.progress import Reporter, null_reporter
 
 CROWS_WARNING: Final = (
@@ -50,25 +50,13 @@ STEREOSET_WARNING: Final = (
 )
 ENGLISH_WARNING: Final = "The sentences are English and about stereotypes of the United States."
 
-Table = npt.NDArray[np.float64]
-
-
-def _refuse_non_finite(scores: Table, texts: Sequence[str], model: Any) -> None:
-    """NaN compares as "not preferred": a model that overflows would look like one without stereotypes."""
-    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    if len(broken):
-        raise NonFiniteResultError(
-            f"Item {broken[0]} ({texts[broken[0]][:60]!r}) has a log-probability that is no finite number, "
-            f"as have {len(broken)} of {len(scores)} items: {number_type_hint(model)}"
-        )
-
 
 # CrowS-Pairs
 
 
 def score_crows_pairs(
     model: Any, tokenizer: Any, items: Sequence[CrowsItem], *, report: Reporter = null_reporter
-) -> BehaviourResult:
+) -> BehaviourResult[SuiteScores]:
     """CrowS-Pairs (Nangia et al. 2020): how often the more stereotyping sentence is the likelier one.
 
     A causal model's score of a sentence is Σ log p of all its tokens, after a start token. A masked model's
@@ -81,33 +69,23 @@ def score_crows_pairs(
         NonFiniteResultError: a log-probability is NaN or infinite.
     """
     texts = [(item.more, item.less) for item in items]
-    if is_masked_model(model):
-        scores, tokens = _masked_pairs(model, tokenizer, texts, report)
-    else:
-        scores, tokens = _causal_groups(
-            model, tokenizer, [[(None, text) for text in pair] for pair in texts], report
-        )
-    _refuse_non_finite(scores, [item.more for item in items], model)
+    scores, tokens, scoring = pair_scores(model, tokenizer, texts, report)
+    refuse_non_finite(scores, [item.more for item in items], model)
     preferred = scores[:, 0] > scores[:, 1]
     categories = tuple(item.category for item in items)
     directions = np.array([item.direction for item in items])
     result = CrowsPairsScores(
-        scoring="pseudo-log-likelihood of shared tokens" if is_masked_model(model) else "log-likelihood",
+        scoring=scoring,
         items=len(items),
         score=_share(preferred),
         ties=int((scores[:, 0] == scores[:, 1]).sum()),
         directions={str(name): _share(preferred[directions == name]) for name in np.unique(directions)},
         categories={name: _share(preferred[rows]) for name, rows in _by_category(categories)},
-        perplexity=_perplexity(-float(scores.sum()), float(tokens.sum())),
+        perplexity=perplexity_of(-float(scores.sum()), float(tokens.sum())),
         minimum_detectable=_as_percent(detectable_share(len(items))),
         warnings=(CROWS_WARNING, ENGLISH_WARNING),
     )
     return BehaviourResult(result, Preferences(preferred, categories))
-
-
-def _perplexity(loss: float, tokens: float) -> float | None:
-    """Of the summed loss; null without tokens, and where a float has no such number (a loss above 700)."""
-    return math.exp(loss / tokens) if tokens and loss / tokens < 700 else None
 
 
 def _share(flags: npt.NDArray[np.bool_]) -> Share:
@@ -123,76 +101,12 @@ def _by_category(categories: Sequence[str]) -> Iterable[tuple[str, npt.NDArray[n
     return [(str(name), labels == name) for name in np.unique(labels)]
 
 
-def _causal_groups(
-    model: Any,
-    tokenizer: Any,
-    groups: Sequence[Sequence[tuple[str | None, str]]],
-    report: Reporter,
-) -> tuple[Table, Table]:
-    """Sums and numbers of tokens ``[groups, texts]`` of (context, text); only the text is scored."""
-    start = start_token(tokenizer)
-    wholes = [text if context is None else f"{context} {text}" for group in groups for context, text in group]
-    contexts = sorted({context for group in groups for context, _ in group if context is not None})
-    # without special tokens: the start token is put before by hand, the same for every family
-    ids = {text: encode(tokenizer, text) for text in dict.fromkeys(wholes)}
-    before = {text: encode(tokenizer, text) for text in contexts}
-    sequences = []
-    for group in groups:
-        row = []
-        for context, text in group:
-            whole = ids[text if context is None else f"{context} {text}"]
-            shared = 0 if context is None else _common(whole, before[context])
-            row.append(ScoredText((start, *whole), 1 + min(shared, len(whole) - 1)))
-        sequences.append(row)
-    results = CausalScorer(model).score(sequences, report=report)
-    table = np.array(results, dtype=np.float64)
-    return table[..., 0], table[..., 1]
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    return next(
-        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
-        min(len(first), len(second)),
-    )
-
-
-def _masked_ids(tokenizer: Any, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(ids with special tokens, positions of the text's own tokens)."""
-    encoded = tokenizer(text, return_special_tokens_mask=True)
-    ids = tuple(int(i) for i in encoded["input_ids"])
-    return ids, tuple(n for n, special in enumerate(encoded["special_tokens_mask"]) if not special)
-
-
-def _mask_id(tokenizer: Any) -> int:
-    value = getattr(tokenizer, "mask_token_id", None)
-    if not isinstance(value, int):
-        raise TokenizerError("A masked model's tokenizer needs a mask token, and this one has none")
-    return value
-
-
-def _masked_pairs(
-    model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]], report: Reporter
-) -> tuple[Table, Table]:
-    """The paper's score: only the tokens that both sentences share are masked and scored."""
-    sentences: list[MaskedText] = []
-    for pair in texts:
-        (ids1, own1), (ids2, own2) = (_masked_ids(tokenizer, text) for text in pair)
-        matcher: SequenceMatcher[int] = SequenceMatcher(None, ids1, ids2, autojunk=False)
-        blocks = [(b.a + i, b.b + i) for b in matcher.get_matching_blocks() for i in range(b.size)]
-        shared = [(a, b) for a, b in blocks if a in own1 and b in own2]
-        sentences.append(MaskedText(ids1, tuple(a for a, _ in shared)))
-        sentences.append(MaskedText(ids2, tuple(b for _, b in shared)))
-    results = MaskedScorer(model, _mask_id(tokenizer)).score(sentences, report=report)
-    table = np.array(results, dtype=np.float64).reshape(len(texts), 2, 2)
-    return table[..., 0], table[..., 1]
-
-
 # StereoSet
 
 
 def score_stereoset(
     model: Any, tokenizer: Any, items: Sequence[StereoItem], *, report: Reporter = null_reporter
-) -> BehaviourResult:
+) -> BehaviourResult[SuiteScores]:
     """StereoSet (Nadeem et al. 2021): ss, lms and icat in percent, macro-averaged over targets as published.
 
     A sentence's score is its mean log-probability a token; of an intersentence item's only the sentence
@@ -216,9 +130,9 @@ def score_stereoset(
             [(item.context if item.kind == "intersentence" else None, text) for text in _sentences(item)]
             for item in items
         ]
-        sums, tokens = _causal_groups(model, tokenizer, groups, report)
+        sums, tokens = causal_groups(model, tokenizer, groups, report)
     scores = sums / np.maximum(tokens, 1)
-    _refuse_non_finite(scores, [item.stereotype for item in items], model)
+    refuse_non_finite(scores, [item.stereotype for item in items], model)
     categories = tuple(item.category for item in items)
     kinds = [item.kind for item in items]
     everything = np.ones(len(items), dtype=bool)
@@ -250,15 +164,15 @@ def _masked_items(
                 sentences.append(_masked_word(tokenizer, text, span))
             else:
                 sentences.append(_masked_behind(tokenizer, item.context, text))
-    results = MaskedScorer(model, _mask_id(tokenizer)).score(sentences, report=report)
+    results = MaskedScorer(model, mask_id(tokenizer)).score(sentences, report=report)
     table = np.array(results, dtype=np.float64).reshape(len(items), 3, 2)
     return table[..., 0], table[..., 1]
 
 
 def _masked_behind(tokenizer: Any, context: str, text: str) -> MaskedText:
     """All tokens of a sentence that stands behind a context."""
-    ids, own = _masked_ids(tokenizer, f"{context} {text}")
-    shared = _common(ids, _masked_ids(tokenizer, context)[0])
+    ids, own = masked_ids(tokenizer, f"{context} {text}")
+    shared = common_start(ids, masked_ids(tokenizer, context)[0])
     return MaskedText(ids, tuple(position for position in own if position >= shared))
 
 

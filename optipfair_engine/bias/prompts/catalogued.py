@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from optipfair_engine.bias.prompts.own.items import own_items
+from optipfair_engine.bias.prompts.pronouns import read_winobias, read_winogender
 from optipfair_engine.bias.prompts.suites import CrowsItem, StereoItem, read_suite
 from optipfair_engine.errors import InvalidOptionError, SuiteDataError
 from optipfair_engine.options.suites import SuiteEntry, entry_of, how_to_get, missing_files, place_of
@@ -36,4 +38,9 @@ def _preferences(entry: SuiteEntry, paths: Sequence[Path]) -> Any:
     return items
 
 
-_READERS: Final[Mapping[str, Callable[[SuiteEntry, Sequence[Path]], Any]]] = {"preferences": _preferences}
+_READERS: Final[Mapping[str, Callable[[SuiteEntry, Sequence[Path]], Any]]] = {
+    "own": lambda entry, _paths: own_items(entry.name),
+    "preferences": _preferences,
+    "winobias": lambda _entry, paths: read_winobias(paths),
+    "winogender": lambda _entry, paths: read_winogender(paths),
+}

@@ -44,11 +44,16 @@ class StereoItem:
 
 @dataclass(frozen=True)
 class PairItem:
-    """A prompt pair; ``template`` names its cluster where the file does."""
+    """A prompt pair; ``template`` names its cluster where the file does.
+
+    ``suite`` and ``category`` are those of the catalogue, where it is of one.
+    """
 
     first: str
     second: str
     template: str | None = None
+    suite: str | None = None
+    category: str | None = None
 
 
 Suite: TypeAlias = list[CrowsItem] | list[StereoItem] | list[PairItem]
@@ -123,14 +128,7 @@ def read_suite(path: Path) -> Suite:
         InvalidOptionError: another format, a broken item (its number is named), no item, or a file above 64
             MB.
     """
-    if not path.is_file():
-        raise InvalidOptionError(f"There is no suite file {path.name}")
-    if path.stat().st_size > LARGEST_FILE:
-        raise InvalidOptionError(f"The suite file {path.name} is larger than 64 MB")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InvalidOptionError(f"The suite file {path.name} is not UTF-8 text") from None
+    text = read_text(path)
     try:
         items = _read(text)
     except (ValueError, csv.Error) as error:
@@ -138,6 +136,22 @@ def read_suite(path: Path) -> Suite:
     if not items:
         raise InvalidOptionError(f"The suite file {path.name} has no items")
     return items
+
+
+def read_text(path: Path) -> str:
+    """The text of a suite file.
+
+    Raises:
+        InvalidOptionError: there is no such file, it is larger than 64 MB, or no UTF-8 text.
+    """
+    if not path.is_file():
+        raise InvalidOptionError(f"There is no suite file {path.name}")
+    if path.stat().st_size > LARGEST_FILE:
+        raise InvalidOptionError(f"The suite file {path.name} is larger than 64 MB")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidOptionError(f"The suite file {path.name} is not UTF-8 text") from None
 
 
 def blank_span(context: str, sentence: str, where: str) -> tuple[int, int]:

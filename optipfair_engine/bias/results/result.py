@@ -9,7 +9,7 @@ from optipfair_engine.bias.results.cause import Cause
 from optipfair_engine.bias.results.changes import Comparison
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
 from optipfair_engine.bias.results.scores import SuiteScores
-from optipfair_engine.bias.results.suites import SuiteResult
+from optipfair_engine.bias.results.suites import PairSuiteResult, SuiteResult
 from optipfair_engine.errors import Caution
 
 
@@ -29,6 +29,7 @@ class BiasResult:
     baseline_behaviour: SuiteScores | None = None
     comparison: Comparison | None = None
     suites: tuple[SuiteResult, ...] = ()
+    pair_suites: tuple[PairSuiteResult, ...] = ()
     figures: tuple[str, ...] = ()
     figure_warnings: tuple[str, ...] = ()
 
@@ -62,8 +63,11 @@ class BiasResult:
             "comparison": self.comparison,
         }
         found = {name: part.as_dict() for name, part in parts.items() if part is not None}
-        if self.suites:
-            found["suites"] = {suite.name: suite.as_dict() for suite in self.suites}
+        if self.suites or self.pair_suites:
+            found["suites"] = {
+                **{suite.name: suite.as_dict() for suite in self.pair_suites},
+                **{suite.name: suite.as_dict() for suite in self.suites},
+            }
         return {"model": self.model, "baseline": self.baseline, **found}
 
     def flat(self) -> dict[str, object]:
@@ -75,6 +79,8 @@ class BiasResult:
             values = self.baseline_behaviour.values()
             flat.update({f"{name}_baseline": value for name, value in values.items()})
         flat.update(self.comparison.flat() if self.comparison is not None else {})
+        for own in self.pair_suites:
+            flat.update(own.flat())
         for suite in self.suites:
             flat.update(suite.flat())
         return flat

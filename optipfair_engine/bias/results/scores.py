@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -173,9 +173,12 @@ class Preferences:
     clusters: tuple[str, ...] | None = None
 
 
+Scores_co = TypeVar("Scores_co", covariant=True)
+
+
 @dataclass(frozen=True)
-class BehaviourResult:
+class BehaviourResult(Generic[Scores_co]):
     """A suite's scores, and the preferences that a comparison needs."""
 
-    scores: SuiteScores
+    scores: Scores_co
     preferences: Preferences

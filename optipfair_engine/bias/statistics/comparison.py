@@ -21,6 +21,7 @@ from optipfair_engine.bias.results.changes import (
     ProfileComparison,
 )
 from optipfair_engine.bias.results.scores import BehaviourResult
+from optipfair_engine.bias.results.suites import NamedScores
 from optipfair_engine.bias.statistics.metrics import FROM_FIRST_DIFFERENCE
 from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.bias.statistics.significance import (
@@ -195,7 +196,11 @@ Flags = npt.NDArray[np.bool_]
 
 
 def compare_behaviour(
-    before: BehaviourResult, after: BehaviourResult, *, margin: float = 0.02, seed: int = 0
+    before: BehaviourResult[NamedScores],
+    after: BehaviourResult[NamedScores],
+    *,
+    margin: float = 0.02,
+    seed: int = 0,
 ) -> PreferenceComparison:
     """:func:`compare_preferences` of a suite's results, with what each model knows of the language beside.
 

@@ -109,6 +109,13 @@ class Profile:
         self.figures: tuple[str, ...] = ()
         self.last_output: Profile | None = None
 
+    def only(self, rows: Sequence[int]) -> Profile:
+        """The profile of some of the pairs; figures are of all of them."""
+        pairs = tuple(self.pairs[row] for row in rows)
+        found = Profile(self.keys, self.aliases, pairs, self.moments[list(rows)], self.sizes)
+        found.last_output = self.last_output.only(rows) if self.last_output is not None else None
+        return found
+
     def means(self, scope: int) -> Array:
         """Mean difference ``[pairs, sites]`` in a scope."""
         values: Array = self.moments[:, :, scope, MEAN]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from jobs.admission.reuse import key_of
+from jobs.admission.reuse import _names_a_file
 from jobs.admission.workload import bias_work
-from jobs.specs import parse_request, parse_spec
+from jobs.specs import parse_request, parse_spec, spec_to_json
 
 LOCAL = {"source": "local", "name": "tiny"}
 
@@ -29,6 +29,8 @@ def test_gates_may_name_a_suite_a_category_and_a_metric() -> None:
     named = ("crows_pairs.score", "crows_pairs.race.score", "stereoset.gender.icat", "seconds")
     body = bias(*named, suites=["crows_pairs", "stereoset"])
     assert parse_request(body).spec.suites == ["crows_pairs", "stereoset"]
+    parse_request(bias("optipfair.age.effect_over_noise", "mean_difference", suites=["optipfair"]))
+    parse_request(bias("optipfair.age.bias_change", baseline=LOCAL))  # no prompts: it is the default
     changes = ("stereoset.preference_change", "stereoset.race.preference_change", "stereoset.ss_baseline")
     parse_request(bias(*changes, suites=["stereoset"], baseline=LOCAL))
 
@@ -71,4 +73,6 @@ def test_named_suites_are_estimated_and_their_results_not_shared() -> None:
     two = parse_spec("bias", {"model": LOCAL, "suites": ["crows_pairs", "stereoset"]})
     assert bias_work(one, {}, 4).items == 1508
     assert bias_work(two, {}, 4).seconds(10**8) > bias_work(one, {}, 4).seconds(10**8) > 60
-    assert key_of("bias", one, [], {}) is None
+    own = parse_spec("bias", {"model": LOCAL, "suites": ["optipfair"]})
+    assert (bias_work(own, {}, 4).pairs, bias_work(own, {}, 4).figures) == (480, 1)
+    assert _names_a_file(spec_to_json(two)) and not _names_a_file(spec_to_json(own))

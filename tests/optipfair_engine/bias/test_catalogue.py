@@ -123,12 +123,12 @@ def test_a_baseline_stands_beside_every_suite(models, suites, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"suites": []}, "names none; there are crows_pairs"),
+        ({"suites": []}, "names none; there are optipfair"),
         ({"suites": ["stereoset", "stereoset"]}, "stereoset twice"),
         ({"suites": ["nosuch"]}, "crows_pairs"),
         ({"suites": ["stereoset"], "suite": Path("x")}, "mutually exclusive"),
         ({"suites": ["stereoset"], "neuron_ranking": True}, "neuron_ranking: for prompt pairs only"),
-        ({"suites": ["stereoset"], "control_pairs": [["a", "b"]]}, "control_pairs: for prompt pairs only"),
+        ({"suites": ["stereoset"], "control_pairs": [["a", "b"]]}, "control_pairs: not with suites"),
     ],
 )
 def test_what_does_not_go_with_suites_is_refused(options, message) -> None:
@@ -225,7 +225,7 @@ def test_the_commands(models, suites, mirror, tmp_path) -> None:
     shown = runner.invoke(app, ["suites", "show", "stereoset", "--suites-folder", str(tmp_path)])
     assert "CC BY-SA 4.0" in shown.stdout and "put stereoset.jsonl" in shown.stdout
     wrong = runner.invoke(app, ["suites", "fetch", "stereo"])
-    assert wrong.exit_code == 2 and "there are crows_pairs" in wrong.output
+    assert wrong.exit_code == 2 and "there are optipfair" in wrong.output
     refused = runner.invoke(
         app, ["suites", "fetch", "crows_pairs", "--suites-folder", str(tmp_path / "new"), "--mirror", mirror]
     )

@@ -121,7 +121,7 @@ def test_an_ideal_model_would_have_an_icat_of_hundred(monkeypatch, llama, tokeni
     from optipfair_engine.bias.behaviour import preferences as behaviour
 
     sums = np.array([[-1.0, -2.0, -9.0], [-2.0, -1.0, -9.0]])
-    monkeypatch.setattr(behaviour, "_causal_groups", lambda *_: (sums, np.ones((2, 3))))
+    monkeypatch.setattr(behaviour, "causal_groups", lambda *_: (sums, np.ones((2, 3))))
     items = [STEREO[0], STEREO[2]]
     overall = score_stereoset(llama, tokenizer, items).scores.as_dict()["overall"]
     assert (overall["ss"], overall["lms"], overall["icat"]) == (50.0, 100.0, 100.0)

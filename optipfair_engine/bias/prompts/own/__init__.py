@@ -1,0 +1,1 @@
+"""The suite of our own: templates and attributes, English and Spanish."""
