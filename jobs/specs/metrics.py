@@ -23,6 +23,7 @@ _PRUNE = {
     *("perplexity_dense", "perplexity_pruned", "perplexity_static_same_size", "perplexity_ratio"),
     *("evaluation_max_length", "evaluation_windows", "evaluation_tokens"),
     *("predicted_error_uniform", "predicted_error_allocated"),
+    *("next_token_change", "next_token_against_random"),
     *("bias_change", "tokens_per_second_ratio", "reload_check", "loads_with_transformers"),
 }
 _BIAS = {

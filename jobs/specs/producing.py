@@ -44,6 +44,9 @@ _NO_EXPERTS = Condition(
     lambda spec: spec.pruning_type != "EXPERTS",
     'a pruning_type that can choose without text (not "EXPERTS")',
 )
+_BY_EFFECT = Condition(
+    lambda spec: spec.fairness is not None and spec.fairness.by == "effect", 'fairness with by "effect"'
+)
 _CONTROLS = Condition(_has_controls, "control_pairs")
 _TEXT, _TIMING = _has("text"), _has("timing", "timing true")
 _RANKING = _has("neuron_ranking", "neuron_ranking true")
@@ -62,6 +65,7 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         **dict.fromkeys(("calibration_tokens", "calibration_tokens_per_feature"), (_CALIBRATED,)),
         "calibration_own_samples": (_OWN_TEXT,),
         **dict.fromkeys(("bias_change", "bias_against_random"), (_has("fairness"),)),
+        **dict.fromkeys(("next_token_change", "next_token_against_random"), (_BY_EFFECT,)),
         **dict.fromkeys(("original_layer_count", "final_layer_count"), (_DEPTH,)),
         **dict.fromkeys(("layers_removed", "layer_reduction_percentage"), (_DEPTH,)),
         **dict.fromkeys(("original_expert_count", "final_expert_count"), (_EXPERTS,)),

@@ -120,6 +120,7 @@ def prune(
                 "--healing-seconds, --fairness-pairs or --calibration-source model",
             ),
             "fairness_weight": (fairness_pairs, "--fairness-pairs"),
+            "fairness_by": (fairness_pairs, "--fairness-pairs"),
         },
     )
     if out_of_core and chosen["execution"] == "memory":

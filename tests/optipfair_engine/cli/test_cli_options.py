@@ -145,7 +145,10 @@ def test_files_of_pairs(called: Callable[..., dict[str, Any]], tmp_path: Path) -
         (pair,) = called("bias", option, str(file))[name]
         assert "the woman sat" in str(pair)
     seen = called("prune", "--fairness-pairs", str(file), "--fairness-weight", "0.5")
-    assert seen["fairness"].weight == 0.5
+    assert (seen["fairness"].weight, seen["fairness"].by) == (0.5, "reaction")
+    assert (
+        called("prune", "--fairness-pairs", str(file), "--fairness-by", "effect")["fairness"].by == "effect"
+    )
     assert "the woman sat" in str(seen["fairness"].prompt_pairs)
 
 

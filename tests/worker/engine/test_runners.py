@@ -253,7 +253,7 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
             "pruning_percentage": 50,
             "evaluation": TEXTS,
             "healing": {"max_seconds": 1},
-            "fairness": {"prompt_pairs": PAIRS},
+            "fairness": {"prompt_pairs": PAIRS, "by": "effect"},
         },
         {"preset": "recommended", "calibration": {**TEXTS, "max_length": 8}, "pruning_percentage": 50},
         {"pruning_type": "DEPTH", "num_layers_to_remove": 1},
