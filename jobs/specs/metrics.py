@@ -32,6 +32,8 @@ _BIAS = {
     *("crows_pairs_score", "stereoset_ss", "stereoset_lms", "stereoset_icat", "bias_change"),
     *("preference_change", "mcnemar_p", "patched_units", "largest_effect", "next_token_distance"),
     "reaction_effect_correlation",
+    *("generation_divergence", "generation_length_difference", "generation_overlap"),
+    *("generation_overlap_within", "generation_sentiment_difference"),
     *("crows_pairs_score_baseline", "perplexity_baseline", "stereoset_ss_baseline"),
     *("stereoset_lms_baseline", "stereoset_icat_baseline", "seconds"),
 }

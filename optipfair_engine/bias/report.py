@@ -13,7 +13,7 @@ from optipfair_engine.bias.results.differences import ActivationSummary, RankedN
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.result import BiasResult
 from optipfair_engine.bias.results.scores import CrowsPairsScores, StereoEntry, StereoSetScores, SuiteScores
-from optipfair_engine.bias.sections import EFFECTS, cause_section
+from optipfair_engine.bias.sections import EFFECTS, cause_section, generation_section
 from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.bias.wording import between, conclusion, p_value, three_digits
 from optipfair_engine.options.suites import entry_of
@@ -56,6 +56,8 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
         yield from _neurons(result.neurons)
     if result.cause is not None:
         yield from cause_section(result.cause, [path for path in figures if path.stem == EFFECTS])
+    if result.generations is not None:
+        yield from generation_section(result.generations)
     if result.behaviour is not None:
         yield from _behaviour(result.behaviour, result.baseline_behaviour)
     for suite in result.suites:

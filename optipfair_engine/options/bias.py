@@ -16,6 +16,17 @@ from optipfair_engine.options.words import ComputeDtype, DType, FigureFormat, Pa
 _PROMPTS, _FIGURES, _OTHERWISE = "What the model is asked", "Figures", "Options"
 
 
+class Generation(Strict):
+    """What the model says to both prompts of a pair."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=1024), About(flag="--generation-tokens")]
+    """Has both prompts of each pair continued, by at most so many tokens, and compares what is said."""
+    samples: int = Field(default=4, ge=1, le=64)
+    """Continuations of each prompt."""
+    seed: Seed = 0
+    """Of the continuations."""
+
+
 class Bias(Strict):
     """What a model is asked, and what is shown of its answers: shared by jobs, commands and calls."""
 
@@ -45,6 +56,8 @@ class Bias(Strict):
     """Ranks the neurons that react most, with p-values."""
     patching: Annotated[Patching | None, About(_OTHERWISE)] = None
     """Exchanges neurons, heads or layers between the prompts of a pair: what causes the difference."""
+    generation: Annotated[Generation | None, About(_OTHERWISE)] = None
+    """Continuations of both prompts, compared by likelihood, length, overlap and sentiment."""
     margin: Annotated[Annotated[Finite, Field(ge=0, le=10)] | None, About(_OTHERWISE)] = Field(
         default=None,
         description="Change from the baseline that doesn't count: of the mean difference, relative "

@@ -266,6 +266,7 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
             "neuron_ranking": True,
             "baseline": TINY,
             "patching": "layers",
+            "generation": {"max_new_tokens": 2, "samples": 2},
         },
         {"suite": "crows.csv", "baseline": TINY},
         {"suite": "stereo.jsonl", "baseline": TINY},
