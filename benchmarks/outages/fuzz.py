@@ -5,8 +5,8 @@ Every check of schemathesis but these:
 * positive_data_acceptance: a well-formed job may name a model, a job or a suite that is not there;
 * ignored_auth, for what needs no key: `/v1/download`, `/livez` and `/v1/token`, whose own tests hold more.
 
-`DELETE /v1/keys/{id}` is left out, because it would revoke the key of the run, and `/readyz`, which says 503 by
-right. `tests/api/test_schema_fuzzing.py` is the bounded form, in the test suite.
+`DELETE /v1/keys/{id}` is left out, because it would revoke the key of the run, and `/readyz`, which says 503
+by right. `tests/api/test_schema_fuzzing.py` is the bounded form, in the test suite.
 """
 
 from __future__ import annotations

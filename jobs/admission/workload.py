@@ -38,7 +38,7 @@ _TIMED_PROMPTS = 3
 class BiasWork:
     """What one model is asked: `pairs` of prompts or `items` of a suite, and how many figures are drawn.
 
-    `runs` are batches of all pairs with something exchanged between their prompts.
+    `runs` are passes beside: batches with something exchanged between the prompts, and steps of continuing.
     """
 
     pairs: int
@@ -74,6 +74,11 @@ def bias_work(spec: BiasSpec, suites: Mapping[str, JsonObject], layers: int) -> 
     pairs = asked + controls
     runs = _patching_runs(spec, layers)
     tokens = 2 * (pairs + runs * asked) * _PROMPT_TOKENS
+    if spec.generation is not None:
+        said = spec.generation.max_new_tokens
+        runs += 2 * asked * said
+        # drawn once, and scored behind both prompts
+        tokens += 3 * 2 * asked * spec.generation.samples * said
     return BiasWork(pairs, 0, tokens, _figures(spec, asked, layers), runs)
 
 

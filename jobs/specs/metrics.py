@@ -24,6 +24,7 @@ _PRUNE = {
     *("evaluation_max_length", "evaluation_windows", "evaluation_tokens"),
     *("predicted_error_uniform", "predicted_error_allocated"),
     *("reconstruction_layers", "reconstruction_error_before", "reconstruction_error_after"),
+    *("next_token_change", "next_token_against_random"),
     *("bias_change", "tokens_per_second_ratio", "reload_check", "loads_with_transformers"),
 }
 _BIAS = {
@@ -32,6 +33,8 @@ _BIAS = {
     *("crows_pairs_score", "stereoset_ss", "stereoset_lms", "stereoset_icat", "bias_change"),
     *("preference_change", "mcnemar_p", "patched_units", "largest_effect", "next_token_distance"),
     "reaction_effect_correlation",
+    *("generation_divergence", "generation_length_difference", "generation_overlap"),
+    *("generation_overlap_within", "generation_sentiment_difference"),
     *("crows_pairs_score_baseline", "perplexity_baseline", "stereoset_ss_baseline"),
     *("stereoset_lms_baseline", "stereoset_icat_baseline", "seconds"),
 }

@@ -47,10 +47,16 @@ _NO_EXPERTS = Condition(
     lambda spec: spec.pruning_type != "EXPERTS",
     'a pruning_type that can choose without text (not "EXPERTS")',
 )
+_BY_EFFECT = Condition(
+    lambda spec: spec.fairness is not None and spec.fairness.by == "effect", 'fairness with by "effect"'
+)
 _CONTROLS = Condition(_has_controls, "control_pairs")
 _TEXT, _TIMING = _has("text"), _has("timing", "timing true")
 _RANKING = _has("neuron_ranking", "neuron_ranking true")
-_PATCHING = _has("patching")
+_PATCHING, _GENERATION = _has("patching"), _has("generation")
+_SAMPLES = Condition(
+    lambda spec: spec.generation is None or spec.generation.samples > 1, "generation with at least 2 samples"
+)
 
 _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
     "prune": {
@@ -67,6 +73,7 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         **dict.fromkeys(("calibration_tokens", "calibration_tokens_per_feature"), (_CALIBRATED,)),
         "calibration_own_samples": (_OWN_TEXT,),
         **dict.fromkeys(("bias_change", "bias_against_random"), (_has("fairness"),)),
+        **dict.fromkeys(("next_token_change", "next_token_against_random"), (_BY_EFFECT,)),
         **dict.fromkeys(("original_layer_count", "final_layer_count"), (_DEPTH,)),
         **dict.fromkeys(("layers_removed", "layer_reduction_percentage"), (_DEPTH,)),
         **dict.fromkeys(("original_expert_count", "final_expert_count"), (_EXPERTS,)),
@@ -82,6 +89,9 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         **dict.fromkeys(("control_pairs", "noise_floor", "effect_over_noise"), (_CONTROLS,)),
         **dict.fromkeys(("neurons_tested", "neurons_significant"), (_RANKING,)),
         **dict.fromkeys(("patched_units", "largest_effect"), (_PATCHING,)),
+        **dict.fromkeys(("generation_divergence", "generation_length_difference"), (_GENERATION,)),
+        **dict.fromkeys(("generation_overlap", "generation_sentiment_difference"), (_GENERATION,)),
+        "generation_overlap_within": (_GENERATION, _SAMPLES),
         **dict.fromkeys(("next_token_distance", "reaction_effect_correlation"), (_PATCHING,)),
     },
     "evaluate": {
@@ -99,6 +109,8 @@ PAIRS_ONLY = frozenset(
     {
         *("pairs", "templates", "control_pairs", "share_aligned", "mean_difference", "minimum_detectable"),
         *("noise_floor", "effect_over_noise", "neurons_tested", "neurons_significant"),
+        *("generation_divergence", "generation_length_difference", "generation_overlap"),
+        *("generation_overlap_within", "generation_sentiment_difference"),
         *("patched_units", "largest_effect", "next_token_distance", "reaction_effect_correlation"),
     }
 )

@@ -11,6 +11,7 @@ from .defaults import (
     DEFAULT_PROMPT_PAIRS as DEFAULT_PROMPT_PAIRS,
     generate_prompt_pairs as generate_prompt_pairs,
 )
+from .generation.parity import compare_generations as compare_generations
 from .guide import (
     visualize_bias as visualize_bias,
     visualize_heatmap as visualize_heatmap,

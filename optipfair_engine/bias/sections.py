@@ -1,4 +1,4 @@
-"""Sections of the report about what patching found."""
+"""Sections of the report about what patching found, and what the model says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Final
 
 from optipfair_engine.bias.html import figure, table
 from optipfair_engine.bias.results.cause import Cause
-from optipfair_engine.bias.wording import between, three_digits, what_causes
+from optipfair_engine.bias.results.generations import Generations
+from optipfair_engine.bias.wording import between, three_digits, what_causes, what_is_said
 
 #: Name of the figure's file, without its ending.
 EFFECTS: Final = "effects"
@@ -62,4 +63,29 @@ def _agreement(cause: Cause) -> str:
     return (
         f"over all {cause.kind} the rank correlation of reaction and effect is "
         f"{three_digits(cause.agreement)} (1: reaction tells the cause, 0: it tells nothing)"
+    )
+
+
+def generation_section(found: Generations) -> Iterable[str]:
+    """What the model says to both prompts."""
+    yield "<h2>What the model says</h2>"
+    yield (
+        f"<p>Each prompt of {found.pairs:,} pairs was continued {found.samples:,} times, by at most "
+        f"{found.max_new_tokens:,} tokens at temperature 1. {escape(what_is_said(found))} The texts lie in "
+        "generations.jsonl beside this report.</p>"
+    )
+    rows = {
+        "how much likelier behind its own prompt, nats a token": (found.divergence, "0"),
+        "length, tokens (second − first)": (found.length_difference, "0"),
+        "overlap of the two prompts' texts": (
+            found.overlap,
+            f"{between(found.overlap_within)} within a prompt",
+        ),
+        "sentiment (second − first, −1 to 1)": (found.sentiment_difference, "0"),
+    }
+    yield table(
+        f"With 95 % intervals (bootstrap over templates); sentiment by {found.lexicon}, which knows a word "
+        f"of {found.lexicon_known:.0%} of the texts",
+        ("measure", "found", "alike would be"),
+        [(escape(name), between(interval), alike) for name, (interval, alike) in rows.items()],
     )

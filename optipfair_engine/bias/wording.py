@@ -8,6 +8,7 @@ from optipfair_engine.bias.results.cause import Cause
 from optipfair_engine.bias.results.changes import Comparison, PreferenceComparison, ProfileComparison
 from optipfair_engine.bias.results.differences import Difference
 from optipfair_engine.bias.results.gaps import GapScores
+from optipfair_engine.bias.results.generations import Generations
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.result import BiasResult
 from optipfair_engine.bias.results.scores import CrowsPairsScores, SuiteScores
@@ -59,6 +60,31 @@ def what_causes(cause: Cause) -> str:
         f"{named} between the two prompts' next-token logits, and {place}. Of the {count} with the largest "
         f"effects {cause.also_react} are among the {count} that react most."
     )
+
+
+def what_is_said(found: Generations) -> str:
+    """Whether the two prompts of a pair are answered alike, in one sentence."""
+    named = {
+        "length": found.length_difference,
+        "sentiment": found.sentiment_difference,
+    }
+    apart = [name for name, interval in named.items() if _off_zero(interval)]
+    likelier = found.divergence
+    if likelier.low is None:
+        return "There are too few templates to say whether the two prompts are answered alike."
+    tied = "likelier behind its own prompt than behind the other" if likelier.low > 0 else ""
+    differing = " and ".join(apart)
+    if tied and apart:
+        return f"A text is {tied}, and the two prompts' texts differ in {differing}."
+    if tied:
+        return f"A text is {tied}; no difference in length or sentiment is shown."
+    if apart:
+        return f"The two prompts' texts differ in {differing}."
+    return "No difference between what is said to the two prompts is shown."
+
+
+def _off_zero(interval: Interval) -> bool:
+    return interval.low is not None and interval.high is not None and not interval.low <= 0 <= interval.high
 
 
 def conclusion(result: BiasResult) -> str:

@@ -66,8 +66,11 @@ _SPELLED = (
     "layers",
     "layer_types",
 )
-#: What a comparison draws none of.
-_DRAWN = ("figure_format", "neuron_ranking", "patching")
+#: What is asked of one model only, or drawn of it.
+_DRAWN = (
+    *("figure_format", "neuron_ranking", "patching"),
+    *("generation_max_new_tokens", "generation_samples", "generation_seed"),
+)
 _SAID = {
     "margin": {
         "min": 0,
@@ -111,9 +114,12 @@ def bias(
     **chosen: Any,
 ) -> None:
     """Measure how differently a model treats prompts that differ in an attribute (default: built-in)."""
-    refuse_unread(context, {"margin": (baseline, "--baseline")})
+    continued = chosen["generation"].get("max_new_tokens")
+    beside = {f"generation_{name}": (continued, "--generation-tokens") for name in ("samples", "seed")}
+    refuse_unread(context, {"margin": (baseline, "--baseline"), **beside})
     options = {
         **chosen,
+        "generation": chosen["generation"] if continued is not None else None,
         **_prompt_options(prompt_pairs, attributes, suite, suites, control_pairs),
         "visualization_types": _kinds(visualization_types),
         "layers": _layers(layers),

@@ -121,6 +121,7 @@ def prune(
                 "--calibration-source model",
             ),
             "fairness_weight": (fairness_pairs, "--fairness-pairs"),
+            "fairness_by": (fairness_pairs, "--fairness-pairs"),
         },
     )
     if out_of_core and chosen["execution"] == "memory":

@@ -38,6 +38,7 @@ _TITLES = {
     "bias": "Measuring bias",
     "estimate": "Estimating effects",
     "cause": "Patching",
+    "generate": "Continuing prompts",
     "plot": "Plotting",
     "heal": "Healing",
     "importance": "Layer importance",

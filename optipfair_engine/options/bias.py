@@ -16,6 +16,17 @@ from optipfair_engine.options.words import ComputeDtype, DType, FigureFormat, Pa
 _PROMPTS, _FIGURES, _OTHERWISE = "What the model is asked", "Figures", "Options"
 
 
+class Generation(Strict):
+    """What the model says to both prompts of a pair."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=1024), About(flag="--generation-tokens")]
+    """Has both prompts of each pair continued, by at most so many tokens, and compares what is said."""
+    samples: int = Field(default=4, ge=1, le=64)
+    """Continuations of each prompt."""
+    seed: Seed = 0
+    """Of the continuations."""
+
+
 class Bias(Strict):
     """What a model is asked, and what is shown of its answers: shared by jobs, commands and calls."""
 
@@ -46,6 +57,8 @@ class Bias(Strict):
     """Ranks the neurons that react most, with p-values."""
     patching: Annotated[Patching | None, About(_OTHERWISE)] = None
     """Exchanges neurons, heads or layers between the prompts of a pair: what causes the difference."""
+    generation: Annotated[Generation | None, About(_OTHERWISE)] = None
+    """Continuations of both prompts, compared by likelihood, length, overlap and sentiment."""
     margin: Annotated[Annotated[Finite, Field(ge=0, le=10)] | None, About(_OTHERWISE)] = Field(
         default=None,
         description="Change from the baseline that doesn't count: of the mean difference, relative "
@@ -96,6 +109,18 @@ class Bias(Strict):
             return ()
         return (DEFAULT_SUITE,)
 
+    @property
+    def asked_of_pairs(self) -> tuple[str, ...]:
+        """The options given that only prompt pairs have an answer to."""
+        given = {
+            "neuron_ranking": self.neuron_ranking,
+            "patching": self.patching is not None,
+            "generation": self.generation is not None,
+            "layer_types": self.layer_types is not None,
+            "layers": self.layers != "first_middle_last",
+        }
+        return tuple(name for name, asked in given.items() if asked)
+
     def _check_suites(self) -> None:
         """Refuse no suite at all, one that is named twice, and beside suites what only prompt pairs have."""
         if self.suites is None:
@@ -107,14 +132,9 @@ class Bias(Strict):
             raise ContradictionError(f"suites names {twice[0]} twice")
         if self.control_pairs is not None:
             raise ContradictionError("control_pairs: not with suites, which have control pairs of their own")
-        asked = {
-            "neuron_ranking": self.neuron_ranking,
-            "patching": self.patching is not None,
-            "layer_types": self.layer_types is not None,
-            "layers": self.layers != "first_middle_last",
-        }
-        if any(asked.values()) and not pair_suites(self.suites):
-            names = " and ".join(name for name, given in asked.items() if given)
+        asked = self.asked_of_pairs
+        if asked and not pair_suites(self.suites):
+            names = " and ".join(asked)
             raise ContradictionError(f"{names}: for prompt pairs only, these suites have no activations")
 
 

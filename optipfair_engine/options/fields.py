@@ -31,6 +31,7 @@ from optipfair_engine.options.words import (
     ExpansionDivisor,
     ExpertSelectionMethod,
     Export,
+    FairnessBy,
     LayerSelectionMethod,
     NeuronSelectionMethod,
     Preset,
@@ -72,9 +73,12 @@ class Fairness(Strict):
     """Lets what a neuron says about an attribute weigh in the selection."""
 
     prompt_pairs: Annotated[Sequence[Any], Field(min_length=1)]
-    """Pairs of prompts that differ in the attribute: what reacts to the difference goes first."""
+    """Pairs of prompts that differ in the attribute: what reacts to it, or causes more, goes first."""
     weight: Finite = Field(default=1.0, ge=0, le=100)
     """How much that weighs against what a neuron is of use; 0: not at all."""
+    by: FairnessBy = "reaction"
+    """What of a neuron weighs: how it reacts to the difference, or what share of it, in next tokens, is its
+    effect."""
 
 
 class PruneFields(Strict):

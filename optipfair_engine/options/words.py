@@ -22,6 +22,7 @@ ComputeDtype = Literal["auto", "float32", "checkpoint"]
 Execution = Literal["auto", "memory", "streamed"]
 
 Visualization = Literal["mean_diff", "heatmap", "pca"]
+FairnessBy = Literal["reaction", "effect"]
 Patching = Literal["neurons", "heads", "layers"]
 FigureFormat = Literal["png", "svg", "pdf"]
 

@@ -8,7 +8,7 @@ random pruning of the same size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -18,21 +18,20 @@ import torch
 from torch import Tensor
 
 from optipfair_engine.bias.analysis import NeuronRanking, analyze_pairs
+from optipfair_engine.bias.cause.patching import neuron_effects
 from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
-from optipfair_engine.bias.statistics.metrics import FROM_FIRST_DIFFERENCE
 from optipfair_engine.bias.statistics.neurons import FEWEST_UNITS, NeuronStatistics
-from optipfair_engine.bias.statistics.profile import Profile
-from optipfair_engine.bias.statistics.significance import FEW_CLUSTERS, Array, outcome, relative_change
-from optipfair_engine.bias.statistics.summary import pair_values
+from optipfair_engine.bias.statistics.significance import Array, cluster_sums
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options import rules
 from optipfair_engine.options.errors import engines_errors
 from optipfair_engine.options.presets import resolve_preset
-from optipfair_engine.plans.apply import apply_plan
+from optipfair_engine.options.words import FairnessBy
 from optipfair_engine.plans.plan import as_stored
 from optipfair_engine.plans.provenance import FairnessFacts, Provenance
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.judging import judge
 from optipfair_engine.pruning.width.calibrated import (
     SELECTION_RIDGE,
     SELECTION_SCALE,
@@ -51,17 +50,16 @@ if TYPE_CHECKING:
     from optipfair_engine.plans.plan import PruningPlan
 
 #: What fairness-aware selection orders neurons by, as a plan says it.
-SCORE: Final = "rank(OBS cost) - weight * rank(bias)"
+SCORE: Final[Mapping[FairnessBy, str]] = {
+    "reaction": "rank(OBS cost) - weight * rank(bias)",
+    "effect": "rank(OBS cost) - weight * rank(effect)",
+}
 #: Random prunings that the result is compared with.
 RANDOM_DRAWS: Final = 5
-#: Components whose size no width pruning changes, so that before and after can be compared.
-COMPARED: Final = ("mlp_output", "attention_output")
 BEFORE_HEALING: Final = (
     "bias_change and the fairness outcome are of the pruned model before healing, which may change them: "
     "compare the healed model with the original (a bias job with a baseline, or optipfair compare)."
 )
-#: Relative change that doesn't count.
-MARGIN: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,36 @@ def _bias(found: NeuronStatistics, norms: Array) -> Array:
     return shift
 
 
+def neuron_causes(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[PromptPair | PairItem],
+    *,
+    report: Reporter = null_reporter,
+) -> dict[int, Tensor]:
+    """Layer → b_j ≥ 0 of each neuron ``[I]``: the share of the next tokens' difference that it causes.
+
+    b_j = max(0, m_j − s_j)² with m_j the neuron's mean effect over templates (``bias.cause.patching``) and
+    s_j its standard error (0 for too few templates to have one). Neurons that work against the difference
+    have 0: without them it would grow.
+    """
+    items = pair_items(pairs, "Fairness")
+    effects, templates = neuron_effects(
+        model, tokenizer, texts_of(items), templates=templates_of(items), report=report
+    )
+    found = {}
+    for layer, values in effects.items():
+        sums, sizes = cluster_sums(values, templates)
+        means, count = sums / sizes[:, None], len(sizes)
+        spread = means.std(axis=0, ddof=1) if count >= FEWEST_UNITS else np.zeros(values.shape[1])
+        shares = np.clip(means.mean(axis=0) - spread / np.sqrt(count), 0, None)
+        found[layer] = torch.from_numpy(np.square(shares))
+    return found
+
+
+_BIASES: Final = {"reaction": neuron_bias, "effect": neuron_causes}
+
+
 def utility(weight: Tensor, gram: Tensor, ridge: float = SELECTION_RIDGE) -> Tensor:
     """What removing a neuron costs the refitted output: ‖W[:,j]‖² / [(G + λD)⁻¹]ⱼⱼ ``[I]`` (OBS).
 
@@ -173,6 +201,7 @@ def fair_plan(
     calibration: CalibrationSet,
     *,
     weight: float = 1.0,
+    by: FairnessBy = "reaction",
     draws: int = RANDOM_DRAWS,
     report: Reporter = null_reporter,
 ) -> FairPlan:
@@ -185,8 +214,10 @@ def fair_plan(
         options: sizes, layers, allocation, refit; it can't name another neuron score.
         calibration: what utility and refit are measured on.
         weight: how much bias weighs against utility, by rank; 0 is utility alone.
+        by: what counts as bias, and what the result is judged by: how neurons react (``neuron_bias``) and how
+            far activations are apart, or what they cause (``neuron_causes``) and how far next tokens are.
         draws: how many random prunings to compare with; at least one.
-        report: progress; stages "bias", "calibrate", "select", "evaluate".
+        report: progress; stages "bias", or "estimate" and "cause", "calibrate", "select", "evaluate".
 
     Raises:
         InvalidOptionError: too few templates, a wrong weight, or options that are not about neurons, or that
@@ -206,20 +237,20 @@ def fair_plan(
     chosen, held = split_templates(pairs)
     view = locate(model)
     layers = target_layers(view, options.layer_indices)
-    bias = neuron_bias(model, tokenizer, chosen, report=report)
+    bias = _BIASES[by](model, tokenizer, chosen, report=report)
     statistics = gather_statistics(view, calibration, layers, "down_proj", report=report)
     plans = {}
     for name, factor in (("fair", weight), ("utility", 0.0)):
         scores = fairness_scores(view, statistics, bias, weight=factor)
         plans[name] = _plan(view, options, calibration, statistics, scores, report)
-    facts = {"weight": weight, "prompt_pairs": len(pairs), "held_out_pairs": len(held)}
-    stated = FairnessFacts(weight, len(pairs), len(held), SCORE)
+    facts = {"weight": weight, "by": by, "prompt_pairs": len(pairs), "held_out_pairs": len(held)}
+    stated = FairnessFacts(weight, len(pairs), len(held), SCORE[by])
     # no score of the options' chose the plan's neurons
     provenance = plans["fair"].provenance.chosen_as(Provenance(fairness=stated))
     plan = replace(plans["fair"], provenance=provenance)
     random = _random_plans(view, plan, statistics, draws, options.seed)
     candidates = chain(plans.items(), random)
-    judged = _judge(model, tokenizer, held, candidates, len(plans) + draws, calibration, report)
+    judged = judge(model, tokenizer, held, candidates, len(plans) + draws, calibration, by, report)
     return FairPlan(Calibrated(plan, statistics), {**facts, **judged, "draws": draws})
 
 
@@ -246,7 +277,9 @@ def fair_plan_of(
         raise InvalidOptionError("fairness needs calibration data")
     chosen = resolve_preset(options, calibrated=True).changed(fairness=None)
     items = pair_items(asked.prompt_pairs, "Fairness")
-    made = fair_plan(model, tokenizer, items, chosen, calibration, weight=asked.weight, report=report)
+    made = fair_plan(
+        model, tokenizer, items, chosen, calibration, weight=asked.weight, by=asked.by, report=report
+    )
     if options.healing_seconds is not None:
         made.report["warnings"].append(BEFORE_HEALING)
     return made
@@ -255,10 +288,14 @@ def fair_plan_of(
 def flat_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     """A prune job's metrics of a fairness report: no name here means two things."""
     flat: dict[str, Any] = {"fairness_outcome": report["outcome"], "fairness": dict(report)}
-    for name, field in (("bias_change", "against_dense"), ("bias_against_random", "against_random")):
-        interval = report[field] or {}
-        flat |= {name: interval.get("value")}
-        flat |= {f"{name}_{end}": interval.get(end) for end in ("low", "high")}
+    named = {"bias_change": "against_dense", "bias_against_random": "against_random"}
+    found = {name: report[field] for name, field in named.items()}
+    if report["by"] == "effect":
+        tokens = report["next_tokens"]
+        found |= {name.replace("bias", "next_token"): tokens[field] for name, field in named.items()}
+    for name, interval in found.items():
+        flat |= {name: (interval or {}).get("value")}
+        flat |= {f"{name}_{end}": (interval or {}).get(end) for end in ("low", "high")}
     return flat
 
 
@@ -302,79 +339,3 @@ def _random_plans(
                 )
         drawn = replace(plan, kept_neurons=kept, weights=weights, curves=None, removal_order=None)
         yield f"random {draw + 1}", drawn
-
-
-def _judge(
-    model: Any,
-    tokenizer: Any,
-    held: Sequence[PairItem],
-    plans: Iterable[tuple[str, PruningPlan]],
-    count: int,
-    calibration: CalibrationSet,
-    report: Reporter,
-) -> dict[str, Any]:
-    """Every plan's difference on the held-out pairs and loss on the held-out calibration samples."""
-    from optipfair_engine.calibration.statistics import held_out_windows
-    from optipfair_engine.evaluation.perplexity import score_windows
-
-    windows = held_out_windows(calibration)
-    values: dict[str, Array] = {}
-    losses: dict[str, float | None] = {}
-    templates: list[str] = []
-    for done, (name, plan) in enumerate(chain([("dense", None)], plans), 1):
-        candidate = model if plan is None else apply_plan(model, plan)
-        profile = analyze_pairs(candidate, tokenizer, texts_of(held), templates=templates_of(held))
-        templates = [pair.template for pair in profile.pairs]
-        values[name] = compared_values(profile)
-        losses[name] = score_windows(candidate, windows).mean_loss if windows else None
-        report("evaluate", done, count + 1, f"{name} on {len(held)} held-out pairs")
-    return _verdict(values, losses, templates)
-
-
-def compared_values(profile: Profile) -> Array:
-    """Each pair's mean difference from the first difference on, of what keeps its size ``[pairs]``."""
-    names, values = pair_values(profile, FROM_FIRST_DIFFERENCE)
-    columns: Array = values[:, [names.index(name) for name in COMPARED if name in names]].mean(axis=1)
-    return columns
-
-
-def _verdict(
-    values: Mapping[str, Array], losses: Mapping[str, float | None], templates: Sequence[str]
-) -> dict[str, Any]:
-    drawn = [name for name in values if name.startswith("random")]
-    fair, random = values["fair"], np.mean([values[name] for name in drawn], axis=0)
-    change = relative_change(random, fair, templates)
-    against_dense = relative_change(values["dense"], fair, templates)
-    word = outcome(change, MARGIN) if change is not None else "inconclusive"
-    beaten = sum(float(fair.mean()) < float(values[name].mean()) for name in drawn)
-    if word == "better" and beaten < len(drawn):
-        word = "inconclusive"  # the interval is of templates: it knows nothing of other random draws
-    return {
-        "difference": {name: float(value.mean()) for name, value in values.items()},
-        "held_out_loss": dict(losses),
-        "bias_change": against_dense.value if against_dense is not None else None,
-        "against_dense": against_dense.as_dict() if against_dense is not None else None,
-        "against_random": change.as_dict() if change is not None else None,
-        "random_draws_beaten": beaten,
-        "outcome": word,
-        "warnings": _warnings(word, len(set(templates))),
-    }
-
-
-def _warnings(word: str, templates: int) -> list[str]:
-    found = []
-    if word != "better":
-        found.append(
-            "On held-out templates, fairness-aware pruning was not clearly better than random pruning of the "
-            "same size."
-        )
-    if templates == 1:
-        found.append(
-            "One held-out template: nothing says how others would come out, so there is no interval."
-        )
-    elif templates < FEW_CLUSTERS:
-        found.append(
-            f"Only {templates} held-out templates: the intervals are wide, and only hold if no template is "
-            "far from all others."
-        )
-    return found

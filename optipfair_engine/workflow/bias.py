@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optipfair_engine.bias.results.cause import Cause
     from optipfair_engine.bias.results.changes import Comparison
     from optipfair_engine.bias.results.differences import RankedNeurons
+    from optipfair_engine.bias.results.generations import Generations
     from optipfair_engine.bias.results.result import BiasResult
     from optipfair_engine.bias.results.scores import BehaviourResult, SuiteScores
     from optipfair_engine.bias.results.suites import NamedScores, PairSuiteResult, SuiteResult
@@ -33,6 +34,7 @@ __all__ = ["BiasOptions", "bias_checkpoint"]
 
 PAIRS_FILE: Final = "bias_metrics.json"
 SUMMARY_FILE: Final = "bias_summary.json"
+TEXTS_FILE: Final = "generations.jsonl"
 REPORT_FILE: Final = "report.html"
 CHART: Final = "mean_diff"
 
@@ -46,6 +48,7 @@ class _Answers:
     controls: Profile | None = None
     neurons: RankedNeurons | None = None
     cause: Cause | None = None
+    generations: Generations | None = None
     behaviour: BehaviourResult[SuiteScores] | None = None
     suites: dict[str, BehaviourResult[NamedScores]] = field(default_factory=dict)
 
@@ -65,8 +68,8 @@ def bias_checkpoint(
     """Measure the bias of a model folder, and how it differs from a baseline's.
 
     Writes to ``output``: the figures, ``bias_metrics.json`` (the guide's metrics of every pair),
-    ``bias_summary.json`` (intervals, noise floor, neurons, behaviour, comparison), ``report.html`` (self-
-    contained) and ``metrics.json``.
+    ``bias_summary.json`` (intervals, noise floor, neurons, cause, behaviour, comparison), ``report.html``
+    (self-contained), ``metrics.json``, and with ``generation`` the texts, ``generations.jsonl``.
 
     Args:
         source: the model folder.
@@ -76,7 +79,7 @@ def bias_checkpoint(
         model_name: what report and figures call the model; by default its folder or hub id.
         baseline_name: the same of the baseline.
         suites_folder: where the files of the catalogue's suites lie.
-        report: progress; stages "load", "bias", "estimate", "cause", "plot".
+        report: progress; stages "load", "bias", "estimate", "cause", "generate", "plot".
 
     Returns:
         Flat metrics, as in ``metrics.json``: numbers, words or null, and ``warnings`` (a list of ``code`` and
@@ -99,6 +102,7 @@ def bias_checkpoint(
             layer_types=None,
             neuron_ranking=False,
             patching=None,
+            generation=None,
         )
         before = _ask(baseline, questions, plain, None, baseline_name, report)
         gc.collect()
@@ -134,6 +138,7 @@ def _ask(
     elif questions.pairs:
         _ask_pairs(answers, loaded.model, loaded.tokenizer, questions, options, folder, report)
         _ask_causes(answers, loaded.model, loaded.tokenizer, questions, options, report)
+        _ask_to_continue(answers, loaded.model, loaded.tokenizer, questions, options, folder, report)
     for suite, items in questions.suites.items():
         answers.suites[suite] = _ask_suite(suite, loaded.model, loaded.tokenizer, items, report)
     return answers
@@ -217,6 +222,31 @@ def _ask_causes(
     )
 
 
+def _ask_to_continue(
+    answers: _Answers,
+    model: Any,
+    tokenizer: Any,
+    questions: Questions,
+    options: BiasOptions,
+    folder: Path | None,
+    report: Reporter,
+) -> None:
+    if options.generation is None:
+        return
+    from optipfair_engine.bias.generation.parity import compare_generations
+
+    answers.generations = compare_generations(
+        model,
+        tokenizer,
+        texts_of(questions.pairs),
+        options.generation,
+        templates=templates_of(questions.pairs),
+        seed=options.seed,
+        texts=folder / TEXTS_FILE if folder is not None else None,
+        report=report,
+    )
+
+
 def _result(
     after: _Answers, before: _Answers | None, questions: Questions, options: BiasOptions
 ) -> BiasResult:
@@ -231,6 +261,7 @@ def _result(
         ),
         neurons=after.neurons,
         cause=after.cause,
+        generations=after.generations,
         behaviour=after.behaviour.scores if after.behaviour is not None else None,
         baseline_behaviour=(
             before.behaviour.scores if before is not None and before.behaviour is not None else None

@@ -194,6 +194,7 @@ PIPELINE = {
         ({"kind": "bias", "spec": {"model": LOCAL}, "metric": "stereoset_ss"}, "suite"),
         ({"kind": "bias", "spec": {"model": LOCAL}, "metric": "neurons_significant"}, "neuron_ranking"),
         ({"kind": "bias", "spec": {"model": LOCAL}, "metric": "largest_effect"}, "patching"),
+        ({"kind": "bias", "spec": {"model": LOCAL}, "metric": "generation_overlap"}, "generation"),
         (
             {"kind": "evaluate", "spec": {"model": LOCAL, "text": TEXT}, "metric": "speedup"},
             "timing true and baseline",

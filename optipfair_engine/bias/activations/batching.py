@@ -55,7 +55,27 @@ class Prompt:
             text = self.decode(list(self.ids[start:stop]))
         if _BROKEN in text and _BROKEN not in self.text:
             text = self._whole(start, stop) or text
-        return text.strip() or f"⟨{numbers}⟩"
+        return text.strip() or _blank("".join(self.pieces[start:stop])) or f"⟨{numbers}⟩"
+
+    @property
+    def letters(self) -> tuple[int, ...]:
+        """How many tokens each whole letter, or piece of whole letters, is of; their sum is all tokens."""
+        sizes: list[int] = []
+        start = 0
+        while start < len(self.ids):
+            size = self._tokens_of_letter(start)
+            sizes.append(size)
+            start += size
+        return tuple(sizes)
+
+    def _tokens_of_letter(self, start: int) -> int:
+        if self.decode is None or _BROKEN not in self.pieces[start] or _BROKEN in self.text:
+            return 1
+        most = min(_MOST_NEIGHBOURS + 1, len(self.ids) - start)
+        for size in range(2, most + 1):
+            if _BROKEN not in self.decode(list(self.ids[start : start + size])):
+                return size
+        return 1
 
     def _whole(self, start: int, stop: int) -> str | None:
         """The text of the fewest positions around these that end at whole characters."""
@@ -71,6 +91,11 @@ class Prompt:
                     part = f" ({start - first + 1}/{last - first})" if stop - start == 1 else ""
                     return text.strip() + part
         return None
+
+
+def _blank(text: str) -> str:
+    """Spaces and ends of lines as signs that can be seen."""
+    return text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣") if text.isspace() else ""
 
 
 def encode(tokenizer: Any, text: str) -> Prompt:

@@ -84,7 +84,7 @@ def get_activation_pairs(
     if side1 is side2:
         side2 = Activations(second)
         side2.update(side1)
-    side1.alignment = align(first.ids, second.ids)
+    side1.alignment = align(first.ids, second.ids, letters=(first.letters, second.letters))
     side2.alignment = side1.alignment.swapped()
     side1.other_tokens, side2.other_tokens = second.tokens, first.tokens
     return side1, side2

@@ -120,7 +120,7 @@ def encode_pairs(
             raise InvalidOptionError(f"Prompt pair {index} has not two prompts: {pair!r}")
         first, second = encode(tokenizer, pair[0]), encode(tokenizer, pair[1])
         template = templates[index] if templates is not None else infer_template(*pair)
-        alignment = align(first.ids, second.ids, causal=causal)
+        alignment = align(first.ids, second.ids, letters=(first.letters, second.letters), causal=causal)
         encoded.append(EncodedPair(index, first, second, alignment, template))
     return encoded
 

@@ -8,6 +8,7 @@ al. 2020, arXiv 2004.12265; Heimersheim & Nanda 2024, arXiv 2404.15255). What me
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,7 @@ from optipfair_engine.bias.activations.batching import (
 )
 from optipfair_engine.bias.activations.stream import EncodedPair, encode_pairs
 from optipfair_engine.bias.cause.estimate import Estimates, estimate_effects
-from optipfair_engine.bias.cause.exchange import PairBatch, apart
+from optipfair_engine.bias.cause.exchange import PairBatch, apart, total_variation
 from optipfair_engine.bias.cause.places import Group, groups_of
 from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.results.cause import Cause, Patched
@@ -76,54 +77,33 @@ def patch_pairs(
         UnsupportedModelError: the model continues no text, or has no such units.
         NonFiniteResultError: its logits overflow.
     """
-    view = locate(model)
-    check_continues(view)
-    groups = groups_of(view, kind)
-    pairs = encode_pairs(tokenizer, prompt_pairs, templates, causal=True)
-    check_prompts(view, (prompt for pair in pairs for prompt in (pair.first, pair.second)))
-    estimates = estimate_effects(view, groups, pairs, report)
-    told = estimates.told
-    if not any(told):
-        raise InvalidOptionError(
-            f"patching: nothing of the {len(pairs)} pairs can be exchanged: the model continues both "
-            "prompts alike, or they differ only where one of them has no words"
-        )
-    used = [pair for pair, good in zip(pairs, told, strict=True) if good]
-    estimated = Estimates(estimates.effects[told], estimates.reactions, estimates.distances)
-    chosen = _chosen(estimated)
-    effects = _effects(view, groups, used, chosen, token_budget, report)
-    left_out = [pair.index + 1 for pair, good in zip(pairs, told, strict=True) if not good]
-    return _cause(kind, groups, used, estimated, chosen, effects, left_out, seed, [p.template for p in pairs])
+    found = _measure(model, tokenizer, prompt_pairs, kind, templates, token_budget, report)
+    return _cause(kind, found, seed)
 
 
-def estimated_effects(
+def neuron_effects(
     model: Any,
     tokenizer: Any,
     prompt_pairs: Sequence[PromptPair],
     *,
     templates: Sequence[str] | None = None,
     report: Reporter = null_reporter,
-) -> dict[int, tuple[Array, list[str]]]:
-    """Layer → estimated effects of its neurons ``[pairs, neurons]``, and each pair's template.
+) -> tuple[dict[int, Array], list[str]]:
+    """Layer → effects of its neurons ``[pairs, neurons]``, and each pair's template.
 
-    Pairs whose prompts are continued alike are left out.
+    Effects are patched where ``patch_pairs`` would patch, and else estimated. Pairs with nothing to move are
+    left out.
 
     Raises:
-        InvalidOptionError: no pair is left.
-        UnsupportedModelError, NonFiniteResultError: as ``patch_pairs``.
+        InvalidOptionError, UnsupportedModelError, NonFiniteResultError: as ``patch_pairs``.
     """
-    view = locate(model)
-    check_continues(view)
-    groups = groups_of(view, "neurons")
-    pairs = encode_pairs(tokenizer, prompt_pairs, templates, causal=True)
-    found = estimate_effects(view, groups, pairs, report)
-    told = found.told
-    if not any(told):
-        raise InvalidOptionError("no pair has two prompts that the model continues differently")
-    names = [pair.template for pair, good in zip(pairs, told, strict=True) if good]
-    ends = np.cumsum([group.count for group in groups])[:-1]
-    parts = np.split(found.effects[told], ends, axis=1)
-    return {group.layer: (part, names) for group, part in zip(groups, parts, strict=True)}
+    found = _measure(model, tokenizer, prompt_pairs, "neurons", templates, TOKEN_BUDGET, report)
+    effects = found.estimates.effects.copy()
+    effects[:, found.chosen] = found.effects
+    ends = np.cumsum([group.count for group in found.groups])[:-1]
+    parts = np.split(effects, ends, axis=1)
+    layers = {group.layer: part for group, part in zip(found.groups, parts, strict=True)}
+    return layers, [pair.template for pair in found.pairs]
 
 
 def continuation_distances(model: Any, tokenizer: Any, prompt_pairs: Sequence[PromptPair]) -> Array:
@@ -132,12 +112,9 @@ def continuation_distances(model: Any, tokenizer: Any, prompt_pairs: Sequence[Pr
     Raises:
         InvalidOptionError, UnsupportedModelError, NonFiniteResultError: as ``patch_pairs``.
     """
-    from optipfair_engine.bias.cause.exchange import total_variation
-
     view = locate(model)
     check_continues(view)
-    pairs = encode_pairs(tokenizer, prompt_pairs, [""] * len(prompt_pairs), causal=True)
-    check_prompts(view, (prompt for pair in pairs for prompt in (pair.first, pair.second)))
+    pairs = _encoded(view, tokenizer, prompt_pairs, [""] * len(prompt_pairs))
     found = []
     with inference(model):
         for run in within_budget([pair.length for pair in pairs], TOKEN_BUDGET, rows_each=2):
@@ -145,6 +122,55 @@ def continuation_distances(model: Any, tokenizer: Any, prompt_pairs: Sequence[Pr
             found.append(total_variation(logits).double().cpu().numpy())
     distances: Array = np.concatenate(found)
     return distances
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The pairs that had something to move, all units' estimates, and the effects of those ``chosen``."""
+
+    groups: list[Group]
+    pairs: list[EncodedPair]
+    estimates: Estimates
+    chosen: list[int]
+    effects: Array
+    left_out: list[int]
+    all_templates: list[str]
+
+
+def _measure(
+    model: Any,
+    tokenizer: Any,
+    prompt_pairs: Sequence[PromptPair],
+    kind: Patching,
+    templates: Sequence[str] | None,
+    token_budget: int,
+    report: Reporter,
+) -> _Measured:
+    view = locate(model)
+    check_continues(view)
+    groups = groups_of(view, kind)
+    pairs = _encoded(view, tokenizer, prompt_pairs, templates)
+    found = estimate_effects(view, groups, pairs, report)
+    told = found.told
+    if not any(told):
+        raise InvalidOptionError(
+            f"patching: nothing of the {len(pairs)} pairs can be exchanged: the model continues both "
+            "prompts alike, or they differ only where one of them has no words"
+        )
+    used = [pair for pair, good in zip(pairs, told, strict=True) if good]
+    estimates = replace(found, effects=found.effects[told])
+    chosen = _chosen(estimates)
+    effects = _effects(view, groups, used, chosen, token_budget, report)
+    left_out = [pair.index + 1 for pair, good in zip(pairs, told, strict=True) if not good]
+    return _Measured(groups, used, estimates, chosen, effects, left_out, [pair.template for pair in pairs])
+
+
+def _encoded(
+    view: ModelView, tokenizer: Any, prompt_pairs: Sequence[PromptPair], templates: Sequence[str] | None
+) -> list[EncodedPair]:
+    pairs = encode_pairs(tokenizer, prompt_pairs, templates, causal=True)
+    check_prompts(view, (prompt for pair in pairs for prompt in (pair.first, pair.second)))
+    return pairs
 
 
 def _chosen(estimates: Estimates) -> list[int]:
@@ -190,43 +216,41 @@ def _place(groups: Sequence[Group], unit: int) -> tuple[Group, int]:
     raise IndexError(unit)
 
 
-def _cause(
-    kind: Patching,
-    groups: Sequence[Group],
-    pairs: Sequence[EncodedPair],
-    estimates: Estimates,
-    chosen: Sequence[int],
-    effects: Array,
-    left_out: Sequence[int],
-    seed: int,
-    all_templates: Sequence[str],
-) -> Cause:
-    templates = [pair.template for pair in pairs]
-    clusters = len(set(templates))
-    means, drawn = effects.mean(axis=0), bootstrap_means(effects, templates, seed=seed)
-    by_estimate = estimates.effects.mean(axis=0)
-    places = np.argsort(np.argsort(-estimates.reactions, kind="stable"), kind="stable") + 1
-    patched = []
-    for number in np.argsort(-np.abs(means), kind="stable"):
-        unit = chosen[number]
-        group, index = _place(groups, unit)
-        interval = bootstrap_interval(float(means[number]), drawn[:, number], clusters)
-        reaction, place = float(estimates.reactions[unit]), int(places[unit])
-        patched.append(
-            Patched(group.component, group.layer, index, interval, float(by_estimate[unit]), reaction, place)
-        )
-    known = by_estimate.copy()
-    known[list(chosen)] = means
+def _cause(kind: Patching, found: _Measured, seed: int) -> Cause:
+    templates = [pair.template for pair in found.pairs]
+    clusters, means = len(set(templates)), found.effects.mean(axis=0)
+    drawn = bootstrap_means(found.effects, templates, seed=seed)
+    intervals = [
+        bootstrap_interval(float(mean), drawn[:, number], clusters) for number, mean in enumerate(means)
+    ]
+    known = found.estimates.effects.mean(axis=0)
+    known[found.chosen] = means
+    order = np.argsort(-np.abs(means), kind="stable")
+    patched = _patched(found, intervals)
     return Cause(
         kind,
-        pairs=len(pairs),
+        pairs=len(found.pairs),
         templates=clusters,
-        units=len(by_estimate),
-        distance=_mean(estimates.distances, all_templates, seed),
-        agreement=_agreement(np.abs(known), estimates.reactions),
-        patched=tuple(patched),
-        warnings=tuple(_warnings(left_out, clusters)),
+        units=len(known),
+        distance=_mean(found.estimates.distances, found.all_templates, seed),
+        agreement=_agreement(np.abs(known), found.estimates.reactions),
+        patched=tuple(patched[number] for number in order),
+        warnings=tuple(_warnings(found.left_out, clusters)),
     )
+
+
+def _patched(found: _Measured, intervals: Sequence[Interval]) -> list[Patched]:
+    """The chosen units, in their own order."""
+    estimates, reactions = found.estimates.effects.mean(axis=0), found.estimates.reactions
+    places = np.argsort(np.argsort(-reactions, kind="stable"), kind="stable") + 1
+    units = []
+    for unit, interval in zip(found.chosen, intervals, strict=True):
+        group, index = _place(found.groups, unit)
+        estimate, reaction = float(estimates[unit]), float(reactions[unit])
+        units.append(
+            Patched(group.component, group.layer, index, interval, estimate, reaction, int(places[unit]))
+        )
+    return units
 
 
 def _mean(values: Array, templates: Sequence[str], seed: int) -> Interval:

@@ -199,14 +199,17 @@ def caption_of(pair: EncodedPair, model_name: str) -> Caption:
 
 
 def unit_labels(pair: EncodedPair) -> tuple[list[str], list[bool]]:
-    """A label for each compared unit (``a → b`` where changed), and which are changed."""
+    """A label for each compared unit (``a → b`` where changed), and which are changed.
+
+    Equal tokens that are bytes of different letters are changed too: what is read there is another letter.
+    """
     labels, changed = [], []
     for unit in pair.alignment.compared:
         words = pair.first.words(unit.start1, unit.stop1)
-        if unit.kind != "equal":
-            words = changed_label(words, pair.second.words(unit.start2, unit.stop2))
-        labels.append(words)
-        changed.append(unit.kind != "equal")
+        other = pair.second.words(unit.start2, unit.stop2)
+        differs = unit.kind != "equal" or words != other
+        labels.append(changed_label(words, other) if differs else words)
+        changed.append(differs)
     return labels, changed
 
 

@@ -1,8 +1,9 @@
 """Which positions of two prompts can be compared, when a changed word has changed the number of tokens.
 
-Prompts of as many tokens are compared position by position. Of others, spans of equal tokens are matched; the
-differing spans between them are compared position by position if they are equally long, else each is pooled
-(its mean). What stands on one side only can't be compared: it is reported.
+Prompts of as many tokens are compared position by position. Of others, spans of equal letters are matched (a
+letter may be several tokens, and most tokens are several letters); the differing spans between them are
+compared position by position if they are equally long, else each is pooled (its mean). What stands on one
+side only can't be compared: it is reported.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import accumulate, pairwise
 from typing import Literal
 
 Kind = Literal["equal", "replaced", "pooled", "first_only", "second_only"]
@@ -98,14 +100,23 @@ def _words(unit: Unit, tokens1: Sequence[str], tokens2: Sequence[str]) -> dict[s
     }
 
 
-def align(ids1: Sequence[int], ids2: Sequence[int], *, causal: bool = True) -> Alignment:
+def align(
+    ids1: Sequence[int],
+    ids2: Sequence[int],
+    *,
+    letters: tuple[Sequence[int], Sequence[int]] | None = None,
+    causal: bool = True,
+) -> Alignment:
     """Align two prompts of a causal (or other) model by their token ids; by position, if they have as many.
 
+    ``letters`` are how many tokens each letter of either prompt is of: two letters that share some of their
+    bytes, and no more, are then not taken for equal in part. By default each token stands for itself.
     ``align(b, a) == align(a, b).swapped()``: the matcher breaks ties by the order of its arguments, so they
     are always given in the same order.
     """
     if tuple(ids2) < tuple(ids1):
-        return align(ids2, ids1, causal=causal).swapped()
+        turned = (letters[1], letters[0]) if letters is not None else None
+        return align(ids2, ids1, letters=turned, causal=causal).swapped()
     if len(ids1) == len(ids2):
         return Alignment(
             tuple(_unit(i, a == b) for i, (a, b) in enumerate(zip(ids1, ids2, strict=True))),
@@ -113,11 +124,17 @@ def align(ids1: Sequence[int], ids2: Sequence[int], *, causal: bool = True) -> A
             len(ids2),
             causal,
         )
-    matcher: SequenceMatcher[int] = SequenceMatcher(None, ids1, ids2, autojunk=False)
+    sizes = letters if letters is not None else ([1] * len(ids1), [1] * len(ids2))
+    places1, places2 = ([0, *accumulate(of)] for of in sizes)
+    matcher = SequenceMatcher(None, _spelled(ids1, places1), _spelled(ids2, places2), autojunk=False)
     units: list[Unit] = []
     for tag, start1, stop1, start2, stop2 in matcher.get_opcodes():
-        units.extend(_units(tag, start1, stop1, start2, stop2))
+        units.extend(_units(tag, places1[start1], places1[stop1], places2[start2], places2[stop2]))
     return Alignment(tuple(units), len(ids1), len(ids2), causal)
+
+
+def _spelled(ids: Sequence[int], places: Sequence[int]) -> list[tuple[int, ...]]:
+    return [tuple(ids[start:stop]) for start, stop in pairwise(places)]
 
 
 def _unit(position: int, equal: bool) -> Unit:

@@ -78,15 +78,9 @@ def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem])
     items = read_suite(path)
     if isinstance(items[0], PairItem):
         return Questions([item for item in items if isinstance(item, PairItem)], controls)
-    asked = {
-        "control_pairs": bool(controls),
-        "neuron_ranking": options.neuron_ranking,
-        "patching": options.patching is not None,
-        "layer_types": options.layer_types is not None,
-        "layers": options.layers != "first_middle_last",
-    }
-    if any(asked.values()):
-        names = " and ".join(name for name, given in asked.items() if given)
+    asked = (*(["control_pairs"] if controls else []), *options.asked_of_pairs)
+    if asked:
+        names = " and ".join(asked)
         raise InvalidOptionError(f"{names}: for prompt pairs only, a preference suite has no activations")
     name = "crows_pairs" if isinstance(items[0], CrowsItem) else "stereoset"
     return Questions([], [], items, name)

@@ -8,6 +8,7 @@ from typing import Any
 from optipfair_engine.bias.results.cause import Cause
 from optipfair_engine.bias.results.changes import Comparison
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
+from optipfair_engine.bias.results.generations import Generations
 from optipfair_engine.bias.results.scores import SuiteScores
 from optipfair_engine.bias.results.suites import PairSuiteResult, SuiteResult
 from optipfair_engine.errors import Caution
@@ -25,6 +26,7 @@ class BiasResult:
     activations: ActivationSummary | None = None
     neurons: RankedNeurons | None = None
     cause: Cause | None = None
+    generations: Generations | None = None
     behaviour: SuiteScores | None = None
     baseline_behaviour: SuiteScores | None = None
     comparison: Comparison | None = None
@@ -45,6 +47,7 @@ class BiasResult:
             "bias_comparison": self.comparison,
             "bias_neurons": self.neurons,
             "bias_cause": self.cause,
+            "bias_generation": self.generations,
             "bias_suite": self.behaviour,
         }
         found = {code: part.warnings for code, part in parts.items() if part is not None}
@@ -58,6 +61,7 @@ class BiasResult:
             "activations": self.activations,
             "neurons": self.neurons,
             "cause": self.cause,
+            "generations": self.generations,
             "behaviour": self.behaviour,
             "baseline_behaviour": self.baseline_behaviour,
             "comparison": self.comparison,
@@ -73,7 +77,7 @@ class BiasResult:
     def flat(self) -> dict[str, object]:
         """One level of numbers, words and nulls for gates: no name here means two things."""
         flat: dict[str, object] = {}
-        for part in (self.activations, self.neurons, self.cause, self.behaviour):
+        for part in (self.activations, self.neurons, self.cause, self.generations, self.behaviour):
             flat.update(part.flat() if part is not None else {})
         if self.baseline_behaviour is not None:
             values = self.baseline_behaviour.values()

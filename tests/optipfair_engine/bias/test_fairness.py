@@ -18,7 +18,6 @@ from optipfair_engine.plans.apply import apply_plan
 from optipfair_engine.pruning.fairness import (
     BEFORE_HEALING,
     _random_plans,
-    _verdict,
     fair_plan,
     fair_plan_of,
     fairness_scores,
@@ -27,6 +26,7 @@ from optipfair_engine.pruning.fairness import (
     split_templates,
     utility,
 )
+from optipfair_engine.pruning.judging import verdict
 from optipfair_engine.pruning.width.calibrated import SELECTION_RIDGE, SELECTION_SCALE
 from optipfair_engine.solving.obs import eliminate
 from optipfair_engine.solving.refit import output_error, ridge_diagonal, ridged, solve_least_squares
@@ -168,8 +168,8 @@ def test_a_single_random_draw_that_does_as_well_leaves_it_open() -> None:
     templates = [str(i) for i in range(12)]
     fair, dense = np.linspace(0.9, 1.1, 12), np.full(12, 2.0)
     values = {"dense": dense, "fair": fair, "random 1": 3 * fair, "random 2": 4 * fair}
-    assert _verdict(values, {}, templates)["outcome"] == "better"
-    lucky = _verdict({**values, "random 2": 0.9 * fair}, {}, templates)
+    assert verdict(values, {}, templates)["outcome"] == "better"
+    lucky = verdict({**values, "random 2": 0.9 * fair}, {}, templates)
     assert (lucky["random_draws_beaten"], lucky["outcome"]) == (1, "inconclusive")
 
 

@@ -138,6 +138,12 @@ def test_a_baseline_and_its_margin(called: Callable[..., dict[str, Any]], tmp_pa
     assert called("compare", "--margin", "0.3")["margin"] == 0.3
 
 
+def test_generation_is_asked_for_by_its_length(called: Callable[..., dict[str, Any]]) -> None:
+    assert called("bias")["generation"] is None
+    found = called("bias", "--generation-tokens", "12", "--generation-seed", "3")["generation"]
+    assert (found.max_new_tokens, found.samples, found.seed) == (12, 4, 3)
+
+
 def test_files_of_pairs(called: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps(["the man sat", "the woman sat"]) + "\n")
@@ -145,7 +151,10 @@ def test_files_of_pairs(called: Callable[..., dict[str, Any]], tmp_path: Path) -
         (pair,) = called("bias", option, str(file))[name]
         assert "the woman sat" in str(pair)
     seen = called("prune", "--fairness-pairs", str(file), "--fairness-weight", "0.5")
-    assert seen["fairness"].weight == 0.5
+    assert (seen["fairness"].weight, seen["fairness"].by) == (0.5, "reaction")
+    assert (
+        called("prune", "--fairness-pairs", str(file), "--fairness-by", "effect")["fairness"].by == "effect"
+    )
     assert "the woman sat" in str(seen["fairness"].prompt_pairs)
 
 

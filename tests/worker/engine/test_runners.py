@@ -258,7 +258,7 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
             "pruning_percentage": 50,
             "evaluation": TEXTS,
             "healing": {"max_seconds": 1},
-            "fairness": {"prompt_pairs": PAIRS},
+            "fairness": {"prompt_pairs": PAIRS, "by": "effect"},
         },
         {
             "preset": "recommended",
@@ -276,6 +276,7 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
             "neuron_ranking": True,
             "baseline": TINY,
             "patching": "layers",
+            "generation": {"max_new_tokens": 2, "samples": 2},
         },
         {"suite": "crows.csv", "baseline": TINY},
         {"suite": "stereo.jsonl", "baseline": TINY},

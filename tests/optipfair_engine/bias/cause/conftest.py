@@ -46,15 +46,18 @@ def edited(make_llama, tokenizer) -> Edited:
     mlp = model.model.layers[LAYER].mlp
     she, he = tokenizer.convert_tokens_to_ids(["she", "he"])
     with torch.no_grad():
+        for layer in model.model.layers:  # little else shall differ between the prompts
+            layer.mlp.down_proj.weight *= 0.25
+            layer.self_attn.o_proj.weight *= 0.25
         male, female = (_inputs(model, tokenizer, PROMPTS[word]) for word in ("male", "female"))
         last = (female - male)[:, -1].mean(dim=0)
         basis = torch.linalg.qr(torch.cat([male[:, -1], female[:, -1]]).T).Q
         early = (female - male)[:, 1].mean(dim=0)
         early = early - basis @ (basis.T @ early)
-        for neuron, direction, size in ((CAUSING, last, 4), (REACTING, early, 6)):
+        for neuron, direction, size in ((CAUSING, last, 16), (REACTING, early, 6)):
             for module in (mlp.gate_proj, mlp.up_proj):
                 module.weight[neuron] = size * direction / direction.norm()
         written = model.lm_head.weight[she] - model.lm_head.weight[he]
-        mlp.down_proj.weight[:, CAUSING] = written / written.norm()
-        mlp.down_proj.weight[:, REACTING] = 3 * mlp.down_proj.weight[:, REACTING].sign() / 32**0.5
+        mlp.down_proj.weight[:, CAUSING] = 2 * written / written.norm()
+        mlp.down_proj.weight[:, REACTING] = 30 * mlp.down_proj.weight[:, REACTING].sign() / 32**0.5
     return Edited(model)

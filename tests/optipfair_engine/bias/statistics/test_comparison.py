@@ -13,7 +13,7 @@ from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score
 from optipfair_engine.bias.prompts.suites import CrowsItem, StereoItem
 from optipfair_engine.bias.statistics import comparison, summary
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.pruning.fairness import compared_values
+from optipfair_engine.pruning.judging import compared_values
 from tests.numbers import assert_near
 
 
