@@ -82,7 +82,7 @@ chaos: $(VENV)/.dev ## Kill real processes for some minutes and count what was l
 	@$(BIN)/python -m benchmarks.outages.chaos
 
 screenshots: $(VENV)/.dev ## Pictures of every page of the dashboard, in ./screenshots
-	@$(BIN)/python -m benchmarks.screenshots
+	@$(BIN)/python -m demo.screenshots
 
 constraints: $(VENV)/.dev ## Resolve constraints.txt anew
 	@{ echo "# The versions that were tested together (Python 3.11, Linux x86-64). Made by 'make constraints'."; \

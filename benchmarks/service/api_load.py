@@ -1,7 +1,7 @@
 """Requests a second of the API beside a bare Starlette response, on the same server in one run.
 
-    python benchmarks/api_load.py                                # SQLite, 1 000 and 100 000 jobs
-    python benchmarks/api_load.py --database-url postgresql://…  # the same on Postgres (an empty database)
+    python benchmarks/service/api_load.py  # SQLite, 1 000 and 100 000 jobs
+    python benchmarks/service/api_load.py --database-url postgresql://…  # an empty Postgres
 
 One uvicorn worker serves both the API (authentication, rate limit and access log on) and `/bare`, which
 answers two bytes from plain Starlette. This process is the client: kept connections, one request in flight on
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402

@@ -1,7 +1,7 @@
 """What grows with the number of jobs, of those that wait, and of those who wait for them; small beside large.
 
-    python benchmarks/scale.py                     # a real Postgres of its own: 1 000 and 100 000 ended jobs
-    python benchmarks/scale.py --large 1000000 --queued 100000 --watched 10000
+    python benchmarks/service/scale.py  # a real Postgres of its own: 1 000 and 100 000 ended jobs
+    python benchmarks/service/scale.py --large 1000000 --queued 100000 --watched 10000
 
 Two databases on one server hold few and many ended jobs, and few and many that wait, of fifty tenants. Each
 verb is timed on both in turn, so that a busy machine slows both alike; printed are medians in milliseconds
@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from sqlalchemy import Engine, text  # noqa: E402
