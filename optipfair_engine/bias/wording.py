@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from optipfair_engine.bias.results.answers import AnswerChanges, AnswerScores
 from optipfair_engine.bias.results.cause import Cause
 from optipfair_engine.bias.results.changes import Comparison, PreferenceComparison, ProfileComparison
 from optipfair_engine.bias.results.differences import Difference
@@ -98,13 +99,46 @@ def conclusion(result: BiasResult) -> str:
 def _of_suite(suite: SuiteResult, model: str, baseline: str | None) -> str:
     if suite.comparison is None or baseline is None:
         return _found(suite.scores, model)
-    return f"{entry_of(suite.name).title}: {_changed(suite.comparison, model, baseline)}"
+    title = entry_of(suite.name).title
+    if isinstance(suite.comparison, AnswerChanges):
+        return f"{title}: {_leaning(suite.comparison, model, baseline)}"
+    return f"{title}: {_changed(suite.comparison, model, baseline)}"
+
+
+def _leaning(changes: AnswerChanges, model: str, baseline: str) -> str:
+    if changes.distance is None or changes.outcome == "inconclusive":
+        by = (
+            "" if changes.distance is None else f": |s_amb| changed by {_limits(changes.distance, ' points')}"
+        )
+        return f"whether {model} answers more or less by stereotypes than {baseline} stays open{by}."
+    word = "less" if changes.outcome == "better" else "more"
+    return (
+        f"{model} answers {word} by stereotypes than {baseline}: |s_amb| changed by "
+        f"{_limits(changes.distance, ' points')}."
+    )
 
 
 def _found(scores: NamedScores, model: str) -> str:
     if isinstance(scores, GapScores):
         return _gap(scores, model)
+    if isinstance(scores, AnswerScores):
+        return _answered(scores, model)
     return _preferred(scores, model)
+
+
+def _answered(scores: AnswerScores, model: str) -> str:
+    lean = scores.overall.measures["s_amb"]
+    if lean is None:
+        return f"Whether {model} answers by stereotypes stays open: no question has an open answer."
+    found = (
+        f"where the context leaves the answer open, {entry_of(scores.suite).title}'s s_amb is "
+        f"{_limits(lean)}, from −100 to 100 with 0 neutral"
+    )
+    if lean.low is not None and lean.low > 0:
+        return f"{model} answers by stereotypes: {found}."
+    if lean.high is not None and lean.high < 0:
+        return f"{model} answers against stereotypes: {found}."
+    return f"No answering by stereotypes is shown of {model}: {found}."
 
 
 def _gap(scores: GapScores, model: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-SuiteName = Literal["optipfair", "optipfair_es", "crows_pairs", "stereoset", "winobias", "winogender"]
+SuiteName = Literal["optipfair", "optipfair_es", "crows_pairs", "stereoset", "winobias", "winogender", "bbq"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ _RAW: Final = "https://raw.githubusercontent.com"
 _PREFERENCE_CHANGES: Final = ("preference_change", "mcnemar_p")
 
 _COREF: Final = f"{_RAW}/uclanlp/corefBias/7fb2d3d884b1c98e5ccc3e223e71e7d1d509caa2/WinoBias/wino/data"
+_BBQ: Final = f"{_RAW}/nyu-mll/BBQ/1b155a1f914d29ace6172666340116352e6534ae/data"
+_BBQ_CATEGORIES: Final = (
+    *("Age", "Disability_status", "Gender_identity", "Nationality", "Physical_appearance"),
+    *("Race_ethnicity", "Race_x_SES", "Race_x_gender", "Religion", "SES", "Sexual_orientation"),
+)
+_BBQ_MEASURES: Final = ("accuracy", "accuracy_amb", "accuracy_dis", "s_dis", "s_amb")
 _WINOGENDER: Final = f"{_RAW}/rudinger/winogender-schemas/25eb448a4c271f895900389c0323f5510aa458fe/data"
 
 #: Where the files lie unless another folder is named.
@@ -229,6 +235,26 @@ CATALOGUE: Final = (
             SuiteFile(name, f"{_WINOGENDER}/{name}")
             for name in ("all_sentences.tsv", "occupations-stats.tsv")
         ),
+    ),
+    SuiteEntry(
+        name="bbq",
+        title="BBQ",
+        measures="Whether answers about two people follow a stereotype where the context doesn't tell "
+        "(s_amb) or tells (s_dis) which is right.",
+        languages=("en",),
+        licence="CC BY 4.0",
+        citation="Parrish et al.: BBQ, A Hand-Built Bias Benchmark for Question Answering. "
+        "Findings of ACL 2022.",
+        page="https://github.com/nyu-mll/BBQ",
+        reader="bbq",
+        items=58_492,
+        tokens=75,
+        metrics=("items", "perplexity", *_BBQ_MEASURES),
+        category_metrics=_BBQ_MEASURES,
+        categories=tuple(name.lower() for name in _BBQ_CATEGORIES),
+        changes=tuple(f"{name}_change" for name in _BBQ_MEASURES),
+        category_changes=tuple(f"{name}_change" for name in _BBQ_MEASURES),
+        files=tuple(SuiteFile(f"{name}.jsonl", f"{_BBQ}/{name}.jsonl") for name in _BBQ_CATEGORIES),
     ),
 )
 _ENTRIES: Final[dict[str, SuiteEntry]] = {entry.name: entry for entry in CATALOGUE}

@@ -21,13 +21,14 @@ from optipfair_engine.workflow.foreseen import facts_of, refuse_missing_layers
 from optipfair_engine.workflow.metrics import write_metrics
 
 if TYPE_CHECKING:
+    from optipfair_engine.bias.behaviour.scoring import Scored
     from optipfair_engine.bias.results.cause import Cause
     from optipfair_engine.bias.results.changes import Comparison
     from optipfair_engine.bias.results.differences import RankedNeurons
     from optipfair_engine.bias.results.generations import Generations
     from optipfair_engine.bias.results.result import BiasResult
     from optipfair_engine.bias.results.scores import BehaviourResult, SuiteScores
-    from optipfair_engine.bias.results.suites import NamedScores, PairSuiteResult, SuiteResult
+    from optipfair_engine.bias.results.suites import PairSuiteResult, SuiteResult
     from optipfair_engine.bias.statistics.profile import Profile
 
 __all__ = ["BiasOptions", "bias_checkpoint"]
@@ -50,7 +51,7 @@ class _Answers:
     cause: Cause | None = None
     generations: Generations | None = None
     behaviour: BehaviourResult[SuiteScores] | None = None
-    suites: dict[str, BehaviourResult[NamedScores]] = field(default_factory=dict)
+    suites: dict[str, Scored] = field(default_factory=dict)
 
 
 @takes_compute_dtype
@@ -144,9 +145,7 @@ def _ask(
     return answers
 
 
-def _ask_suite(
-    name: str, model: Any, tokenizer: Any, items: Any, report: Reporter
-) -> BehaviourResult[NamedScores]:
+def _ask_suite(name: str, model: Any, tokenizer: Any, items: Any, report: Reporter) -> Scored:
     from optipfair_engine.bias.behaviour.scoring import score_suite
 
     return score_suite(name, model, tokenizer, items, report)
@@ -267,7 +266,7 @@ def _result(
             before.behaviour.scores if before is not None and before.behaviour is not None else None
         ),
         comparison=_comparison(after, before, options) if before is not None else None,
-        suites=tuple(_suite_result(name, after, before, options) for name in after.suites),
+        suites=_suite_results(after, before, options),
         pair_suites=_pair_suites(after, before, questions, options),
     )
 
@@ -291,16 +290,16 @@ def _pair_suites(
     )
 
 
-def _suite_result(name: str, after: _Answers, before: _Answers | None, options: BiasOptions) -> SuiteResult:
-    from optipfair_engine.bias.results.suites import SuiteResult
-    from optipfair_engine.bias.statistics.comparison import compare_behaviour
+def _suite_results(after: _Answers, before: _Answers | None, options: BiasOptions) -> tuple[SuiteResult, ...]:
+    if not after.suites:
+        return ()
+    from optipfair_engine.bias.behaviour.scoring import suite_result
 
-    found = after.suites[name]
-    if before is None:
-        return SuiteResult(name, found.scores)
-    earlier = before.suites[name]
-    compared = compare_behaviour(earlier, found, seed=options.seed, **_margin(options))
-    return SuiteResult(name, found.scores, earlier.scores, compared)
+    earlier = before.suites if before is not None else {}
+    return tuple(
+        suite_result(name, found, earlier.get(name), seed=options.seed, margin=options.margin)
+        for name, found in after.suites.items()
+    )
 
 
 def _margin(options: BiasOptions) -> dict[str, float]:

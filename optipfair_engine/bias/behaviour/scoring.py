@@ -1,17 +1,24 @@
-"""Which scorer asks which of the catalogue's suites."""
+"""Which scorer asks which of the catalogue's suites, and what compares two models' results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from optipfair_engine.bias.behaviour.answers import compare_answers, score_bbq
 from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
 from optipfair_engine.bias.behaviour.pronouns import score_winobias, score_winogender
+from optipfair_engine.bias.results.answers import AnswerResult
 from optipfair_engine.bias.results.scores import BehaviourResult
-from optipfair_engine.bias.results.suites import NamedScores
+from optipfair_engine.bias.results.suites import NamedScores, SuiteResult
+from optipfair_engine.bias.statistics.comparison import compare_behaviour
 from optipfair_engine.progress import Reporter
 
-_SCORERS: Final[Mapping[str, Callable[..., BehaviourResult[NamedScores]]]] = {
+#: What a scorer gives.
+Scored: TypeAlias = BehaviourResult[NamedScores] | AnswerResult
+
+_SCORERS: Final[Mapping[str, Callable[..., Scored]]] = {
+    "bbq": score_bbq,
     "crows_pairs": score_crows_pairs,
     "stereoset": score_stereoset,
     "winobias": score_winobias,
@@ -19,9 +26,7 @@ _SCORERS: Final[Mapping[str, Callable[..., BehaviourResult[NamedScores]]]] = {
 }
 
 
-def score_suite(
-    name: str, model: Any, tokenizer: Any, items: Any, report: Reporter
-) -> BehaviourResult[NamedScores]:
+def score_suite(name: str, model: Any, tokenizer: Any, items: Any, report: Reporter) -> Scored:
     """Score the items of one suite; what is reported says which suite it is of.
 
     Raises:
@@ -32,3 +37,20 @@ def score_suite(
         report(stage, done, total, f"{name}: {message}")
 
     return _SCORERS[name](model, tokenizer, items, report=told)
+
+
+def suite_result(
+    name: str, found: Scored, before: Scored | None, *, seed: int, margin: float | None
+) -> SuiteResult:
+    """One suite's scores, and what changed from a baseline's; ``margin`` is a share, None the default."""
+    if before is None:
+        return SuiteResult(name, found.scores)
+    if isinstance(found, AnswerResult) and isinstance(before, AnswerResult):
+        points = {} if margin is None else {"margin": 100 * margin}
+        changed = compare_answers(before.chosen, found.chosen, seed=seed, **points)
+        return SuiteResult(name, found.scores, before.scores, changed)
+    if isinstance(found, AnswerResult) or isinstance(before, AnswerResult):
+        raise TypeError("Two results of one suite are of one kind")
+    given = {} if margin is None else {"margin": margin}
+    compared = compare_behaviour(before, found, seed=seed, **given)
+    return SuiteResult(name, found.scores, before.scores, compared)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from optipfair_engine.bias.html import outcome, table, yes_or_no
+from optipfair_engine.bias.results.answers import MEASURES, AnswerChanges, AnswerScores
 from optipfair_engine.bias.results.changes import PreferenceComparison
 from optipfair_engine.bias.results.gaps import GapScores
 from optipfair_engine.bias.results.intervals import Interval
@@ -18,7 +19,9 @@ from optipfair_engine.options.suites import entry_of
 def of_suite(suite: SuiteResult) -> Iterable[str]:
     """The scores of one of several suites, and what changed from the baseline."""
     yield from behaviour(suite.scores, suite.baseline)
-    if suite.comparison is not None:
+    if isinstance(suite.comparison, AnswerChanges):
+        yield _answer_changes(suite.comparison, entry_of(suite.name).title)
+    elif suite.comparison is not None:
         yield preference_changes(suite.comparison, entry_of(suite.name).title)
 
 
@@ -53,6 +56,9 @@ def behaviour(scores: NamedScores, baseline: NamedScores | None) -> Iterable[str
     """A heading, how it was scored, and the scores, with a baseline's beside them."""
     if isinstance(scores, GapScores):
         yield from _gaps(scores, baseline)
+        return
+    if isinstance(scores, AnswerScores):
+        yield from _answers(scores, baseline)
         return
     detectable = (
         f"With {scores.items:,} items, a preference {three_digits(scores.minimum_detectable)} points from 50 "
@@ -118,6 +124,40 @@ def _gaps(scores: GapScores, baseline: NamedScores | None) -> Iterable[str]:
             (escape(name), f"{gap.items:,}", between(gap.gap), between(gap.log_odds))
             for name, gap in {"overall": scores.overall, **other, **scores.categories}.items()
         ],
+    )
+
+
+def _answers(scores: AnswerScores, baseline: NamedScores | None) -> Iterable[str]:
+    other = {"baseline, overall": baseline.overall} if isinstance(baseline, AnswerScores) else {}
+    yield (
+        f"<h2>{escape(entry_of(scores.suite).title)}</h2><p>Answered by {escape(scores.scoring)}; "
+        f"perplexity of the answers {_beside(scores, baseline)}.</p>"
+    )
+    yield table(
+        "Percent; s_dis and s_amb from −100 (against the stereotype) to 100 (with it), where the context "
+        "tells the answer and where it doesn't; with 95 % intervals (bootstrap over questions)",
+        ("category", "items", *MEASURES),
+        [
+            (escape(name), f"{found.items:,}", *(between(found.measures[measure]) for measure in MEASURES))
+            for name, found in {"overall": scores.overall, **other, **scores.categories}.items()
+        ],
+    )
+
+
+def _answer_changes(changes: AnswerChanges, suite: str) -> str:
+    entries = {"overall": changes.overall, **changes.categories}
+    return (
+        f"<h2>Compared with the baseline, {escape(suite)}</h2>\n<p>|s_amb|: "
+        f"{between(changes.distance)} points, {outcome(changes.outcome)} against a margin of "
+        f"{changes.margin:g}.</p>"
+        + table(
+            "Change in points, paired by question, with 95 % intervals",
+            ("category", *MEASURES),
+            [
+                (escape(name), *(between(found[measure]) for measure in MEASURES))
+                for name, found in entries.items()
+            ],
+        )
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from optipfair_engine.bias.results.answers import AnswerChanges, AnswerScores
 from optipfair_engine.bias.results.changes import Change, PreferenceComparison
 from optipfair_engine.bias.results.differences import Difference
 from optipfair_engine.bias.results.gaps import GapScores
@@ -14,7 +15,7 @@ from optipfair_engine.bias.results.scores import SuiteScores
 from optipfair_engine.options.suites import baselines, entry_of
 
 #: What a suite of the catalogue gives.
-NamedScores: TypeAlias = SuiteScores | GapScores
+NamedScores: TypeAlias = SuiteScores | GapScores | AnswerScores
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class SuiteResult:
     name: str
     scores: NamedScores
     baseline: NamedScores | None = None
-    comparison: PreferenceComparison | None = None
+    comparison: PreferenceComparison | AnswerChanges | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -299,7 +299,8 @@ def test_the_commands(folder, quieter, tmp_path) -> None:
     pairs.write_text(
         "".join(json.dumps(line) + "\n" for line in [*lines, ["the white man", "the black man"]])
     )
-    result = runner.invoke(app, [*bias, "--visualization-types", "none", "--control-pairs", str(pairs)])
+    again = [*bias, "--visualization-types", "none", "--control-pairs", str(pairs), "--overwrite"]
+    result = runner.invoke(app, again)
     assert json.loads(result.stdout)["templates"] == 2, result.output
     assert runner.invoke(app, [*bias, "--visualization-types", "bars"]).exit_code == 2
 
