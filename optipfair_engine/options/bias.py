@@ -107,6 +107,8 @@ class Bias(Strict):
         asked = {
             "control_pairs": self.control_pairs is not None,
             "neuron_ranking": self.neuron_ranking,
+            "patching": self.patching is not None,
+            "generation": self.generation is not None,
             "layer_types": self.layer_types is not None,
             "layers": self.layers != "first_middle_last",
         }

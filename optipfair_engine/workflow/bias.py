@@ -5,28 +5,20 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from optipfair_engine.bias.defaults import (
-    DEFAULT_CONTROL_PAIRS,
-    DEFAULT_PROMPT_PAIRS,
-    fill_template,
-)
-from optipfair_engine.bias.prompts.catalogued import read_catalogued
-from optipfair_engine.bias.prompts.suites import PairItem, pair_items, templates_of, texts_of
+from optipfair_engine.bias.prompts.suites import templates_of, texts_of
 from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
-from optipfair_engine.errors import InvalidOptionError, as_warnings
+from optipfair_engine.errors import as_warnings
 from optipfair_engine.jsonable import write_json
 from optipfair_engine.options.bias import BiasOptions
 from optipfair_engine.options.suites import SUITES_FOLDER
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.foreseen import facts_of, refuse_missing_layers
 from optipfair_engine.workflow.metrics import write_metrics
+from optipfair_engine.workflow.questions import Questions, questions_of
 
 if TYPE_CHECKING:
     from optipfair_engine.bias.results.cause import Cause
@@ -45,17 +37,6 @@ SUMMARY_FILE: Final = "bias_summary.json"
 TEXTS_FILE: Final = "generations.jsonl"
 REPORT_FILE: Final = "report.html"
 CHART: Final = "mean_diff"
-
-
-@dataclass(frozen=True)
-class _Questions:
-    """What to ask the model: pairs and controls, a benchmark's items, or several suites' items by name."""
-
-    pairs: list[PairItem]
-    controls: list[PairItem]
-    items: Any = None
-    suite_name: str | None = None
-    suites: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -111,7 +92,7 @@ def bias_checkpoint(
     """
     started = time.perf_counter()
     refuse_missing_layers(facts_of(source), options.layers)
-    questions = _questions(options, suites_folder)
+    questions = questions_of(options, suites_folder)
     before = None
     if baseline is not None:
         # no figures, so nothing that only they have, and that the baseline may lack
@@ -138,63 +119,9 @@ def bias_checkpoint(
     return metrics
 
 
-def _questions(options: BiasOptions, suites_folder: Path) -> _Questions:
-    controls = pair_items(options.control_pairs or (), "Control")
-    if options.suites is not None:
-        found: dict[str, Any] = {name: read_catalogued(name, suites_folder) for name in options.suites}
-        return _Questions([], [], suites=found)
-    if options.suite is not None:
-        return _suite_questions(options, options.suite, controls)
-    if options.template is not None and options.attributes is not None:
-        return _Questions(_filled(options.template, options.attributes), controls)
-    if options.prompt_pairs is not None:
-        return _Questions(pair_items(options.prompt_pairs, "Prompt"), controls)
-    return _Questions(
-        pair_items(DEFAULT_PROMPT_PAIRS, "Prompt"),
-        controls or pair_items(DEFAULT_CONTROL_PAIRS, "Control"),
-    )
-
-
-def _filled(template: str, attributes: Sequence[str]) -> list[PairItem]:
-    """The template filled with every two of the words."""
-    words = [word.strip() for word in attributes]
-    twice = [word for word, count in Counter(words).items() if count > 1]
-    if twice:
-        raise InvalidOptionError(
-            f"attributes has {twice[0]!r} more than once: two equal words would make a pair of equal prompts"
-        )
-    if len(words) < 2 or not all(words):
-        raise InvalidOptionError("attributes need at least two words, none of them blank")
-    return [
-        PairItem(fill_template(template, a), fill_template(template, b), template)
-        for a, b in combinations(words, 2)
-    ]
-
-
-def _suite_questions(options: BiasOptions, path: Path, controls: list[PairItem]) -> _Questions:
-    from optipfair_engine.bias.prompts.suites import CrowsItem, read_suite
-
-    items = read_suite(path)
-    if isinstance(items[0], PairItem):
-        return _Questions([item for item in items if isinstance(item, PairItem)], controls)
-    asked = {
-        "control_pairs": bool(controls),
-        "neuron_ranking": options.neuron_ranking,
-        "patching": options.patching is not None,
-        "generation": options.generation is not None,
-        "layer_types": options.layer_types is not None,
-        "layers": options.layers != "first_middle_last",
-    }
-    if any(asked.values()):
-        names = " and ".join(name for name, given in asked.items() if given)
-        raise InvalidOptionError(f"{names}: for prompt pairs only, a preference suite has no activations")
-    name = "crows_pairs" if isinstance(items[0], CrowsItem) else "stereoset"
-    return _Questions([], [], items, name)
-
-
 def _ask(
     source: Path,
-    questions: _Questions,
+    questions: Questions,
     options: BiasOptions,
     folder: Path | None,
     name: str | None,
@@ -223,7 +150,7 @@ def _ask_suite(name: str, model: Any, tokenizer: Any, items: Any, report: Report
     return score_suite(name, model, tokenizer, items, report)
 
 
-def _ask_preferences(model: Any, tokenizer: Any, questions: _Questions, report: Reporter) -> BehaviourResult:
+def _ask_preferences(model: Any, tokenizer: Any, questions: Questions, report: Reporter) -> BehaviourResult:
     from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
 
     score = score_crows_pairs if questions.suite_name == "crows_pairs" else score_stereoset
@@ -234,7 +161,7 @@ def _ask_pairs(
     answers: _Answers,
     model: Any,
     tokenizer: Any,
-    questions: _Questions,
+    questions: Questions,
     options: BiasOptions,
     folder: Path | None,
     report: Reporter,
@@ -272,7 +199,7 @@ def _ask_causes(
     answers: _Answers,
     model: Any,
     tokenizer: Any,
-    questions: _Questions,
+    questions: Questions,
     options: BiasOptions,
     report: Reporter,
 ) -> None:
@@ -295,7 +222,7 @@ def _ask_to_continue(
     answers: _Answers,
     model: Any,
     tokenizer: Any,
-    questions: _Questions,
+    questions: Questions,
     options: BiasOptions,
     folder: Path | None,
     report: Reporter,

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from optipfair_engine.bias.cause.patching import patch_pairs
+from optipfair_engine.bias.figures.drawing import draw
 from optipfair_engine.bias.figures.effects import effects_of
+from optipfair_engine.bias.figures.kinds import Style
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
 from tests.optipfair_engine.bias.conftest import SUBJECTS
@@ -52,6 +54,8 @@ def test_figures_name_the_largest_effects_and_follow_the_layers(edited, tokenize
     pairs = [("the male doctor walked home", "the female doctor walked home")]
     heads = effects_of(patch_pairs(edited.model, tokenizer, pairs, "heads"), "a model")
     assert len(heads.named) == 6
+    lines = draw(heads, Style(dpi=20)).axes[0].lines
+    assert [line.get_linestyle() for line in lines] == ["-", "None"]  # zero, and points that nothing joins
     layers = effects_of(patch_pairs(edited.model, tokenizer, pairs, "layers"), "a model")
     assert [series.name for series in layers.series] == ["attention", "mlp"]
     assert [list(series.x) for series in layers.series] == [[0, 1, 2, 3]] * 2
