@@ -66,5 +66,8 @@ def test_a_benchmark_has_nothing_to_patch(folder, tmp_path) -> None:
     suite.write_text("sent_more,sent_less,stereo_antistereo,bias_type\nthe man,the woman,stereo,gender\n")
     with pytest.raises(InvalidOptionError, match="patching: for prompt pairs only"):
         bias_checkpoint(folder, tmp_path / "out", BiasOptions(suite=suite, patching="heads"))
+    for asked in ({"patching": "heads"}, {"generation": {"max_new_tokens": 2}}):
+        with pytest.raises(InvalidOptionError, match=f"{next(iter(asked))}: for prompt pairs only"):
+            BiasOptions(suites=["winobias"], **asked)
     with pytest.raises(InvalidOptionError, match="patching must be one of neurons, heads, layers"):
         BiasOptions(patching="tokens")
