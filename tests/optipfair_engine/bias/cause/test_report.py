@@ -68,6 +68,6 @@ def test_a_benchmark_has_nothing_to_patch(folder, tmp_path) -> None:
         bias_checkpoint(folder, tmp_path / "out", BiasOptions(suite=suite, patching="heads"))
     for asked in ({"patching": "heads"}, {"generation": {"max_new_tokens": 2}}):
         with pytest.raises(InvalidOptionError, match=f"{next(iter(asked))}: for prompt pairs only"):
-            BiasOptions(suites=["winobias"], **asked)
+            BiasOptions(suites=["crows_pairs"], **asked)
     with pytest.raises(InvalidOptionError, match="patching must be one of neurons, heads, layers"):
         BiasOptions(patching="tokens")
