@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import chromium  # noqa: F401  # for every test that asks for it
+
 # Two OpenMP threads on a busy two-core machine make small products many times slower: set it before torch
 # is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

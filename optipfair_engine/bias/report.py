@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from optipfair_engine.bias.behaviour.tables import behaviour, of_pairs, of_suite, preference_changes
+from optipfair_engine.bias.framing import asked_section, unsaid_section
 from optipfair_engine.bias.html import figure, outcome, page, table, yes_or_no
 from optipfair_engine.bias.results.changes import Compared, ProfileComparison
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
@@ -41,6 +42,7 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
     if result.warnings:
         items = "".join(f"<li>{escape(text)}</li>" for text in result.warnings)
         yield f'<ul class="warnings">{items}</ul>'
+    yield from asked_section(result)
     figures = [folder / name for name in result.figures]
     charts = [path for path in figures if "_pair" not in path.stem and path.stem != EFFECTS]
     yield from _figures(charts, "How far apart the prompts are, layer by layer")
@@ -62,6 +64,7 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
         yield from of_pairs(own)
     for suite in result.suites:
         yield from of_suite(suite)
+    yield from unsaid_section(result)
     if profile is not None:
         yield from _pairs(profile)
     yield from _figures([path for path in figures if "_pair" in path.stem], "Figures of single pairs")

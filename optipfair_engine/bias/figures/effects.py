@@ -79,8 +79,10 @@ def draw_effects(data: EffectData, style: Style) -> Figure:
 
 
 def _draw_series(axes: Axes, series: EffectSeries, colour: str, marker: str, named: int) -> None:
-    line = "-" if series.name else ""
-    axes.plot(series.x, series.y, line, marker=marker, color=colour, markersize=5, label=series.name, lw=1.2)
+    line = "-" if series.name else "none"
+    axes.plot(
+        series.x, series.y, ls=line, marker=marker, color=colour, markersize=5, label=series.name, lw=1.2
+    )  # fmt: skip
     limited = range(len(series.x)) if not named else range(min(named, len(series.x)))
     for number in limited:
         low, high = series.low[number], series.high[number]

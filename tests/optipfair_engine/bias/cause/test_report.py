@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from optipfair_engine.bias.cause.patching import patch_pairs
+from optipfair_engine.bias.figures.drawing import draw
 from optipfair_engine.bias.figures.effects import effects_of
+from optipfair_engine.bias.figures.kinds import Style
 from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
 from tests.optipfair_engine.bias.conftest import SUBJECTS
@@ -52,6 +54,8 @@ def test_figures_name_the_largest_effects_and_follow_the_layers(edited, tokenize
     pairs = [("the male doctor walked home", "the female doctor walked home")]
     heads = effects_of(patch_pairs(edited.model, tokenizer, pairs, "heads"), "a model")
     assert len(heads.named) == 6
+    lines = draw(heads, Style(dpi=20)).axes[0].lines
+    assert [line.get_linestyle() for line in lines] == ["-", "None"]  # zero, and points that nothing joins
     layers = effects_of(patch_pairs(edited.model, tokenizer, pairs, "layers"), "a model")
     assert [series.name for series in layers.series] == ["attention", "mlp"]
     assert [list(series.x) for series in layers.series] == [[0, 1, 2, 3]] * 2
@@ -62,5 +66,8 @@ def test_a_benchmark_has_nothing_to_patch(folder, tmp_path) -> None:
     suite.write_text("sent_more,sent_less,stereo_antistereo,bias_type\nthe man,the woman,stereo,gender\n")
     with pytest.raises(InvalidOptionError, match="patching: for prompt pairs only"):
         bias_checkpoint(folder, tmp_path / "out", BiasOptions(suite=suite, patching="heads"))
+    for asked in ({"patching": "heads"}, {"generation": {"max_new_tokens": 2}}):
+        with pytest.raises(InvalidOptionError, match=f"{next(iter(asked))}: for prompt pairs only"):
+            BiasOptions(suites=["crows_pairs"], **asked)
     with pytest.raises(InvalidOptionError, match="patching must be one of neurons, heads, layers"):
         BiasOptions(patching="tokens")
