@@ -97,6 +97,15 @@ def test_whoever_asks_for_fewer_experts_than_there_can_be_is_told_at_once(
     ).queue
 
 
+def test_whoever_leaves_the_text_to_a_model_that_writes_none_is_told(repository: Repository) -> None:
+    beat(repository, worker(model_type="bert"))
+    asked = {"pruning_type": "MLP", "pruning_percentage": 20}
+    error = refusal(repository, request(preset="recommended", **asked))
+    assert (error.code, error.location) == ("calibration_unfit", ("spec", "calibration"))
+    assert "'bert' predict no next token" in error.message
+    assert admit(repository, TENANT, request(preset="recommended", calibration=TEXT, **asked)).queue
+
+
 def test_whoever_asks_for_what_the_model_can_give_is_not_hindered(repository: Repository) -> None:
     beat(repository, worker(max_positions=2048))
     for wanted in (

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from optipfair_engine.cli.app import app
 from optipfair_engine.errors import EngineError
-from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.options.calibration import ModelItself
+from optipfair_engine.options.prune import PruneOptions, Reconstruction, Search
 from optipfair_engine.workflow.bias import BiasOptions
 
 
@@ -81,7 +82,14 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
         ("target_bytes", ["--target-bytes", "2000"], 2000),
         ("keep_statistics", ["--keep-statistics"], True),
         ("healing_seconds", ["--healing-seconds", "5"], 5.0),
+        ("reconstruction", ["--reconstruction-seconds", "5"], Reconstruction(max_seconds=5)),
+        ("search", ["--allocation", "searched", "--search-seconds", "5"], Search(max_seconds=5)),
+        ("calibration", ["--calibration-source", "model"], ModelItself(source="model")),
+        ("calibration", ["--preset", "fast"], ModelItself(source="model")),
+        ("num_samples", ["--preset", "fast", "--num-samples", "9"], 9),
+        ("mix_self", ["--calibration", "text.txt", "--mix-self", "0.2"], 0.2),
         ("seed", ["--healing-seconds", "5", "--seed", "3"], 3),
+        ("seed", ["--calibration-source", "model", "--seed", "3"], 3),
         ("verify", ["--verify", "none"], "none"),
         ("device", ["--device", "cuda:1"], "cuda:1"),
         ("dtype", ["--dtype", "float32"], "float32"),

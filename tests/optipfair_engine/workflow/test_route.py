@@ -121,6 +121,8 @@ def test_a_work_folder_is_never_ignored() -> None:
         ({}, replace(SMALL, streamed_bytes=10**9 + 1), "streamed", "streamed it takes about 1.00 GB"),
         ({}, replace(SMALL, obstacle="the family is not known"), "auto", "the family is not known"),
         ({}, SMALL, "memory", "ask for execution streamed"),
+        (OWN_TEXT, replace(SMALL, calibration=True), "auto", "writes itself .give calibration text"),
+        (OWN_TEXT, replace(SMALL, calibration=True), "streamed", "needs all of it, token by token"),
     ],
 )
 def test_what_neither_way_can_do_is_too_large(

@@ -45,9 +45,12 @@ def accepted() -> list[dict[str, Any]]:
             spec = dict(zip(CHOICES, chosen, strict=True)) | size
             spec["model"] = {"source": "local", "name": "m"}
             try:
-                found.append(spec_to_json(parse_request({"kind": "prune", "spec": spec}).spec))
+                parsed = parse_request({"kind": "prune", "spec": spec}).spec
             except ValidationError:
                 continue
+            # a preset without text lets the model write it, and is planned as with text that is given
+            if spec["calibration"] is not None or spec["preset"] == "guide":
+                found.append(spec_to_json(parsed))
     return found
 
 
