@@ -19,9 +19,9 @@ FLAGS = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Debian's Chromium, or whatever is on the path."""
+    """Debian's Chromium, or whatever is on the path; one for a module, because its event loop runs all the while."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("no Chromium on this machine")
