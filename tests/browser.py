@@ -21,7 +21,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Debian's Chromium, or whatever is on the path; one for a module, because its event loop runs all the while."""
+    """Debian's Chromium, or whatever is on the path; one a module, because its event loop goes on."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("no Chromium on this machine")
