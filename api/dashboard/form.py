@@ -12,8 +12,8 @@ Form = Mapping[str, Sequence[str]]
 KINDS = ("prune", "importance", "bias", "evaluate", "analyze")
 GATES = 3
 SIZES = (
-    ("pruning_percentage", "% of neurons or heads go"),
-    ("expansion_rate", "% of hidden size stays"),
+    ("pruning_percentage", "% of neurons, heads, experts"),
+    ("expansion_rate", "% of hidden size"),
     ("target_parameters", "parameters stay"),
     ("target_bytes", "bytes stay"),
     ("num_layers_to_remove", "layers go"),
