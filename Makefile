@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(UV) pip install -q --python $(BIN)/python -c $(CONSTRAINTS) $(TORCH_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast check format chaos screenshots constraints openapi clean
+.PHONY: help setup demo serve test test-fast check format chaos fuzz screenshots constraints openapi clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -83,6 +83,9 @@ chaos: $(VENV)/.dev ## Kill real processes for some minutes and count what was l
 
 screenshots: $(VENV)/.dev ## Pictures of every page of the dashboard, in ./screenshots
 	@$(BIN)/python -m demo.screenshots
+
+fuzz: $(VENV)/.dev ## Ask a real service whatever its OpenAPI document allows, for ten minutes (SECONDS=600)
+	@$(BIN)/python -m benchmarks.outages.fuzz --seconds $(or $(SECONDS),600)
 
 constraints: $(VENV)/.dev ## Resolve constraints.txt anew
 	@{ echo "# The versions that were tested together (Python 3.11, Linux x86-64). Made by 'make constraints'."; \
