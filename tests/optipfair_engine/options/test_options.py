@@ -24,6 +24,8 @@ from optipfair_engine.pruning import prune_model
 
 NOT_OF_THEIR_OWN = {
     "depth_pruning_percentage": "pruning_percentage",
+    "fairness": "fairness_pairs",
+    "generation": "generation_max_new_tokens",
     "healing": "healing_max_seconds",
     "reconstruction": "reconstruction_max_seconds",
     "search": "search_max_seconds",
@@ -36,7 +38,7 @@ def test_every_field_is_an_option_of_the_command(command: str, model: type[Stric
     found = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
     by_name = {option.name: option for option in found}
     for name, field in model.model_fields.items():
-        option = by_name[NOT_OF_THEIR_OWN.get(name, "fairness_pairs" if name == "fairness" else name)]
+        option = by_name[NOT_OF_THEIR_OWN.get(name, name)]
         flag = about(field).flag
         assert flag is None or flag in option.opts
 

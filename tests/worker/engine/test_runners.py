@@ -36,7 +36,7 @@ def inputs_under(root: Path, **places: object) -> Inputs:
 
 
 def test_every_option_of_a_prune_job_reaches_the_engine_or_the_call() -> None:
-    references = {"model", "calibration", "evaluation", "plan"}
+    references = {"model", "calibration", "evaluation", "plan", "layers_from"}
     assert set(specs.PruneSpec.model_fields) - references <= set(PruneOptions.model_fields)
     request = specs.parse_request(
         {
