@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import PlanError
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from optipfair_engine.architectures import ModelView
     from optipfair_engine.plans.plan import PruningPlan
 
-M = TypeVar("M", bound=PreTrainedModel)
+M = TypeVar("M", bound="PreTrainedModel")
 
 
 def apply_plan(

@@ -15,7 +15,7 @@ from api.routes import jobs, results
 from tests.api.conftest import Caller, FakeWorker
 
 pytestmark = pytest.mark.slow
-EXAMPLES = 12
+EXAMPLES = 6
 CHECKS = [
     checks.not_a_server_error,
     checks.status_code_conformance,

@@ -104,7 +104,7 @@ def test_the_commands_work_beside_a_running_service(service: Service) -> None:
     assert run("migrate").returncode == 0
     doctor = run("doctor")
     assert doctor.returncode == 0, doctor.stdout
-    assert doctor.stdout.count("ok ") == 7
+    assert doctor.stdout.count("ok ") == 8
     created = run("keys", "create", "--tenant", "acme", "--scope", "jobs:read", "--name", "ci")
     key_id, key = created.stdout.split()
     answer = service.client.get("/v1/jobs", headers={"Authorization": f"Bearer {key}"})

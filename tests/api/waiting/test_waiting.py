@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.context import Services
-from api.dashboard.stream import fragments
+from api.dashboard.stream import job_stream
 from tests.api.conftest import Caller, FakeWorker
 
 Connect = Callable[[str], Any]
@@ -287,11 +287,18 @@ class TestCost:
 
         async def story() -> list[bytes]:
             async def collect() -> list[bytes]:
-                return [chunk async for chunk in fragments(services, job["id"], lambda job: job.state)]
+                told = job_stream(
+                    services, job["id"], lambda job: job.state, key=None, after=(0, 0), allowed=allowed
+                )
+                return [chunk async for chunk in told]
+
+            async def allowed() -> bool:
+                return True
 
             page = asyncio.create_task(collect())
             await held(services)
             await closing(services)
             return await page
 
-        assert run(story()) == [b"data: queued\n\n"]
+        told = b"".join(run(story()))
+        assert b"event: content\ndata: queued\n\n" in told and b"ended" not in told

@@ -27,7 +27,7 @@ from tests.jobs.conftest import TENANT, prune_request
 from tests.jobs.repository import storm_worker
 
 pytestmark = pytest.mark.slow
-JOBS, POISONED, WORKERS, LEASE = 50, 2, 4, 0.4
+JOBS, POISONED, WORKERS, LEASE = 30, 2, 4, 0.4
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ SIZES: list[dict[str, Any]] = [
     {"depth_pruning_percentage": 40},
     {"layer_indices": [1]},
 ]
+#: So many of all accepted ones, drawn with a seed: planning each would take minutes.
+PLANNED = 80
 CHOICES: dict[str, list[Any]] = {
     "pruning_type": ["MLP_GLU", "DEPTH", "ATTENTION"],
     "neuron_selection_method": ["MAW", "VOW", "CFSP", "OBS"],
@@ -63,8 +66,9 @@ def view() -> ModelView:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:nothing is pruned")
 def test_every_accepted_combination_can_be_planned(view: ModelView) -> None:
-    specs = accepted()
-    assert len(specs) > 150
+    every = accepted()
+    assert len(every) > 3 * PLANNED
+    specs = random.Random(0).sample(every, PLANNED)
     assert {spec["pruning_type"] for spec in specs} == set(CHOICES["pruning_type"])
     ids = torch.randint(0, 16, (8, 8), generator=torch.Generator().manual_seed(0))
     batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
