@@ -256,6 +256,7 @@ class Supervisor:
     def _public(self, text: str) -> str:
         """A message without this machine's folders: users see it."""
         settings = self._settings
+        text = text.replace(str(settings.suites_dir), "suites")
         for folder in (settings.models_dir, settings.work_dir, settings.artifacts_url, settings.data_dir):
             text = text.replace(f"{folder}/", "")
         return text
