@@ -172,6 +172,19 @@ def test_steps_that_are_purged_after_the_claim_are_not_gone_on_from(
     assert [task["finished"] for task in tasks] == [{}]
 
 
+def test_an_engine_that_ends_while_it_flattens_the_steps_costs_none_of_their_files(
+    services: Services, engine: EngineType, pipeline: Job
+) -> None:
+    def flatten_one() -> None:
+        output = services.store.stage(pipeline.id, 1)
+        (output / "steps" / "first" / "table.json").rename(output / "first.table.json")
+
+    engine.script = [*finish(services, pipeline, 1, "first"), flatten_one, Ended(-9)]
+    run_job(services, pipeline.id)
+    job = services.repository.get_job(pipeline.id)
+    assert (job.kept_steps, names(services, job)) == (["first"], ["first.table.json", "metrics.json"])
+
+
 def test_a_step_that_the_job_does_not_have_is_no_news(
     services: Services, engine: EngineType, pipeline: Job
 ) -> None:
