@@ -98,13 +98,19 @@ def test_a_weight_counts_against_both(repository: Repository, create: Create) ->
         repository.set_weight("nobody", 2.0)
 
 
-def test_the_position_is_the_place_in_the_order(repository: Repository, create: Create) -> None:
+def test_the_position_is_the_place_in_the_order(
+    repository: Repository, create: Create, engine: Engine
+) -> None:
     chance = random.Random(3)
     for _ in range(24):
         create(chance.choice(["a", "b", "c"]), priority=chance.choice([0, 0, 5]))
     repository.set_weight("b", 2.5)
-    for _ in range(4):
-        start(repository)
+    started, now = [start(repository) for _ in range(4)], repository.now()
+    with writing(engine) as connection:  # so far apart that no turn changes while this test runs
+        for job in started:
+            begun = now - 60_000 * {"a": 10, "b": 20, "c": 40}[job.tenant]
+            mine = update(attempts).where(attempts.c.job_id == job.id)
+            connection.execute(mine.values(started_at=begun))
     order = repository.next_jobs("cpu", limit=100)
     assert len(order) == 20
     positions = [repository.queue_position(repository.get_job(job_id)) for job_id in order]

@@ -176,7 +176,7 @@ def test_before_and_after_are_paired_by_question(llama, make_llama, tokenizer, t
     dotted = {n.removesuffix("_low").removesuffix("_high") for n in metrics if "." in n}
     assert all(parse_metric(name) for name in dotted if not name.endswith(".outcome"))
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "<h2>BBQ</h2>" in report and "Compared with the baseline, BBQ" in report
+    assert ">BBQ</h2>" in report and "Compared with the baseline, BBQ" in report
     chosen = score_bbq(llama, tokenizer, items(suites / "bbq")).chosen
     same = compare_answers(chosen, chosen)
     assert (same.outcome, same.overall["s_amb"].value, same.overall["s_amb"].high) == ("inconclusive", 0, 0)

@@ -188,4 +188,4 @@ def test_both_in_one_job_with_a_baseline(llama, make_llama, tokenizer, tmp_path)
     assert summary["suites"]["winobias"]["comparison"]["overall"]["clusters"] == 4
     assert "WinoBias items" in summary["conclusion"] or "WinoBias: " in summary["conclusion"]
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "<h2>WinoBias</h2>" in report and "Correlation with the share of women" in report
+    assert ">WinoBias</h2>" in report and "Correlation with the share of women" in report
