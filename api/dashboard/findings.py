@@ -134,6 +134,10 @@ def plan_charts(plan: Numbers) -> list[Chart]:
     if plan.get("kept_heads"):
         kept = {int(layer): len(heads["query"]) for layer, heads in plan["kept_heads"].items()}
         found.append(_kept(kept, {}, "query heads"))
+    if plan.get("kept_experts"):
+        orders = plan.get("removal_order") or {}
+        kept = {int(layer): len(experts) for layer, experts in plan["kept_experts"].items()}
+        found.append(_kept(kept, {int(layer): len(order) for layer, order in orders.items()}, "experts"))
     if plan.get("curves"):
         found.append(error_curve(plan))
     return found

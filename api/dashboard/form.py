@@ -11,6 +11,7 @@ from api.problem import Problem, field_error, invalid
 Form = Mapping[str, Sequence[str]]
 KINDS = ("prune", "importance", "bias", "evaluate", "analyze")
 GATES = 3
+MAX_GATES = 32
 SIZES = (
     ("pruning_percentage", "% of neurons, heads, experts"),
     ("expansion_rate", "% of hidden size"),
@@ -78,6 +79,8 @@ def _prune(form: Form) -> dict[str, Any]:
 def _bias(form: Form) -> dict[str, Any]:
     if suite := one(form, "suite"):
         source, _, value = suite.partition(":")
+        if source == "catalogue":
+            return {"suites": [value]}
         return {"suite": value if source == "local" else {"source": "upload", "id": value}}
     lines = [line for line in one(form, "prompt_pairs").splitlines() if line.strip()]
     pairs = [[part.strip() for part in line.split("|")] for line in lines]
@@ -125,7 +128,7 @@ def pairs_of(text: str, place: str) -> dict[str, str]:
 
 def _gates(form: Form) -> list[dict[str, Any]]:
     gates = []
-    for place in range(GATES):
+    for place in range(gate_rows(form)):
         metric = one(form, f"gate_metric_{place}")
         ends = {end: one(form, f"gate_{end}_{place}") for end in ("min", "max")}
         if not metric and not any(ends.values()):
@@ -133,6 +136,12 @@ def _gates(form: Form) -> list[dict[str, Any]]:
         bounds = {end: _number(f"gates.{place}.{end}", text) for end, text in ends.items() if text}
         gates.append({"metric": metric, **bounds})
     return gates
+
+
+def gate_rows(form: Form) -> int:
+    """How many rows of gates the form has: a few, or as many as the job had that it is made from."""
+    filled = [place for place in range(MAX_GATES) if one(form, f"gate_metric_{place}")]
+    return max([GATES, *(place + 1 for place in filled)])
 
 
 def _number(place: str, text: str, *, whole: bool = False) -> float:
@@ -151,21 +160,29 @@ def form_of_job(kind: str, spec: Mapping[str, Any], labels: Mapping[str, str], g
     """The fields for a job like one that there is; what has no field of its own stands in `more`."""
     rest = {name: value for name, value in spec.items() if value is not None}
     found: dict[str, str] = {"kind": kind, "labels": ", ".join(f"{k}={v}" for k, v in labels.items())}
+    found["size"] = ""  # the form's own proposal is for new jobs
     for name in ("model", "baseline"):
         found |= _fields_of_model(name, rest.pop(name, None))
     for name in (*_PLAIN, "suite"):
         if isinstance(rest.get(name), str):
             found[name] = ("local:" if name == "suite" else "") + rest.pop(name)
+    if len(rest.get("suites") or ()) == 1:
+        found["suite"] = f"catalogue:{rest.pop('suites')[0]}"
     for name, _ in SIZES:
         if name in rest:
-            found |= {"size_name": name, "size": f"{rest.pop(name):g}"}
-    for place, gate in enumerate(gates[:GATES]):
+            found |= {"size_name": name, "size": _exactly(rest.pop(name))}
+    for place, gate in enumerate(gates):
         found[f"gate_metric_{place}"] = gate["metric"]
         found |= {
-            f"gate_{end}_{place}": f"{gate[end]:g}" for end in ("min", "max") if gate.get(end) is not None
+            f"gate_{end}_{place}": _exactly(gate[end]) for end in ("min", "max") if gate.get(end) is not None
         }
     found["more"] = json.dumps(rest, ensure_ascii=False, indent=2) if rest else ""
     return {name: [value] for name, value in found.items()}
+
+
+def _exactly(value: float) -> str:
+    """A number with all its digits, and without a fraction that says nothing."""
+    return repr(int(value) if float(value).is_integer() else value)
 
 
 def _fields_of_model(name: str, model: Mapping[str, Any] | None) -> dict[str, str]:

@@ -184,7 +184,8 @@ def _catalogued(spec: Spec) -> Iterator[tuple[Location, SuiteName]]:
 
 def _catalogued_suite(name: SuiteName, location: Location) -> Need:
     entry = entry_of(name)
-    message = f"no live worker has the data of the suite {name!r}: {how_to_get(entry, 'suites')}"
+    how = how_to_get(entry, "data/suites")
+    message = f"no live worker has the data of the suite {name!r}; whoever runs the service can {how}"
     refusal = InvalidError(message, code="suite_not_found", location=location)
     return Need(
         # what can be checked is fetched by workers that may use the hub

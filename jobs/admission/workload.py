@@ -74,12 +74,8 @@ def bias_work(spec: BiasSpec, suites: Mapping[str, JsonObject], layers: int) -> 
     pairs = asked + controls
     runs = _patching_runs(spec, layers)
     tokens = 2 * (pairs + runs * asked) * _PROMPT_TOKENS
-    if spec.generation is not None:
-        said = spec.generation.max_new_tokens
-        runs += 2 * asked * said
-        # drawn once, and scored behind both prompts
-        tokens += 3 * 2 * asked * spec.generation.samples * said
-    return BiasWork(pairs, 0, tokens, _figures(spec, asked, layers), runs)
+    more_runs, more_tokens = _continuing(spec, asked)
+    return BiasWork(pairs, 0, tokens + more_tokens, _figures(spec, asked, layers), runs + more_runs)
 
 
 def _work_of(names: Sequence[str], spec: BiasSpec, layers: int) -> BiasWork:
@@ -89,7 +85,18 @@ def _work_of(names: Sequence[str], spec: BiasSpec, layers: int) -> BiasWork:
     items = sum(entry.items for entry in entries) - pairs
     runs = _patching_runs(spec, layers) if pairs else 0
     tokens = sum(entry.items * entry.tokens for entry in entries) + 2 * runs * pairs * _PROMPT_TOKENS
-    return BiasWork(pairs, items, tokens, _figures(spec, pairs, layers) if pairs else 0, runs)
+    more_runs, more_tokens = _continuing(spec, pairs)
+    figures = _figures(spec, pairs, layers) if pairs else 0
+    return BiasWork(pairs, items, tokens + more_tokens, figures, runs + more_runs)
+
+
+def _continuing(spec: BiasSpec, pairs: int) -> tuple[int, int]:
+    """Passes and tokens of what the model says to both prompts of each pair."""
+    if spec.generation is None:
+        return 0, 0
+    said = spec.generation.max_new_tokens
+    # drawn once, and scored behind both prompts
+    return 2 * pairs * said, 3 * 2 * pairs * spec.generation.samples * said
 
 
 def _patching_runs(spec: BiasSpec, layers: int) -> int:

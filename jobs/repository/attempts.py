@@ -31,8 +31,11 @@ from jobs.states import Outcome, State
 class AttemptVerbs(Verbs):
     """What a worker does to a job."""
 
-    def claim(self, job_id: str, worker_id: str) -> Claim | None:
+    def claim(self, job_id: str, worker_id: str, *, message_of: str | None = None) -> Claim | None:
         """Queued → running with the next attempt number and a fresh lease; None: nothing to do here.
+
+        `message_of` is the job whose message made the worker come. If that is another one, it has none left,
+        so a message of the claimed job that is not sent yet is sent all the same: each that waits has one.
 
         Race: any number of workers may claim at once (a message can come twice); one conditional UPDATE
         lets exactly one win. A repeat by the same worker gets None, never the same attempt again. A job
@@ -66,7 +69,8 @@ class AttemptVerbs(Verbs):
                     started_at=now_ms(),
                 )
             )
-            connection.execute(t.outbox.delete().where(t.outbox.c.job_id == job_id))
+            if message_of in (None, job_id):
+                connection.execute(t.outbox.delete().where(t.outbox.c.job_id == job_id))
             note(connection, "wait", job, job.queue, self._waited(job))
         return Claim(job=job, attempt=job.attempt)
 

@@ -82,7 +82,7 @@ class PruneSpec(engine.Prune, OfModel):
     @classmethod
     def _preset_spelled_out(cls, given: Any) -> Any:
         """Say which text and stages a preset adds: whatever looks at a spec then sees them."""
-        presets = set(get_args(Preset)) - {"guide"}
+        presets = [name for name in get_args(Preset) if name != "guide"]  # what is given may have no hash
         if not isinstance(given, dict) or given.get("preset") not in presets or given.get("plan") is not None:
             return given
         kind, fair = str(given.get("pruning_type", "MLP_GLU")), given.get("fairness") is not None

@@ -132,7 +132,8 @@ class Bias(Strict):
             raise ContradictionError(f"suites names {twice[0]} twice")
         if self.control_pairs is not None:
             raise ContradictionError("control_pairs: not with suites, which have control pairs of their own")
-        asked = self.asked_of_pairs
+        drawn = ["visualization_types"] if self.visualization_types else []  # beside a file, always accepted
+        asked = [*self.asked_of_pairs, *drawn]
         if asked and not pair_suites(self.suites):
             names = " and ".join(asked)
             raise ContradictionError(f"{names}: for prompt pairs only, these suites have no activations")

@@ -65,8 +65,7 @@ PRESETS: Final = (
         "recommended",
         2,
         "Calibrated: OBS chooses neurons and least squares refits what stays, in equal widths, which plain "
-        "transformers loads; --allocation allocated divides them by layer where that is better on held-out "
-        "text.",
+        "transformers loads; allocated widths differ by layer, where that is better on held-out text.",
         {"compensation": "least_squares", "neuron_selection_method": "OBS"},
         _HEADS,
         _LAYERS,
@@ -79,8 +78,9 @@ PRESETS: Final = (
         "fast",
         1,
         "Calibrated: activations score the neurons (data-driven MAW) and least squares refits what stays, in "
-        "equal widths, without the ordering of neurons that takes OBS most of its time. --num-samples 32 "
-        "shortens the forward passes, too. Heads and layers as with recommended.",
+        "equal widths, without the ordering of neurons that takes OBS most of its time. 32 samples of "
+        "calibration text instead of 128 shorten the forward passes, too. Heads and layers as with "
+        "recommended.",
         {"compensation": "least_squares"},
         _HEADS,
         _LAYERS,

@@ -227,11 +227,14 @@ def check_fairness(options: PruneFields) -> None:
 
 def check_search(options: PruneFields) -> None:
     """Refuse a limit of a search that isn't asked for, and a search for neurons that fairness chooses."""
+    if options.fairness is not None:
+        if options.allocation == "searched":
+            raise ContradictionError('allocation "searched": not with fairness; give "allocated"')
+        if options.search is not None:
+            raise ContradictionError("search: not with fairness, for which no widths are searched")
     chosen = options.allocation == "searched" or (options.preset == "best" and options.allocation is None)
     if options.search is not None and not chosen:
         raise ContradictionError('search is how allocation "searched" goes about it: give that, too')
-    if options.allocation == "searched" and options.fairness is not None:
-        raise ContradictionError('allocation "searched": not with fairness; give "allocated"')
 
 
 def check_reconstruction(options: PruneFields) -> None:

@@ -295,7 +295,8 @@ def how_to_get(entry: SuiteEntry, folder: Path | str) -> str:
     """Which files to put where, for whoever has no network."""
     names = ", ".join(file.name for file in entry.files)
     said = f"put {names} (from {entry.page}) into {Path(folder) / entry.name}"
-    return f"{said}, or run optipfair suites fetch {entry.name}" if entry.fetchable else said
+    where = "" if Path(folder) == SUITES_FOLDER else f" --suites-folder {folder}"
+    return f"{said}, or run optipfair suites fetch {entry.name}{where}" if entry.fetchable else said
 
 
 @dataclass(frozen=True)

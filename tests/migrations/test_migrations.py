@@ -129,9 +129,7 @@ def test_triggers_outlive_a_migration_that_remakes_their_table(tmp_path: Path) -
     engine.dispose()
 
 
-@pytest.mark.server
-def test_jobs_of_before_are_tallied(postgres: Postgres) -> None:
-    url = postgres.create_database("tallied")
+def test_jobs_of_before_are_tallied_once_and_outlive_the_way_back(url: str) -> None:
     migrations.upgrade(url, "0006")
     engine = connect(url)
     with writing(engine) as connection:
@@ -141,13 +139,22 @@ def test_jobs_of_before_are_tallied(postgres: Postgres) -> None:
         values = "'a', 'prune', '{}', '{}', '[]', 0, 'cpu', 1, 'failed', 1, 1, 1, 0, 3, 1, 1, 0"
         for number in range(3):
             connection.execute(text(f"INSERT INTO jobs ({columns}, {rest}) VALUES ('{number}', {values})"))
-            attempt = f"INSERT INTO attempts VALUES ('{number}', 1, 'w', 'failed', 1000, 3000)"
+            attempt = f"INSERT INTO attempts VALUES ('{number}', 1, 'w', 'failed', 1000, 3000, NULL, NULL)"
             connection.execute(text(attempt))
     migrations.upgrade(url)
+    tallied = text(
+        "SELECT subject, state, sum(number), sum(milliseconds) FROM tallies"
+        " GROUP BY subject, state HAVING sum(number) <> 0 ORDER BY subject, state"
+    )
+    with writing(engine) as connection:
+        before = [tuple(row) for row in connection.execute(tallied)]
+        connection.execute(text("UPDATE jobs SET state = 'queued' WHERE id = '0'"))
+        after = [tuple(row) for row in connection.execute(tallied)]
+    assert before == [("attempt", "failed", 3, 6000), ("job", "failed", 3, 0)]
+    assert after == [("attempt", "failed", 3, 6000), ("job", "failed", 2, 0), ("job", "queued", 1, 0)]
+    migrations.downgrade(url, "0006")
     with engine.connect() as connection:
-        query = text("SELECT subject, state, number, milliseconds FROM tallies ORDER BY subject")
-        assert [tuple(row) for row in connection.execute(query)] == [
-            ("attempt", "failed", 3, 6000),
-            ("job", "failed", 3, 0),
-        ]
+        assert (
+            connection.execute(text("SELECT count(*) FROM attempts JOIN jobs ON id = job_id")).scalar() == 3
+        )
     engine.dispose()

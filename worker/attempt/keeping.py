@@ -60,6 +60,8 @@ class FinishedSteps:
 
     def _fetch(self, workspace: Workspace, interrupt: Interrupt) -> None:
         artifacts = self._services.repository.list_artifacts(self._job.id)
+        if not artifacts:
+            raise StorageError("the finished steps have gone since the claim, past their time")
         for name in self._job.kept_steps:
             folder, before = layout.folder_of(workspace.output, name), f"{name}."
             folder.mkdir(parents=True)

@@ -40,6 +40,8 @@ _FIRST_GUESSES = {
     "reconstruct": 120.0,
     "heal": 60.0,
     "bias": 20.0,
+    "estimate": 10.0,
+    "cause": 90.0,
     "plot": 1.5,
     "save": 12.0,
 }
@@ -206,7 +208,10 @@ def _of_bias(spec: Mapping[str, Any]) -> list[str]:
     if spec.get("suites"):
         own = pair_suites(spec["suites"])
         once = ["load", *(["bias"] * (2 * bool(own) + len(spec["suites"]) - len(own)))]
-    return [*(once if spec.get("baseline") else ()), *once, "plot"]
+    # of the model alone, not of the baseline
+    beyond = ["estimate", "cause"] if spec.get("patching") else []
+    beyond += ["generate", "bias"] if spec.get("generation") else []
+    return [*(once if spec.get("baseline") else ()), *once, *beyond, "plot"]
 
 
 def _of_evaluate(spec: Mapping[str, Any]) -> list[str]:

@@ -58,9 +58,9 @@ def run_job(services: Services, job_id: str) -> bool:
     return claim_and_run(services, job_id)
 
 
-def claim_and_run(services: Services, job_id: str) -> bool:
-    """Work on a job if it is still queued, and say whether."""
-    claim = services.repository.claim(job_id, services.worker_id)
+def claim_and_run(services: Services, job_id: str, *, message_of: str | None = None) -> bool:
+    """Work on a job if it is still queued, and say whether; `message_of` is what `claim` takes."""
+    claim = services.repository.claim(job_id, services.worker_id, message_of=message_of)
     if claim is None:
         logger.info("job.not_claimed", job_id=job_id)
         return False
@@ -256,6 +256,7 @@ class Supervisor:
     def _public(self, text: str) -> str:
         """A message without this machine's folders: users see it."""
         settings = self._settings
+        text = text.replace(str(settings.suites_dir), "suites")
         for folder in (settings.models_dir, settings.work_dir, settings.artifacts_url, settings.data_dir):
             text = text.replace(f"{folder}/", "")
         return text

@@ -22,7 +22,7 @@ def run_next(services: Services, queue: str, named: str) -> str | None:
             continue
         if is_better_elsewhere(services.repository, job_id, services.worker_id):
             passed.append(job_id)
-        elif claim_and_run(services, job_id):
+        elif claim_and_run(services, job_id, message_of=named):
             return job_id
     if passed:
         job_id = named if named in passed else passed[0]

@@ -29,10 +29,15 @@ def flatten_steps(output: Path) -> None:
 
 
 def remove_unfinished(output: Path, finished: Collection[str]) -> None:
-    """Leave nothing but the folders of the finished steps."""
-    folders = [folder_of(output, step) for step in finished]
+    """Leave nothing but the folders of the finished steps, and those of their files that are flat already.
+
+    An engine may have ended in the middle of `flatten_steps`.
+    """
+    folders, flat = [folder_of(output, step) for step in finished], tuple(f"{step}." for step in finished)
     for path in [*output.iterdir(), *(output / FOLDER).iterdir()]:
         if path == output / FOLDER or path in folders:
+            continue
+        if path.parent == output and path.name.startswith(flat):
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

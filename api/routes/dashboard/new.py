@@ -48,6 +48,8 @@ async def new_page(
             job = await run_in_threadpool(services.repository.get_job, of, principal.sees)
         except NotFoundError:
             return page("missing.html", principal, status=404)
+        if job.kind not in fields.KINDS:
+            raise Problem(422, "validation_failed", f"The form can't hold a {job.kind}: send it as JSON.")
         form = dict(fields.form_of_job(job.kind, job.spec, job.labels, job.gates)) | form
     elif texts := await run_in_threadpool(list_calibrations, principal, services):
         form = {"calibration": [f"local:{file.name}" for file in texts.items[:1]] or ["typed:"]} | form
@@ -100,14 +102,14 @@ async def _answer(
     services: Services, principal: Principal, form: fields.Form, *, status: int = 200, refusal: Any = None
 ) -> HTMLResponse:
     def make() -> dict[str, Any]:
-        return _choices(services, principal) | _told(services, principal, form)
+        return _choices(services, principal, form) | _told(services, principal, form)
 
     context = await run_in_threadpool(make)
     values = {name: given[0] for name, given in form.items()}
     return page("new.html", principal, status=status, place="new", values=values, refusal=refusal, **context)
 
 
-def _choices(services: Services, principal: Principal) -> dict[str, Any]:
+def _choices(services: Services, principal: Principal, form: fields.Form) -> dict[str, Any]:
     """What the form offers."""
     repository = services.repository
     done = repository.list_jobs(principal.sees, state=State.SUCCEEDED, kind="prune", limit=_JOBS).items
@@ -122,6 +124,6 @@ def _choices(services: Services, principal: Principal) -> dict[str, Any]:
         "suites": list_suites(principal, services).items,
         "presets": PRESETS,
         "sizes": fields.SIZES,
-        "gate_rows": range(fields.GATES),
+        "gate_rows": range(fields.gate_rows(form)),
         "metrics": sorted({name for kind in fields.KINDS for name in known_metrics(kind)}),
     }

@@ -111,7 +111,8 @@ class TotalVerbs(Verbs):
                 {**dict(zip(names, words, strict=True)), "number": number, "milliseconds": times[words]}
                 for words, number in numbers.items()
             ]
-            connection.execute(insert(t.totals), folded)
+            if folded:  # else another process has folded them meanwhile
+                connection.execute(insert(t.totals), folded)
         return len(rows) - len(folded)
 
     def busy_workers(self) -> set[str]:

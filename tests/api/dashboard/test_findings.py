@@ -25,6 +25,14 @@ def test_a_plan_of_layers_names_those_that_go() -> None:
     assert [bar.style for bar in chart.bars] == ["one"] * 4 + ["two"] * 2
 
 
+def test_kept_experts_are_drawn_over_all_that_there_were() -> None:
+    kept = {str(layer): [0, 2, 3] for layer in range(2)}
+    orders = {str(layer): [1, 0, 2, 3] for layer in range(2)}
+    (chart,) = findings.plan_charts({"kept_experts": kept, "removal_order": orders})
+    assert chart.title == "Every layer keeps 3 experts"
+    assert chart.rows == [("0", "3", "4"), ("1", "3", "4")]
+
+
 def test_bias_has_its_intervals_and_names_the_layer_that_differs_most() -> None:
     chart = findings.bias_charts(bias_summary())[0]
     layers = bias_summary()["activations"]["layers"]

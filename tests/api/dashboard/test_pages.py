@@ -93,6 +93,46 @@ class TestForm:
         assert (again["spec"], again["gates"]) == (job["spec"], job["gates"])
         assert 'value="perplexity_ratio"' in browser.get(f"/ui/new?from={job['id']}").text
 
+    @pytest.mark.parametrize(
+        ("kind", "spec"),
+        [
+            ("prune", {"target_parameters": 123_456_789}),
+            ("prune", {"pruning_percentage": 12.3456789}),
+            ("prune", {"pruning_type": "DEPTH", "layer_indices": [1]}),
+            ("bias", {"suites": ["crows_pairs"]}),
+            ("bias", {"suites": ["crows_pairs", "bbq"]}),
+        ],
+    )
+    def test_nothing_is_rounded_added_or_left_out_when_a_job_is_run_again(
+        self, kind: str, spec: dict[str, object]
+    ) -> None:
+        gates = [{"metric": f"m{place}", "min": None, "max": 1 + place / 3e6} for place in range(5)]
+        asked = {"model": {"source": "local", "name": "tiny"}, **spec}
+        again = fields.request_of(fields.form_of_job(kind, asked, {}, gates))
+        assert again["spec"] == asked
+        assert [(gate["metric"], gate["max"]) for gate in again["gates"]] == [
+            (gate["metric"], gate["max"]) for gate in gates
+        ]
+
+    def test_suites_of_the_catalogue_are_offered_by_name(
+        self, browser: Caller, caller: Caller, worker: FakeWorker
+    ) -> None:
+        assert '<option value="catalogue:optipfair">' in browser.get("/ui/new").text
+        wanted = {"kind": "bias", "model": "local:tiny", "suite": "catalogue:optipfair"}
+        assert send(browser, "/ui/new", **wanted).status_code == 303
+        assert caller.get("/v1/jobs").json()["items"][0]["spec"]["suites"] == ["optipfair"]
+        assert "OptiPFair's own, English" in unescape(browser.get("/ui/models").text)
+
+    def test_a_pipeline_is_not_offered_for_a_form_that_cannot_hold_it(
+        self, browser: Caller, caller: Caller, worker: FakeWorker
+    ) -> None:
+        step = {"name": "one", "kind": "analyze", "spec": {"model": {"source": "local", "name": "tiny"}}}
+        job = caller.post("/v1/jobs", json={"kind": "pipeline", "spec": {"steps": [step]}}).json()
+        assert "/ui/new?from=" not in browser.get(f"/jobs/{job['id']}").text
+        assert browser.get(f"/ui/new?from={job['id']}").status_code == 422
+        other = caller.create()["id"]
+        assert f"/ui/new?from={other}" in browser.get(f"/jobs/{other}").text
+
     def test_a_reader_gets_no_form(self, app: FastAPI, reader: Caller, worker: FakeWorker) -> None:
         visitor = Caller(app, None)
         visitor.post("/ui/login", content=f"key={reader.key}", headers=FORM)

@@ -13,6 +13,7 @@ from jobs import tables as t
 from jobs.database import writing
 from jobs.errors import InvalidError, NotFoundError
 from jobs.repository import Repository
+from jobs.repository.whole import totals
 from jobs.rows import Job, LocalModel
 from jobs.webhooks import BACKOFF_SECONDS, check_webhook_url
 from tests.jobs.conftest import TENANT, some_id
@@ -267,3 +268,10 @@ class TestWorkers:
             connection.execute(t.workers.update().values(seen_at=month))
         assert mine.purge_workers() == 2
         assert mine.sleeping_workers() == []
+
+
+def test_totals_that_another_process_has_folded_meanwhile_are_no_error(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totals, "_FOLD_AT", 0)
+    assert repository.fold_totals() == 0

@@ -506,3 +506,9 @@ def test_a_preset_without_text_says_that_the_model_writes_it() -> None:
     best = parse_request(prune(preset="best", calibration=CALIBRATION)).spec
     assert (best.allocation, best.healing_seconds, best.writes_text) == ("searched", 480, False)
     assert not parse_request(prune(preset="recommended", calibration=CALIBRATION)).spec.writes_text
+
+
+@pytest.mark.parametrize("preset", [[], {}, 1, "better"])
+def test_a_preset_that_is_none_is_refused_whatever_it_is(preset: Any) -> None:
+    with pytest.raises(ValidationError, match="preset"):
+        parse_request(prune(preset=preset))

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from jobs.admission.reuse import _names_a_file
 from jobs.admission.workload import bias_work
 from jobs.specs import parse_request, parse_spec, spec_to_json
+from optipfair_engine.options.suites import entry_of, how_to_get
 
 LOCAL = {"source": "local", "name": "tiny"}
 
@@ -48,6 +49,7 @@ def test_gates_may_name_a_suite_a_category_and_a_metric() -> None:
         (bias(suites=["honesty"]), "'crows_pairs'"),
         (bias(suites=["stereoset"], suite="x.csv"), "suite, suites given"),
         (bias(suites=["stereoset"], layers="all"), "layers: for prompt pairs only"),
+        (bias(suites=["bbq"], visualization_types=["pca"]), "visualization_types: for prompt pairs only"),
     ],
 )
 def test_what_a_job_would_not_report_is_refused(body: dict[str, Any], told: str) -> None:
@@ -76,3 +78,13 @@ def test_named_suites_are_estimated_and_their_results_not_shared() -> None:
     own = parse_spec("bias", {"model": LOCAL, "suites": ["optipfair"]})
     assert (bias_work(own, {}, 4).pairs, bias_work(own, {}, 4).figures) == (480, 1)
     assert _names_a_file(spec_to_json(two)) and not _names_a_file(spec_to_json(own))
+    saying = {"max_new_tokens": 200, "samples": 8}
+    long = parse_spec("bias", {"model": LOCAL, "suites": ["optipfair"], "generation": saying})
+    assert bias_work(long, {}, 4).seconds(10**8) > 10 * bias_work(own, {}, 4).seconds(10**8)
+
+
+def test_what_is_missing_is_told_with_the_folder_that_is_meant() -> None:
+    told = how_to_get(entry_of("crows_pairs"), "data/suites")
+    assert "into data/suites/crows_pairs" in told
+    assert told.endswith("optipfair suites fetch crows_pairs --suites-folder data/suites")
+    assert how_to_get(entry_of("crows_pairs"), "suites").endswith("fetch crows_pairs")

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from optipfair_engine.cli.app import app
+from optipfair_engine.errors import InvalidOptionError
 from optipfair_engine.options.presets import PRESETS, resolve_preset, with_own_text
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.options.words import Preset, PruningType
@@ -56,6 +57,16 @@ def test_best_says_its_stages_before_it_starts() -> None:
     fair = PruneOptions(preset="best", fairness={"prompt_pairs": [["a", "b"]]})
     assert with_own_text(fair, texts=True).allocation is None
     assert resolve_preset(fair, calibrated=True).allocation is None
+
+
+def test_a_search_is_refused_where_fairness_leaves_none_to_limit() -> None:
+    fair: dict[str, Any] = {"fairness": {"prompt_pairs": [["a", "b"]]}, "search": {"max_seconds": 60}}
+    with pytest.raises(InvalidOptionError, match="search: not with fairness"):
+        PruneOptions(preset="best", **fair)
+
+
+def test_no_preset_is_described_in_the_words_of_the_command_alone() -> None:
+    assert not [facts.name for facts in PRESETS if "--" in facts.summary + facts.measured]
 
 
 def test_fast_scores_by_activations_and_refits() -> None:

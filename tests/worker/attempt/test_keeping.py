@@ -14,7 +14,7 @@ from jobs.states import State
 from tests.worker.attempt.test_supervisor import scratch_folders, stored_folders
 from tests.worker.conftest import ScriptedEngine
 from tests.worker.inputs.test_inventory import write_model
-from worker.attempt.supervisor import run_job
+from worker.attempt.supervisor import Supervisor, run_job
 from worker.engine.process import Ended
 from worker.engine.steps import flatten_steps
 from worker.services import Services
@@ -146,6 +146,43 @@ def test_the_files_of_a_failed_pipeline_go_with_it_and_with_their_time(
     assert services.repository.take_expired_artifacts() == [f"{pipeline.id}/1"]
     job = services.repository.get_job(pipeline.id)
     assert (job.kept, job.artifacts_expire_at, names(services, job)) == (None, None, [])
+
+
+def test_steps_that_are_purged_after_the_claim_are_not_gone_on_from(
+    services: Services, engine: EngineType, pipeline: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.script = [*finish(services, pipeline, 1, "first"), FAILURE]
+    run_job(services, pipeline.id)
+    services.repository.retry_job(pipeline.id)
+    claim = services.repository.claim(pipeline.id, services.worker_id)
+    assert claim is not None and claim.job.kept_steps == ["first"]
+    with services.repository.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET artifacts_expire_at = 1")
+    services.repository.take_expired_artifacts()
+    tasks: list[dict[str, Any]] = []
+    build = engine.__init__
+
+    def remember(self: ScriptedEngine, context: object, task: dict[str, Any], log: Path) -> None:
+        tasks.append(json.loads(json.dumps(task)))
+        build(self, context, task, log)
+
+    monkeypatch.setattr(engine, "__init__", remember)
+    engine.script = [FAILURE]
+    Supervisor(services, claim).run()
+    assert [task["finished"] for task in tasks] == [{}]
+
+
+def test_an_engine_that_ends_while_it_flattens_the_steps_costs_none_of_their_files(
+    services: Services, engine: EngineType, pipeline: Job
+) -> None:
+    def flatten_one() -> None:
+        output = services.store.stage(pipeline.id, 1)
+        (output / "steps" / "first" / "table.json").rename(output / "first.table.json")
+
+    engine.script = [*finish(services, pipeline, 1, "first"), flatten_one, Ended(-9)]
+    run_job(services, pipeline.id)
+    job = services.repository.get_job(pipeline.id)
+    assert (job.kept_steps, names(services, job)) == (["first"], ["first.table.json", "metrics.json"])
 
 
 def test_a_step_that_the_job_does_not_have_is_no_news(

@@ -168,3 +168,10 @@ def test_twice_the_text_is_expected_to_take_twice_as_long(tmp_path: Path) -> Non
     few, many = (next(s for s in stages_of("prune", spec) if s.name == "calibrate") for spec in texts)
     costs.learn({few: 100.0})
     assert costs.cost(many) == pytest.approx(200.0)
+
+
+def test_what_causes_and_what_is_said_are_stages_of_their_own() -> None:
+    asked = {"patching": "neurons", "generation": {"max_new_tokens": 8}, "baseline": {"source": "local"}}
+    names = [stage.name for stage in stages_of("bias", {**asked, "prompt_pairs": [["a", "b"]]})]
+    beyond = ["estimate", "cause", "generate", "bias"]
+    assert names == ["load", "bias", "load", "bias", *beyond, "plot"]

@@ -84,6 +84,23 @@ def test_a_users_error_fails_the_job_at_the_first_attempt(
     assert stored_folders(services) == []
 
 
+def test_a_suites_folder_outside_of_the_data_folder_is_not_told_either(
+    services: Services, engine: EngineType, new_job: NewJob, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path.parent / "mounted"
+    moved = services.settings.model_copy(update={"suites_dir": elsewhere})
+    said = f"The data of the suite bbq are not in {elsewhere} (Age.jsonl): put them into {elsewhere}/bbq"
+    engine.script = [{"type": "error", "code": "suite_data", "message": said, "retry": False}]
+    job = new_job()
+    run_job(replace(services, settings=moved), job.id)
+    ended = state_of(services, job)
+    assert ended.error is not None
+    assert (
+        ended.error.message
+        == "The data of the suite bbq are not in suites (Age.jsonl): put them into suites/bbq"
+    )
+
+
 def test_a_file_that_cannot_be_an_artifact_fails_the_job_at_the_first_attempt(
     services: Services, engine: EngineType, new_job: NewJob
 ) -> None:

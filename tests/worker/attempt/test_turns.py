@@ -68,3 +68,17 @@ def test_a_named_job_far_behind_is_still_looked_at(
     suited = jobs[-1].id
     monkeypatch.setattr(turns, "is_better_elsewhere", lambda _books, job_id, _worker: job_id != suited)
     assert run_next(services, "cpu", suited) == suited
+
+
+def test_a_job_whose_message_started_another_one_still_has_one_to_come(
+    services: Services, engine: type[ScriptedEngine], new_job: NewJob
+) -> None:
+    first, second = new_job(), new_job()
+    sent = [entry for entry in services.repository.take_outbox() if entry.job_id == second.id]
+    services.repository.mark_published(sent)
+    assert run_next(services, "cpu", second.id) == first.id
+    assert states(services, first, second) == ["succeeded", "queued"]
+    with services.repository.engine.connect() as connection:
+        messages = list(connection.exec_driver_sql("SELECT job_id FROM outbox").scalars())
+    assert messages == [first.id]
+    assert run_next(services, "cpu", first.id) == second.id

@@ -99,15 +99,18 @@ def test_a_weight_counts_against_both(repository: Repository, create: Create) ->
 
 
 def test_the_position_is_the_place_in_the_order(
-    repository: Repository, create: Create, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, create: Create, engine: Engine
 ) -> None:
-    monkeypatch.setattr(shares, "STANDING_SECONDS", 3600.0)  # what runs uses more with every second
     chance = random.Random(3)
     for _ in range(24):
         create(chance.choice(["a", "b", "c"]), priority=chance.choice([0, 0, 5]))
     repository.set_weight("b", 2.5)
-    for _ in range(4):
-        start(repository)
+    started, now = [start(repository) for _ in range(4)], repository.now()
+    with writing(engine) as connection:  # so far apart that no turn changes while this test runs
+        for job in started:
+            begun = now - 60_000 * {"a": 10, "b": 20, "c": 40}[job.tenant]
+            mine = update(attempts).where(attempts.c.job_id == job.id)
+            connection.execute(mine.values(started_at=begun))
     order = repository.next_jobs("cpu", limit=100)
     assert len(order) == 20
     positions = [repository.queue_position(repository.get_job(job_id)) for job_id in order]
