@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -31,6 +32,17 @@ class Evaluation(Strict):
 
 class EvaluationOptions(EngineOptions, Evaluation):
     """The same, where the engine's callers say it; wrong options are the engine's errors."""
+
+
+def dynamic_of(given: Dynamic | Mapping[str, Any] | None) -> Dynamic | None:
+    """What is asked of dynamic pruning, checked.
+
+    Raises:
+        InvalidOptionError: a percentage out of range.
+        TypeError: a name that is no option.
+    """
+    plain: Any = given
+    return EvaluationOptions(dynamic=plain).dynamic
 
 
 def check_dynamic(

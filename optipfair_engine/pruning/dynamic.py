@@ -21,7 +21,7 @@ from optipfair_engine.architectures import locate
 from optipfair_engine.calibration.next_token import check_predicts_next_token
 from optipfair_engine.calibration.runner import first_tensor
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.options.evaluation import LEAST_PROMPT_TOKENS, EvaluationOptions
+from optipfair_engine.options.evaluation import LEAST_PROMPT_TOKENS, dynamic_of
 from optipfair_engine.pruning.sizes import exact
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def dynamic_pruning(model: PreTrainedModel, keep_percentage: float = 50) -> Iter
         UnsupportedModelError: the model predicts no next token, or its neurons can't be removed (a mixture
             of experts).
     """
-    EvaluationOptions(dynamic={"keep_percentage": keep_percentage})  # refuses what is out of range
+    dynamic_of({"keep_percentage": keep_percentage})  # refuses what is out of range
     view = locate(model)
     check_predicts_next_token(model)
     layers = [_Layer(view, index, keep_percentage) for index in range(view.num_layers)]
@@ -109,7 +109,8 @@ def dynamic_pruning(model: PreTrainedModel, keep_percentage: float = 50) -> Iter
         _inside.add(view.model)
         stack.callback(_inside.discard, view.model)
         watch = _Watch(view, state, layers)
-        stack.callback(view.model.base_model.register_forward_pre_hook(watch, with_kwargs=True).remove)
+        # not at the body: OPT's is passed over
+        stack.callback(view.model.register_forward_pre_hook(watch, with_kwargs=True).remove)
         for layer in layers:
             stack.callback(layer.widen)
             stack.callback(layer.attend().remove)
@@ -117,23 +118,25 @@ def dynamic_pruning(model: PreTrainedModel, keep_percentage: float = 50) -> Iter
 
 
 class _Watch:
-    """Tells prompts from the tokens that follow them, at each call of the model's body."""
+    """Tells prompts from the tokens that follow them, at each call of the model."""
 
     def __init__(self, view: ModelView, state: DynamicPruning, layers: list[_Layer]) -> None:
         self._caches = bool(getattr(view.config, "use_cache", True))
         self._state, self._layers = state, layers
         self._chosen = False
 
-    def __call__(self, _body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the call."""
         said = kwargs.get("use_cache")
         if not (self._caches if said is None else said):
             raise InvalidOptionError(
-                "dynamic pruning needs the cache of keys and values, or nothing follows a prompt: leave out "
-                "use_cache=False"
+                "dynamic pruning needs the cache of keys and values, or nothing follows a prompt: use_cache "
+                "must be true, in the call or in the model's config"
             )
         given = args[0] if args else kwargs.get("input_ids")
-        given = kwargs["inputs_embeds"] if given is None else given
+        given = kwargs.get("inputs_embeds") if given is None else given
+        if given is None:
+            return  # the model says itself what it lacks
         past = kwargs.get("past_key_values")
         if past is None or int(past.get_seq_length()) == 0:
             self._prompt(given, kwargs.get("attention_mask"))

@@ -18,7 +18,7 @@ from optipfair_engine.evaluation.benchmarks import (
 from optipfair_engine.evaluation.perplexity import score_windows, text_windows
 from optipfair_engine.options.calibration import WINDOW_LENGTH, WINDOWS
 from optipfair_engine.options.errors import engines_errors
-from optipfair_engine.options.evaluation import Dynamic, EvaluationOptions, check_dynamic
+from optipfair_engine.options.evaluation import Dynamic, check_dynamic, dynamic_of
 from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import LoadedModel, load
@@ -123,7 +123,7 @@ def _checked(
     dynamic: Dynamic | Mapping[str, Any] | None, source: Path, window: int | None, new_tokens: int | None
 ) -> float | None:
     """How many neurons dynamic pruning shall keep, in per cent; None if it isn't asked for."""
-    chosen = EvaluationOptions(dynamic=dynamic).dynamic
+    chosen = dynamic_of(dynamic)
     if chosen is None:
         return None
     with engines_errors():

@@ -16,12 +16,13 @@ from optipfair_engine.evaluation.continuation import continuation_perplexity
 from tests.tiny import tiny_model
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 6, "min_new_tokens": 6}
-FAMILIES = ("llama", "gpt2", "phi3")
+FAMILIES = ("llama", "gpt2", "phi3")  # gated, transposed, fused
 
 
 def model_of(family: str) -> Any:
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    return tiny_model(family, max_position_embeddings=64, initializer_range=0.5, **ends)
+    sizes = {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.5} if family == "opt" else {}
+    return tiny_model(family, max_position_embeddings=64, initializer_range=0.5, **ends, **sizes)
 
 
 def prompt(samples: int = 1, tokens: int = 20, seed: int = 1) -> Tensor:
@@ -66,14 +67,14 @@ def by_masks(model: Any, ids: Tensor, kept: list[Tensor], mask: Tensor | None = 
         return hook
 
     hooks = [view.mlp(i).down_module.register_forward_pre_hook(silence(i)) for i in range(view.num_layers)]
-    told = model.base_model.register_forward_hook(lambda *_: state.update(prompt=False))
+    told = model.register_forward_hook(lambda *_: state.update(prompt=False))
     output: Tensor = model.generate(ids, attention_mask=mask, **GREEDY)
     for hook in (*hooks, told):
         hook.remove()
     return output
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "opt"])
 def test_what_follows_a_prompt_is_computed_with_the_neurons_that_it_chose(family: str) -> None:
     model = model_of(family)
     ids = prompt()
