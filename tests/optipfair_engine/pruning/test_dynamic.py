@@ -42,7 +42,7 @@ def chosen(model: Any, ids: Tensor, count: int, used: Tensor | None = None) -> l
     for hook in hooks:
         hook.remove()
     kept = []
-    for z in seen:
+    for z in (flat.reshape(*ids.shape, -1) for flat in seen):  # OPT's are flat
         scores = torch.zeros(z.shape[-1])
         for row in range(len(ids)):
             tokens = [z[row, t] for t in range(ids.shape[1]) if used is None or used[row, t]]
