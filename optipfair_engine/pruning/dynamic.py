@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from optipfair_engine.architectures import locate
-from optipfair_engine.calibration.next_token import check_predicts_next_token
 from optipfair_engine.calibration.runner import first_tensor
-from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.errors import InvalidOptionError, UnsupportedModelError
 from optipfair_engine.options.evaluation import LEAST_PROMPT_TOKENS, dynamic_of
 from optipfair_engine.pruning.sizes import exact
 
@@ -99,7 +98,11 @@ def dynamic_pruning(model: PreTrainedModel, keep_percentage: float = 50) -> Iter
     """
     dynamic_of({"keep_percentage": keep_percentage})  # refuses what is out of range
     view = locate(model)
-    check_predicts_next_token(model)
+    if view.config.is_encoder_decoder or not (view.is_causal and model.can_generate()):
+        raise UnsupportedModelError(
+            f"{view.model_type}: {type(model).__name__} is no causal language model, so nothing follows a "
+            "prompt that could be pruned"
+        )
     layers = [_Layer(view, index, keep_percentage) for index in range(view.num_layers)]
     if view.model in _inside:
         raise InvalidOptionError("the model is in a dynamic_pruning block already: end that one first")
