@@ -22,4 +22,4 @@ grep -m 1 "model name" /proc/cpuinfo
     --pruning-percentage $((100 - keep)) --calibration "$texts/valid.txt" --num-samples "$samples" \
     --max-length 512 --verify structure --quiet > "$work/log"
 "$optipfair" evaluate --model-path "$work/model" --baseline "$work/static" --dynamic-keep "$keep" \
-    --text "$texts/test.txt" --num-windows 20 --timing --num-runs 3 --warmup-runs 1 --quiet
+    --text "$texts/test.txt" --num-windows 20 --timing --num-runs 3 --warmup-runs 1 --dtype float32 --quiet
