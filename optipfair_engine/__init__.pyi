@@ -5,6 +5,10 @@ from .checkpoints import (
     save_pruned as save_pruned,
 )
 from .plans import PruningPlan as PruningPlan, apply_plan as apply_plan
-from .pruning import analyze_layer_importance as analyze_layer_importance, prune_model as prune_model
+from .pruning import (
+    analyze_layer_importance as analyze_layer_importance,
+    dynamic_pruning as dynamic_pruning,
+    prune_model as prune_model,
+)
 
 __version__: str

@@ -72,8 +72,8 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
     Raises InvalidError with `location` into the body (`model_not_found`, `model_pickled` and the other codes
     of the header reader, `hub_not_allowed`, `calibration_not_found`, `suite_not_found`,
     `device_unavailable`, `model_too_large`, `layers_out_of_range`, `window_too_long`,
-    `pruning_type_unfit`, `calibration_unfit`, `target_unreachable`, `metric_not_produced`), and
-    NoWorkerError.
+    `pruning_type_unfit`, `calibration_unfit`, `dynamic_unfit`, `target_unreachable`,
+    `metric_not_produced`), and NoWorkerError.
     """
     workers = books.known_workers()
     if not workers:

@@ -104,6 +104,8 @@ def _cost(
         return Cost(memory, output, round(seconds * models - (models - 1) * work.drawing, 1))
     if isinstance(spec, EvaluateSpec):
         seconds += generation_seconds(spec, facts.parameters)
+        if spec.dynamic is not None:  # the chosen neurons are copied
+            memory += int(spec.dynamic.keep_percentage / 100 * loaded_bytes(facts, spec.dtype))
     return Cost(memory, output, round(seconds * models, 1))
 
 

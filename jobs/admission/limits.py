@@ -11,8 +11,14 @@ from typing import Any
 from jobs.admission.estimating import model_facts
 from jobs.errors import InvalidError
 from jobs.rows import JsonObject
-from jobs.specs import BiasSpec, PruneSpec
-from optipfair_engine.headers import lacks_experts, out_of_reach, why_speechless, width_type
+from jobs.specs import BiasSpec, EvaluateSpec, PruneSpec
+from optipfair_engine.headers import (
+    lacks_experts,
+    out_of_reach,
+    why_not_dynamic,
+    why_speechless,
+    width_type,
+)
 from optipfair_engine.options.calibration import WINDOW_LENGTH
 
 Location = tuple[str | int, ...]
@@ -32,6 +38,8 @@ def check_limits(where: Location, part: Any, facts: Facts) -> None:
         return
     if isinstance(part, BiasSpec):
         _check_figure_layers(where, part, own)
+    if isinstance(part, EvaluateSpec):
+        _check_dynamic(where, part, own)
     if isinstance(part, PruneSpec):
         _check_layers(where, part, own)
         _check_writing(where, part, own)
@@ -86,6 +94,12 @@ def _check_writing(where: Location, part: PruneSpec, known: JsonObject) -> None:
     why = why_speechless(str(known.get("model_type"))) if part.writes_text else None
     if why is not None:
         raise _refusal(why, "calibration_unfit", (*where, "calibration"))
+
+
+def _check_dynamic(where: Location, part: EvaluateSpec, known: JsonObject) -> None:
+    why = None if part.dynamic is None else why_not_dynamic(str(known.get("model_type")))
+    if why is not None:
+        raise _refusal(why, "dynamic_unfit", (*where, "dynamic"))
 
 
 def _check_type(where: Location, part: PruneSpec, known: JsonObject) -> None:

@@ -32,6 +32,8 @@ _GRADIENT_PASSES = 3
 #: Generation: a token reads all weights; runs a prompt when it is timed.
 _TIMED_RUNS = 7
 _TIMED_PROMPTS = 3
+#: What dynamic pruning adds to the timed runs of a model: those with its chosen neurons, and with all.
+_DYNAMIC_WAYS = 2
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,9 @@ def _figures(spec: BiasSpec, pairs: int, layers: int) -> int:
 
 def generation_seconds(spec: EvaluateSpec, parameters: int) -> float:
     """Seconds for what a model shall continue, and for timing it, on two ordinary cores."""
-    prompts = len(spec.prompts or ())
-    generations = prompts + (_TIMED_RUNS * (prompts or _TIMED_PROMPTS) if spec.timing else 0)
+    prompts, dynamic = len(spec.prompts or ()), spec.dynamic is not None
+    generations = prompts * (2 if dynamic else 1)
+    if spec.timing:
+        runs = _TIMED_RUNS * (prompts or _TIMED_PROMPTS)
+        generations += runs * (1 + _DYNAMIC_WAYS if dynamic else 1)
     return generations * spec.max_new_tokens * (2.0 * parameters / _FLOPS + _PASS_SECONDS)

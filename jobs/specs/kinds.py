@@ -35,6 +35,7 @@ from jobs.specs.references import (
 )
 from optipfair_engine.options.base import Strict, again
 from optipfair_engine.options.bias import Bias
+from optipfair_engine.options.evaluation import Evaluation, check_dynamic
 from optipfair_engine.options.suites import SuiteName
 from optipfair_engine.options.words import ComputeDtype, DType, Visualization
 
@@ -106,7 +107,7 @@ class BiasSpec(Bias, OfModel):
         super().check()
 
 
-class EvaluateSpec(OfModel):
+class EvaluateSpec(Evaluation, OfModel):
     """Perplexity, speed, and the comparison with a baseline."""
 
     baseline: ModelRef | None = None
@@ -147,6 +148,12 @@ class EvaluateSpec(OfModel):
             raise ValueError(f"max_length is the length of text's windows: write text.max_length, {said}")
         if self.text is None and self.prompts is None and not self.timing:
             raise ValueError("give text, prompts or timing: otherwise there is nothing to evaluate")
+        generates = self.prompts is not None or self.timing
+        check_dynamic(
+            self.dynamic,
+            window=self.text.max_length if self.text is not None else None,
+            new_tokens=self.max_new_tokens if generates else None,
+        )
         return self
 
 

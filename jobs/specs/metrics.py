@@ -43,6 +43,10 @@ _EVALUATE = {
     *("evaluation_windows", "evaluation_tokens", "evaluation_windows_baseline"),
     "evaluation_tokens_baseline",
     *("tokens_per_second", "tokens_per_second_baseline", "tokens_per_second_ratio", "speedup"),
+    *("dynamic_active_parameters", "dynamic_parameters_baseline", "dynamic_windows"),
+    *("dynamic_perplexity", "dynamic_perplexity_dense", "dynamic_perplexity_ratio"),
+    *("dynamic_perplexity_baseline", "dynamic_tokens_per_second", "dynamic_tokens_per_second_dense"),
+    *("dynamic_tokens_per_second_ratio", "dynamic_tokens_per_second_baseline"),
     *("avg_time", "seconds"),
 }
 _KNOWN = {

@@ -52,6 +52,7 @@ _BY_EFFECT = Condition(
 )
 _CONTROLS = Condition(_has_controls, "control_pairs")
 _TEXT, _TIMING = _has("text"), _has("timing", "timing true")
+_DYNAMIC = _has("dynamic")
 _RANKING = _has("neuron_ranking", "neuron_ranking true")
 _PATCHING, _GENERATION = _has("patching"), _has("generation")
 _SAMPLES = Condition(
@@ -102,6 +103,15 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         **dict.fromkeys(("tokens_per_second", "avg_time"), (_TIMING,)),
         **dict.fromkeys(("tokens_per_second_baseline", "tokens_per_second_ratio"), (_TIMING, _BASELINE)),
         "speedup": (_TIMING, _BASELINE),
+        "dynamic_active_parameters": (_DYNAMIC,),
+        "dynamic_parameters_baseline": (_DYNAMIC, _BASELINE),
+        **dict.fromkeys(("dynamic_perplexity", "dynamic_perplexity_dense"), (_DYNAMIC, _TEXT)),
+        **dict.fromkeys(("dynamic_perplexity_ratio", "dynamic_windows"), (_DYNAMIC, _TEXT)),
+        "dynamic_perplexity_baseline": (_DYNAMIC, _TEXT, _BASELINE),
+        "dynamic_tokens_per_second": (_DYNAMIC, _TIMING),
+        "dynamic_tokens_per_second_dense": (_DYNAMIC, _TIMING),
+        "dynamic_tokens_per_second_ratio": (_DYNAMIC, _TIMING),
+        "dynamic_tokens_per_second_baseline": (_DYNAMIC, _TIMING, _BASELINE),
     },
 }
 #: What only prompt pairs give, and what only each of the published suites does.

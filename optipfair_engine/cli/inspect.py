@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from optipfair_engine.cli.generated import options_from
 from optipfair_engine.cli.output import Overwrite, filled_folder, output_folder
 from optipfair_engine.cli.shared import (
     BatchSize,
@@ -26,6 +27,7 @@ from optipfair_engine.cli.shared import (
 )
 from optipfair_engine.cli.terminal import explained, formatted, progress, show_json, show_table, warn
 from optipfair_engine.errors import CalibrationError
+from optipfair_engine.options.evaluation import Evaluation
 
 
 @explained
@@ -139,6 +141,7 @@ def importance(
 
 
 @explained
+@options_from(Evaluation)
 def evaluate(
     context: typer.Context,
     model_path: ModelPath,
@@ -158,6 +161,7 @@ def evaluate(
     overwrite: Overwrite = False,
     verbose: Verbose = True,
     as_json: Json = False,
+    **chosen: Any,
 ) -> None:
     """Measure perplexity and speed, of one model or of two side by side."""
     timed = timing or None
@@ -188,6 +192,7 @@ def evaluate(
             texts=texts,
             prompts=prompt,
             timing=timing,
+            **chosen,
             max_length=max_length,
             num_windows=num_windows,
             max_new_tokens=max_new_tokens,
@@ -215,9 +220,8 @@ def _show_evaluation(model_path: str, metrics: dict[str, Any]) -> None:
         warn(warning["message"])
     _show_speeds(metrics)
     for generation in metrics.get("generations", ()):
-        rows = {"model": generation["text"]}
-        if "text_baseline" in generation:
-            rows["baseline"] = generation["text_baseline"]
+        words = {"text": "model", "text_dynamic": "pruned by the prompt", "text_baseline": "baseline"}
+        rows = {word: generation[name] for name, word in words.items() if name in generation}
         show_table(f"“{generation['prompt']}” …", rows)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,14 @@ from optipfair_engine.progress import Reporter, null_reporter
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to generate: a model, and the block that each of its runs is in (entered before the clock)."""
+
+    model: PreTrainedModel
+    block: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def time_inference(
@@ -44,7 +53,7 @@ def time_inference(
     """
     _check_runs(max_new_tokens, num_runs, warmup_runs)
     with eval_mode(model):
-        times, tokens = _rounds([model], tokenizer, prompt, max_new_tokens, num_runs, warmup_runs)
+        times, tokens = _rounds([Way(model)], tokenizer, prompt, max_new_tokens, num_runs, warmup_runs)
     return _timing(times[0], tokens)
 
 
@@ -70,21 +79,55 @@ def compare_models_inference(
     Raises:
         InvalidOptionError: no prompt, or too few runs or tokens.
     """
+    ways = [Way(original_model), Way(pruned_model)]
+    (originals, pruned), tokens = _in_turn(
+        ways, tokenizer, prompts, max_new_tokens, num_runs, warmup_runs, report
+    )
+    return {**_comparison(originals, pruned, tokens), "num_prompts": len(prompts)}
+
+
+def time_ways(
+    ways: Sequence[Way],
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int = 100,
+    num_runs: int = 5,
+    warmup_runs: int = 2,
+    *,
+    report: Reporter = null_reporter,
+) -> list[dict[str, Any]]:
+    """Time ways to generate on the same prompts, run by run in turn; each with the keys of one timing.
+
+    Raises:
+        InvalidOptionError: no prompt, or too few runs or tokens.
+    """
+    times, tokens = _in_turn(ways, tokenizer, prompts, max_new_tokens, num_runs, warmup_runs, report)
+    return [_timing(of_way, tokens) for of_way in times]
+
+
+def _in_turn(
+    ways: Sequence[Way],
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    num_runs: int,
+    warmup_runs: int,
+    report: Reporter,
+) -> tuple[list[list[float]], int]:
+    """Seconds of each run over all prompts, by way; and how many tokens a run makes."""
     _check_runs(max_new_tokens, num_runs, warmup_runs)
     if isinstance(prompts, str) or not prompts:
         raise InvalidOptionError("prompts must be a list of at least one prompt")
-    originals: list[float] = []
-    pruned: list[float] = []
-    models = [original_model, pruned_model]
+    found: list[list[float]] = [[] for _ in ways]
     with ExitStack() as stack:
-        for model in models:
-            stack.enter_context(eval_mode(model))
+        for way in ways:
+            stack.enter_context(eval_mode(way.model))
         for number, prompt in enumerate(prompts, 1):
-            times, tokens = _rounds(models, tokenizer, prompt, max_new_tokens, num_runs, warmup_runs)
-            originals += times[0]
-            pruned += times[1]
+            times, tokens = _rounds(ways, tokenizer, prompt, max_new_tokens, num_runs, warmup_runs)
+            for kept, new in zip(found, times, strict=True):
+                kept.extend(new)
             report("evaluate", number, len(prompts), f"timed prompt {number} of {len(prompts)}")
-    return {**_comparison(originals, pruned, tokens), "num_prompts": len(prompts)}
+    return found, tokens
 
 
 def _comparison(originals: list[float], pruned: list[float], tokens: int) -> dict[str, Any]:
@@ -130,19 +173,20 @@ def _timing(times: list[float], tokens: int) -> dict[str, Any]:
 
 
 def _rounds(
-    models: Sequence[PreTrainedModel],
+    ways: Sequence[Way],
     tokenizer: Any,
     prompt: str,
     max_new_tokens: int,
     num_runs: int,
     warmup_runs: int,
 ) -> tuple[list[list[float]], int]:
-    """Seconds of each run, by model, models in turn; and how many tokens a run makes."""
-    times: list[list[float]] = [[] for _ in models]
+    """Seconds of each run, by way, ways in turn; and how many tokens a run makes."""
+    times: list[list[float]] = [[] for _ in ways]
     tokens = max_new_tokens
     for number in range(warmup_runs + num_runs):
-        for model, kept in zip(models, times, strict=True):
-            seconds, tokens = _timed_run(model, tokenizer, prompt, max_new_tokens)
+        for way, kept in zip(ways, times, strict=True):
+            with way.block():
+                seconds, tokens = _timed_run(way.model, tokenizer, prompt, max_new_tokens)
             if number >= warmup_runs:
                 kept.append(seconds)
     return times, tokens

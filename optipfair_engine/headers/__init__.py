@@ -28,7 +28,13 @@ from optipfair_engine.headers.folder import (
     read_safetensors_header,
     weight_files,
 )
-from optipfair_engine.headers.reach import lacks_experts, out_of_reach, why_speechless, width_type
+from optipfair_engine.headers.reach import (
+    lacks_experts,
+    out_of_reach,
+    why_not_dynamic,
+    why_speechless,
+    width_type,
+)
 
 __all__ = [
     "Estimate",
@@ -51,6 +57,7 @@ __all__ = [
     "read_safetensors_header",
     "state_bytes",
     "weight_files",
+    "why_not_dynamic",
     "why_speechless",
     "width_type",
 ]

@@ -43,6 +43,21 @@ def why_speechless(model_type: str) -> str | None:
     )
 
 
+def why_not_dynamic(model_type: str) -> str | None:
+    """Why models of a family can't be pruned dynamically; ``None`` if nothing is known against it."""
+    family = known_architecture(model_type)
+    if family is None:
+        return None
+    if family in ENCODERS:
+        return (
+            f"models of the family {model_type!r} predict no next token, so there is nothing behind a prompt "
+            "to be pruned dynamically"
+        )
+    if family.mlp is None or family.width_refused:
+        return f"models of the family {model_type!r} have no neurons that dynamic pruning could leave out"
+    return None
+
+
 def out_of_reach(facts: ModelFacts, spec: Mapping[str, Any]) -> tuple[str, str] | None:
     """The field of a prune spec whose size this model can't get, and why; ``None`` if there is none."""
     rate, hidden, wide = spec.get("expansion_rate"), facts.hidden_size, facts.intermediate_size

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: Fields that the engine's texts call by another name.
 _NAMES = {
+    "dynamic.keep_percentage": "keep_percentage",
     "fairness.weight": "The fairness weight",
     "healing.max_seconds": "healing_seconds",
     "reconstruction.max_seconds": "reconstruction_seconds",
@@ -102,7 +103,7 @@ def _bound(kind: str, name: str, context: Mapping[str, Any]) -> str:
     if name == "fairness.weight":
         return "at least 0 and finite"
     if name.endswith("percentage"):
-        return f"{'above' if name.startswith('depth') else 'at least'} 0 and below 100"
+        return f"{'above' if name.startswith(('depth', 'dynamic')) else 'at least'} 0 and below 100"
     if kind == "finite_number":
         return "a finite number"
     key, word = _BOUNDS[kind]

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import Caution, InvalidOptionError, as_warnings
-from optipfair_engine.evaluation.benchmarks import compare_models_inference, generate_text, time_inference
+from optipfair_engine.evaluation.benchmarks import (
+    Way,
+    compare_models_inference,
+    generate_text,
+    time_inference,
+)
 from optipfair_engine.evaluation.perplexity import score_windows, text_windows
 from optipfair_engine.options.calibration import WINDOW_LENGTH, WINDOWS
+from optipfair_engine.options.errors import engines_errors
+from optipfair_engine.options.evaluation import Dynamic, check_dynamic, dynamic_of
 from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import LoadedModel, load
-from optipfair_engine.workflow.foreseen import facts_of, refuse_long_windows
+from optipfair_engine.workflow.dynamic import LONG_PROMPTS, DynamicEvaluation
+from optipfair_engine.workflow.foreseen import facts_of, refuse_long_windows, refuse_undynamic
 from optipfair_engine.workflow.metrics import write_metrics
 
 #: What is timed where no prompt is given.
@@ -36,6 +44,7 @@ def evaluate_checkpoint(
     texts: Sequence[str] | None = None,
     prompts: Sequence[str] | None = None,
     timing: bool = False,
+    dynamic: Dynamic | Mapping[str, Any] | None = None,
     max_length: int = WINDOW_LENGTH,
     num_windows: int | None = WINDOWS,
     max_new_tokens: int = 50,
@@ -55,6 +64,7 @@ def evaluate_checkpoint(
         texts: what perplexity is measured on.
         prompts: what the models continue, greedily; also what is timed.
         timing: measure the speed of generation.
+        dynamic: measure dynamic pruning of the model, too: ``keep_percentage``.
         max_length: tokens per perplexity window.
         num_windows: how many windows at most, spread over the text.
         max_new_tokens: tokens per generation.
@@ -69,7 +79,8 @@ def evaluate_checkpoint(
         Flat metrics: ``perplexity``, ``perplexity_baseline``, ``perplexity_ratio``,
         ``evaluation_max_length``, ``evaluation_windows``, ``evaluation_tokens``, ``tokens_per_second``,
         ``tokens_per_second_ratio``, ``speedup`` with its 10th and 90th percentile and others, as far as asked
-        for; ``generations`` for prompts; ``warnings`` (each a ``code`` and a ``message``) if there are any.
+        for; with ``dynamic`` those that begin with this word (docs/pruning.md); ``generations`` for prompts;
+        ``warnings`` (each a ``code`` and a ``message``) if there are any.
 
     Raises:
         InvalidOptionError: nothing to evaluate, or windows longer than a model's positions.
@@ -77,19 +88,27 @@ def evaluate_checkpoint(
     if not (texts or prompts or timing):
         raise InvalidOptionError("give texts, prompts or timing: otherwise there is nothing to evaluate")
     start = time.perf_counter()
+    generates = bool(prompts) or timing
+    keep = _checked(dynamic, source, max_length if texts else None, max_new_tokens if generates else None)
     for folder in (source, baseline):
         if folder is not None and texts:
             refuse_long_windows(facts_of(folder), {"max_length": max_length})
     models = {"": load(source, dtype=dtype, device=device, needs_tokenizer=True, report=report)}
     if baseline is not None:
         models["_baseline"] = load(baseline, dtype=dtype, device=device, needs_tokenizer=True, report=report)
+    cut = _windows(models, texts, max_length, num_windows) if texts else {}
+    pruned = None if keep is None else DynamicEvaluation(models, keep, cut, prompts or ())
     metrics: dict[str, Any] = {}
-    if texts:
-        metrics |= _perplexities(models, texts, max_length, num_windows, report)
+    if cut:
+        metrics |= {"evaluation_max_length": max_length, **_perplexities(models, cut, report)}
     if prompts:
-        metrics["generations"] = _generations(models, prompts, max_new_tokens)
+        metrics["generations"] = _generations(models, pruned, prompts, max_new_tokens)
+    runs = (max_new_tokens, num_runs, warmup_runs)
+    timed = prompts or (DEFAULT_PROMPTS if pruned is None else LONG_PROMPTS)
     if timing:
-        metrics |= _speeds(models, prompts or DEFAULT_PROMPTS, max_new_tokens, num_runs, warmup_runs, report)
+        metrics |= _speeds(models, timed, *runs, report)
+    if pruned is not None:
+        metrics |= pruned.metrics(timed if timing else (), *runs, report, metrics.get("warnings", ()))
     if computed_in() is not None:
         metrics["compute_dtype"] = computed_in()
     metrics["seconds"] = round(time.perf_counter() - start, 3)
@@ -100,22 +119,37 @@ def evaluate_checkpoint(
     return write_metrics(output, metrics)
 
 
-def _perplexities(
-    models: dict[str, LoadedModel],
-    texts: Sequence[str],
-    max_length: int,
-    num_windows: int | None,
-    report: Reporter,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"evaluation_max_length": max_length}
-    cut = {
+def _checked(
+    dynamic: Dynamic | Mapping[str, Any] | None, source: Path, window: int | None, new_tokens: int | None
+) -> float | None:
+    """How many neurons dynamic pruning shall keep, in per cent; None if it isn't asked for."""
+    chosen = dynamic_of(dynamic)
+    if chosen is None:
+        return None
+    with engines_errors():
+        check_dynamic(chosen, window=window, new_tokens=new_tokens)
+    refuse_undynamic(facts_of(source))
+    return chosen.keep_percentage
+
+
+def _windows(
+    models: Mapping[str, LoadedModel], texts: Sequence[str], max_length: int, num_windows: int | None
+) -> dict[str, list[list[int]]]:
+    """The text as each model's own tokens, in windows."""
+    return {
         suffix: text_windows(loaded.tokenizer, list(texts), max_length, num_windows)
         for suffix, loaded in models.items()
     }
+
+
+def _perplexities(
+    models: Mapping[str, LoadedModel], cut: Mapping[str, list[list[int]]], report: Reporter
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for suffix, windows in cut.items():
         result = score_windows(models[suffix].model, windows, report)
-        found[f"perplexity{suffix}"] = result.perplexity
         found |= {
+            f"perplexity{suffix}": result.perplexity,
             f"evaluation_windows{suffix}": result.windows,
             f"evaluation_tokens{suffix}": result.tokens,
         }
@@ -129,17 +163,22 @@ def _perplexities(
 
 
 def _generations(
-    models: dict[str, LoadedModel], prompts: Sequence[str], max_new_tokens: int
+    models: Mapping[str, LoadedModel],
+    pruned: DynamicEvaluation | None,
+    prompts: Sequence[str],
+    max_new_tokens: int,
 ) -> list[dict[str, str]]:
-    """Each prompt with what each model makes of it."""
-    return [
-        {"prompt": prompt}
-        | {
-            f"text{suffix}": generate_text(loaded.model, loaded.tokenizer, prompt, max_new_tokens)
-            for suffix, loaded in models.items()
-        }
-        for prompt in prompts
-    ]
+    """Each prompt with what each model makes of it, and the first one pruned dynamically."""
+    ways = {suffix: (Way(loaded.model), loaded.tokenizer) for suffix, loaded in models.items()}
+    if pruned is not None:
+        ways["_dynamic"] = (Way(models[""].model, pruned.block), models[""].tokenizer)
+    found = [{"prompt": prompt} for prompt in prompts]
+    for suffix, (way, tokenizer) in ways.items():
+        for generation in found:
+            with way.block():
+                text = generate_text(way.model, tokenizer, generation["prompt"], max_new_tokens)
+            generation[f"text{suffix}"] = text
+    return found
 
 
 def _speeds(
@@ -188,10 +227,16 @@ def _write_plots(output: Path, metrics: dict[str, Any], report: Reporter) -> Non
     for name, label, title in (
         ("perplexity", "perplexity", "Perplexity (lower is better)"),
         ("tokens_per_second", "tokens per second", "Speed of generation"),
+        ("dynamic_perplexity", "perplexity", "Perplexity of continuations (lower is better)"),
+        ("dynamic_tokens_per_second", "tokens per second", "Speed of generation, pruned by the prompt"),
     ):
         if name not in metrics:
             continue
-        bars = {"baseline": metrics.get(f"{name}_baseline"), "model": metrics[name]}
+        bars = {
+            "baseline": metrics.get(f"{name}_baseline"),
+            "dense": metrics.get(f"{name}_dense"),
+            "dynamic" if name.startswith("dynamic") else "model": metrics[name],
+        }
         plot_comparison(
             output / f"{name}.png", {k: v for k, v in bars.items() if v is not None}, title=title, label=label
         )

@@ -13,6 +13,7 @@ from optipfair_engine.headers import (
     inspect_model_folder,
     lacks_experts,
     out_of_reach,
+    why_not_dynamic,
     why_speechless,
     width_type,
 )
@@ -61,6 +62,17 @@ def refuse_speechless(facts: ModelFacts | None) -> None:
         UnsupportedModelError: the text names the family.
     """
     why = None if facts is None else why_speechless(facts.model_type)
+    if why is not None:
+        raise UnsupportedModelError(why)
+
+
+def refuse_undynamic(facts: ModelFacts | None) -> None:
+    """Refuse dynamic pruning of a model without a next token to predict, or without neurons to leave out.
+
+    Raises:
+        UnsupportedModelError: the text names the family.
+    """
+    why = None if facts is None else why_not_dynamic(facts.model_type)
     if why is not None:
         raise UnsupportedModelError(why)
 

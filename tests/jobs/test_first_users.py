@@ -106,6 +106,22 @@ def test_whoever_leaves_the_text_to_a_model_that_writes_none_is_told(repository:
     assert admit(repository, TENANT, request(preset="recommended", calibration=TEXT, **asked)).queue
 
 
+def test_whoever_asks_a_model_without_a_next_token_for_dynamic_pruning_is_told(
+    repository: Repository,
+) -> None:
+    asked = request("evaluate", timing=True, dynamic={"keep_percentage": 50})
+    beat(repository, worker(model_type="bert"))
+    error = refusal(repository, asked)
+    assert (error.code, error.location) == ("dynamic_unfit", ("spec", "dynamic"))
+    assert "'bert' predict no next token" in error.message
+    beat(repository, worker(model_type="llama"))
+    ours, plain = (
+        admit(repository, TENANT, each).estimate for each in (asked, request("evaluate", timing=True))
+    )
+    assert ours and plain and ours.peak_memory_bytes > plain.peak_memory_bytes
+    assert ours.seconds > plain.seconds
+
+
 def test_whoever_asks_for_what_the_model_can_give_is_not_hindered(repository: Repository) -> None:
     beat(repository, worker(max_positions=2048))
     for wanted in (

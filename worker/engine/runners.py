@@ -170,6 +170,7 @@ def run_evaluate(spec: Spec, output: Path, inputs: Inputs, report: Reporter) -> 
             texts=inputs.texts(spec["text"]),
             prompts=spec["prompts"],
             timing=spec["timing"],
+            dynamic=spec.get("dynamic"),
             **{name: value for name, value in (spec["text"] or {}).items() if name in _CUT},
             max_new_tokens=spec["max_new_tokens"],
             dtype=spec["dtype"],

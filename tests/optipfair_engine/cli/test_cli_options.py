@@ -179,6 +179,7 @@ def test_files_of_pairs(called: Callable[..., dict[str, Any]], tmp_path: Path) -
         ("evaluate", "max_new_tokens", ["--prompt", "a", "--max-new-tokens", "8"], 8),
         ("evaluate", "max_length", ["--text", "TEXT", "--max-length", "64"], 64),
         ("evaluate", "num_windows", ["--text", "TEXT", "--num-windows", "3"], 3),
+        ("evaluate", "dynamic", ["--timing", "--dynamic-keep", "70"], {"keep_percentage": 70.0}),
         ("evaluate", "dtype", ["--dtype", "float32"], "float32"),
         ("evaluate", "device", ["--device", "cuda:1"], "cuda:1"),
     ],

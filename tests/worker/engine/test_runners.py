@@ -282,7 +282,14 @@ REPORTING: dict[str, list[dict[str, Any]]] = {
         {"suite": "stereo.jsonl", "baseline": TINY},
     ],
     "evaluate": [
-        {"text": TEXTS, "baseline": TINY, "prompts": ["the nurse"], "timing": True, "max_new_tokens": 2}
+        {"text": TEXTS, "baseline": TINY, "prompts": ["the nurse"], "timing": True, "max_new_tokens": 2},
+        {
+            "text": {"texts": ["the male nurse sat the baker sat " * 6], "max_length": 32},
+            "baseline": TINY,
+            "timing": True,
+            "max_new_tokens": 2,
+            "dynamic": {"keep_percentage": 50},
+        },
     ],
 }
 
