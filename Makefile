@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 CONSTRAINTS := constraints.txt
-JOBS ?= 2
+JOBS ?= 3
 
 # uv reads local wheel folders from UV_FIND_LINKS only; people set pip's variable.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from optipfair_engine.architectures import locate
 from optipfair_engine.errors import PlanError
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -48,6 +47,8 @@ def apply_plan(
         PlanError: the plan doesn't fit the model.
         UnsupportedModelError: the family can't be changed that way.
     """
+    from optipfair_engine.architectures import locate  # brings transformers, which static plans need not
+
     view = locate(model, layers_path)
     plan.validate(view)
     if plan.removed_layers:

@@ -20,7 +20,6 @@ from optipfair_engine.pruning.experts.calibrated import expert_plan
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 from optipfair_engine.pruning.width.by_score import kind_of, target_layers, width_plan
 from optipfair_engine.pruning.width.calibrated import Calibrated, calibrated_width_plan, uniform_counts
-from optipfair_engine.pruning.width.reconstruction import reconstruct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -106,6 +105,9 @@ def _reconstructed(
         return made
     if calibration is None:
         raise InvalidOptionError("reconstruction needs calibration text, and there are only kept statistics")
+    # it brings transformers, which static plans of checkpoints do without
+    from optipfair_engine.pruning.width.reconstruction import reconstruct
+
     plan = reconstruct(
         view,
         made.plan,
