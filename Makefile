@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(UV) pip install -q --python $(BIN)/python -c $(CONSTRAINTS) $(TORCH_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast check format chaos fuzz screenshots constraints openapi clean
+.PHONY: help setup demo serve test test-fast test-outages check format chaos fuzz screenshots constraints openapi clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -58,8 +58,11 @@ demo: $(VENV)/.run ## Prune a real model through the service, end to end
 serve: $(VENV)/.run ## Run the whole service on this machine (data in ./data)
 	@$(BIN)/optipfair-service serve --data-dir $(or $(OPTIPFAIR_DATA_DIR),data)
 
-test: $(VENV)/.dev ## Run the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist worksteal
+test: $(VENV)/.dev ## Run the test suite (all but the long outages)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not outage"
+
+test-outages: $(VENV)/.dev ## Run the tests that take broker, database, store and disk away for a long while
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m outage
 
 test-fast: $(VENV)/.dev ## Run the quick tests (no servers, no browser)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not slow and not server and not browser"

@@ -82,15 +82,15 @@ def follow(client: OptipfairClient, job_id: str, outputs: Outputs) -> int:
 
     Ctrl-C leaves the job running.
     """
-    from service.client.display import ProgressDisplay
-
     try:
+        from service.client.display import ProgressDisplay  # takes its time, in which Ctrl-C may come
+
         with ProgressDisplay() as display:
             job = client.wait(job_id, on_change=display.job)
             return conclude(client, job, outputs, display)
     except KeyboardInterrupt:
         line = f"the job is left as it is; to cancel it: optipfair-service cancel {job_id} --url {client.url}"
-        ProgressDisplay().say(line)
+        print(line, file=sys.stderr, flush=True)
         return INTERRUPTED
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.outages.chaos import run
 from benchmarks.outages.chaos_books import Plan
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.outage, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "postgres"])

@@ -12,7 +12,7 @@ import pytest
 
 from tests.service.harness import END_SECONDS, Service, gone, wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.outage, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def start_held(service: Service, seconds: float = 60.0, **labels: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ import pytest
 from tests.service.harness import Service, running, wait_for
 from tests.tiny import write_tiny_llama
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.outage, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 DISK_BYTES = 2 * 1024 * 1024
 #: Room for everything that a service writes while it runs some small jobs.
 WHOLE_BYTES = 32 * 1024 * 1024

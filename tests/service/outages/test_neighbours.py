@@ -13,7 +13,7 @@ import pytest
 
 from tests.service.outages.neighbours import Neighbourhood, neighbourhood, suffer
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.outage, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LENGTH = 3.0
 CASES = [

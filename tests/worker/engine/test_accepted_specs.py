@@ -27,7 +27,7 @@ SIZES: list[dict[str, Any]] = [
     {"layer_indices": [1]},
 ]
 #: So many of all accepted ones, drawn with a seed: planning each would take minutes.
-PLANNED = 80
+PLANNED = 40
 CHOICES: dict[str, list[Any]] = {
     "pruning_type": ["MLP_GLU", "DEPTH", "ATTENTION"],
     "neuron_selection_method": ["MAW", "VOW", "CFSP", "OBS"],
