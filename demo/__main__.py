@@ -78,20 +78,6 @@ def service() -> Iterator[OptipfairClient]:
         log.close()
 
 
-def submit(client: OptipfairClient) -> Job:
-    """Submit the job; again while only the worker for short jobs has started."""
-    from service.client.errors import RefusedError
-
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            return client.submit(job_request())
-        except RefusedError as error:
-            if "device_unavailable" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
 def wait_until_ready(base_url: str, process: subprocess.Popen[bytes]) -> None:
     """Poll /readyz until a job would run."""
     deadline = time.monotonic() + START_SECONDS
@@ -127,7 +113,7 @@ def job_request() -> dict[str, Any]:
 
 def prune(client: OptipfairClient) -> Job:
     """POST the job and show its progress until it has ended."""
-    job = submit(client)
+    job = client.submit(job_request())
     step(f"POST /v1/jobs: job {job['id']} is {job['state']}")
     if job["reused_from"]:
         console.print(f"   with the result of job {job['reused_from']}: same model, same spec, same code")
