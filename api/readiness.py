@@ -13,6 +13,7 @@ import structlog
 from api.context import Services
 from api.observability import Gauge
 from jobs.database import is_disk_full, reading
+from jobs.queue import SHORT
 
 _log = structlog.get_logger("api.readiness")
 
@@ -62,6 +63,9 @@ def _workers(services: Services) -> str:
         return OK  # one is started when a job waits
     if not workers:
         return "no live worker"
+    served = {queue for worker in workers for queue in worker.queues}
+    if served <= {SHORT} < set(services.settings.queues):
+        return "no live worker but for short jobs"  # most jobs would be refused
     return "no worker takes jobs" if all(worker.stalled for worker in workers) else OK
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
 TASK_NAME = "optipfair.run_job"
-QUEUES = ("short", "cpu", "gpu")
+SHORT = "short"
+QUEUES = (SHORT, "cpu", "gpu")
 """`short`: about a minute on a CPU at most (analyses, static pruning of small models); `cpu`: long work on a
 CPU; `gpu`: work on a CUDA device."""
 PRIORITY_STEPS = list(range(10))

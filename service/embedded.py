@@ -17,6 +17,7 @@ from types import FrameType
 from jobs.addresses import http_url, socket_path, socket_url
 from jobs.database import connect
 from jobs.handover import FROM_STDIN, api_document, child_environment, worker_document
+from jobs.queue import SHORT
 from jobs.repository import Repository
 from jobs.settings import Settings
 from migrations import upgrade
@@ -159,7 +160,7 @@ def worker_specs(settings: Settings) -> list[ChildSpec]:
     long = settings.model_copy(update={"threads": threads, "memory_bytes": each})
     short_memory = settings.memory_bytes or memory // SHORT_SHARE
     short = settings.model_copy(
-        update={"threads": 1, "memory_bytes": short_memory, "worker_queues": "short", "device": "cpu"}
+        update={"threads": 1, "memory_bytes": short_memory, "worker_queues": SHORT, "device": "cpu"}
     )
     return [
         *(_worker(long, _numbered("worker", number)) for number in range(settings.workers)),

@@ -19,6 +19,7 @@ from jobs.admission.naming import instead
 from jobs.admission.reuse import reuse_key
 from jobs.admission.sources import Books, Location, parts_of, sources_of, uploads_of
 from jobs.errors import InvalidError, NoWorkerError
+from jobs.queue import QUEUES, SHORT
 from jobs.rows import Job, JsonObject, LocalModel, Worker, warning
 from jobs.specs import (
     AnyRequest,
@@ -247,8 +248,8 @@ def _device(spec: Spec) -> str:
 
 def _queue_order(request: AnyRequest, cost: Cost | None) -> Iterable[str]:
     if request.kind == "analyze":
-        return ("short", "cpu", "gpu")
-    on_cpu = ("short", "cpu") if _is_short(request.spec, cost) else ("cpu",)
+        return QUEUES
+    on_cpu = (SHORT, "cpu") if _is_short(request.spec, cost) else ("cpu",)
     return {"cuda": ("gpu",), "cpu": on_cpu, "auto": ("gpu", *on_cpu)}[_device(request.spec)]
 
 

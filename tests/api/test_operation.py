@@ -64,6 +64,19 @@ class TestReadiness:
         response = nobody.get("/readyz")
         assert (response.status_code, response.json()["status"]) == (200, "ready"), response.text
 
+    def test_a_worker_for_short_jobs_alone_is_not_enough(self, nobody: Caller, worker: FakeWorker) -> None:
+        worker.beat(queues=["short"])
+        assert nobody.get("/readyz").json()["checks"]["worker"] == "no live worker but for short jobs"
+        FakeWorker(worker.services, "worker-2").beat(queues=["gpu"])
+        assert nobody.get("/readyz").json()["checks"]["worker"] == "ok"
+
+    def test_an_api_that_expects_short_jobs_alone_is_served_by_such_a_worker(
+        self, nobody: Caller, worker: FakeWorker, services: Services
+    ) -> None:
+        services.settings = services.settings.model_copy(update={"worker_queues": "short"})
+        worker.beat(queues=["short"])
+        assert nobody.get("/readyz").json()["checks"]["worker"] == "ok"
+
     def test_it_shows_nothing_of_the_inside(self, nobody: Caller, settings: object) -> None:
         text = nobody.get("/readyz").text
         assert "sqlite" not in text

@@ -73,6 +73,9 @@ def test_weights_that_are_not_finite_fail_the_job_at_once_and_name_the_tensor(se
 def test_a_model_that_is_added_while_the_service_runs_is_seen_within_seconds(service: Service) -> None:
     write_tiny_llama(service.data_dir / "models" / "later")
     wait_for(lambda: "later" in str(service.get("/v1/models")), "the new model to be seen")
+    body = {"kind": "analyze", "spec": {"model": {"source": "local", "name": "later"}}}
+    answer = service.client.post("/v1/jobs:validate", json=body)
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_model_that_is_truncated_is_refused_at_the_door(service: Service) -> None:

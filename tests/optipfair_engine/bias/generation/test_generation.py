@@ -61,13 +61,16 @@ def test_the_texts_have_everything_that_the_measures_are_made_of(model, tokenize
 
 def test_likelihoods_are_those_of_the_plain_model(model, tokenizer, found) -> None:
     pairs, _, lines = found
-    line = next(line for line in lines if not line["ended"])
+    # special tokens are left out of the text, so one that said some can't be read again
+    line = next(
+        line
+        for line in lines
+        if not line["ended"] and len(tokenizer(line["text"])["input_ids"]) == line["tokens"]
+    )
     other = pairs[line["pair"] - 1][2 - line["prompt"]]
     for text, key in ((line["prompt_text"], "log_likelihood"), (other, "log_likelihood_other_prompt")):
         prompt = tokenizer(text)["input_ids"]
         said = tokenizer(line["text"])["input_ids"]
-        if len(said) != line["tokens"]:
-            pytest.skip("special tokens were said, which the text leaves out")
         with torch.no_grad():
             log_p = model(torch.tensor([prompt + said])).logits[0].log_softmax(1)
         places = range(len(prompt) - 1, len(prompt) + len(said) - 1)
