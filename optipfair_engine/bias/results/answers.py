@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from optipfair_engine.bias.results.changes import Outcome
+from optipfair_engine.bias.results.grouped import GroupedScores
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.scores import Metric
-from optipfair_engine.options.suites import entry_of
 
 #: The measures, as metrics name them.
 MEASURES = ("accuracy", "accuracy_amb", "accuracy_dis", "s_dis", "s_amb")
@@ -34,47 +34,14 @@ class Answers:
         found = {name: None if value is None else value.as_dict() for name, value in self.measures.items()}
         return {"items": self.items, "templates": self.templates, **found}
 
+    def metrics(self) -> tuple[tuple[str, Metric], ...]:
+        """Names and values."""
+        return tuple(self.measures.items())
+
 
 @dataclass(frozen=True)
-class AnswerScores:
+class AnswerScores(GroupedScores[Answers]):
     """BBQ's measures: overall and by category."""
-
-    suite: str
-    scoring: str
-    overall: Answers
-    categories: Mapping[str, Answers]
-    perplexity: float | None
-    warnings: tuple[str, ...]
-
-    @property
-    def items(self) -> int:
-        """How many questions were asked."""
-        return self.overall.items
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "suite": self.suite,
-            "scoring": self.scoring,
-            "overall": self.overall.as_dict(),
-            "categories": {name: answers.as_dict() for name, answers in self.categories.items()},
-            "perplexity": self.perplexity,
-            "warnings": list(self.warnings),
-        }
-
-    def metrics(self) -> Iterator[tuple[str | None, str, Metric]]:
-        """(Category, name, value) of each metric, as the catalogue names them."""
-        yield None, "items", self.items
-        yield None, "perplexity", self.perplexity
-        yield from ((None, name, value) for name, value in self.overall.measures.items())
-        for name, answers in self.categories.items():
-            category = entry_of(self.suite).word_of(name)
-            yield from ((category, measure, value) for measure, value in answers.measures.items())
-
-    @property
-    def language(self) -> tuple[str, float | None]:
-        """What says how well the model knows its language: the name of the measure, and its value."""
-        return "perplexity", self.perplexity
 
 
 @dataclass(frozen=True)
