@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sides import demo_model, processor, test_data
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from sides import loaded_demo_model, processor, test_data
 
 from optipfair_engine.bias.behaviour.likelihood import start_token
 from optipfair_engine.bias.behaviour.preferences import score_crows_pairs, score_stereoset
@@ -109,17 +107,14 @@ def main() -> None:
     options = parser.parse_args()
     print(processor())
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = demo_model(options.model, Path(scratch) / "SmolLM2-135M-Instruct")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=options.dtype).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+    name, model, tokenizer = loaded_demo_model(options.model, options.dtype)
     files = (
         options.crows or next((test_data() / "crows_pairs").glob("*.csv")),
         options.stereoset or next((test_data() / "stereoset").glob("*.jsonl")),
     )
     crows, stereoset = (read_suite(path)[: options.items] for path in files)
     results = {
-        "model": folder.name,
+        "model": name,
         "dtype": options.dtype,
         "crows_pairs": compare(model, tokenizer, crows, plain_crows, engine_crows),
         "stereoset": compare(model, tokenizer, stereoset, plain_stereoset, engine_stereoset),

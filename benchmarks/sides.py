@@ -6,7 +6,9 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = "optipfair==0.4.2"
@@ -53,6 +55,16 @@ def demo_model(given: Path | None, folder: Path) -> Path:
 
         write_demo_model(folder)
     return given or folder
+
+
+def loaded_demo_model(given: Path | None, dtype: Any) -> tuple[str, Any, Any]:
+    """Name, model and tokenizer of the given folder or of the demo model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = demo_model(given, Path(scratch) / "SmolLM2-135M-Instruct")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        return folder.name, model, AutoTokenizer.from_pretrained(folder)
 
 
 def processor() -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from itertools import product
@@ -20,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from sides import demo_model, processor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from sides import loaded_demo_model, processor
+from transformers import AutoModelForCausalLM
 
 from optipfair_engine.bias.behaviour.likelihood import start_token
 from optipfair_engine.bias.behaviour.pronouns import score_winobias, score_winogender
@@ -129,11 +128,8 @@ def main() -> None:
     options = parser.parse_args()
     print(processor())
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = demo_model(options.model, Path(scratch) / "SmolLM2-135M-Instruct")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    models = {folder.name: model}
+    name, model, tokenizer = loaded_demo_model(options.model, torch.float32)
+    models = {name: model}
     if options.random:
         torch.manual_seed(0)
         models["random"] = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32).eval()
