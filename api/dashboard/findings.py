@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -39,20 +40,28 @@ def _of_file(
 ) -> Sequence[Chart]:
     if artifact.size > MAX_BYTES:
         return ()
-    known = _REMEMBERED(artifact.sha256)
-    if make.__name__ not in known:
-        try:
-            chunks = services.store.open_range(artifact.storage, artifact.name, 0, artifact.size)
-            known[make.__name__] = tuple(make(from_json(b"".join(chunks))))
-        except (JobsError, ValueError, KeyError, TypeError, AttributeError):
-            return ()  # a file of another version, or gone: the page is still good without its charts
-    return known[make.__name__]
+    try:
+        return _drawn(_File(artifact.sha256, make, services, artifact))
+    except (JobsError, ValueError, KeyError, TypeError, AttributeError):
+        return ()  # a file of another version, or gone: the page is still good without its charts
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is drawn of which content; where it lies makes no difference."""
+
+    sha256: str
+    make: Callable[[Numbers], Sequence[Chart]]
+    services: Services = field(compare=False)
+    artifact: Artifact = field(compare=False)
 
 
 @lru_cache(maxsize=128)
-def _REMEMBERED(_sha256: str) -> dict[str, Sequence[Chart]]:  # noqa: N802 - a table, filled by who asks
-    """The charts of files by their hash: files never change, and a plan may have megabytes."""
-    return {}
+def _drawn(file: _File) -> Sequence[Chart]:
+    """The charts of a file, kept by its hash: files never change, and a plan may have megabytes."""
+    stored = file.artifact
+    chunks = file.services.store.open_range(stored.storage, stored.name, 0, stored.size)
+    return tuple(file.make(from_json(b"".join(chunks))))
 
 
 def number(value: Any) -> float | None:
