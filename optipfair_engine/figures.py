@@ -18,6 +18,12 @@ _DPI = 120
 _Draw: TypeAlias = "Callable[[Axes], None]"
 
 
+def load_drawing() -> None:
+    """Import what the figures are drawn with; they do so themselves, this only does it earlier."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+
 def _save(path: Path, draw: _Draw, *, width: float = 8.0, height: float = 4.5) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -23,9 +23,18 @@ def files_in(folder: Path) -> list[str]:
 
 
 def record_files(folder: Path, command: str) -> None:
-    """Write down every file that is in ``folder`` now, with size and SHA-256, and which command made it."""
-    names = [name for name in files_in(folder) if name != RECORD_NAME]
-    files = {name: asdict(hash_file(folder / name)) for name in names}
+    """Write down every file that is in ``folder`` now, with size and SHA-256, and which command made it.
+
+    What a manifest in it says of a file of that size is taken over: the run that wrote both hashed the
+    weights as it wrote them, and reading gigabytes again would take longer than pruning.
+    """
+    known = Manifest.read(folder).files if (folder / MANIFEST_NAME).is_file() else {}
+    files = {}
+    for name in files_in(folder):
+        stated = known.get(name)
+        if name != RECORD_NAME:
+            same = stated is not None and stated.size == (folder / name).stat().st_size
+            files[name] = asdict(stated if same and stated is not None else hash_file(folder / name))
     text = json.dumps({"format": _FORMAT, "command": command, "files": files}, indent=2, sort_keys=True)
     (folder / RECORD_NAME).write_text(text + "\n", encoding="utf-8")
 

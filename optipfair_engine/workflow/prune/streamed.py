@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,18 +55,22 @@ def prune_streamed(
             that was written is left.
         EngineError: as ``prune_checkpoint``.
     """
+    from optipfair_engine.figures import load_drawing
     from optipfair_engine.pruning.static_plan import static_plan
     from optipfair_engine.streaming.apply import stream_checkpoint
 
     if windows is not None and dense_loss is None:
         dense_loss = _mean_loss(source, windows, report)
-    result = stream_checkpoint(
-        source,
-        output,
-        lambda layout: static_plan(layout, options, report=report) if plan is None else plan,
-        check=route.verify != "none",
-        report=report,
-    )
+    # what draws takes as long to import as half a gigabyte to write, and writing leaves a processor free
+    with ThreadPoolExecutor(1, thread_name_prefix="optipfair-figures") as aside:
+        aside.submit(load_drawing)
+        result = stream_checkpoint(
+            source,
+            output,
+            lambda layout: static_plan(layout, options, report=report) if plan is None else plan,
+            check=route.verify != "none",
+            report=report,
+        )
     measured: dict[str, float] = {}
     if windows is not None and dense_loss is not None:
         measured = _compared(dense_loss, _mean_loss(output, windows, report), windows, options)
