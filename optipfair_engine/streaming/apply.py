@@ -6,7 +6,7 @@ import fnmatch
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from optipfair_engine.computing.finite import require_finite
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.streaming.ahead import Ahead, Piece
 from optipfair_engine.streaming.config import plain_config
 from optipfair_engine.streaming.edits import TensorEdit, plan_edits
 from optipfair_engine.streaming.gather import chunks
@@ -180,14 +181,25 @@ def _write_shard(
     checking: Background,
     progress: _LayerProgress,
 ) -> Future[tuple[int, str]]:
-    with file:
+    with file, Ahead(_pieces(source, shard, buffers, checking), buffers) as pieces:
         file.write(shard.header())
-        for edit in shard.edits:
-            checking.give(partial(require_finite, edit.original, source.tensor(edit.original)))
-            for chunk in chunks(source, edit, buffers):
+        for edit, chunk in pieces:
+            if chunk is None:
+                progress.wrote(edit)
+            else:
                 file.write(chunk.data, partial(buffers.give_back, chunk.buffer))
-            progress.wrote(edit)
         return file.result()
+
+
+def _pieces(
+    source: CheckpointSource, shard: Shard, buffers: Buffers, checking: Background
+) -> Iterator[Piece]:
+    """The chunks of a shard's tensors, and a mark behind each tensor."""
+    for edit in shard.edits:
+        checking.give(partial(require_finite, edit.original, source.tensor(edit.original)))
+        for chunk in chunks(source, edit, buffers):
+            yield edit, chunk
+        yield edit, None
 
 
 def _check_dropped(source: CheckpointSource, edits: Sequence[TensorEdit], background: Background) -> None:
