@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def test_overwriting_replaces_what_the_earlier_run_wrote_and_keeps_notes_and_eva
     assert kept(used)
     written = json.loads((used / RECORD_NAME).read_text())
     assert "NOTES.md" not in written["files"] and "model.safetensors" in written["files"]
+    for name, entry in written["files"].items():
+        assert hashlib.sha256((used / name).read_bytes()).hexdigest() == entry["sha256"], name
     assert [path.name for path in used.parent.iterdir()] == ["out"]
     assert not any(path.name.startswith(".") for path in used.iterdir())
 
