@@ -20,21 +20,8 @@ from api.context import Services
 from api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from api.observability import HttpMetrics, make_tracer_provider
 from api.ratelimit import RateLimiter
-from api.routes import (
-    artifacts,
-    dashboard,
-    download,
-    health,
-    jobs,
-    keys,
-    logs,
-    models,
-    results,
-    tenants,
-    tokens,
-    uploads,
-    webhooks,
-)
+from api.routes import artifacts, health, jobs, logs, results
+from api.routes.later import LaterRouter, load_all
 from api.tokens.issuers import Issuers
 from api.waiting.notifier import Notifier
 from jobs.artifacts import make_store
@@ -45,6 +32,7 @@ from jobs.repository import Repository
 from jobs.settings import Settings, read_settings
 from jobs.signing.links import LinkSigner
 from jobs.signing.secret import ensure_secret, load_secrets
+from jobs.specs import prepare
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -128,22 +116,19 @@ def make_routes(metrics: HttpMetrics, *, tracer: TracerProvider | None = None) -
             "operation_spans": False,
         },
     )
-    for module in (
-        jobs,
-        results,
-        logs,
-        artifacts,
-        download,
-        models,
-        uploads,
-        webhooks,
-        keys,
-        tenants,
-        tokens,
-        health,
-        dashboard,
+    for router in (
+        *(module.router for module in (jobs, results, logs, artifacts)),
+        LaterRouter("download", "/v1/download"),
+        LaterRouter("models", "/v1/models", "/v1/calibrations", "/v1/suites"),
+        LaterRouter("uploads", "/v1/uploads"),
+        LaterRouter("webhooks", "/v1/webhooks"),
+        LaterRouter("keys", "/v1/keys"),
+        LaterRouter("tenants", "/v1/tenants"),
+        LaterRouter("tokens", "/v1/trust", "/v1/token", "/v1/audit"),
+        health.router,
+        LaterRouter("dashboard", "/", "/jobs", "/ui"),
     ):
-        app.include_router(module.router)
+        app.include_router(router)
     _add_openapi_path(app)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     failures.install(app)
@@ -159,10 +144,17 @@ def _add_openapi_path(app: FastAPI) -> None:
         return app.openapi()
 
 
+def _prepare(app: FastAPI) -> None:
+    """Make, behind the start, what the first of some requests would wait for otherwise."""
+    prepare()
+    load_all(app.routes)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     services.loop = asyncio.get_running_loop()
+    preparing = services.loop.run_in_executor(None, _prepare, app)
     try:
         if app.state.background:
             async with background(services):
@@ -171,6 +163,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
     finally:
         services.loop = None
+        await preparing
         await services.notifier.close()
         services.publisher.close()
         services.engine.dispose()

@@ -11,12 +11,12 @@ import time
 import uuid
 from typing import Any
 
-import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.observability import HttpMetrics
 from api.problem import Problem, problem_response
+from jobs.logs import structlog
 
 MAX_BODY_BYTES = 1_000_000
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.states import State
 
 VerdictWord = Literal["pass", "fail", "inconclusive", "none"]
 
 
-class Progress(BaseModel):
+class Model(BaseModel):
+    """What checks and serialises is built when it is first needed: at its start no process waits for all."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class Progress(Model):
     """How far the present attempt is; `fraction` in 0…1."""
 
     fraction: float
@@ -20,21 +26,21 @@ class Progress(BaseModel):
     eta_seconds: float | None
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Model):
     """Why a job ended badly."""
 
     code: str
     message: str
 
 
-class JobWarning(BaseModel):
+class JobWarning(Model):
     """Something that a person should know of a job or its result; the code is for scripts."""
 
     code: str
     message: str
 
 
-class Job(BaseModel):
+class Job(Model):
     """A job as it stands."""
 
     id: str
@@ -73,14 +79,14 @@ class Job(BaseModel):
     links: dict[str, str]
 
 
-class JobPage(BaseModel):
+class JobPage(Model):
     """One page of jobs, newest first."""
 
     items: list[Job]
     next_cursor: str | None
 
 
-class Estimate(BaseModel):
+class Estimate(Model):
     """What a job would need, from the model's headers alone; null for a model that is not here yet (hub)."""
 
     peak_memory_bytes: int | None
@@ -94,7 +100,7 @@ class Estimate(BaseModel):
     warnings: list[JobWarning] = Field(description="what the job would be created with")
 
 
-class Event(BaseModel):
+class Event(Model):
     """Something that happened to a job."""
 
     seq: int
@@ -104,14 +110,14 @@ class Event(BaseModel):
     data: dict[str, Any]
 
 
-class EventList(BaseModel):
+class EventList(Model):
     """The events of a job, oldest first, at most 1,000; `terminal` says that none comes after these."""
 
     items: list[Event]
     terminal: bool
 
 
-class Attempt(BaseModel):
+class Attempt(Model):
     """One try at a job."""
 
     number: int
@@ -122,13 +128,13 @@ class Attempt(BaseModel):
     error: ErrorBody | None
 
 
-class AttemptList(BaseModel):
+class AttemptList(Model):
     """The attempts of a job, oldest first."""
 
     items: list[Attempt]
 
 
-class Artifact(BaseModel):
+class Artifact(Model):
     """One published file."""
 
     name: str
@@ -138,13 +144,13 @@ class Artifact(BaseModel):
     links: dict[str, str]
 
 
-class LinkRequest(BaseModel, extra="forbid", strict=True):
+class LinkRequest(Model, extra="forbid", strict=True):
     """How long a link shall work."""
 
     ttl_seconds: int = Field(default=3600, ge=1, description="at most what the service allows (86400)")
 
 
-class Link(BaseModel):
+class Link(Model):
     """A signed URL: whoever has it may download."""
 
     url: str
@@ -152,7 +158,7 @@ class Link(BaseModel):
     sha256: str
 
 
-class Check(BaseModel):
+class Check(Model):
     """The result of one gate."""
 
     metric: str
@@ -165,14 +171,14 @@ class Check(BaseModel):
     reason: str | None
 
 
-class Verdict(BaseModel):
+class Verdict(Model):
     """What the gates say of an ended job."""
 
     verdict: VerdictWord
     checks: list[Check]
 
 
-class ModelEntry(BaseModel):
+class ModelEntry(Model):
     """A model that can be named in a job."""
 
     source: Literal["local"] = "local"
@@ -186,14 +192,14 @@ class ModelEntry(BaseModel):
     error: ErrorBody | None = Field(description="why it can't be used, if it can't")
 
 
-class ModelList(BaseModel):
+class ModelList(Model):
     """What the live workers can load."""
 
     items: list[ModelEntry]
     hub: bool = Field(description="whether hub ids are allowed")
 
 
-class CalibrationFile(BaseModel):
+class CalibrationFile(Model):
     """A text that a job can name in `calibration`, `evaluation` and `text`."""
 
     source: Literal["local"] = "local"
@@ -201,13 +207,13 @@ class CalibrationFile(BaseModel):
     queues: list[str] = Field(description="whose workers have it")
 
 
-class CalibrationList(BaseModel):
+class CalibrationList(Model):
     """The files of the live workers' calibration folders."""
 
     items: list[CalibrationFile]
 
 
-class SuiteFile(BaseModel):
+class SuiteFile(Model):
     """A file that a bias job can name as its `suite`."""
 
     source: Literal["local"] = "local"
@@ -219,7 +225,7 @@ class SuiteFile(BaseModel):
     queues: list[str] = Field(description="whose workers have it")
 
 
-class PublishedFile(BaseModel):
+class PublishedFile(Model):
     """A file of a suite of the catalogue; without `sha256` an operator provides it."""
 
     name: str
@@ -228,7 +234,7 @@ class PublishedFile(BaseModel):
     size: int | None
 
 
-class CatalogueSuite(BaseModel):
+class CatalogueSuite(Model):
     """A suite that a bias job can name in `suites`."""
 
     source: Literal["catalogue"] = "catalogue"
@@ -248,20 +254,20 @@ class CatalogueSuite(BaseModel):
     queues: list[str] = Field(description="whose workers have it")
 
 
-class SuiteList(BaseModel):
+class SuiteList(Model):
     """The suites of the catalogue, and the files of the live workers' suites folders."""
 
     items: list[SuiteFile | CatalogueSuite]
 
 
-class WebhookRequest(BaseModel, extra="forbid", strict=True):
+class WebhookRequest(Model, extra="forbid", strict=True):
     """Where to send what happens to this tenant's jobs."""
 
     url: str
     events: list[str] = Field(default=[], max_length=16, description="empty means every end of a job")
 
 
-class Webhook(BaseModel):
+class Webhook(Model):
     """A webhook without its secret."""
 
     id: str
@@ -276,13 +282,13 @@ class WebhookCreated(Webhook):
     secret: str
 
 
-class WebhookList(BaseModel):
+class WebhookList(Model):
     """The tenant's webhooks."""
 
     items: list[Webhook]
 
 
-class Delivery(BaseModel):
+class Delivery(Model):
     """One message to one URL."""
 
     id: str
@@ -297,19 +303,19 @@ class Delivery(BaseModel):
     delivered_at: str | None
 
 
-class DeliveryList(BaseModel):
+class DeliveryList(Model):
     """The deliveries of a webhook, newest first."""
 
     items: list[Delivery]
 
 
-class RedeliverRequest(BaseModel, extra="forbid", strict=True):
+class RedeliverRequest(Model, extra="forbid", strict=True):
     """Which delivery to send again; all that failed when none is named."""
 
     delivery_id: str | None = None
 
 
-class Redelivered(BaseModel):
+class Redelivered(Model):
     """How many deliveries will be sent again."""
 
     scheduled: int
@@ -318,7 +324,7 @@ class Redelivered(BaseModel):
 Scope = Literal["jobs:read", "jobs:write", "admin"]
 
 
-class KeyRequest(BaseModel, extra="forbid", strict=True):
+class KeyRequest(Model, extra="forbid", strict=True):
     """A new API key; only `admin` may name another tenant, and makes it by doing so."""
 
     tenant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
@@ -327,7 +333,7 @@ class KeyRequest(BaseModel, extra="forbid", strict=True):
     expires_at: str | None = Field(default=None, max_length=64, description="RFC 3339")
 
 
-class TenantRequest(BaseModel, extra="forbid", strict=True):
+class TenantRequest(Model, extra="forbid", strict=True):
     """What can be changed of a tenant."""
 
     weight: float = Field(
@@ -335,7 +341,7 @@ class TenantRequest(BaseModel, extra="forbid", strict=True):
     )
 
 
-class Tenant(BaseModel):
+class Tenant(Model):
     """A tenant, and what it has of the workers."""
 
     name: str
@@ -345,13 +351,13 @@ class Tenant(BaseModel):
     engine_seconds_last_hour: float
 
 
-class TenantList(BaseModel):
+class TenantList(Model):
     """Every tenant, by name."""
 
     items: list[Tenant]
 
 
-class Key(BaseModel):
+class Key(Model):
     """An API key without its secret; `hint` is its last characters."""
 
     id: str
@@ -364,7 +370,7 @@ class Key(BaseModel):
     revoked_at: str | None
 
 
-class KeyCreated(BaseModel):
+class KeyCreated(Model):
     """A new key, shown this once."""
 
     id: str
@@ -377,19 +383,19 @@ class KeyCreated(BaseModel):
     webhook_secret: str = Field(description="signs the messages to the `webhook_url` of this tenant's jobs")
 
 
-class KeyList(BaseModel):
+class KeyList(Model):
     """The keys of a tenant; of every tenant for `admin`."""
 
     items: list[Key]
 
 
-class Live(BaseModel):
+class Live(Model):
     """This process answers."""
 
     status: Literal["ok"] = "ok"
 
 
-class Ready(BaseModel):
+class Ready(Model):
     """Whether a job would run, check by check."""
 
     status: Literal["ready", "not_ready"]

@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, TypeAdapter
 
 from api.problem import MEDIA_TYPE, ProblemDocument
+from api.routes.later import load_all
 from jobs.specs import JobRequest
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -140,6 +141,7 @@ def install(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
+            load_all(app.routes)
             app.openapi_schema = _document(app, bodies)
         return app.openapi_schema
 

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import structlog
-
 from api.context import Services
 from api.observability import Gauge
 from jobs.database import is_disk_full, reading
+from jobs.logs import structlog
 from jobs.queue import SHORT
 
 _log = structlog.get_logger("api.readiness")

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from api import models
 from api.context import Services
 from api.observability import trace_context
@@ -18,6 +16,7 @@ from api.views import job_view
 from jobs.access.audit import Actor
 from jobs.admission import admit
 from jobs.errors import InvalidError, StorageError
+from jobs.logs import structlog
 from jobs.repository import Repository
 from jobs.rows import Idempotency, Job
 from jobs.specs import AnyRequest, upload_references

@@ -84,13 +84,15 @@ def _run(
     engine.dispose()  # children must not share connections, and this process needs none
     if stop.asked.is_set():
         return 0
-    for spec in worker_specs(settings):
+    first, later = worker_specs(settings)
+    for spec in [*first, _api(settings, listener)]:
         supervisor.start(spec)
-    supervisor.start(_api(settings, listener))
     announce = Announcement(settings, say)
     while not stop.asked.wait(_POLL_SECONDS):
         supervisor.check()
         announce.check()
+        while later and announce.settled:  # side by side their starts would take twice as long
+            supervisor.start(later.pop(0))
     say("stopping …")
     return 0
 
@@ -145,8 +147,8 @@ def _start_broker(settings: Settings, supervisor: Supervisor, stop: Stop) -> Non
         time.sleep(0.02)
 
 
-def worker_specs(settings: Settings) -> list[ChildSpec]:
-    """The workers for jobs of every length, then those for short jobs alone.
+def worker_specs(settings: Settings) -> tuple[list[ChildSpec], list[ChildSpec]]:
+    """The workers for jobs of every length, and those for short jobs alone.
 
     The former share the cores, since threads that outnumber them crawl. A worker for short jobs is idle most
     of the time: reserving cores for it would slow every long job down, so its engine has one thread, and the
@@ -162,10 +164,10 @@ def worker_specs(settings: Settings) -> list[ChildSpec]:
     short = settings.model_copy(
         update={"threads": 1, "memory_bytes": short_memory, "worker_queues": SHORT, "device": "cpu"}
     )
-    return [
-        *(_worker(long, _numbered("worker", number)) for number in range(settings.workers)),
-        *(_worker(short, _numbered("worker-short", number)) for number in range(settings.short_workers)),
-    ]
+    return (
+        [_worker(long, _numbered("worker", number)) for number in range(settings.workers)],
+        [_worker(short, _numbered("worker-short", number)) for number in range(settings.short_workers)],
+    )
 
 
 def _numbered(name: str, number: int) -> str:
@@ -204,6 +206,11 @@ class Announcement:
         self._say, self._give_up = say, time.monotonic() + patience
         self._next = time.monotonic()
         self._done = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether the service was ready once, or should have been by now."""
+        return self._done or self._give_up == float("inf")
 
     def check(self) -> None:
         """Look at `/readyz` twice a second until it has answered 200 once."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 
 from celery import signals
 
 from jobs.artifacts import make_store
 from jobs.database import connect
-from jobs.handover import FROM_STDIN, settings_of_process
 from jobs.logs import configure_logging
 from jobs.repository import Repository
 from jobs.settings import Settings
@@ -22,7 +19,6 @@ from worker import app, orphans
 from worker.beats import Beats
 from worker.consumer import ConsumerHandle
 from worker.engine.process import Ended, EngineProcess, Message
-from worker.engine.server import make_context, start_server, thread_environment
 from worker.inputs.cache import FolderCache
 from worker.inputs.inventory import Inventory
 from worker.log import logger
@@ -36,26 +32,14 @@ PROBE_SECONDS = 180.0
 PROBE_TRIES = 3
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a worker until SIGTERM; the exit code is Celery's."""
-    parser = argparse.ArgumentParser(prog="python -m worker", description="one worker of optipfair-service")
-    parser.add_argument(FROM_STDIN, action="store_true", help="settings as JSON on standard input")
-    parser.add_argument("--once", type=float, metavar="SECONDS", help="one job, waited for so long; then end")
-    given = parser.parse_args(arguments)
-    return run(settings_of_process(given.settings_from_stdin), once=given.once)
-
-
-def run(settings: Settings, *, once: float | None = None) -> int:
+def run(settings: Settings, engines: BaseContext, *, once: float | None = None) -> int:
     """Run a worker with these settings until SIGTERM; the exit code is Celery's.
 
-    `once`: take one job, wait at most so many seconds for it, and end with 0.
+    `engines` is how engine processes are started. `once`: take one job, wait at most so many seconds for it,
+    and end with 0.
     """
     configure_logging(settings, "worker")
     configure_tracing(settings)
-    # Before anything starts a process: the fork server and the engines inherit these.
-    os.environ.update(thread_environment(os.cpu_count(), 1, settings.threads))
-    engines = make_context()
-    start_server()
     services = make_services(settings, engines)
     threading.Thread(target=orphans.keep_clean, args=(services,), name="orphans", daemon=True).start()
     # Consume only when the fork server is warm: until then another worker is the better place for a job.

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-import structlog
+from jobs.logs import structlog
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger("worker")

@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-import structlog
-
 from api.background.deliveries import WebhookSender
 from api.background.purging import purge_some, remove_ownerless, thin_progress
+from jobs.logs import structlog
 from jobs.rows import Delivery
 
 if TYPE_CHECKING:

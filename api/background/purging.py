@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 
-import structlog
-
 from api.context import Services
 from jobs.artifacts import remove_orphans
+from jobs.logs import structlog
 from jobs.repository.whole.duties import Duty
 
 LEASE_SECONDS = 300.0

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-import structlog
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
+from jobs.logs import structlog
 
 ROUND_SECONDS = 1.0
 KEEPALIVE_SECONDS = 15.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-import structlog
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
@@ -19,6 +18,7 @@ from api.uploads import models
 from api.uploads.receiving import receive, stretch_of
 from api.views import rfc3339_or_none
 from jobs.errors import StorageError
+from jobs.logs import structlog
 from jobs.repository import Repository
 from jobs.times import rfc3339
 from jobs.uploads.checking import HashMismatchError, check_upload

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr, StringConstraints
+from pydantic import Field, StrictBool, StrictInt, StrictStr, StringConstraints
+
+from api.models import Model
 
 _Text = Annotated[StrictStr, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _Number = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
@@ -13,7 +15,7 @@ ClaimName = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
 TokenScope = Literal["jobs:read", "jobs:write"]
 
 
-class TrustRequest(BaseModel, extra="forbid", strict=True):
+class TrustRequest(Model, extra="forbid", strict=True):
     """Whose tokens are exchanged for a key of which tenant; claims are compared exactly."""
 
     issuer: _Text = Field(description="the `iss` claim; keys are found by OpenID Connect discovery")
@@ -26,7 +28,7 @@ class TrustRequest(BaseModel, extra="forbid", strict=True):
     scopes: list[TokenScope] = Field(default=["jobs:read", "jobs:write"], min_length=1, max_length=2)
 
 
-class Trust(BaseModel):
+class Trust(Model):
     """A trust rule."""
 
     id: str
@@ -38,13 +40,13 @@ class Trust(BaseModel):
     created_at: str
 
 
-class TrustList(BaseModel):
+class TrustList(Model):
     """All trust rules."""
 
     items: list[Trust]
 
 
-class Token(BaseModel):
+class Token(Model):
     """A short-lived key (RFC 8693, section 2.2.1)."""
 
     access_token: str
@@ -54,14 +56,14 @@ class Token(BaseModel):
     scope: str
 
 
-class TokenError(BaseModel):
+class TokenError(Model):
     """Why there is none (RFC 6749, section 5.2)."""
 
     error: str
     error_description: str
 
 
-class AuditEntry(BaseModel):
+class AuditEntry(Model):
     """One write: who did what to which thing, when, and by which request."""
 
     id: str
@@ -73,7 +75,7 @@ class AuditEntry(BaseModel):
     request_id: str | None
 
 
-class AuditPage(BaseModel):
+class AuditPage(Model):
     """One page of the audit, newest first."""
 
     items: list[AuditEntry]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from api.models import Model
 from jobs.uploads.declaring import MAX_FILES
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
-class UploadFileRequest(BaseModel, extra="forbid", strict=True):
+class UploadFileRequest(Model, extra="forbid", strict=True):
     """A file that is going to be sent."""
 
     name: Name
@@ -19,7 +20,7 @@ class UploadFileRequest(BaseModel, extra="forbid", strict=True):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class UploadRequest(BaseModel, extra="forbid", strict=True):
+class UploadRequest(Model, extra="forbid", strict=True):
     """A model's files, or one text: a calibration file or a suite."""
 
     kind: Literal["model", "calibration", "suite"]
@@ -27,7 +28,7 @@ class UploadRequest(BaseModel, extra="forbid", strict=True):
     files: list[UploadFileRequest] = Field(min_length=1, max_length=MAX_FILES)
 
 
-class UploadFile(BaseModel):
+class UploadFile(Model):
     """A file of an upload; `offset` is the first byte that is missing."""
 
     name: str
@@ -37,7 +38,7 @@ class UploadFile(BaseModel):
     offset: int
 
 
-class Upload(BaseModel):
+class Upload(Model):
     """Files under one name; `{"source": "upload", "id": …}` names it in a job once it is complete."""
 
     id: str
@@ -52,7 +53,7 @@ class Upload(BaseModel):
     links: dict[str, str]
 
 
-class UploadList(BaseModel):
+class UploadList(Model):
     """The tenant's uploads, newest first; of every tenant for `admin`."""
 
     items: list[Upload]

@@ -14,8 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-import structlog
-
+from jobs.logs import structlog
 from jobs.repository.whole.feed import PATIENCE_SECONDS, News
 from jobs.rows import Version
 

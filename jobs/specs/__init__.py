@@ -27,7 +27,7 @@ from jobs.specs.references import (
     TextRef,
     UploadRef,
 )
-from jobs.specs.requests import AnyRequest, Gate, JobRequest, parse_request
+from jobs.specs.requests import AnyRequest, Gate, JobRequest, parse_request, prepare
 
 __all__ = [
     "KINDS",
@@ -53,6 +53,7 @@ __all__ = [
     "model_references",
     "parse_request",
     "parse_spec",
+    "prepare",
     "spec_to_json",
     "upload_references",
 ]

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    ConfigDict,
     Field,
     StringConstraints,
     TypeAdapter,
@@ -163,7 +164,12 @@ AnyRequest = (
 JobRequest = Annotated[AnyRequest, Field(discriminator="kind")]
 """The shape of the body of POST /v1/jobs; `parse_request` checks what a shape can't say, too."""
 
-_ADAPTER: TypeAdapter[AnyRequest] = TypeAdapter(JobRequest)
+_ADAPTER: TypeAdapter[AnyRequest] = TypeAdapter(JobRequest, config=ConfigDict(defer_build=True))
+
+
+def prepare() -> None:
+    """Build what checks requests, for which the first of them would wait otherwise."""
+    _ADAPTER.rebuild()
 
 
 def parse_request(body: Any) -> AnyRequest:

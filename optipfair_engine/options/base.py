@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, SupportsFloat, Union, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from optipfair_engine.options.docstrings import docstrings_of
 from optipfair_engine.options.errors import explained
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -43,9 +44,21 @@ class About:
 
 
 class Strict(BaseModel):
-    """No unknown field, no conversion between types, no change after validation."""
+    """No unknown field, no conversion between types, no change after validation.
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+    What checks values is built when the first is checked: most processes never use most models. A field's
+    description is the docstring behind it.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, defer_build=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Give its own fields their descriptions."""
+        for name, text in docstrings_of(cls).items():
+            field = cls.model_fields.get(name)
+            if field is not None and field.description is None:
+                field.description = text
 
 
 class EngineOptions(Strict):

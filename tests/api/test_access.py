@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from api.context import Services
+from api.routes.later import load_all
 from tests.api.conftest import Caller, FakeWorker, prune
 
 PUBLIC = {
@@ -49,6 +50,7 @@ def operations(routes: list[BaseRoute]) -> Iterator[tuple[str, str]]:
 
 
 def all_operations(app: FastAPI) -> list[tuple[str, str]]:
+    load_all(app.routes)
     found = sorted(set(operations(list(app.routes))))
     assert len(found) > 30, found
     return found

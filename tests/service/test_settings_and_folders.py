@@ -88,7 +88,7 @@ def test_flags_win_over_variables_and_these_over_defaults(tmp_path: Path) -> Non
 
 
 def told_workers(settings: Settings) -> list[dict[str, Any]]:
-    return [json.loads(spec.document) for spec in worker_specs(settings)]
+    return [json.loads(spec.document) for specs in worker_specs(settings) for spec in specs]
 
 
 def test_the_workers_of_one_machine_share_its_cores_and_memory(tmp_path: Path) -> None:

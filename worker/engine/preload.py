@@ -42,8 +42,14 @@ def scrub_environment() -> None:
 
 
 def preload() -> None:
-    """Import what every attempt needs; a missing optional part is the attempt's error to explain."""
+    """Import what every attempt needs; a missing optional part is the attempt's error to explain.
+
+    A worker that has ended meanwhile needs nothing more.
+    """
+    worker = os.getppid()
     for name in _MODULES:
+        if os.getppid() != worker:
+            os._exit(0)
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
