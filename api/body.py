@@ -17,7 +17,6 @@ from pydantic_core import ErrorDetails, from_json
 from api.context import Services, WithServices
 from api.problem import FieldError, Problem, field_error, invalid
 from api.sentences import sentence
-from jobs.admission.checks import HUB_NOT_ALLOWED
 from jobs.errors import InvalidError
 from jobs.specs import AnyRequest, parse_request
 
@@ -96,6 +95,8 @@ def _check_hub_is_allowed(services: Services, error: ValidationError, body: Any)
                 continue
             workers = services.repository.known_workers()
             if workers and not any(worker.allow_hub for worker in workers):
+                from jobs.admission.checks import HUB_NOT_ALLOWED
+
                 raise InvalidError(HUB_NOT_ALLOWED, code="hub_not_allowed", location=tuple(place))
 
 

@@ -20,10 +20,10 @@ from api.context import Services
 from api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from api.observability import HttpMetrics, make_tracer_provider
 from api.ratelimit import RateLimiter
-from api.routes import artifacts, health, jobs, logs, results
 from api.routes.later import LaterRouter, load_all
 from api.tokens.issuers import Issuers
 from api.waiting.notifier import Notifier
+from jobs.absent import without
 from jobs.artifacts import make_store
 from jobs.database import connect
 from jobs.patience import REQUEST
@@ -33,6 +33,9 @@ from jobs.settings import Settings, read_settings
 from jobs.signing.links import LinkSigner
 from jobs.signing.secret import ensure_secret, load_secrets
 from jobs.specs import prepare
+
+with without("pydantic.v1"):  # FastAPI asks of every type whether it is a model of that
+    from api.routes import artifacts, health, jobs, logs, results
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -146,6 +149,8 @@ def _add_openapi_path(app: FastAPI) -> None:
 
 def _prepare(app: FastAPI) -> None:
     """Make, behind the start, what the first of some requests would wait for otherwise."""
+    import jobs.admission  # noqa: F401 - for the creation of jobs
+
     prepare()
     load_all(app.routes)
 

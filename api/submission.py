@@ -14,7 +14,6 @@ from api.observability import trace_context
 from api.problem import field_error, invalid
 from api.views import job_view
 from jobs.access.audit import Actor
-from jobs.admission import admit
 from jobs.errors import InvalidError, StorageError
 from jobs.logs import structlog
 from jobs.repository import Repository
@@ -77,6 +76,8 @@ def render(job: Job) -> str:
 
 def estimate(services: Services, tenant: str, request: AnyRequest) -> models.Estimate:
     """What a job would need; refused as its creation would be."""
+    from jobs.admission import admit
+
     _check_webhook(services, request)
     admission = admit(services.repository, tenant, request)
     cost = admission.estimate
@@ -101,6 +102,8 @@ def delete(services: Services, repository: Repository, job_id: str) -> None:
 
 
 def _create(services: Services, origin: Origin, request: AnyRequest, first: Idempotency | None) -> Job:
+    from jobs.admission import admit
+
     _check_webhook(services, request)
     admission = admit(services.repository, origin.tenant, request)
     services.repository.keep_uploads([upload_id for _, upload_id, _ in upload_references(request.spec)])

@@ -8,27 +8,14 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from typing import Any, TextIO
 
+from jobs.absent import without
 from jobs.settings import Settings
 
 
-@contextmanager
-def _without(name: str) -> Iterator[None]:
-    """Let nothing import a package meanwhile, if it isn't there already."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # how Python says: this import fails
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-with _without("rich"):
+with without("rich"):
     import structlog
     from structlog.typing import Processor
 
