@@ -14,7 +14,6 @@ from typing import Any, TextIO
 from jobs.absent import without
 from jobs.settings import Settings
 
-
 with without("rich"):
     import structlog
     from structlog.typing import Processor

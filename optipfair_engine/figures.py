@@ -7,6 +7,7 @@ are from Okabe and Ito's palette, which readers with any colour vision can tell 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,12 +20,16 @@ _Draw: TypeAlias = "Callable[[Axes], None]"
 
 
 def load_drawing() -> None:
-    """Import what the figures are drawn with; they do so themselves, this only does it earlier."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
+    """Import what draws and load its fonts, by an empty figure: most of what the first figure takes."""
+    _draw(BytesIO(), lambda _: None)
 
 
 def _save(path: Path, draw: _Draw, *, width: float = 8.0, height: float = 4.5) -> Path:
+    _draw(path, draw, width=width, height=height)
+    return path
+
+
+def _draw(target: Path | BytesIO, draw: _Draw, *, width: float = 8.0, height: float = 4.5) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -34,8 +39,7 @@ def _save(path: Path, draw: _Draw, *, width: float = 8.0, height: float = 4.5) -
     draw(axes)
     axes.spines[["top", "right"]].set_visible(False)
     # no software name and date: the same numbers give the same bytes
-    figure.savefig(path, dpi=_DPI, format="png", metadata={"Software": None})
-    return path
+    figure.savefig(target, dpi=_DPI, format="png", metadata={"Software": None})
 
 
 def _layer_axis(axes: Axes) -> None:

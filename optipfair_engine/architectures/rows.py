@@ -2,18 +2,23 @@
 
 Both back ends of a plan call these functions: the views of a model in memory, and the edits of a checkpoint
 on disk. Every weight is meant as ``[outputs, inputs]``; whoever stores it the other way round turns the axis.
-Needs torch, but not transformers: a checkpoint is edited without it.
+Indices of neurons may be NumPy's, so that a checkpoint's are selected without torch; nothing here needs
+transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from optipfair_engine.architectures.base import MlpKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Indices = Tensor | np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Kept(NamedTuple):
@@ -25,17 +30,25 @@ class Kept(NamedTuple):
     """
 
     axis: Literal["outputs", "inputs"]
-    indices: Tensor
+    indices: Indices
 
 
-def kept_of_mlp(kind: MlpKind, kept: Tensor, intermediate_size: int) -> dict[str, Kept]:
+def kept_of_mlp(kind: MlpKind, kept: Indices, intermediate_size: int) -> dict[str, Kept]:
     """Role (``gate``, ``up``, ``down``) → what stays of its weight when the neurons ``kept`` stay.
 
     A neuron is a row of gate and up, and a column of down. In a fused GLU ``gate`` and ``up`` are one tensor:
     its rows 0…I−1 are the gate and I…2I−1 are up, so that a neuron is two of its rows.
     """
-    rows = torch.cat((kept, kept + intermediate_size)) if kind == "fused_glu" else kept
+    rows = _joined(kept, kept + intermediate_size) if kind == "fused_glu" else kept
     return {"gate": Kept("outputs", rows), "up": Kept("outputs", rows), "down": Kept("inputs", kept)}
+
+
+def _joined(first: Indices, second: Indices) -> Indices:
+    if isinstance(first, np.ndarray):
+        return np.concatenate((first, second))
+    import torch
+
+    return torch.cat((first, second))
 
 
 def gate_of(weight: Tensor, intermediate_size: int) -> Tensor:
@@ -50,6 +63,8 @@ def up_of(kind: MlpKind, weight: Tensor, intermediate_size: int) -> Tensor:
 
 def features_of_heads(heads: Tensor, head_dim: int) -> Tensor:
     """The features of these heads: head h covers h·head_dim … (h+1)·head_dim − 1."""
+    import torch
+
     return (heads[:, None] * head_dim + torch.arange(head_dim, device="cpu")).flatten()
 
 
@@ -61,6 +76,8 @@ def kept_of_attention(
     A head is ``head_dim`` rows of its projection; a query head is as many columns of the output projection.
     A grouped ``qkv`` holds all query heads, then all key heads, then all value heads.
     """
+    import torch
+
     queries, shared = features_of_heads(query, head_dim), features_of_heads(kv, head_dim)
     key_start = num_heads * head_dim
     value_start = key_start + num_key_value_heads * head_dim
@@ -85,6 +102,8 @@ def check_indices(indices: Tensor, size: int, what: str) -> Tensor:
     Raises:
         ValueError: there are none, or some are repeated or not below ``size``.
     """
+    import torch
+
     flat = torch.as_tensor(indices, dtype=torch.int64, device="cpu").flatten()
     if flat.numel() == 0:
         raise ValueError(f"at least one of the {size} {what} must be kept")
@@ -106,6 +125,8 @@ def check_groups(
     Raises:
         ValueError: they don't.
     """
+    import torch
+
     query = check_indices(query, num_heads, "query heads")
     kv = check_indices(kv, num_key_value_heads, "key/value heads")
     owners = query // (num_heads // num_key_value_heads)

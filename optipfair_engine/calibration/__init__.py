@@ -1,32 +1,10 @@
-"""Calibration: text and data loaders as batches, accumulators, and the runners that feed them."""
+"""Calibration: text and data loaders as batches, accumulators, and the runners that feed them.
+
+Importing this package does not load torch (PEP 562): plans read what is said of a calibration without it.
+"""
 
 from __future__ import annotations
 
-from optipfair_engine.calibration.accumulators import CosineImportance, CrossGram, Gram, SquaredNorm
-from optipfair_engine.calibration.runner import Captured, capture, capture_sites
-from optipfair_engine.calibration.text import (
-    CalibrationSet,
-    as_calibration_set,
-    calibration_from_texts,
-    calibration_from_windows,
-    iter_batches,
-    load_calibration_file,
-    windows_from_text,
-)
+import lazy_loader
 
-__all__ = [
-    "CalibrationSet",
-    "Captured",
-    "CosineImportance",
-    "CrossGram",
-    "Gram",
-    "SquaredNorm",
-    "as_calibration_set",
-    "calibration_from_texts",
-    "calibration_from_windows",
-    "capture",
-    "capture_sites",
-    "iter_batches",
-    "load_calibration_file",
-    "windows_from_text",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

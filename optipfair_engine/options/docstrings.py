@@ -43,6 +43,6 @@ def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
     for attribute, behind in pairwise(body):
         if not (isinstance(attribute, ast.AnnAssign) and isinstance(attribute.target, ast.Name)):
             continue
-        if isinstance(behind, ast.Expr) and isinstance(behind.value, ast.Constant):
-            if isinstance(behind.value.value, str):
-                yield attribute.target.id, inspect.cleandoc(behind.value.value)
+        match behind:
+            case ast.Expr(ast.Constant(str(text))):
+                yield attribute.target.id, inspect.cleandoc(text)

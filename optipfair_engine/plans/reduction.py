@@ -25,15 +25,18 @@ def mean_expansion_rate(view: WeightsView) -> float | None:
     return 100 * sum(sizes) / (len(sizes) * view.hidden_size)
 
 
-def pruning_statistics(original_parameters: int, pruned: WeightsView, plan: PruningPlan) -> dict[str, Any]:
-    """The guide's ``stats``.
+def pruning_statistics(
+    original_parameters: int, pruned: WeightsView, plan: PruningPlan, *, pruned_parameters: int | None = None
+) -> dict[str, Any]:
+    """The guide's ``stats``; ``pruned_parameters`` are counted unless they are given.
 
     Width and attention: ``expansion_rate``, ``pruned_layers``, ``total_layers``. Depth:
     ``original_layer_count``, ``final_layer_count``, ``layers_removed``, ``layer_reduction_percentage``.
     Experts, of each layer that has some: ``original_expert_count``, ``final_expert_count``.
     Always the four counts of parameters.
     """
-    pruned_parameters = count_parameters(pruned.model)
+    if pruned_parameters is None:
+        pruned_parameters = count_parameters(pruned.model)
     reduction = original_parameters - pruned_parameters
     stats: dict[str, Any] = {
         "original_parameters": original_parameters,

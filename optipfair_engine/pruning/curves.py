@@ -16,8 +16,8 @@ from optipfair_engine.pruning.experts.calibrated import other_count
 from optipfair_engine.pruning.plan_options import allocation_of, plan_type, size_of
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.sizes import kept_by_percentage
-from optipfair_engine.pruning.width.by_score import kind_of
-from optipfair_engine.pruning.width.calibrated import calibrated_width_plan, eliminations_of, uniform_counts
+from optipfair_engine.pruning.width.by_score import kind_of, uniform_counts
+from optipfair_engine.pruning.width.calibrated import calibrated_width_plan, eliminations_of
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView

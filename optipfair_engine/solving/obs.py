@@ -111,9 +111,10 @@ def eliminate(
 class _State:
     """What remains of W and A⁻¹ while inputs are removed, in one number type; W has one row an input.
 
-    Costs, scores and what is divided by are in float64 whichever type that is. W, the diagonal of A⁻¹ and what is read of its rows are those of all removals. The matrix itself is
-    updated, and what was removed leaves it, once in a sixteenth of the inputs: until then the rows that are
-    to be subtracted from it, C with A⁻¹ = inverse − CᵀC, wait in ``pending``.
+    Costs, scores and what is divided by are in float64 whichever type that is. W, the diagonal of A⁻¹ and
+    what is read of its rows are those of all removals. The matrix itself is updated, and what was removed
+    leaves it, once in a sixteenth of the inputs: until then the rows that are to be subtracted from it, C with
+    A⁻¹ = inverse − CᵀC, wait in ``pending``.
     """
 
     def __init__(

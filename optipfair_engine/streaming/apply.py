@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optipfair_engine.computing.finite import require_finite
+from optipfair_engine.computing.bits import bits_are_finite
+from optipfair_engine.errors import NonFiniteWeightsError
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.streaming.ahead import Ahead, Piece
 from optipfair_engine.streaming.config import plain_config
@@ -30,8 +31,7 @@ from optipfair_engine.streaming.shards import (
     assign_shards,
     shard_index,
 )
-from optipfair_engine.streaming.source import CheckpointSource
-from optipfair_engine.streaming.structure import build_on_meta, write_config
+from optipfair_engine.streaming.source import DTYPE_NAMES, CheckpointSource
 from optipfair_engine.streaming.told import check_written, tensors_are_told
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def stream_checkpoint(
         ThreadPoolExecutor(1, thread_name_prefix="optipfair-structure") as aside,
     ):
         told = tensors_are_told(layout.source)
-        building = aside.submit(build_on_meta, folder) if check and not told else None
+        building = aside.submit(_build, folder) if check and not told else None
         plan = choose(layout)
         edits = plan_edits(layout, plan)
         shards = assign_shards(edits, max_shard_bytes)
@@ -137,7 +137,7 @@ def stream_checkpoint(
             if check:
                 check_written(target, edits)
         else:
-            building = building or aside.submit(build_on_meta, folder)
+            building = building or aside.submit(_build, folder)
             shrinking = aside.submit(_shrink, building, layout, plan, target)
             files = _write_weights(layout, edits, shards, target, report)
             shrinking.result()
@@ -147,9 +147,17 @@ def stream_checkpoint(
     return StreamedCheckpoint(plan, files, layout.count_parameters(), checked)
 
 
+def _build(folder: Path) -> PreTrainedModel:
+    from optipfair_engine.streaming.structure import build_on_meta
+
+    return build_on_meta(folder)
+
+
 def _shrink(
     building: Future[PreTrainedModel], layout: CheckpointLayout, plan: PruningPlan, target: Path
 ) -> None:
+    from optipfair_engine.streaming.structure import write_config
+
     write_config(building.result(), layout, plan, target)
 
 
@@ -196,7 +204,7 @@ def _pieces(
 ) -> Iterator[Piece]:
     """The chunks of a shard's tensors, and a mark behind each tensor."""
     for edit in shard.edits:
-        checking.give(partial(require_finite, edit.original, source.tensor(edit.original)))
+        checking.give(partial(_require_finite, source, edit.original))
         for chunk in chunks(source, edit, buffers):
             yield edit, chunk
         yield edit, None
@@ -205,7 +213,12 @@ def _pieces(
 def _check_dropped(source: CheckpointSource, edits: Sequence[TensorEdit], background: Background) -> None:
     """Tensors that go are searched for NaN too, as a model in memory is."""
     for name in sorted(set(source.tensors) - {edit.original for edit in edits}):
-        background.give(partial(require_finite, name, source.tensor(name)))
+        background.give(partial(_require_finite, source, name))
+
+
+def _require_finite(source: CheckpointSource, name: str) -> None:
+    if not bits_are_finite(source.bits(name), DTYPE_NAMES[source.info(name).dtype]):
+        raise NonFiniteWeightsError(f"{name} holds NaN or infinite values")
 
 
 class _LayerProgress:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from optipfair_engine.architectures.rows import Kept, kept_of_attention, kept_of_mlp
 from optipfair_engine.errors import PlanError, UnsupportedModelError
 from optipfair_engine.plans.plan import HeadPlan, PruningPlan
 from optipfair_engine.streaming.layout import CheckpointLayout
-from optipfair_engine.streaming.source import DTYPES, CheckpointSource
+from optipfair_engine.streaming.source import ITEM_BYTES, CheckpointSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Selection:
     """Which slices along a dimension of the stored tensor stay: int64, in the order of the result."""
 
     dim: int
-    indices: Tensor
+    indices: Indices
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class TensorEdit:
     @property
     def nbytes(self) -> int:
         """Bytes in the result."""
-        return self.numel * DTYPES[self.dtype].itemsize
+        return self.numel * ITEM_BYTES[self.dtype]
 
 
 def plan_edits(layout: CheckpointLayout, plan: PruningPlan) -> list[TensorEdit]:
@@ -126,7 +131,7 @@ def _edit(
     info = source.info(name)
     shape = list(info.shape)
     if selection is not None:
-        shape[selection.dim] = selection.indices.numel()
+        shape[selection.dim] = selection.indices.size
     if replacement is not None and list(replacement.shape) != shape:
         raise PlanError(f"the plan's {name} has shape {list(replacement.shape)}, needed is {shape}")
     return TensorEdit(new_name, name, info.dtype, tuple(shape), layer, selection, replacement)
@@ -137,11 +142,11 @@ def _selections(layout: CheckpointLayout, plan: PruningPlan) -> dict[str, Select
     found: dict[str, Selection] = {}
     for layer in _remaining(layout, plan):
         if layer in plan.kept_neurons:
-            found |= _neuron_selections(layout, layer, torch.tensor(plan.kept_neurons[layer]))
+            found |= _neuron_selections(layout, layer, _indices(plan.kept_neurons[layer]))
         if layer in plan.kept_heads:
             found |= _head_selections(layout, layer, plan.kept_heads[layer])
         if layer in plan.kept_experts:
-            selection = Selection(0, torch.tensor(plan.kept_experts[layer]))
+            selection = Selection(0, _indices(plan.kept_experts[layer]))
             found |= dict.fromkeys(layout.experts(layer).whole, selection)
     return found
 
@@ -154,7 +159,11 @@ def _renamed_experts(layout: CheckpointLayout, plan: PruningPlan) -> dict[str, s
     return found
 
 
-def _neuron_selections(layout: CheckpointLayout, layer: int, kept: Tensor) -> dict[str, Selection]:
+def _indices(numbers: Sequence[int]) -> Indices:
+    return np.array(numbers, dtype=np.int64)
+
+
+def _neuron_selections(layout: CheckpointLayout, layer: int, kept: Indices) -> dict[str, Selection]:
     mlp = layout.mlp(layer)
     return _named(
         mlp.names, kept_of_mlp(mlp.kind, kept, mlp.intermediate_size), transposed=mlp.down_transposed
@@ -162,6 +171,8 @@ def _neuron_selections(layout: CheckpointLayout, layer: int, kept: Tensor) -> di
 
 
 def _head_selections(layout: CheckpointLayout, layer: int, heads: HeadPlan) -> dict[str, Selection]:
+    import torch
+
     attention = layout.attention(layer)
     kept = kept_of_attention(
         torch.tensor(heads.query),
@@ -178,7 +189,7 @@ def _named(names: Mapping[str, str], kept: Mapping[str, Kept], *, transposed: bo
     found: dict[str, Selection] = {}
     for role, (axis, indices) in kept.items():
         if role in names:
-            found[names[role]] = Selection(int((axis == "inputs") != transposed), indices)
+            found[names[role]] = Selection(int((axis == "inputs") != transposed), np.asarray(indices))
         if axis == "outputs" and f"{role}_bias" in names:
-            found[names[f"{role}_bias"]] = Selection(0, indices)
+            found[names[f"{role}_bias"]] = Selection(0, np.asarray(indices))
     return found

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from optipfair_engine.architectures.base import ExpertsSpec
 from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.headers import TensorInfo
 from optipfair_engine.streaming.source import CheckpointSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Stacked:
 
     def read(self, source: CheckpointSource) -> Tensor:
         """The tensor, in memory of its own."""
+        import torch
+
         return torch.stack([torch.cat([source.tensor(name) for name in names]) for names in self.parts])
 
 

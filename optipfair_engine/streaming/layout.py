@@ -9,10 +9,7 @@ headers in milliseconds, without building a model; ``structure`` compares its an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.architectures import config_names, refusals
 from optipfair_engine.architectures.base import (
@@ -25,9 +22,16 @@ from optipfair_engine.architectures.base import (
 )
 from optipfair_engine.architectures.registry import find_architecture
 from optipfair_engine.architectures.rows import check_groups, gate_of, kv_heads_of_qkv, up_of
+from optipfair_engine.computing.bits import row_ranges
 from optipfair_engine.errors import UnsupportedModelError
 from optipfair_engine.streaming.experts import Stacked, StoredExperts, in_the_model
-from optipfair_engine.streaming.source import DTYPES, CheckpointSource
+from optipfair_engine.streaming.source import DTYPE_NAMES, CheckpointSource, torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from optipfair_engine.computing.bits import Floats
 
 
 class StoredMlp:
@@ -87,6 +91,22 @@ class StoredMlp:
     def down_weight(self) -> Tensor:
         """The down projection [H, I]."""
         return self._matrix("down")
+
+    def ranges(self) -> Floats | None:
+        """``max + |min|`` of each neuron's rows [I], gate and up added; None where torch has to be asked."""
+        if self._source.info(self.names["up"]).dtype == "F64" or self.down_transposed:
+            return None
+        up = self._ranges("up")
+        if "gate" not in self.names:
+            return up
+        size = self.intermediate_size
+        if self.kind == "fused_glu":
+            return up[:size] + up[size:]
+        return self._ranges("gate") + up
+
+    def _ranges(self, role: str) -> Floats:
+        name = self.names[role]
+        return row_ranges(self._source.bits(name), DTYPE_NAMES[self._source.info(name).dtype])
 
 
 class StoredAttention:
@@ -171,20 +191,26 @@ class CheckpointLayout:
                 f"{self.model_type}: the checkpoint's layers are not numbered from 0 on"
             )
 
-        self.dtype = self._one_dtype()
+        self._dtype = self._one_dtype()
 
-    def _one_dtype(self) -> torch.dtype:
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of all weights."""
+        return torch_dtype(self._dtype)
+
+    def _one_dtype(self) -> str:
         """The type that all weights share; refused if loading would convert them."""
         apart = [name for name in self.source.tensors if _ends(name, self._buffers)]
-        stored = {DTYPES[info.dtype] for name, (_, info) in self.source.tensors.items() if name not in apart}
+        stored = {info.dtype for name, (_, info) in self.source.tensors.items() if name not in apart}
         if any(self.source.info(name).dtype != "F32" for name in apart):
             raise UnsupportedModelError(
                 f"{self.model_type}: {apart[0]} is not stored in float32; loading would convert it"
             )
-        dtypes = {dtype for dtype in stored if dtype.is_floating_point}
+        dtypes = {dtype for dtype in stored if "F" in dtype}
         stated = self.config.get("dtype", self.config.get("torch_dtype", self.source.config.get("dtype")))
-        if len(dtypes) != 1 or (stated is not None and {getattr(torch, str(stated), None)} != dtypes):
-            found = ", ".join(sorted(map(str, dtypes)))
+        names = {DTYPE_NAMES[dtype] for dtype in dtypes}
+        if len(dtypes) != 1 or (stated is not None and {str(stated)} != names):
+            found = ", ".join(sorted(f"torch.{name}" for name in names))
             raise UnsupportedModelError(
                 f"{self.model_type}: the weights are {found}, the config says {stated}; "
                 "loading would convert them"

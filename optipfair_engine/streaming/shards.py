@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from optipfair_engine.streaming.edits import TensorEdit
-from optipfair_engine.streaming.source import DTYPES
+from optipfair_engine.streaming.source import ITEM_BYTES
 
 INDEX_NAME = "model.safetensors.index.json"
 #: Bytes that travel together: large enough that Python's share of the time doesn't show.
@@ -69,7 +69,7 @@ def assign_shards(edits: Sequence[TensorEdit], max_bytes: int) -> list[Shard]:
         groups[-1].append(edit)
         size += edit.nbytes
     # wide types first: every tensor then starts at a multiple of its item size
-    ordered = [tuple(sorted(group, key=lambda edit: -DTYPES[edit.dtype].itemsize)) for group in groups]
+    ordered = [tuple(sorted(group, key=lambda edit: -ITEM_BYTES[edit.dtype])) for group in groups]
     if len(ordered) == 1:
         return [Shard("model.safetensors", ordered[0])]
     total = len(ordered)

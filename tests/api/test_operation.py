@@ -305,7 +305,18 @@ class TestImport:
         names = [
             *("celery", "kombu", "jinja2", "obstore", "httpx", "standardwebhooks", "alembic", "psycopg"),
             *("opentelemetry.sdk", "opentelemetry.exporter", "pydantic_settings", "yaml"),
-            *("rich", "pygments", "click", "typer", "joserfc", "jwt", "cryptography", "boto3", "redis", "uvicorn"),
+            *(
+                "rich",
+                "pygments",
+                "click",
+                "typer",
+                "joserfc",
+                "jwt",
+                "cryptography",
+                "boto3",
+                "redis",
+                "uvicorn",
+            ),
         ]
         code = f"import sys, api.main; print([name for name in {names} if name in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,12 +11,10 @@ from optipfair_engine.options.rules import asked_size
 from optipfair_engine.plans.plan import PruningPlan, new_plan
 from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.progress import Reporter, null_reporter
+from optipfair_engine.pruning.allocation import budget_total, uniform_widths
 from optipfair_engine.pruning.sizes import checked_layer_indices, kept_neurons_count, warn_if_nothing_changes
-from optipfair_engine.pruning.width.scores import (
-    neuron_scores,
-    removal_order,
-    top_indices,
-)
+from optipfair_engine.pruning.targets import Target, target_of
+from optipfair_engine.pruning.width.stored import kept_by_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,6 +80,28 @@ def kept_counts(
     return counts
 
 
+def uniform_counts(
+    view: WeightsView, options: PruneOptions, layers: Sequence[int], kind: WidthType
+) -> dict[int, int]:
+    """How many neurons each layer keeps when all lose the same share: by percentage, rate or target."""
+    target = target_of(view, options)
+    if target is None:
+        return kept_counts(view, layers, options, kind)
+    mlps = locate_mlps(view, layers, kind)
+    sizes = {layer: mlp.intermediate_size for layer, mlp in mlps.items()}
+    costs = {layer: _cost_per_neuron(mlp, target) for layer, mlp in mlps.items()}
+    divisor = options.expansion_divisor or 1
+    return uniform_widths(sizes, budget_total(sizes, costs, target, divisor), divisor)
+
+
+def _cost_per_neuron(mlp: MlpWeights, target: Target) -> int:
+    """What goes with one neuron: its rows of gate and up, its column of down, its biases."""
+    matrices = 2 if mlp.kind == "plain" else 3
+    biases = sum(name in mlp.names for name in ("up_bias", "gate_bias"))
+    parameters = matrices * int(mlp.down_weight.shape[0]) + biases
+    return target.weigh(mlp.down_weight[0, :1]) * parameters
+
+
 @dataclass(frozen=True)
 class Selection:
     """What a score chose.
@@ -120,11 +140,17 @@ def select_neurons(
     ordered = x_norms is not None and tie_break == "lower_index"
     for done, (layer, count) in enumerate(counts.items(), 1):
         mlp = view.mlp(layer)
-        if ordered or count < mlp.intermediate_size:
+        shrinks = count < mlp.intermediate_size
+        kept = kept_by_ranges(mlp, count, method, tie_break) if shrinks and x_norms is None else None
+        if kept is not None:
+            found.kept[layer] = kept
+        elif ordered or shrinks:
+            from optipfair_engine.pruning.width.scores import neuron_scores, removal_order, top_indices
+
             scores = neuron_scores(mlp, method, None if x_norms is None else x_norms[layer])
             if ordered:
                 found.order[layer] = tuple(removal_order(scores).tolist())
-            if count < mlp.intermediate_size:
+            if shrinks:
                 found.kept[layer] = top_indices(scores, count, tie_break)
         report("select", done, len(counts), f"layer {layer}: {count} of {mlp.intermediate_size} neurons stay")
     return found

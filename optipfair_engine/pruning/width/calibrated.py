@@ -16,15 +16,13 @@ from optipfair_engine.options import rules
 from optipfair_engine.plans.plan import PruningPlan, as_stored, new_plan
 from optipfair_engine.plans.provenance import Provenance, WidthRule
 from optipfair_engine.progress import Reporter, null_reporter
-from optipfair_engine.pruning.allocation import budget_total, curve_widths, importance_widths, uniform_widths
+from optipfair_engine.pruning.allocation import curve_widths, importance_widths
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
-from optipfair_engine.pruning.targets import Target, target_of
 from optipfair_engine.pruning.width.by_score import (
-    WidthType,
-    kept_counts,
     kind_of,
     locate_mlps,
     target_layers,
+    uniform_counts,
 )
 from optipfair_engine.pruning.width.scores import DATA_DRIVEN_METHODS, neuron_scores, removal_order
 from optipfair_engine.pruning.width.search import (
@@ -40,7 +38,7 @@ from optipfair_engine.solving.refit import RidgeScale, refit
 
 if TYPE_CHECKING:
     from optipfair_engine.architectures import ModelView
-    from optipfair_engine.architectures.view import MlpWeights, WeightsView
+    from optipfair_engine.architectures.view import MlpWeights
     from optipfair_engine.calibration import CalibrationSet
     from optipfair_engine.options.prune import PruneOptions
 
@@ -124,20 +122,6 @@ def calibrated_width_plan(
     return Calibrated(_plan(view, work, provenance, kept, weights), statistics)
 
 
-def uniform_counts(
-    view: WeightsView, options: PruneOptions, layers: Sequence[int], kind: WidthType
-) -> dict[int, int]:
-    """How many neurons each layer keeps when all lose the same share: by percentage, rate or target."""
-    target = target_of(view, options)
-    if target is None:
-        return kept_counts(view, layers, options, kind)
-    mlps = locate_mlps(view, layers, kind)
-    sizes = {layer: mlp.intermediate_size for layer, mlp in mlps.items()}
-    costs = {layer: _cost_per_neuron(mlp, target) for layer, mlp in mlps.items()}
-    divisor = options.expansion_divisor or 1
-    return uniform_widths(sizes, budget_total(sizes, costs, target, divisor), divisor)
-
-
 def eliminations_of(plan: PruningPlan) -> dict[int, Elimination] | None:
     """The orders of removal and errors that a plan holds; ``None`` if it holds none."""
     if not plan.removal_order or not plan.curves:
@@ -150,14 +134,6 @@ def eliminations_of(plan: PruningPlan) -> dict[int, Elimination] | None:
         )
         for layer, order in plan.removal_order.items()
     }
-
-
-def _cost_per_neuron(mlp: MlpWeights, target: Target) -> int:
-    """What goes with one neuron: its rows of gate and up, its column of down, its biases."""
-    matrices = 2 if mlp.kind == "plain" else 3
-    biases = sum(name in mlp.names for name in ("up_bias", "gate_bias"))
-    parameters = matrices * int(mlp.down_weight.shape[0]) + biases
-    return target.weigh(mlp.down_weight[0, :1]) * parameters
 
 
 def eliminate_neurons(mlp: MlpWeights, gram: Tensor, order: Tensor | None = None) -> Elimination:

@@ -186,7 +186,9 @@ def _metrics_of(
     from optipfair_engine.workflow.prune.plots import units_per_layer, write_plots
 
     before, after = (CheckpointLayout(CheckpointSource(folder)) for folder in (source, output))
-    metrics = pruning_statistics(result.original_parameters, after, result.plan)
+    metrics = pruning_statistics(
+        result.original_parameters, after, result.plan, pruned_parameters=after.count_parameters()
+    )
     metrics |= plan_metrics(result.plan) | measured
     plain = not has_unequal_layers(output)
     metrics["loads_with_transformers"] = int(plain)
