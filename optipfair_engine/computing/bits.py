@@ -44,7 +44,7 @@ def bits_are_finite(bits: Bits, dtype: str) -> bool:
 
 
 def row_ranges(bits: Bits, dtype: str) -> Floats:
-    """``max + |min|`` in float32 ``[I]`` of each row of a matrix ``[I, H]`` of bfloat16, float16 or float32."""
+    """``max + |min|`` of each row of a matrix ``[I, H]``, in float32 ``[I]``; not for float64."""
     unsigned, signed = bits.view(f"u{bits.itemsize}"), bits.view(f"i{bits.itemsize}")
     high, low = np.empty((2, len(bits)), dtype=unsigned.dtype)
     step = max(1, BLOCK // max(1, bits.shape[1]))

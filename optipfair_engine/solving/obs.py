@@ -4,9 +4,9 @@ With A = G + λD, removing the inputs B costs tr(W_B [(A⁻¹)_BB]⁻¹ W_Bᵀ) 
 (Hassibi & Stork 1993; in blocks as in ZipLM, Kurtic et al. 2023). The inverse is kept for the remaining
 inputs by Schur updates, so one elimination from I to 0 gives an order of removal and every width's error.
 
-The inverse is computed in float64, its updates in float32 where that is exact enough. With D each input's own
-entry the diagonal of A⁻¹ falls to no less than λ/(1+λ) of itself while inputs go, so that differences lose
-two decimal digits at λ = 0.01, of the seven that float32 has. With any other D nothing bounds that.
+Large layers are computed in float32. With D each input's own entry the diagonal of A⁻¹ falls to no less than
+λ/(1+λ) of itself while inputs go, so that differences lose two decimal digits at λ = 0.01, of the seven that
+float32 has. With any other D nothing bounds that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from optipfair_engine.errors import InvalidOptionError
-from optipfair_engine.solving.inverse import inverse_of, panels
+from optipfair_engine.solving.inverse import inverse_of, narrow_inverse_of, panels
 from optipfair_engine.solving.refit import (
     RidgeScale,
     cholesky,
@@ -39,8 +39,9 @@ LARGEST_DELAY = 512
 #: How often the ridge's share of the errors is measured on the way.
 MEASURED = 48
 
-#: The least ridge, relative to each input's own entry, whose updates are computed in float32.
-NARROW_RIDGE = 1e-3
+#: From so many inputs on, and from such a ridge relative to each input's own entry, float32 is used.
+NARROW_SIZE = 1024
+NARROW_RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,7 @@ def eliminate(
     block = min(LARGEST_BLOCK, max(1, size // BLOCKS)) if block_size is None else block_size
     if not 0 <= smallest <= size or block < 1:
         raise InvalidOptionError(f"smallest must be in [0, {size}] and block_size at least 1")
-    number = torch.float32 if scale == "coordinate" and ridge >= NARROW_RIDGE else torch.float64
-    state = _State(weight, gram, ridge, scale, block, number)
+    state = _State(weight, gram, ridge, scale, block)
     removed: list[Tensor] = []
     while (left := size - sum(map(len, removed))) > smallest:
         count = min(block, left - smallest)
@@ -113,27 +113,21 @@ class _State:
 
     Costs, scores and what is divided by are in float64 whichever type that is. W, the diagonal of A⁻¹ and
     what is read of its rows are those of all removals. The matrix itself is updated, and what was removed
-    leaves it, once in a sixteenth of the inputs: until then the rows that are to be subtracted from it, C with
-    A⁻¹ = inverse − CᵀC, wait in ``pending``.
+    leaves it, once in a sixteenth of the inputs: until then the rows that are to be subtracted from it, C
+    with A⁻¹ = inverse − CᵀC, wait in ``pending``.
     """
 
-    def __init__(
-        self,
-        weight: Tensor,
-        gram: Tensor,
-        ridge: float,
-        scale: RidgeScale,
-        block: int,
-        number: torch.dtype,
-    ) -> None:
+    def __init__(self, weight: Tensor, gram: Tensor, ridge: float, scale: RidgeScale, block: int) -> None:
         size = gram.shape[0]
+        narrow = size >= NARROW_SIZE and ridge >= NARROW_RIDGE and scale == "coordinate"
+        number = torch.float32 if narrow else torch.float64
         self.dense = weight.to(gram.device, number).T.contiguous()
         self.weight = self.dense.clone()
         self.norms = torch.linalg.vector_norm(self.weight, dim=1)
         self.scale = ridge_diagonal(gram, scale)
-        inverse = inverse_of(lambda: ridged(gram, ridge, self.scale))
-        self.diagonal = inverse.diagonal().clone()
-        self.inverse = inverse if number == torch.float64 else _narrowed(inverse)
+        invert = narrow_inverse_of if narrow else inverse_of
+        self.inverse = invert(lambda: ridged(gram, ridge, self.scale))
+        self.diagonal = self.inverse.diagonal().to(torch.float64, copy=True)
         self.index = torch.arange(size, device=gram.device)
         self.stays = torch.ones(size, dtype=torch.bool, device=gram.device)
         self.pending = self.inverse.new_empty(max(block, min(LARGEST_DELAY, size // DELAYS)), size)
@@ -203,14 +197,6 @@ class _State:
         self.weight, self.dense = self.weight[remains], self.dense[remains]
         self.index, self.stays = self.index[remains], self.stays[remains]
         self.norms, self.diagonal = self.norms[remains], self.diagonal[remains]
-
-
-def _narrowed(matrix: Tensor) -> Tensor:
-    """A square float64 matrix as float32, in its own memory: no row's new place is behind its old one."""
-    narrow = matrix.view(torch.float32).view(-1)[: matrix.numel()].view(matrix.shape)
-    for rows in panels(len(matrix)):
-        narrow[rows] = matrix[rows].float()
-    return narrow
 
 
 class _Costs:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from optipfair_engine.errors import CalibrationError, InvalidOptionError
-from optipfair_engine.solving.inverse import inverse_of
+from optipfair_engine.solving import obs
+from optipfair_engine.solving.inverse import inverse_of, narrow_inverse_of
 from optipfair_engine.solving.obs import eliminate
 from optipfair_engine.solving.refit import output_error, ridge_diagonal, ridged, solve_least_squares
 from tests.numbers import assert_near
@@ -128,3 +129,34 @@ def test_a_rank_deficient_matrix_gets_jitter_and_a_negative_one_is_refused() -> 
     assert bool(torch.isfinite(inverse_of(lambda: torch.ones(300, 300, dtype=torch.float64))).all())
     with pytest.raises(CalibrationError, match="not positive"):
         inverse_of(lambda: -torch.eye(300, dtype=torch.float64))
+
+
+def layer(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer with strong and weak directions, whose inputs have unequal energies."""
+    generator = torch.Generator().manual_seed(size)
+    x = torch.randn(2 * size, size // 4, generator=generator) @ torch.randn(
+        size // 4, size, generator=generator
+    )
+    x = (x + torch.randn(2 * size, size, generator=generator)) * torch.randn(size, generator=generator).exp()
+    return torch.randn(size // 8, size, generator=generator), x.T @ x
+
+
+def test_the_curve_of_a_large_layer_in_float32_is_that_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = obs.NARROW_SIZE
+    w, gram = layer(size)
+    narrow = eliminate(w, gram, 1e-2, scale="coordinate").errors
+    monkeypatch.setattr(obs, "NARROW_SIZE", size + 1)
+    exact = eliminate(w, gram, 1e-2, scale="coordinate").errors
+    start = size // 50  # before it, errors are rounding
+    assert float((narrow / exact - 1)[start:].abs().max()) < 1e-4
+
+
+def test_a_narrow_inverse_is_one() -> None:
+    x = torch.randn(1400, 700, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    energies = torch.linspace(-5, 5, 700, dtype=torch.float64).exp()
+    matrix = x.T @ x * energies.outer(energies)
+    inverse = narrow_inverse_of(matrix.clone)
+    assert inverse.dtype == torch.float32 and torch.equal(inverse, inverse.T)
+    exact = torch.linalg.inv(matrix)
+    scale = exact.diagonal().sqrt()
+    assert float(((inverse.double() - exact) / scale / scale[:, None]).abs().max()) < 1e-5
