@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from quality_texts import wikitext
+from sides import processor
 
 from optipfair_engine.checkpoints import load_pruned, load_tokenizer
 from optipfair_engine.checkpoints.demo import write_demo_model
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--generate", type=int, default=64, help="tokens of one round of the speed")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    print(processor())
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         dense = options.model or write_demo_model(work / "demo")

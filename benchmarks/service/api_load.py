@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 import psutil  # noqa: E402
 from sqlalchemy import Engine, insert, make_url, select  # noqa: E402
 
+from benchmarks.sides import processor  # noqa: E402
 from jobs.database import connect  # noqa: E402
 from jobs.ids import new_id  # noqa: E402
 from jobs.repository import Repository  # noqa: E402
@@ -333,9 +334,10 @@ def main() -> int:
         serve(args.serve)
         return 0
     backend = make_url(args.database_url).get_backend_name() if args.database_url else "sqlite"
+    print(processor())
     with tempfile.TemporaryDirectory(prefix="optipfair-load-") as folder, ExitStack() as stack:
         tables = [open_table(stack, args, Path(folder), count) for count in sorted(args.jobs)]
-        numbers = report(measure(tables, args), backend)
+        numbers = report(measure(tables, args), backend) | {"processor": processor()}
         largest = tables[-1].targets["job_304"]
         patient = Target(largest.path, {**largest.headers, "Prefer": "wait=30"})
         livez = asyncio.run(_held(tables[-1].server.port, patient, HELD))

@@ -36,6 +36,7 @@ from api.main import make_services  # noqa: E402
 from api.observability import render  # noqa: E402
 from api.readiness import gauges  # noqa: E402
 from api.waiting.notifier import POLL_SECONDS, Notifier  # noqa: E402
+from benchmarks.sides import processor  # noqa: E402
 from jobs.database import connect, writing  # noqa: E402
 from jobs.patience import UNBOUNDED  # noqa: E402
 from jobs.repository import Repository  # noqa: E402
@@ -216,14 +217,6 @@ def in_place(services: Services, number: int = 20) -> float:
         repository.mark_failed(job.id, 1, "x", "x")
     after = counters()
     return (after[1] - before[1]) / (after[0] - before[0])
-
-
-def processor() -> str:
-    """The processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
 
 
 def missed(numbers: Numbers) -> list[str]:

@@ -20,7 +20,13 @@ def bits_of(tensor: torch.Tensor):
 @pytest.mark.parametrize("shape", [(1, 1), (7, 33), (3, BLOCK + 5)])
 def test_ranges_of_rows_are_torchs_to_the_bit(dtype: str, shape: tuple[int, int]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
-    for rows in (weight, weight.abs(), -weight.abs() - 1, torch.zeros_like(weight), -torch.zeros_like(weight)):
+    for rows in (
+        weight,
+        weight.abs(),
+        -weight.abs() - 1,
+        torch.zeros_like(weight),
+        -torch.zeros_like(weight),
+    ):
         assert torch.equal(torch.from_numpy(row_ranges(bits_of(rows), dtype)), peak_to_peak(rows))
 
 
