@@ -27,6 +27,12 @@ _PRUNE = {
     *("next_token_change", "next_token_against_random"),
     *("bias_change", "tokens_per_second_ratio", "reload_check", "loads_with_transformers"),
 }
+#: What changed, from a baseline, in what a model says to the two prompts of a pair.
+GENERATION_CHANGES = (
+    *("generation_divergence_change", "generation_divergence_baseline"),
+    *("generation_length_change", "generation_length_difference_baseline"),
+    *("generation_sentiment_change", "generation_sentiment_difference_baseline"),
+)
 _BIAS = {
     *("pairs", "templates", "control_pairs", "share_aligned", "mean_difference", "minimum_detectable"),
     *("noise_floor", "effect_over_noise", "neurons_tested", "neurons_significant", "items", "perplexity"),
@@ -37,6 +43,7 @@ _BIAS = {
     *("generation_overlap_within", "generation_sentiment_difference"),
     *("crows_pairs_score_baseline", "perplexity_baseline", "stereoset_ss_baseline"),
     *("stereoset_lms_baseline", "stereoset_icat_baseline", "seconds"),
+    *("next_token_change", "next_token_distance_baseline", *GENERATION_CHANGES),
 }
 _EVALUATE = {
     *("perplexity", "perplexity_baseline", "perplexity_ratio", "evaluation_max_length"),

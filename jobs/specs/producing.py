@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.specs.kinds import PipelineSpec, Spec
-from jobs.specs.metrics import known_metrics
+from jobs.specs.metrics import GENERATION_CHANGES, known_metrics
 from optipfair_engine.options.suites import pair_suites, parse_metric
 
 
@@ -94,6 +94,8 @@ _CONDITIONS: dict[str, dict[str, tuple[Condition, ...]]] = {
         **dict.fromkeys(("generation_overlap", "generation_sentiment_difference"), (_GENERATION,)),
         "generation_overlap_within": (_GENERATION, _SAMPLES),
         **dict.fromkeys(("next_token_distance", "reaction_effect_correlation"), (_PATCHING,)),
+        **dict.fromkeys(("next_token_change", "next_token_distance_baseline"), (_PATCHING, _BASELINE)),
+        **dict.fromkeys(GENERATION_CHANGES, (_GENERATION, _BASELINE)),
     },
     "evaluate": {
         **dict.fromkeys(("perplexity", "evaluation_max_length"), (_TEXT,)),
@@ -122,6 +124,7 @@ PAIRS_ONLY = frozenset(
         *("generation_divergence", "generation_length_difference", "generation_overlap"),
         *("generation_overlap_within", "generation_sentiment_difference"),
         *("patched_units", "largest_effect", "next_token_distance", "reaction_effect_correlation"),
+        *("next_token_change", "next_token_distance_baseline", *GENERATION_CHANGES),
     }
 )
 CROWS_PAIRS_ONLY = frozenset(

@@ -13,7 +13,7 @@ from optipfair_engine.bias.html import figure, outcome, page, table, yes_or_no
 from optipfair_engine.bias.results.changes import Compared, ProfileComparison
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
 from optipfair_engine.bias.results.result import BiasResult
-from optipfair_engine.bias.sections import EFFECTS, cause_section, generation_section
+from optipfair_engine.bias.sections import EFFECTS, cause_section, continuations_section, generation_section
 from optipfair_engine.bias.statistics.profile import Profile
 from optipfair_engine.bias.wording import between, conclusion, p_value, three_digits
 
@@ -58,6 +58,8 @@ def _sections(result: BiasResult, profile: Profile | None, folder: Path) -> Iter
         yield from cause_section(result.cause, [path for path in figures if path.stem == EFFECTS])
     if result.generations is not None:
         yield from generation_section(result.generations)
+    if result.continuations is not None:
+        yield from continuations_section(result.continuations)
     if result.behaviour is not None:
         yield from behaviour(result.behaviour, result.baseline_behaviour)
     for own in result.pair_suites:

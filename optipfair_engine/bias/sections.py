@@ -7,9 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
-from optipfair_engine.bias.html import figure, table
+from optipfair_engine.bias.html import figure, outcome, table
 from optipfair_engine.bias.results.cause import Cause
-from optipfair_engine.bias.results.generations import Generations
+from optipfair_engine.bias.results.continuations import NEXT_TOKEN, ContinuationChanges
+from optipfair_engine.bias.results.generations import DIVERGENCE, LENGTH, SENTIMENT, Generations
 from optipfair_engine.bias.wording import between, three_digits, what_causes, what_is_said
 
 #: Name of the figure's file, without its ending.
@@ -88,4 +89,37 @@ def generation_section(found: Generations) -> Iterable[str]:
         f"of {found.lexicon_known:.0%} of the texts",
         ("measure", "found", "alike would be"),
         [(escape(name), between(interval), alike) for name, (interval, alike) in rows.items()],
+    )
+
+
+_QUANTITIES: Final = {
+    NEXT_TOKEN: "distance of the next-token distributions",
+    DIVERGENCE: "how much likelier behind its own prompt, nats a token",
+    LENGTH: "length, tokens (second − first)",
+    SENTIMENT: "sentiment (second − first, −1 to 1)",
+}
+
+
+def continuations_section(changes: ContinuationChanges) -> Iterable[str]:
+    """What changed in how alike the two prompts of a pair are continued."""
+    yield "<h2>What follows the prompts, compared with the baseline</h2>"
+    least = ", ".join(f"{value:g} ({_QUANTITIES[name]})" for name, value in changes.size_margins.items())
+    judged = f"Distances are judged by their relative change against a margin of {100 * changes.margin:g} %"
+    also = f"; signed differences by how far from 0 their means lie, against margins of {least}"
+    entries = {**changes.distances, **changes.sizes}
+    yield table(
+        judged + (also if changes.sizes else ""),
+        ("quantity", "before", "after", "change", "outcome"),
+        [
+            (
+                escape(_QUANTITIES[name]),
+                three_digits(change.before),
+                three_digits(change.after),
+                f"{between(change.relative_change, scale=100)} %"
+                if name in changes.distances
+                else between(change.delta),
+                outcome(change.outcome),
+            )
+            for name, change in entries.items()
+        ],
     )

@@ -10,6 +10,7 @@ from optipfair_engine.bias.results.changes import Comparison, PreferenceComparis
 from optipfair_engine.bias.results.differences import Difference
 from optipfair_engine.bias.results.gaps import GapScores
 from optipfair_engine.bias.results.generations import Generations
+from optipfair_engine.bias.results.hurtful import SCORE, HurtfulScores
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.result import BiasResult
 from optipfair_engine.bias.results.scores import CrowsPairsScores, SuiteScores
@@ -106,14 +107,17 @@ def _of_suite(suite: SuiteResult, model: str, baseline: str | None) -> str:
 
 
 def _leaning(changes: AnswerChanges, model: str, baseline: str) -> str:
+    does, how = ("completes", "hurtfully") if changes.judged == SCORE else ("answers", "by stereotypes")
     if changes.distance is None or changes.outcome == "inconclusive":
         by = (
-            "" if changes.distance is None else f": |s_amb| changed by {_limits(changes.distance, ' points')}"
+            ""
+            if changes.distance is None
+            else f": {changes.judged} changed by {_limits(changes.distance, ' points')}"
         )
-        return f"whether {model} answers more or less by stereotypes than {baseline} stays open{by}."
+        return f"whether {model} {does} more or less {how} than {baseline} stays open{by}."
     word = "less" if changes.outcome == "better" else "more"
     return (
-        f"{model} answers {word} by stereotypes than {baseline}: |s_amb| changed by "
+        f"{model} {does} {word} {how} than {baseline}: {changes.judged} changed by "
         f"{_limits(changes.distance, ' points')}."
     )
 
@@ -123,7 +127,18 @@ def _found(scores: NamedScores, model: str) -> str:
         return _gap(scores, model)
     if isinstance(scores, AnswerScores):
         return _answered(scores, model)
+    if isinstance(scores, HurtfulScores):
+        return _completed(scores, model)
     return _preferred(scores, model)
+
+
+def _completed(scores: HurtfulScores, model: str) -> str:
+    share = scores.overall.measures[SCORE]
+    said = "–" if share is None else _limits(share, " %")
+    return (
+        f"Of the words that {model} finds likeliest at the end of {scores.items:,} "
+        f"{entry_of(scores.suite).title} sentences, {said} are hurtful."
+    )
 
 
 def _answered(scores: AnswerScores, model: str) -> str:

@@ -67,10 +67,7 @@ _SPELLED = (
     "layer_types",
 )
 #: What is asked of one model only, or drawn of it.
-_DRAWN = (
-    *("figure_format", "neuron_ranking", "patching"),
-    *("generation_max_new_tokens", "generation_samples", "generation_seed"),
-)
+_DRAWN = ("figure_format", "neuron_ranking")
 _SAID = {
     "margin": {
         "min": 0,
@@ -114,12 +111,10 @@ def bias(
     **chosen: Any,
 ) -> None:
     """Measure how differently a model treats prompts that differ in an attribute (default: built-in)."""
-    continued = chosen["generation"].get("max_new_tokens")
-    beside = {f"generation_{name}": (continued, "--generation-tokens") for name in ("samples", "seed")}
-    refuse_unread(context, {"margin": (baseline, "--baseline"), **beside})
+    refuse_unread(context, {"margin": (baseline, "--baseline")})
     options = {
         **chosen,
-        "generation": chosen["generation"] if continued is not None else None,
+        "generation": _generation(context, chosen),
         **_prompt_options(prompt_pairs, attributes, suite, suites, control_pairs),
         "visualization_types": _kinds(visualization_types),
         "layers": _layers(layers),
@@ -133,6 +128,7 @@ def bias(
 @explained
 @options_from(Bias, without=(*_SPELLED, *_DRAWN), changed=_SAID)
 def compare(
+    context: typer.Context,
     before: Annotated[str, typer.Option(help="The model that was: folder, GGUF file or hub id.")],
     after: Annotated[str, typer.Option(help="The model that is: folder, GGUF file or hub id.")],
     output_path: OutputPath,
@@ -150,12 +146,23 @@ def compare(
     """Compare the bias of two models on the same prompts: better, worse, or inconclusive."""
     options = {
         **chosen,
+        "generation": _generation(context, chosen),
         **_prompt_options(prompt_pairs, attributes, suite, suites, control_pairs),
         "visualization_types": [],
     }
     folders = output_path, suites_folder
     metrics = _run(after, before, folders, options, overwrite=overwrite, verbose=verbose)
     _show(f"{after} compared with {before}", metrics, output_path, as_json)
+
+
+def _generation(context: typer.Context, chosen: dict[str, Any]) -> dict[str, Any] | None:
+    """The options of continuations, if their length is given; the others alone are refused."""
+    continued: dict[str, Any] = chosen["generation"]
+    asked = continued.get("max_new_tokens")
+    refuse_unread(
+        context, {f"generation_{name}": (asked, "--generation-tokens") for name in ("samples", "seed")}
+    )
+    return continued if asked is not None else None
 
 
 def _run(

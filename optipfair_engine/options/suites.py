@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-SuiteName = Literal["optipfair", "optipfair_es", "crows_pairs", "stereoset", "winobias", "winogender", "bbq"]
+SuiteName = Literal[
+    "optipfair", "optipfair_es", "crows_pairs", "stereoset", "winobias", "winogender", "bbq", "honest"
+]
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ _BBQ_CATEGORIES: Final = (
     *("Race_ethnicity", "Race_x_SES", "Race_x_gender", "Religion", "SES", "Sexual_orientation"),
 )
 _BBQ_MEASURES: Final = ("accuracy", "accuracy_amb", "accuracy_dis", "s_dis", "s_amb")
+_HONEST: Final = f"{_RAW}/MilaNLProc/honest/4ba38735b88dde2d05e3289bde8027e7e40e3ace/resources"
+_HURTLEX: Final = f"{_RAW}/valeriobasile/hurtlex/10ae72a48a4d9266d0d0d72ed2f90d63ae6fdcae/lexica/EN/1.2"
 _WINOGENDER: Final = f"{_RAW}/rudinger/winogender-schemas/25eb448a4c271f895900389c0323f5510aa458fe/data"
 
 #: Where the files lie unless another folder is named.
@@ -255,6 +259,28 @@ CATALOGUE: Final = (
         changes=tuple(f"{name}_change" for name in _BBQ_MEASURES),
         category_changes=tuple(f"{name}_change" for name in _BBQ_MEASURES),
         files=tuple(SuiteFile(f"{name}.jsonl", f"{_BBQ}/{name}.jsonl") for name in _BBQ_CATEGORIES),
+    ),
+    SuiteEntry(
+        name="honest",
+        title="HONEST (English, women and men)",
+        measures="How many of the likeliest words at the end of sentences about women and men are hurtful.",
+        languages=("en",),
+        licence="MIT (templates); HurtLex, the lexicon, names none in its repository",
+        citation="Nozza, Bianchi, Hovy: HONEST, Measuring Hurtful Sentence Completion in Language Models. "
+        "NAACL 2021. Bassignana, Basile, Patti: Hurtlex. CLiC-it 2018.",
+        page="https://github.com/MilaNLProc/honest and https://github.com/valeriobasile/hurtlex",
+        reader="honest",
+        items=705,
+        tokens=100,
+        metrics=("items", "score", "perplexity"),
+        category_metrics=("score",),
+        categories=("female", "male"),
+        changes=("score_change",),
+        category_changes=("score_change",),
+        files=(
+            SuiteFile("en_template.tsv", f"{_HONEST}/en_template.tsv"),
+            SuiteFile("hurtlex_EN.tsv", f"{_HURTLEX}/hurtlex_EN.tsv"),
+        ),
     ),
 )
 _ENTRIES: Final[dict[str, SuiteEntry]] = {entry.name: entry for entry in CATALOGUE}

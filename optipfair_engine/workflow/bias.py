@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from optipfair_engine.bias.behaviour.scoring import Scored
     from optipfair_engine.bias.results.cause import Cause
     from optipfair_engine.bias.results.changes import Comparison
+    from optipfair_engine.bias.results.continuations import ContinuationChanges
     from optipfair_engine.bias.results.differences import RankedNeurons
     from optipfair_engine.bias.results.generations import Generations
     from optipfair_engine.bias.results.result import BiasResult
     from optipfair_engine.bias.results.scores import BehaviourResult, SuiteScores
     from optipfair_engine.bias.results.suites import PairSuiteResult, SuiteResult
     from optipfair_engine.bias.statistics.profile import Profile
+    from optipfair_engine.bias.statistics.significance import Array
 
 __all__ = ["BiasOptions", "bias_checkpoint"]
 
@@ -49,6 +51,7 @@ class _Answers:
     controls: Profile | None = None
     neurons: RankedNeurons | None = None
     cause: Cause | None = None
+    distances: Array | None = None
     generations: Generations | None = None
     behaviour: BehaviourResult[SuiteScores] | None = None
     suites: dict[str, Scored] = field(default_factory=dict)
@@ -98,12 +101,7 @@ def bias_checkpoint(
     if baseline is not None:
         # no figures, so nothing that only they have, and that the baseline may lack
         plain = options.changed(
-            visualization_types=(),
-            layers="first_middle_last",
-            layer_types=None,
-            neuron_ranking=False,
-            patching=None,
-            generation=None,
+            visualization_types=(), layers="first_middle_last", layer_types=None, neuron_ranking=False
         )
         before = _ask(baseline, questions, plain, None, baseline_name, report)
         gc.collect()
@@ -138,7 +136,7 @@ def _ask(
         answers.behaviour = _ask_preferences(loaded.model, loaded.tokenizer, questions, report)
     elif questions.pairs:
         _ask_pairs(answers, loaded.model, loaded.tokenizer, questions, options, folder, report)
-        _ask_causes(answers, loaded.model, loaded.tokenizer, questions, options, report)
+        _ask_causes(answers, loaded.model, loaded.tokenizer, questions, options, folder, report)
         _ask_to_continue(answers, loaded.model, loaded.tokenizer, questions, options, folder, report)
     for suite, items in questions.suites.items():
         answers.suites[suite] = _ask_suite(suite, loaded.model, loaded.tokenizer, items, report)
@@ -204,12 +202,18 @@ def _ask_causes(
     tokenizer: Any,
     questions: Questions,
     options: BiasOptions,
+    folder: Path | None,
     report: Reporter,
 ) -> None:
+    """Patch the model that is asked about; of a baseline, compare only what follows the two prompts."""
     if options.patching is None:
         return
-    from optipfair_engine.bias.cause.patching import patch_pairs
+    from optipfair_engine.bias.cause.patching import continuation_distances, patch_pairs
 
+    if questions.compared:
+        answers.distances = continuation_distances(model, tokenizer, texts_of(questions.pairs))
+    if folder is None:
+        return
     answers.cause = patch_pairs(
         model,
         tokenizer,
@@ -266,6 +270,7 @@ def _result(
             before.behaviour.scores if before is not None and before.behaviour is not None else None
         ),
         comparison=_comparison(after, before, options) if before is not None else None,
+        continuations=_continuations(after, before, options) if before is not None else None,
         suites=_suite_results(after, before, options),
         pair_suites=_pair_suites(after, before, questions, options),
     )
@@ -315,6 +320,23 @@ def _comparison(after: _Answers, before: _Answers, options: BiasOptions) -> Comp
     if before.behaviour is not None and after.behaviour is not None:
         return compare_behaviour(before.behaviour, after.behaviour, seed=options.seed, **margin)
     return None
+
+
+def _continuations(after: _Answers, before: _Answers, options: BiasOptions) -> ContinuationChanges | None:
+    """Before and after of what follows the two prompts of a pair, where that was asked."""
+    if after.profile is None or (options.patching is None and options.generation is None):
+        return None
+    from optipfair_engine.bias.statistics.continuations import continuation_changes
+
+    distances = generations = None
+    if before.distances is not None and after.distances is not None:
+        distances = before.distances, after.distances
+    if before.generations is not None and after.generations is not None:
+        generations = before.generations, after.generations
+    templates = [pair.template for pair in after.profile.pairs]
+    return continuation_changes(
+        templates, distances=distances, generations=generations, seed=options.seed, **_margin(options)
+    )
 
 
 def _with_figures(

@@ -15,9 +15,11 @@ import httpx
 import pytest
 
 from tests.servers import free_port
+from tests.suite_files import CROWS, write_suites
 from tests.tiny import (
     INTERMEDIATE,
     LAYERS,
+    byte_tokenizer,
     tiny_llama,
     word_tokenizer,
     write_checkpoint,
@@ -117,6 +119,33 @@ def test_a_pipeline_prunes_and_compares_in_one_job(service: Service) -> None:
     assert {"small.model.safetensors", "small.config.json", "look.metrics.json", "metrics.json"} <= names
     metrics = service.get(f"/v1/jobs/{job['id']}/metrics")
     assert metrics["look.parameters"] == metrics["small.pruned_parameters"]
+
+
+def test_four_suites_are_one_job_with_one_verdict(service: Service) -> None:
+    write_suites(service.data_dir / "suites")
+    tokenizer = byte_tokenizer([CROWS])
+    written = write_checkpoint(service.data_dir / "reads", tiny_llama(vocab_size=len(tokenizer)), tokenizer)
+    written.rename(service.data_dir / "models" / "reads")
+    wait_for(lambda: "reads" in str(service.get("/v1/models")), "the new model to be seen")
+    suites = ("crows_pairs", "stereoset", "winobias", "winogender")
+
+    def all_there() -> bool:
+        items = service.get("/v1/suites")["items"]
+        return set(suites) <= {
+            item["name"] for item in items if item["source"] == "catalogue" and item["queues"]
+        }
+
+    wait_for(all_there, "the suites' files to be seen")
+    metrics = ("crows_pairs.race.score", "stereoset.lms", "winobias.gap", "winogender.gap")
+    gates = [{"metric": metric, "min": -100, "max": 100} for metric in metrics]
+    job = service.wait_end(
+        service.post_job(
+            "bias", {"model": {"source": "local", "name": "reads"}, "suites": suites}, gates=gates
+        )
+    )
+    assert (job["state"], job["verdict"]) == ("succeeded", "pass"), job
+    found = service.get(f"/v1/jobs/{job['id']}/metrics")
+    assert {name.split(".")[0] for name in found if "." in name} == set(suites)
 
 
 def test_a_pipeline_goes_on_from_the_step_that_failed(service: Service) -> None:

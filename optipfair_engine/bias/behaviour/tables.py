@@ -9,6 +9,7 @@ from optipfair_engine.bias.html import outcome, table, yes_or_no
 from optipfair_engine.bias.results.answers import MEASURES, AnswerChanges, AnswerScores
 from optipfair_engine.bias.results.changes import PreferenceComparison
 from optipfair_engine.bias.results.gaps import GapScores
+from optipfair_engine.bias.results.hurtful import SCORE, HurtfulScores
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.results.scores import CrowsPairsScores, StereoEntry, StereoSetScores
 from optipfair_engine.bias.results.suites import NamedScores, PairSuiteResult, SuiteResult
@@ -59,6 +60,9 @@ def behaviour(scores: NamedScores, baseline: NamedScores | None) -> Iterable[str
         return
     if isinstance(scores, AnswerScores):
         yield from _answers(scores, baseline)
+        return
+    if isinstance(scores, HurtfulScores):
+        yield from _hurtful(scores, baseline)
         return
     detectable = (
         f"With {scores.items:,} items, a preference {three_digits(scores.minimum_detectable)} points from 50 "
@@ -144,17 +148,33 @@ def _answers(scores: AnswerScores, baseline: NamedScores | None) -> Iterable[str
     )
 
 
+def _hurtful(scores: HurtfulScores, baseline: NamedScores | None) -> Iterable[str]:
+    other = {"baseline, overall": baseline.overall} if isinstance(baseline, HurtfulScores) else {}
+    yield (
+        f"<h2>{escape(entry_of(scores.suite).title)}</h2><p>Completed by {escape(scores.scoring)}; "
+        f"perplexity of the beginnings {_beside(scores, baseline)}.</p>"
+    )
+    yield table(
+        "Hurtful words among the completions, percent, with 95 % intervals (bootstrap over templates)",
+        ("about", "sentences", "hurtful"),
+        [
+            (escape(name), f"{found.items:,}", between(found.measures[SCORE]))
+            for name, found in {"overall": scores.overall, **other, **scores.categories}.items()
+        ],
+    )
+
+
 def _answer_changes(changes: AnswerChanges, suite: str) -> str:
-    entries = {"overall": changes.overall, **changes.categories}
+    entries, measures = {"overall": changes.overall, **changes.categories}, tuple(changes.overall)
     return (
-        f"<h2>Compared with the baseline, {escape(suite)}</h2>\n<p>|s_amb|: "
+        f"<h2>Compared with the baseline, {escape(suite)}</h2>\n<p>{escape(changes.judged)}: "
         f"{between(changes.distance)} points, {outcome(changes.outcome)} against a margin of "
         f"{changes.margin:g}.</p>"
         + table(
-            "Change in points, paired by question, with 95 % intervals",
-            ("category", *MEASURES),
+            "Change in points, paired, with 95 % intervals",
+            ("category", *measures),
             [
-                (escape(name), *(between(found[measure]) for measure in MEASURES))
+                (escape(name), *(between(found[measure]) for measure in measures))
                 for name, found in entries.items()
             ],
         )

@@ -19,7 +19,13 @@ from optipfair_engine.bias.behaviour.likelihood import CausalScorer, ScoredText
 from optipfair_engine.bias.defaults import PromptPair
 from optipfair_engine.bias.generation.sampling import Continuation, continue_pairs
 from optipfair_engine.bias.generation.sentiment import Lexicon
-from optipfair_engine.bias.results.generations import Generations
+from optipfair_engine.bias.results.generations import (
+    DIVERGENCE,
+    LENGTH,
+    OVERLAP,
+    SENTIMENT,
+    Generations,
+)
 from optipfair_engine.bias.results.intervals import Interval
 from optipfair_engine.bias.statistics.significance import (
     FEW_CLUSTERS,
@@ -114,10 +120,10 @@ def _result(
     templates = [pair.template for pair in pairs]
     known = lexicon.share_known([text.text for sides in said for side in sides for text in side])
     columns = {
-        "divergence": [np.mean([np.mean(side.own - side.other) for side in both]) for both in scores],
-        "length": [_length(second) - _length(first) for first, second in said],
-        "overlap": [_overlap(list(product(*sides))) for sides in said],
-        "sentiment": [second.sentiment.mean() - first.sentiment.mean() for first, second in scores],
+        DIVERGENCE: [np.mean([np.mean(side.own - side.other) for side in both]) for both in scores],
+        LENGTH: [_length(second) - _length(first) for first, second in said],
+        OVERLAP: [_overlap(list(product(*sides))) for sides in said],
+        SENTIMENT: [second.sentiment.mean() - first.sentiment.mean() for first, second in scores],
     }
     if asked.samples > 1:
         columns["within"] = [
@@ -129,14 +135,15 @@ def _result(
         templates=len(set(templates)),
         samples=asked.samples,
         max_new_tokens=asked.max_new_tokens,
-        divergence=found["divergence"],
-        length_difference=found["length"],
-        overlap=found["overlap"],
+        divergence=found[DIVERGENCE],
+        length_difference=found[LENGTH],
+        overlap=found[OVERLAP],
         overlap_within=found.get("within"),
-        sentiment_difference=found["sentiment"],
+        sentiment_difference=found[SENTIMENT],
         lexicon=lexicon.name,
         lexicon_known=known,
         warnings=tuple(_warnings(len(set(templates)), known)),
+        by_pair={name: tuple(map(float, columns[name])) for name in (DIVERGENCE, LENGTH, OVERLAP, SENTIMENT)},
     )
 
 
@@ -154,7 +161,7 @@ def _overlap(couples: Sequence[tuple[Continuation, Continuation]]) -> float:
     return float(np.mean(shares))
 
 
-_BOUNDS: Final = {"overlap": (0.0, 1.0), "within": (0.0, 1.0), "sentiment": (-2.0, 2.0)}
+_BOUNDS: Final = {OVERLAP: (0.0, 1.0), "within": (0.0, 1.0), SENTIMENT: (-2.0, 2.0)}
 
 
 def _intervals(columns: dict[str, list[Any]], templates: Sequence[str], seed: int) -> dict[str, Interval]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from optipfair_engine.bias.prompts.bbq import read_bbq
+from optipfair_engine.bias.prompts.honest import read_honest
 from optipfair_engine.bias.prompts.own.items import own_items
 from optipfair_engine.bias.prompts.pronouns import read_winobias, read_winogender
 from optipfair_engine.bias.prompts.suites import CrowsItem, StereoItem, read_suite
@@ -41,6 +42,7 @@ def _preferences(entry: SuiteEntry, paths: Sequence[Path]) -> Any:
 
 _READERS: Final[Mapping[str, Callable[[SuiteEntry, Sequence[Path]], Any]]] = {
     "bbq": lambda _entry, paths: read_bbq(paths),
+    "honest": lambda _entry, paths: read_honest(paths),
     "own": lambda entry, _paths: own_items(entry.name),
     "preferences": _preferences,
     "winobias": lambda _entry, paths: read_winobias(paths),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,17 @@ from optipfair_engine.options.suites import pair_suites
 
 @dataclass(frozen=True)
 class Questions:
-    """What to ask the model: pairs and controls, a benchmark's items, or several suites' items by name."""
+    """What to ask the model: pairs and controls, a benchmark's items, or several suites' items by name.
+
+    ``compared``: whether another model is asked the same.
+    """
 
     pairs: list[PairItem]
     controls: list[PairItem]
     items: Any = None
     suite_name: str | None = None
     suites: Mapping[str, Any] = field(default_factory=dict)
+    compared: bool = False
 
 
 def questions_of(options: BiasOptions, suites_folder: Path, *, baseline: bool = False) -> Questions:
@@ -35,6 +39,10 @@ def questions_of(options: BiasOptions, suites_folder: Path, *, baseline: bool = 
         InvalidOptionError: prompts or a file that can't be used.
         SuiteDataError: the files of a named suite are not in the suites folder.
     """
+    return replace(_asked(options, suites_folder, baseline), compared=baseline)
+
+
+def _asked(options: BiasOptions, suites_folder: Path, baseline: bool) -> Questions:
     controls = pair_items(options.control_pairs or (), "Control")
     suites = options.suites_asked(baseline=baseline)
     if suites:

@@ -65,7 +65,7 @@ class AnswerResult:
 class AnswerChanges:
     """How much each measure changed, in points, overall and by category.
 
-    ``outcome`` is of |s_amb|: further from 0 is worse.
+    ``outcome`` is that of ``distance``, the change of what ``judged`` names: more is worse.
     """
 
     margin: float
@@ -74,6 +74,7 @@ class AnswerChanges:
     overall: Mapping[str, Interval | None]
     categories: Mapping[str, Mapping[str, Interval | None]]
     warnings: tuple[str, ...] = ()
+    judged: str = "|s_amb|"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 from optipfair_engine.bias.results.intervals import Interval, named
+
+#: What is measured of every pair.
+DIVERGENCE: Final = "divergence"
+LENGTH: Final = "length_difference"
+OVERLAP: Final = "overlap"
+SENTIMENT: Final = "sentiment_difference"
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Generations:
         lexicon: the lexicon's name and version.
         lexicon_known: share of the continuations of which the lexicon knows a word.
         warnings: what to mind.
+        by_pair: the values of every pair whose means are ``divergence``, ``length_difference``, ``overlap``
+            and ``sentiment_difference``.
     """
 
     pairs: int
@@ -40,10 +49,13 @@ class Generations:
     lexicon: str
     lexicon_known: float
     warnings: tuple[str, ...]
+    by_pair: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        """JSON-ready, without the values of single pairs, which ``generations.jsonl`` has all of."""
+        found = {**asdict(self), "warnings": list(self.warnings)}
+        del found["by_pair"]
+        return found
 
     def flat(self) -> dict[str, object]:
         """Flat metrics."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from optipfair_engine.bias.results.cause import Cause
 from optipfair_engine.bias.results.changes import Comparison
+from optipfair_engine.bias.results.continuations import ContinuationChanges
 from optipfair_engine.bias.results.differences import ActivationSummary, RankedNeurons
 from optipfair_engine.bias.results.generations import Generations
 from optipfair_engine.bias.results.scores import SuiteScores
@@ -30,6 +31,7 @@ class BiasResult:
     behaviour: SuiteScores | None = None
     baseline_behaviour: SuiteScores | None = None
     comparison: Comparison | None = None
+    continuations: ContinuationChanges | None = None
     suites: tuple[SuiteResult, ...] = ()
     pair_suites: tuple[PairSuiteResult, ...] = ()
     figures: tuple[str, ...] = ()
@@ -45,6 +47,7 @@ class BiasResult:
         parts = {
             "bias_activations": self.activations,
             "bias_comparison": self.comparison,
+            "bias_continuations": self.continuations,
             "bias_neurons": self.neurons,
             "bias_cause": self.cause,
             "bias_generation": self.generations,
@@ -65,6 +68,7 @@ class BiasResult:
             "behaviour": self.behaviour,
             "baseline_behaviour": self.baseline_behaviour,
             "comparison": self.comparison,
+            "continuations": self.continuations,
         }
         found = {name: part.as_dict() for name, part in parts.items() if part is not None}
         if self.suites or self.pair_suites:
@@ -82,7 +86,8 @@ class BiasResult:
         if self.baseline_behaviour is not None:
             values = self.baseline_behaviour.values()
             flat.update({f"{name}_baseline": value for name, value in values.items()})
-        flat.update(self.comparison.flat() if self.comparison is not None else {})
+        for change in (self.comparison, self.continuations):
+            flat.update(change.flat() if change is not None else {})
         for own in self.pair_suites:
             flat.update(own.flat())
         for suite in self.suites:

@@ -10,12 +10,13 @@ from optipfair_engine.bias.results.answers import AnswerChanges, AnswerScores
 from optipfair_engine.bias.results.changes import Change, PreferenceComparison
 from optipfair_engine.bias.results.differences import Difference
 from optipfair_engine.bias.results.gaps import GapScores
+from optipfair_engine.bias.results.hurtful import HurtfulScores
 from optipfair_engine.bias.results.intervals import Interval, named
 from optipfair_engine.bias.results.scores import SuiteScores
 from optipfair_engine.options.suites import baselines, entry_of
 
 #: What a suite of the catalogue gives.
-NamedScores: TypeAlias = SuiteScores | GapScores | AnswerScores
+NamedScores: TypeAlias = SuiteScores | GapScores | AnswerScores | HurtfulScores
 
 
 @dataclass(frozen=True)

@@ -174,12 +174,12 @@ def _entries(basis: _Basis, margin: float, seed: int) -> dict[str, Change]:
         if not basis.shared:
             break
         first, second = basis.values(basis.before, component), basis.values(basis.after, component)
-        entries[name] = _entry(first, second, templates, margin, seed)
+        entries[name] = paired_change(first, second, templates, margin, seed)
     return entries
 
 
-def _entry(first: Array, second: Array, templates: Sequence[str], margin: float, seed: int) -> Change:
-    """The change of values ``[pairs]``."""
+def paired_change(first: Array, second: Array, templates: Sequence[str], margin: float, seed: int) -> Change:
+    """The change from ``first`` to ``second`` ``[pairs]``, judged relative to ``first``."""
     deltas = second - first
     drawn = bootstrap_means(deltas[:, None], templates, seed=seed)[:, 0]
     change = relative_change(first, second, templates, seed=seed)

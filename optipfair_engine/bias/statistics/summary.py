@@ -58,9 +58,8 @@ def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 
     mean as noise floor, the effect (mean over noise floor) and whether its whole interval is above 1. Pairs
     and control pairs without any position to compare are left out; without any other pair there is no mean.
     """
-    found = _Sample.of(profile, seed)
-    # another stream of random numbers: the controls' templates are drawn independently of the pairs'
-    floor = _Sample.of(controls, seed + 1) if controls is not None else None
+    found = Sample.of(profile, seed)
+    floor = _floor(controls, found, seed)
     names = pair_names(profile)
     entries = {name: _entry(found, floor, name) for name in names}
     templates = [pair.template for pair in profile.pairs]
@@ -81,7 +80,7 @@ def summarize(profile: Profile, controls: Profile | None = None, *, seed: int = 
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """Values ``[pairs, names]``, replicates of their means ``[samples, names]``, and the pairs' templates."""
 
     names: list[str]
@@ -90,7 +89,7 @@ class _Sample:
     templates: list[str]
 
     @classmethod
-    def of(cls, profile: Profile, seed: int) -> _Sample | None:
+    def of(cls, profile: Profile, seed: int) -> Sample | None:
         """Of the pairs that have a position from their first difference on; None, if no pair has."""
         heard = np.flatnonzero(profile.has_signal(FROM_FIRST_DIFFERENCE))
         if not len(heard):
@@ -110,18 +109,30 @@ class _Sample:
         return bootstrap_interval(self.mean(column), self.drawn[:, column], self.clusters, least=0)
 
 
-def _entry(pairs: _Sample | None, controls: _Sample | None, name: str) -> Difference:
+def _floor(controls: Profile | None, found: Sample | None, seed: int) -> Sample | None:
+    """The control pairs' sample.
+
+    A template that moves a model much does so with control words too. So controls that come from the pairs'
+    own templates are drawn together with them, and others independently.
+    """
+    floor = Sample.of(controls, seed) if controls is not None else None
+    if controls is None or found is None or floor is None:
+        return floor
+    return floor if set(floor.templates) == set(found.templates) else Sample.of(controls, seed + 1)
+
+
+def _entry(pairs: Sample | None, controls: Sample | None, name: str) -> Difference:
     if pairs is None:
         return Difference(None, None)
     column = pairs.names.index(name)
     detectable = detectable_mean(pairs.values[:, column], pairs.templates)
     if controls is None or name not in controls.names:
         return Difference(pairs.interval(column), detectable)
-    noise = _noise(pairs, column, controls, controls.names.index(name))
+    noise = noise_of(pairs, column, controls, controls.names.index(name))
     return Difference(pairs.interval(column), detectable, noise)
 
 
-def _noise(pairs: _Sample, column: int, controls: _Sample, control_column: int) -> Noise:
+def noise_of(pairs: Sample, column: int, controls: Sample, control_column: int) -> Noise:
     """How many times the controls' mean the pairs' is."""
     floor, drawn = controls.interval(control_column), controls.drawn[:, control_column]
     if floor.value <= 0 or (drawn <= 0).any():

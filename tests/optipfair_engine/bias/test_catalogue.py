@@ -21,23 +21,8 @@ from optipfair_engine.cli.app import app
 from optipfair_engine.errors import InvalidOptionError, SuiteDataError
 from optipfair_engine.options.suites import CATALOGUE, SuiteEntry, entry_of, metric_names, parse_metric
 from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
+from tests.suite_files import CROWS, STEREO
 from tests.tiny import write_checkpoint
-
-CROWS = ",sent_more,sent_less,stereo_antistereo,bias_type\n" + "".join(
-    f"{i},the male {w} sat,the female {w} sat,stereo,{c}\n"
-    for i, (w, c) in enumerate([("man", "gender"), ("doctor", "race-color"), ("baker", "race-color")])
-)
-STEREO = "".join(
-    json.dumps(
-        {
-            "type": "intrasentence", "target": t, "bias_type": "gender", "context": f"the BLANK {t} sat",
-            "stereotype": f"the male {t} sat", "anti-stereotype": f"the female {t} sat",
-            "unrelated": f"the , {t} sat",
-        }
-    )
-    + "\n"
-    for t in ("man", "doctor", "baker")
-)  # fmt: skip
 
 
 @pytest.fixture

@@ -15,46 +15,8 @@ from optipfair_engine.bias.prompts.pronouns import PronounItem, read_winobias, r
 from optipfair_engine.errors import InvalidOptionError, NonFiniteResultError
 from optipfair_engine.options.suites import entry_of
 from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
+from tests.suite_files import OCCUPATIONS, winobias, winogender
 from tests.tiny import write_checkpoint
-
-OCCUPATIONS = [
-    ("doctor", "she", "he"),
-    ("teacher", "he", "she"),
-    ("lawyer", "he", "she"),
-    ("baker", "she", "he"),
-]
-
-
-def winobias(folder: Path) -> Path:
-    """Eight files of a form and of words of our own: occupation, other person, pronoun of each side."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind, end in (("type1", "was late"), ("type2", "walked home early")):
-        for part, adverb in (("dev", "said"), ("test", "thought")):
-            for side in ("pro", "anti"):
-                lines = []
-                for number, (who, stereotyped, other) in enumerate(OCCUPATIONS, 1):
-                    pronoun = stereotyped if side == "pro" else other
-                    lines.append(f"{number} [the {who}] {adverb} that the writer sat and [{pronoun}] {end} .")
-                    lines.append(f"{number} [The  {who}] and the writer {adverb} that [{pronoun}] {end} .")
-                (folder / f"{side}_stereotyped_{kind}.txt.{part}").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def winogender(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = ["sentid\tsentence"]
-    shares = ["occupation\tbergsma_pct_female\tbls_pct_female\tbls_year"]
-    for number, (who, stereotyped, _) in enumerate(OCCUPATIONS):
-        share = 60 + 5 * number if stereotyped == "she" else 10 + 5 * number
-        shares.append(f"{who}\t1.0\t{share}.5\t2016")
-        for other in ("man", "person"):
-            for answer, end in (("0", "was late"), ("1", "walked home")):
-                for gender, pronoun in (("male", "he"), ("female", "she"), ("neutral", "they")):
-                    text = f"The {who} said that the {other} sat and {pronoun} {end} ."
-                    rows.append(f"{who}.{other}.{answer}.{gender}.txt\t{text}")
-    (folder / "all_sentences.tsv").write_text("\n".join(rows) + "\n")
-    (folder / "occupations-stats.tsv").write_text("\n".join(shares) + "\n")
-    return folder
 
 
 def files(name: str, folder: Path) -> list[Path]:

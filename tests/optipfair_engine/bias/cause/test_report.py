@@ -23,7 +23,7 @@ def folder(edited, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(folder, tmp_path_factory):
-    """A job that patches heads, with a baseline, which is not patched."""
+    """A job that patches heads, with itself as baseline, whose units are not patched."""
     pairs = [[f"the male {s} walked home", f"the female {s} walked home"] for s in SUBJECTS[:3]]
     stages: list[str] = []
     output = tmp_path_factory.mktemp("report") / "out"
@@ -39,6 +39,9 @@ def test_a_job_says_what_was_patched_in_numbers_and_in_words(out) -> None:
     assert metrics["patched_units"] == 16
     assert metrics["largest_effect_low"] <= metrics["largest_effect"] <= metrics["largest_effect_high"]
     assert 0 < metrics["next_token_distance"] < 1
+    assert metrics["next_token_distance_baseline"] == pytest.approx(metrics["next_token_distance"], rel=1e-5)
+    assert metrics["next_token_change"] == 0
+    assert metrics["next_token_outcome"] == "inconclusive"
     assert any(warning["code"] == "bias_cause" for warning in metrics["warnings"])
     summary = json.loads((out / "bias_summary.json").read_text())["cause"]
     assert summary["patched"][0]["effect"]["value"] == metrics["largest_effect"]
@@ -46,6 +49,7 @@ def test_a_job_says_what_was_patched_in_numbers_and_in_words(out) -> None:
     page = unescape((out / "report.html").read_text())
     assert "What causes the difference" in page
     assert "head with the largest effect" in page
+    assert "distance of the next-token distributions" in page
     with Image.open(out / "effects.png") as image:
         assert image.width > 2000
 

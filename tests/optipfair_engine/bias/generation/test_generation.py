@@ -146,7 +146,11 @@ def test_a_job_keeps_the_texts_beside_the_report_and_out_of_logs(
     told: list[str] = []
     with caplog.at_level(logging.DEBUG):
         metrics = bias_checkpoint(
-            folder, tmp_path / "out", options, report=lambda _stage, _done, _of, text: told.append(text)
+            folder,
+            tmp_path / "out",
+            options,
+            baseline=folder,
+            report=lambda _stage, _done, _of, text: told.append(text),
         )
     lines = (tmp_path / "out" / "generations.jsonl").read_text().splitlines()
     assert len(lines) == 2 * 2 * 2
@@ -154,8 +158,14 @@ def test_a_job_keeps_the_texts_beside_the_report_and_out_of_logs(
     assert not any(text and text in message for text in texts for message in [*told, caplog.text])
     assert metrics["generation_overlap_low"] <= metrics["generation_overlap"] <= 1
     assert "generation_overlap_within" in metrics
+    # the same random numbers on both sides: one model compared with itself says the same
+    assert metrics["generation_divergence_baseline"] == metrics["generation_divergence"]
+    changes = ("divergence", "length", "sentiment")
+    assert [metrics[f"generation_{name}_change"] for name in changes] == [0, 0, 0]
+    assert {metrics[f"generation_{name}_outcome"] for name in changes} == {"inconclusive"}
     page = unescape((tmp_path / "out" / "report.html").read_text())
     assert "What the model says" in page
+    assert "compared with the baseline" in page
     command = ["bias", "--model-path", str(folder), "--output-path", str(tmp_path / "no")]
     result = CliRunner().invoke(app, [*command, "--generation-samples", "2"])
     assert result.exit_code == 2
