@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,23 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
+from optipfair_engine.checkpoints import verify
+from optipfair_engine.checkpoints.reload import logits_of
 from tests.tiny import tiny_llama, tiny_model, write_checkpoint
+
+
+@pytest.fixture(autouse=True, scope="session")
+def check_in_this_process() -> Iterator[None]:
+    """Reload checks read the folder in this process: a new Python costs seconds and has its own test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            verify,
+            "run_fresh",
+            lambda folder, tokens, device, attention, dtype: logits_of(
+                folder, tokens, device=device, attention=attention, compute_dtype=dtype
+            ),
+        )
+        yield
 
 
 def make_llama(**changes: Any) -> LlamaForCausalLM:
