@@ -1,4 +1,4 @@
-"""Sizes, from a model's facts alone: of its weights, and of what a prune's spec asks for, which may be too much.
+"""Sizes, from a model's facts alone: of its weights, and of what is left by a prune, or out of its reach.
 
 What the facts leave open isn't judged here; the weights tell later.
 """
