@@ -41,3 +41,19 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data sets at {folder} (set OPTIPFAIR_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy: faster than migrating for each test."""
+    import migrations
+    from jobs.database import connect
+
+    path = tmp_path_factory.mktemp("template") / "service.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    engine = connect(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("COMMIT")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
+    return path
