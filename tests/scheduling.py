@@ -11,9 +11,8 @@ from collections import defaultdict
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
-#: Seconds that a test of each mark may take, as against one without.
-SECONDS = {"server": 8.0, "browser": 4.0, "slow": 4.0}
-OTHERWISE = 0.2
+#: About how many seconds a test takes that has these marks; the first that fit count.
+SECONDS = (({"server", "slow"}, 20.0), ({"slow"}, 4.0), ({"browser"}, 4.0), (set[str](), 0.3))
 
 
 class WholeFiles(LoadGroupScheduling):
@@ -39,4 +38,5 @@ def _unit(item: pytest.Item) -> str:
 
 
 def _seconds(item: pytest.Item) -> float:
-    return max((SECONDS.get(mark.name, OTHERWISE) for mark in item.iter_markers()), default=OTHERWISE)
+    marks = {mark.name for mark in item.iter_markers()}
+    return next(seconds for needed, seconds in SECONDS if needed <= marks)
