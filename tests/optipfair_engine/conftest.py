@@ -8,12 +8,15 @@ from typing import Any, cast
 
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from transformers import (
     GPT2LMHeadModel,
     LlamaForCausalLM,
     Phi3ForCausalLM,
 )
 
+from optipfair_engine import figures
 from optipfair_engine.checkpoints import verify
 from optipfair_engine.checkpoints.reload import logits_of
 from tests.tiny import tiny_llama, tiny_model, write_checkpoint
@@ -31,6 +34,29 @@ def check_in_this_process() -> Iterator[None]:
             ),
         )
         yield
+
+
+draw = figures._save
+
+
+def sketch(path: Path, put_in: Callable[[Axes], None], **_size: float) -> Path:
+    """What goes into a plot, without the pixels, which take most of its time."""
+    put_in(Figure().add_subplot())
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sketched_plots() -> Iterator[None]:
+    """Plots of prunes and evaluations are sketches, but where a test asks for ``drawn_plots``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_save", sketch)
+        yield
+
+
+@pytest.fixture
+def drawn_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_save", draw)
 
 
 def make_llama(**changes: Any) -> LlamaForCausalLM:
