@@ -18,21 +18,15 @@ from transformers import (
 
 from optipfair_engine import figures
 from optipfair_engine.checkpoints import verify
-from optipfair_engine.checkpoints.reload import logits_of
+from tests.reloading import in_this_process
 from tests.tiny import tiny_llama, tiny_model, write_checkpoint
 
 
 @pytest.fixture(autouse=True, scope="session")
 def check_in_this_process() -> Iterator[None]:
-    """Reload checks read the folder in this process: a new Python costs seconds and has its own test."""
+    """A new Python for each reload check would cost seconds: ``test_saving`` starts one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            verify,
-            "run_fresh",
-            lambda folder, tokens, device, attention, dtype: logits_of(
-                folder, tokens, device=device, attention=attention, compute_dtype=dtype
-            ),
-        )
+        patch.setattr(verify, "run_fresh", in_this_process)
         yield
 
 
