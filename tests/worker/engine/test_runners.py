@@ -32,7 +32,7 @@ from worker.inputs.places import InputNotFoundError, Inputs, Places
 
 @pytest.fixture(autouse=True)
 def check_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runners, "forked_runner", in_this_process)
+    monkeypatch.setattr("worker.engine.reload_check.forked_runner", in_this_process)
 
 
 def inputs_under(root: Path, **places: object) -> Inputs:
