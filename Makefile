@@ -59,13 +59,13 @@ serve: $(VENV)/.run ## Run the whole service on this machine (data in ./data)
 	@$(BIN)/optipfair-service serve --data-dir $(or $(OPTIPFAIR_DATA_DIR),data)
 
 test: $(VENV)/.dev ## Run the test suite (all but the long outages)
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not outage"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadgroup -m "not outage"
 
 test-outages: $(VENV)/.dev ## Run the tests that take broker, database, store and disk away for a long while
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m outage
 
 test-fast: $(VENV)/.dev ## Run the quick tests (no servers, no browser)
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist worksteal -m "not slow and not server and not browser"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadgroup -m "not slow and not server and not browser"
 
 check: $(VENV)/.dev ## Everything that is checked without running the tests
 	@$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from demo.jobs import prune_job
 from demo.topics import calibration_text, evaluation_text, excerpts
 from service.client import OptipfairClient
 from service.client.display import ProgressDisplay
@@ -101,21 +102,16 @@ def wait_until_ready(base_url: str, process: subprocess.Popen[bytes]) -> None:
 
 def job_request() -> dict[str, Any]:
     """What is POSTed: 20 % of the MLP neurons go, chosen by windows of Python's own manual and refitted."""
-    return {
-        "kind": "prune",
-        "spec": {
-            "model": {"source": "local", "name": MODEL},
-            "pruning_type": "MLP_GLU",
-            "preset": "recommended",
-            "allocation": "uniform",  # equal widths, so that plain transformers loads the result
-            "pruning_percentage": 20,
-            "calibration": {"texts": excerpts(calibration_text(), CALIBRATION_TEXTS, EXCERPT_CHARACTERS)},
-            "evaluation": {"texts": excerpts(evaluation_text(), EVALUATION_TEXTS, EXCERPT_CHARACTERS)},
-        },
-        "labels": {"demo": "yes"},
-        "reuse": True,  # the same work is not done twice: a second demo gets the first one's result
-        "gates": [{"metric": "perplexity_ratio", "max": MAX_RATIO}],
+    spec = {
+        "pruning_type": "MLP_GLU",
+        "preset": "recommended",
+        "allocation": "uniform",  # equal widths, so that plain transformers loads the result
+        "calibration": {"texts": excerpts(calibration_text(), CALIBRATION_TEXTS, EXCERPT_CHARACTERS)},
+        "evaluation": {"texts": excerpts(evaluation_text(), EVALUATION_TEXTS, EXCERPT_CHARACTERS)},
     }
+    job = prune_job(MODEL, 20, spec, max_ratio=MAX_RATIO, labels={"demo": "yes"})
+    # the same work is not done twice: a second demo gets the first one's result
+    return {**job, "reuse": True}
 
 
 def prune(client: OptipfairClient) -> Job:

@@ -18,34 +18,25 @@ from typing import Any
 
 import httpx
 
+from demo.jobs import prune_job
+
 MODEL = {"source": "local", "name": "tiny"}
-TEXTS = {"texts": ["The quick brown fox jumps over the lazy dog. " * 20, "It was a bright cold day. " * 20]}
+TEXTS = {
+    "texts": ["The quick brown fox jumps over the lazy dog. " * 20, "It was a bright cold day. " * 20],
+    "max_length": 32,
+}
 JOBS: Sequence[dict[str, Any]] = (
-    {
-        "kind": "prune",
-        "spec": {
-            "model": MODEL,
-            "preset": "recommended",
-            "pruning_percentage": 25,
-            "calibration": {**TEXTS, "max_length": 32},
-            "evaluation": {**TEXTS, "max_length": 32},
-        },
-        "labels": {"team": "nlp", "run": "nightly"},
-        "gates": [{"metric": "perplexity_ratio", "max": 1.5}],
-    },
-    {
-        "kind": "prune",
-        "spec": {
-            "model": MODEL,
-            "pruning_percentage": 50,
-            "evaluation": {**TEXTS, "max_length": 32},
-        },
-        "labels": {"team": "nlp"},
-        "gates": [{"metric": "perplexity_ratio", "max": 1.0}],
-    },
+    prune_job(
+        MODEL["name"],
+        25,
+        {"preset": "recommended", "calibration": TEXTS, "evaluation": TEXTS},
+        max_ratio=1.5,
+        labels={"team": "nlp", "run": "nightly"},
+    ),
+    prune_job(MODEL["name"], 50, {"evaluation": TEXTS}, max_ratio=1.0, labels={"team": "nlp"}),
     {
         "kind": "importance",
-        "spec": {"model": MODEL, "calibration": {**TEXTS, "max_length": 32}},
+        "spec": {"model": MODEL, "calibration": TEXTS},
         "labels": {"team": "nlp"},
     },
     {"kind": "bias", "spec": {"model": MODEL}, "labels": {"team": "fairness"}},

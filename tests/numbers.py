@@ -48,3 +48,15 @@ def _array(values: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     if isinstance(values, torch.Tensor):
         values = values.detach().double().cpu().numpy()
     return np.asarray(values, dtype=np.float64)
+
+
+def relative_error(model: torch.nn.Module, other: torch.nn.Module, calibration: Any) -> float:
+    """By how much another model's logits on the calibration's batches differ, as a share of their energy."""
+    dense, theirs = (logits_on(each, calibration) for each in (model, other))
+    return float((dense - theirs).square().sum() / dense.square().sum())
+
+
+def logits_on(model: torch.nn.Module, calibration: Any) -> torch.Tensor:
+    """All logits on the calibration's batches, ``[tokens, vocabulary]``."""
+    with torch.no_grad():
+        return torch.cat([model(**batch).logits.float().flatten(0, 1) for batch in calibration.batches])

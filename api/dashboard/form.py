@@ -6,20 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from api.dashboard.sizes import SIZES
 from api.problem import Problem, field_error, invalid
 
 Form = Mapping[str, Sequence[str]]
 KINDS = ("prune", "importance", "bias", "evaluate", "analyze")
 GATES = 3
 MAX_GATES = 32
-SIZES = (
-    ("pruning_percentage", "% of neurons, heads, experts"),
-    ("expansion_rate", "% of hidden size"),
-    ("target_parameters", "parameters stay"),
-    ("target_bytes", "bytes stay"),
-    ("num_layers_to_remove", "layers go"),
-    ("depth_pruning_percentage", "% of layers go"),
-)
 _WHOLE = ("target_parameters", "target_bytes", "num_layers_to_remove")
 _TEXTS = {"prune": ("calibration", "evaluation"), "importance": ("calibration",), "evaluate": ("text",)}
 _PLAIN = ("preset", "pruning_type", "neuron_selection_method", "compensation", "layer_selection_method")
@@ -70,7 +63,7 @@ def _prune(form: Form) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: one(form, name) for name in _PLAIN if one(form, name)}
     if one(form, "size"):
         name = one(form, "size_name")
-        if name not in dict(SIZES):
+        if name not in SIZES:
             raise _wrong("spec", "Choose what the size counts.")
         chosen[name] = _number(f"spec.{name}", one(form, "size"), whole=name in _WHOLE)
     return chosen
@@ -168,7 +161,7 @@ def form_of_job(kind: str, spec: Mapping[str, Any], labels: Mapping[str, str], g
             found[name] = ("local:" if name == "suite" else "") + rest.pop(name)
     if len(rest.get("suites") or ()) == 1:
         found["suite"] = f"catalogue:{rest.pop('suites')[0]}"
-    for name, _ in SIZES:
+    for name in SIZES:
         if name in rest:
             found |= {"size_name": name, "size": _exactly(rest.pop(name))}
     for place, gate in enumerate(gates):

@@ -9,6 +9,7 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 from api.context import Services
+from api.dashboard.sizes import SIZES
 from api.dashboard.words import ago, span
 from api.views import rfc3339_or_none
 from jobs.errors import InvalidError
@@ -164,15 +165,7 @@ def what(kind: str, spec: Mapping[str, Any]) -> str:
     if kind != "prune":
         return ""
     parts = [cast("str", spec.get("pruning_type") or "")]
-    sizes = {
-        "pruning_percentage": "{:g} %",
-        "expansion_rate": "expansion {:g} %",
-        "target_parameters": "to {:,} parameters",
-        "target_bytes": "to {:,} bytes",
-        "num_layers_to_remove": "{} layers",
-        "depth_pruning_percentage": "{:g} % of layers",
-    }
-    parts += [text.format(spec[name]) for name, text in sizes.items() if spec.get(name) is not None]
+    parts += [size.short.format(spec[name]) for name, size in SIZES.items() if spec.get(name) is not None]
     if spec.get("preset") not in (None, "guide"):
         parts.append(str(spec["preset"]))
     return " · ".join(part for part in parts if part)

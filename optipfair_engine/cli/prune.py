@@ -103,27 +103,7 @@ def prune(
     **chosen: Any,
 ) -> None:
     """Prune a model and save the result, with its plan, a model card, metrics and plots."""
-    searched = chosen["allocation"] == "searched" or None
-    preset = chosen["preset"] != "guide" and plan is None
-    writes = chosen["calibration"] or chosen["mix_self"] or preset or None
-    samples = (calibration_file or writes, "--calibration")
-    refuse_unread(
-        context,
-        {
-            "num_samples": samples,
-            "batch_size": samples,
-            "max_length": samples,
-            "evaluation_max_length": (evaluation, "--evaluation"),
-            "evaluation_num_windows": (evaluation, "--evaluation"),
-            "seed": (
-                chosen["healing"] or chosen["reconstruction"] or searched or fairness_pairs or writes,
-                "--healing-seconds, --reconstruction-seconds, --allocation searched, --fairness-pairs or "
-                "--calibration-source model",
-            ),
-            "fairness_weight": (fairness_pairs, "--fairness-pairs"),
-            "fairness_by": (fairness_pairs, "--fairness-pairs"),
-        },
-    )
+    _refuse_unread(context, chosen, calibration_file, evaluation, fairness_pairs, planned=plan is not None)
     if out_of_core and chosen["execution"] == "memory":
         raise InvalidOptionError("--out-of-core is --execution streamed: leave one of them out")
     if out_of_core:
@@ -146,6 +126,39 @@ def prune(
         show_json(metrics)
     else:
         _show(metrics, output_path)
+
+
+def _refuse_unread(
+    context: typer.Context,
+    chosen: Mapping[str, Any],
+    calibration: Path | None,
+    evaluation: Path | None,
+    fairness_pairs: Path | None,
+    *,
+    planned: bool,
+) -> None:
+    """Refuse options that were given without what makes them count."""
+    searched = chosen["allocation"] == "searched" or None
+    preset = chosen["preset"] != "guide" and not planned
+    writes = chosen["calibration"] or chosen["mix_self"] or preset or None
+    samples = (calibration or writes, "--calibration")
+    refuse_unread(
+        context,
+        {
+            "num_samples": samples,
+            "batch_size": samples,
+            "max_length": samples,
+            "evaluation_max_length": (evaluation, "--evaluation"),
+            "evaluation_num_windows": (evaluation, "--evaluation"),
+            "seed": (
+                chosen["healing"] or chosen["reconstruction"] or searched or fairness_pairs or writes,
+                "--healing-seconds, --reconstruction-seconds, --allocation searched, --fairness-pairs or "
+                "--calibration-source model",
+            ),
+            "fairness_weight": (fairness_pairs, "--fairness-pairs"),
+            "fairness_by": (fairness_pairs, "--fairness-pairs"),
+        },
+    )
 
 
 def _options(chosen: Mapping[str, Any]) -> PruneOptions:

@@ -12,7 +12,6 @@ from optipfair_engine.headers.estimates import (
     check_memory,
     estimate_prune,
     estimate_streamed,
-    loaded_bytes,
     state_bytes,
 )
 from optipfair_engine.headers.folder import (
@@ -30,11 +29,11 @@ from optipfair_engine.headers.folder import (
 )
 from optipfair_engine.headers.reach import (
     lacks_experts,
-    out_of_reach,
     why_not_dynamic,
     why_speechless,
     width_type,
 )
+from optipfair_engine.headers.sizes import loaded_bytes, out_of_reach
 
 __all__ = [
     "Estimate",

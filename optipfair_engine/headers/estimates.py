@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optipfair_engine.architectures.registry import known_architecture
+from optipfair_engine.headers.sizes import loaded_bytes, matrices_of_mlp, output_bytes
 
 if TYPE_CHECKING:
     from optipfair_engine.headers.folder import ModelFacts
@@ -25,7 +25,6 @@ _SEARCH_SECONDS = 300.0
 _SEARCH_BYTES = 3 * 4 * 2**25
 #: What a token costs that the model writes, in tokens that it reads: products of few rows, and the cache.
 _WRITING = 2.5
-_BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     ``spec`` is the job's spec as plain JSON (or the command's options under the same names).
     """
     weights = loaded_bytes(facts, spec.get("dtype"))
-    output = _output_bytes(facts, spec, weights)
+    output = output_bytes(facts, spec, weights)
     tokens = _tokens_of(spec, "calibration")
     layers, wide = facts.num_layers or 1, facts.intermediate_size or 1
     refit = _refits(spec)
@@ -94,7 +93,7 @@ def estimate_streamed(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
 
 def check_memory(facts: ModelFacts, spec: Mapping[str, Any]) -> int:
     """Bytes that comparing the logits of a streamed result takes: of the process that loads it whole."""
-    return _PROCESS_BYTES + _output_bytes(facts, spec, loaded_bytes(facts, spec.get("dtype")))
+    return _PROCESS_BYTES + output_bytes(facts, spec, loaded_bytes(facts, spec.get("dtype")))
 
 
 def _passed_parameters(facts: ModelFacts) -> float:
@@ -164,15 +163,6 @@ def _window(spec: Mapping[str, Any]) -> tuple[int, int]:
     return int(text.get("max_length") or 512), int(text.get("num_windows") or 40)
 
 
-def loaded_bytes(facts: ModelFacts, dtype: str | None = None) -> int:
-    """Bytes of a model's weights once they are loaded as ``dtype``: by default as stored, a GGUF in bfloat16.
-
-    A pruned checkpoint is never larger.
-    """
-    size = _BYTES_OF.get(dtype or "auto", 2 if facts.format == "gguf" else None)
-    return facts.bytes if size is None else facts.parameters * size
-
-
 def _weight_bytes(facts: ModelFacts, weights: float) -> float:
     """Bytes of one parameter."""
     return max(weights / max(facts.parameters, 1), 1)
@@ -227,39 +217,3 @@ def _attention_flops(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
     """Products of queries and keys, and of weights and values: they grow with the square of the length."""
     layers, hidden = facts.num_layers or 1, facts.hidden_size or 1
     return sum(4.0 * layers * hidden * length**2 * count for length, _, count in _windows(spec))
-
-
-def _output_bytes(facts: ModelFacts, spec: Mapping[str, Any], weights: int) -> int:
-    if spec.get("target_bytes"):
-        return min(weights, int(spec["target_bytes"]))
-    if spec.get("target_parameters"):
-        return int(weights * min(1.0, int(spec["target_parameters"]) / max(facts.parameters, 1)))
-    return int(weights * (1 - _removed_share(facts, spec)))
-
-
-def _removed_share(facts: ModelFacts, spec: Mapping[str, Any]) -> float:
-    """The share of all parameters that goes."""
-    layers, hidden, wide = facts.num_layers or 1, facts.hidden_size or 1, facts.intermediate_size or 1
-    in_layers = max(0, facts.parameters - hidden * (facts.vocab_size or 0)) / max(facts.parameters, 1)
-    if spec.get("pruning_type") == "DEPTH":
-        by_count = (spec.get("num_layers_to_remove") or len(spec.get("layer_indices") or ())) / layers
-        return in_layers * min(1.0, by_count or (spec.get("depth_pruning_percentage") or 0) / 100)
-    if spec.get("pruning_type") == "EXPERTS":
-        experts = (facts.expert_parameters or 0) / max(facts.parameters, 1)
-        return experts * (spec.get("pruning_percentage") or 0) / 100
-    chosen = spec.get("layer_indices")
-    share = len(chosen) / layers if chosen else 1.0
-    rate = spec.get("expansion_rate")
-    removed = (
-        1 - min(1.0, rate / 100 * hidden / wide) if rate else (spec.get("pruning_percentage") or 0) / 100
-    )
-    mlp = min(
-        in_layers, layers * matrices_of_mlp(facts.model_type) * hidden * wide / max(facts.parameters, 1)
-    )
-    return mlp * share * removed
-
-
-def matrices_of_mlp(model_type: str) -> int:
-    """Weight matrices that a neuron has a row or column of: up and down, and a gate in most families."""
-    family = known_architecture(model_type)
-    return 2 if family is not None and family.mlp is not None and family.mlp.gate is None else 3

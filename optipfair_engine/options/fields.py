@@ -162,6 +162,11 @@ class PruneFields(Strict):
         """The percentage that goes where one is asked for, or the guide's default."""
         return DEFAULT_PERCENTAGE if self.pruning_percentage is None else self.pruning_percentage
 
+    @property
+    def share_in_words(self) -> str:
+        """The same with its field's name, for messages."""
+        return f"pruning_percentage {self.percentage:g}"
+
     def layers_left(self, num_layers: int) -> int:
         """How many of so many layers stay, as far as the options alone tell."""
         removed = self.num_layers_to_remove or 0

@@ -106,7 +106,7 @@ def _check_layers(options: PruneOptions, plan: PruningPlan) -> None:
     number = {name: said for name, said in asked_layers(options).items() if name != "layer_indices"}
     if not number:
         return
-    count = count_to_remove(plan.num_layers, **number)
+    count = count_to_remove(plan.num_layers, number)
     if count != len(plan.removed_layers):
         raise InvalidOptionError(
             f"the plan removes {len(plan.removed_layers)} layers, not {count}: another number of layers is "

@@ -95,9 +95,6 @@ def plan_by_neuron_scores(
 
 
 def _plan_depth(view: WeightsView, options: PruneOptions) -> PruningPlan:
-    removed = select_layers(
-        view.num_layers,
-        layer_selection_method=options.layer_selection_method,
-        **rules.asked_layers(options),
-    )
+    asked = rules.asked_layers(options)
+    removed = select_layers(view.num_layers, asked, options.layer_selection_method)
     return depth_plan(view, removed, Provenance.of(options))

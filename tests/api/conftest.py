@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -181,15 +182,17 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def make_app(settings: Settings) -> Callable[..., FastAPI]:
+def make_app(settings: Settings, sqlite_template: Path) -> Callable[..., FastAPI]:
     """Makes apps on the same database; the loops are off unless asked for."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    shutil.copy(sqlite_template, settings.data_dir / "service.db")
 
     def make(**changes: Any) -> FastAPI:
         background = changes.pop("background", False)
         chosen = settings.model_copy(update=changes)
         app = create_app(chosen, Options(background=background))
-        metadata.create_all(app.state.services.engine)
+        if "database_url" in changes:
+            metadata.create_all(app.state.services.engine)
         return app
 
     return make

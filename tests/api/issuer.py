@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,11 +15,17 @@ from joserfc.jwk import ECKey, RSAKey
 AUDIENCE = "https://optipfair.example.org"
 
 
+@cache
+def _some_keys() -> dict[str, RSAKey | ECKey]:
+    """Made once a process: an RSA key takes its time."""
+    return {"rsa": RSAKey.generate_key(2048), "ec": ECKey.generate_key("P-256")}
+
+
 class Issuer:
     """Publishes the public halves of its keys; `routes` answers otherwise: (status, headers, body)."""
 
     def __init__(self) -> None:
-        self.keys = {"rsa": RSAKey.generate_key(2048), "ec": ECKey.generate_key("P-256")}
+        self.keys = dict(_some_keys())
         self.routes: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.asked: list[str] = []
         issuer = self

@@ -24,19 +24,6 @@ TENANT = "acme"
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file to copy: faster than migrating for each test."""
-    path = tmp_path_factory.mktemp("template") / "service.db"
-    migrations.upgrade(f"sqlite:///{path}")
-    engine = connect(f"sqlite:///{path}")
-    with engine.connect() as connection:
-        connection.exec_driver_sql("COMMIT")
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    engine.dispose()
-    return path
-
-
-@pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     with postgres_server() as server:
         migrations.upgrade(server.url)

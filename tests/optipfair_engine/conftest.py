@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from transformers import (
     GPT2LMHeadModel,
     LlamaForCausalLM,
     Phi3ForCausalLM,
 )
 
+from optipfair_engine import figures
+from optipfair_engine.checkpoints import verify
+from tests.reloading import in_this_process
 from tests.tiny import tiny_llama, tiny_model, write_checkpoint
+
+
+@pytest.fixture(autouse=True, scope="session")
+def check_in_this_process() -> Iterator[None]:
+    """A new Python for each reload check would cost seconds: ``test_saving`` starts one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "run_fresh", in_this_process)
+        yield
+
+
+draw = figures._save
+
+
+def sketch(path: Path, put_in: Callable[[Axes], None], **_size: float) -> Path:
+    """What goes into a plot, without the pixels, which take most of its time."""
+    put_in(Figure().add_subplot())
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sketched_plots() -> Iterator[None]:
+    """Plots of prunes and evaluations are sketches, but where a test asks for ``drawn_plots``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_save", sketch)
+        yield
+
+
+@pytest.fixture
+def drawn_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_save", draw)
 
 
 def make_llama(**changes: Any) -> LlamaForCausalLM:

@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 from typer.testing import CliRunner
 
@@ -28,6 +23,7 @@ from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.pruning.cautions import cautions_of
 from optipfair_engine.workflow import evaluate_checkpoint, importance_checkpoint, prune_checkpoint
 from optipfair_engine.workflow.bias import BiasOptions, bias_checkpoint
+from tests.tiny import byte_tokenizer, tiny_llama, write_checkpoint
 
 TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 40
 POSITIONS = 64
@@ -37,22 +33,9 @@ POSITIONS = 64
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama of 64 positions with a tokenizer."""
     folder = tmp_path_factory.mktemp("users") / "model"
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([TEXT], vocab_size=300, special_tokens=["<pad>", "<eos>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=POSITIONS,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    tokenizer = byte_tokenizer([TEXT])
+    sizes = {"intermediate_size": 96, "max_position_embeddings": POSITIONS}
+    return write_checkpoint(folder, tiny_llama(vocab_size=len(tokenizer), **sizes), tokenizer)
 
 
 @pytest.fixture(scope="module")

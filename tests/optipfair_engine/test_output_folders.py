@@ -7,13 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from optipfair_engine.checkpoints.written import RECORD_NAME
 from optipfair_engine.cli.app import app
+from tests.tiny import byte_tokenizer, tiny_llama, write_checkpoint
 
 TEXT = "Structured pruning removes whole neurons, so that the smaller model is faster on any machine. " * 12
 
@@ -21,21 +19,8 @@ TEXT = "Structured pruning removes whole neurons, so that the smaller model is f
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs") / "model"
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([TEXT], vocab_size=300, special_tokens=["<pad>", "<eos>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    tokenizer = byte_tokenizer([TEXT])
+    return write_checkpoint(folder, tiny_llama(vocab_size=len(tokenizer), intermediate_size=96), tokenizer)
 
 
 def run(*arguments: object) -> tuple[int, str]:

@@ -10,6 +10,7 @@ import pytest
 
 from optipfair_engine import figures
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
 DRAWINGS = {
     "parameters": lambda path: figures.plot_parameters(path, 1000, 800),
     "kept": lambda path: figures.plot_kept(path, [8, 10], [10, 10], unit="query heads"),

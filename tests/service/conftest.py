@@ -13,9 +13,12 @@ from tests.tiny import write_tiny_llama
 from .harness import Service, running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A ready service with the model `tiny`, shared by the tests of a module."""
+    """A ready service with the model `tiny`, shared by all tests that are content with its settings.
+
+    Their modules are of the group `service`, so that one process of pytest-xdist starts it, once.
+    """
     data_dir = tmp_path_factory.mktemp("service") / "data"
     write_tiny_llama(data_dir / "models" / "tiny")
     with running(data_dir) as started:

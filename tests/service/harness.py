@@ -16,6 +16,11 @@ from typing import Any
 
 import httpx
 import psutil
+from click.testing import Result
+from typer.testing import CliRunner
+
+from service.cli import app
+from tests.tiny import write_tiny_llama
 
 #: Waits are for machines that do other things too; nothing is asserted about time but where a test says so.
 START_SECONDS = 300.0
@@ -140,6 +145,13 @@ class Service:
             files[artifact["name"]] = content
         return files
 
+    def add_model(self, name: str, *, nan_in: str | None = None) -> None:
+        """Write a tiny model beside the others, unless it is there, and wait until it is seen."""
+        folder = self.data_dir / "models" / name
+        if not folder.exists():
+            write_tiny_llama(folder, nan_in=nan_in)
+        wait_for(lambda: name in str(self.get("/v1/models")), f"the model {name} to be seen")
+
     def stored_folders(self, job_id: str = "*") -> list[str]:
         """The artifact store's folders, published or not, of one job or of all."""
         root = self.data_dir / "artifacts"
@@ -159,6 +171,15 @@ def command(data_dir: Path, *options: str) -> list[str]:
     """The command line of a service on a free port."""
     base = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
     return [*base, *options]
+
+
+def invoke(*arguments: str, **environ: str) -> Result:
+    """A command of `optipfair-service` in this process, which spares the start of another.
+
+    Of this shell's settings it sees none.
+    """
+    without = {name: None for name in os.environ if name.startswith("OPTIPFAIR_")}
+    return CliRunner().invoke(app, arguments, env={**without, **QUICK, **environ})
 
 
 def environment(**more: str) -> dict[str, str]:

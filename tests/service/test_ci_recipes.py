@@ -21,6 +21,7 @@ from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint
 
 from .harness import Service, environment, wait_for
 
+pytestmark = pytest.mark.xdist_group("service")
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = ROOT / "deploy" / "github-action" / "action.yml"
 GITLAB = ROOT / "deploy" / "gitlab" / "optipfair.gitlab-ci.yml"

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,15 @@ import pytest
 
 from service.client import OptipfairClient
 from service.client.run import exit_code
-from tests.tiny import write_tiny_llama
 
-from .harness import Service, environment, running, wait_for
+from .harness import Service, environment, invoke
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("service"),
+]
 TINY = {"source": "local", "name": "tiny"}
 #: What an install with nothing but the extra `client` has not; importing one of these fails.
 WITHOUT = [
@@ -56,16 +59,6 @@ sys.meta_path.insert(0, Missing())
 from service.cli import main
 main()
 """
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("client")
-    write_tiny_llama(folder / "data" / "models" / "tiny")
-    write_tiny_llama(folder / "data" / "models" / "broken", nan_in="model.layers.1.mlp.up_proj.weight")
-    with running(folder / "data") as started:
-        wait_for(lambda: "broken" in str(started.get("/v1/models")), "the models to be seen")
-        yield started
 
 
 def key_of(service: Service) -> str:
@@ -115,6 +108,7 @@ REDUCTION = "percentage_reduction"
 def test_the_exit_code_is_the_outcome(
     service: Service, tmp_path: Path, body: dict[str, Any], code: int, words: list[str]
 ) -> None:
+    service.add_model("broken", nan_in="model.layers.1.mlp.up_proj.weight")
     done = call(service, "run", write_job(tmp_path, **body))
     assert done.returncode == code, done.stderr
     for word in words:
@@ -163,8 +157,9 @@ def test_what_is_refused_is_4(service: Service, tmp_path: Path, arguments: list[
     bad.mkdir()
     places["bad"] = write_job(bad, spec={"model": {"source": "local", "name": "nowhere"}})
     before = len(service.get("/v1/jobs")["items"])
-    done = call(service, *(argument.format(**places) for argument in arguments))
-    assert done.returncode == 4, done.stderr
+    asked = [argument.format(**places) for argument in arguments]
+    done = invoke(*asked, OPTIPFAIR_URL=service.url, OPTIPFAIR_KEY=key_of(service))
+    assert done.exit_code == 4, done.stderr
     assert words in done.stderr
     assert len(service.get("/v1/jobs")["items"]) == before
 

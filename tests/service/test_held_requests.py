@@ -60,7 +60,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     request = parse_request({"kind": "analyze", "spec": spec})
     jobs = [repository.create_job("acme", request, queue="cpu").id for _ in range(3)]
     environ = {**os.environ, "OPTIPFAIR_DATA_DIR": str(tmp_path), "OPTIPFAIR_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "-m", "service.api_process"], env=environ)
+    process = subprocess.Popen([sys.executable, "-m", "service.cli", "api"], env=environ)
     headers = {"Authorization": f"Bearer {key.plain}"}
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:

@@ -28,7 +28,12 @@ from tests.tiny import (
 
 from .harness import Service, wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("service"),
+]
 
 
 def test_a_pruned_checkpoint_comes_back_through_signed_links(service: Service, tmp_path: Path) -> None:
@@ -62,8 +67,7 @@ def test_progress_rises_layer_by_layer_and_success_is_told_once(service: Service
 
 def test_weights_that_are_not_finite_fail_the_job_at_once_and_name_the_tensor(service: Service) -> None:
     tensor = "model.layers.1.mlp.up_proj.weight"
-    write_tiny_llama(service.data_dir / "models" / "broken", nan_in=tensor)
-    wait_for(lambda: "broken" in str(service.get("/v1/models")), "the new model to be seen")
+    service.add_model("broken", nan_in=tensor)
     job_id = service.post_job(spec={"model": {"source": "local", "name": "broken"}})
     job = service.wait_end(job_id)
     assert (job["state"], job["attempt"]) == ("failed", 1)
@@ -73,8 +77,7 @@ def test_weights_that_are_not_finite_fail_the_job_at_once_and_name_the_tensor(se
 
 
 def test_a_model_that_is_added_while_the_service_runs_is_seen_within_seconds(service: Service) -> None:
-    write_tiny_llama(service.data_dir / "models" / "later")
-    wait_for(lambda: "later" in str(service.get("/v1/models")), "the new model to be seen")
+    service.add_model("later")
     body = {"kind": "analyze", "spec": {"model": {"source": "local", "name": "later"}}}
     answer = service.client.post("/v1/jobs:validate", json=body)
     assert answer.status_code == 200, answer.text

@@ -25,6 +25,8 @@ from service.embedded import SHORT_SHARE, bind, settle, uses_embedded_broker, wo
 from service.lock import AlreadyRunningError, DataFolderLock
 from worker.memory import machine_memory
 
+from .harness import invoke
+
 
 def test_a_worker_is_told_the_settings_but_nothing_secret_of_the_api(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, lease_seconds=17, allow_hub=True, secret_file=tmp_path / "s3cret")
@@ -63,13 +65,12 @@ def test_a_process_that_is_handed_its_settings_does_not_look_at_the_environment(
     "verb", ["serve", "api", "worker", "migrate", "doctor", "keys create", "keys list", "keys revoke 1"]
 )
 def test_every_command_names_the_variable_that_a_misspelt_one_may_have_meant(
-    verb: str, tmp_path: Path
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "data"
-    argv = [sys.executable, "-m", "service.cli", *verb.split(), "--data-dir", str(folder)]
-    environ = {**os.environ, "OPTIPFAIR_LEASE_SECOND": "5"}
-    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    monkeypatch.delattr(os, "execve")  # a worker that was let through would take this process's place
+    done = invoke(*verb.split(), "--data-dir", str(folder), OPTIPFAIR_LEASE_SECOND="5")
+    assert done.exit_code == 1
     assert "OPTIPFAIR_LEASE_SECOND (the nearest is OPTIPFAIR_LEASE_SECONDS)" in done.stderr
     assert "Traceback" not in done.stderr
     assert not folder.exists()

@@ -185,8 +185,7 @@ def follow(service: Service, job_id: str, **headers: str) -> Iterator[tuple[str,
 
 
 def test_an_engine_that_fails_leaves_a_log_without_paths(service: Service, tmp_path: Path) -> None:
-    write_tiny_llama(service.data_dir / "models" / "broken", nan_in="model.layers.1.mlp.up_proj.weight")
-    wait_for(lambda: "broken" in str(service.get("/v1/models")), "the new model to be seen")
+    service.add_model("broken", nan_in="model.layers.1.mlp.up_proj.weight")
     job_id = service.post_job(spec={"model": {"source": "local", "name": "broken"}})
     assert service.wait_end(job_id)["state"] == "failed"
     text = service.client.get(f"/v1/jobs/{job_id}/logs").text

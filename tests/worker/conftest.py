@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,6 @@ from jobs.repository import Repository
 from jobs.rows import Job
 from jobs.settings import Settings
 from jobs.specs import parse_request
-from migrations import upgrade
 from worker.engine.process import Ended, Message
 from worker.inputs.cache import FolderCache
 from worker.inputs.inventory import Inventory
@@ -75,9 +75,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def services(settings: Settings) -> Iterator[Services]:
+def services(settings: Settings, sqlite_template: Path) -> Iterator[Services]:
     """Everything an attempt needs, on an empty database."""
-    upgrade(settings.database_url)
+    shutil.copy(sqlite_template, settings.data_dir / "service.db")
     database = connect(settings.database_url)
     repository = Repository(database, settings)
     repository.ensure_tenant("acme")

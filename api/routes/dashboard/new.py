@@ -17,6 +17,7 @@ from api.dashboard import curl, form as fields
 from api.dashboard.listing import job_head
 from api.dashboard.rendering import HEADERS, log_in_first, page
 from api.dashboard.session import SameOrigin, Session, Writer, form_of, here
+from api.dashboard.sizes import SIZES
 from api.failures import problem_for
 from api.problem import Problem
 from api.routes.models import list_calibrations, list_models, list_suites
@@ -123,7 +124,7 @@ def _choices(services: Services, principal: Principal, form: fields.Form) -> dic
         "calibrations": list_calibrations(principal, services).items,
         "suites": list_suites(principal, services).items,
         "presets": PRESETS,
-        "sizes": fields.SIZES,
+        "sizes": SIZES,
         "gate_rows": range(fields.gate_rows(form)),
         "metrics": sorted({name for kind in fields.KINDS for name in known_metrics(kind)}),
     }

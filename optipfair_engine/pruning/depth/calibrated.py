@@ -81,8 +81,8 @@ def _select(
     method = options.layer_selection_method
     size = rules.asked_layers(options)
     if options.layer_indices is not None or not rules.selects_layers_by_text(options):
-        return select_layers(view.num_layers, layer_selection_method=method, **size)
-    count = count_to_remove(view.num_layers, **size)
+        return select_layers(view.num_layers, size, method)
+    count = count_to_remove(view.num_layers, size)
     if count is None:
         raise InvalidOptionError("give the number of layers to remove, or their percentage")
     if method == "importance":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.errors import InvalidOptionError
+from optipfair_engine.options.rules import DEPTH_SIZES
 from optipfair_engine.plans.plan import PruningPlan, new_plan
 from optipfair_engine.plans.provenance import Provenance
 from optipfair_engine.pruning.sizes import checked_layer_indices, layers_by_percentage
@@ -22,34 +23,22 @@ _UNSTATED = Provenance()
 LAYER_SELECTION_METHODS = ("last", "first", "custom")
 
 
-def count_to_remove(
-    num_layers: int,
-    *,
-    num_layers_to_remove: int | None = None,
-    layer_indices: Iterable[object] | None = None,
-    depth_pruning_percentage: float | None = None,
-) -> int | None:
-    """How many layers go; ``None`` if ``layer_indices`` names them.
+def count_to_remove(num_layers: int, asked: Mapping[str, Any]) -> int | None:
+    """How many layers go; ``None`` if they are named.
+
+    ``asked`` is what ``options.rules.asked_layers`` finds in the options.
 
     Raises:
         InvalidOptionError: not exactly one size is given, or it would remove no layer or all of them.
     """
-    given = [value is not None for value in (num_layers_to_remove, layer_indices, depth_pruning_percentage)]
-    if not any(given):
-        raise InvalidOptionError(
-            "Must specify one of: num_layers_to_remove, layer_indices, or depth_pruning_percentage"
-        )
-    if sum(given) > 1:
-        raise InvalidOptionError(
-            "Parameters num_layers_to_remove, layer_indices, and depth_pruning_percentage "
-            "are mutually exclusive"
-        )
-    if layer_indices is not None:
+    number, share, named = DEPTH_SIZES
+    if not asked:
+        raise InvalidOptionError(f"Must specify one of: {number}, {named}, or {share}")
+    if len(asked) > 1:
+        raise InvalidOptionError(f"Parameters {number}, {named}, and {share} are mutually exclusive")
+    if named in asked:
         return None
-    if depth_pruning_percentage is not None:
-        count = layers_by_percentage(num_layers, depth_pruning_percentage)
-    else:
-        count = _positive(num_layers_to_remove)
+    count = layers_by_percentage(num_layers, asked[share]) if share in asked else _positive(asked[number])
     return _not_all(count, num_layers)
 
 
@@ -65,44 +54,27 @@ def _not_all(count: int, num_layers: int) -> int:
     return count
 
 
-def select_layers(
-    num_layers: int,
-    *,
-    num_layers_to_remove: int | None = None,
-    layer_indices: Iterable[object] | None = None,
-    depth_pruning_percentage: float | None = None,
-    layer_selection_method: str = "last",
-) -> tuple[int, ...]:
+def select_layers(num_layers: int, asked: Mapping[str, Any], method: str = "last") -> tuple[int, ...]:
     """The sorted indices of the layers that go.
 
-    ``layer_indices`` names them itself, whatever the method; otherwise ``last`` or ``first``.
+    What is asked for may name them itself, whatever the ``layer_selection_method`` is; otherwise that is
+    ``last`` or ``first``.
 
     Raises:
         InvalidOptionError: sizes that contradict each other or are out of range, an unknown method.
         TypeError: ``layer_indices`` that aren't integers.
     """
-    if layer_selection_method not in LAYER_SELECTION_METHODS:
+    if method not in LAYER_SELECTION_METHODS:
         choices = list(LAYER_SELECTION_METHODS)
-        raise InvalidOptionError(
-            f"layer_selection_method must be one of {choices}, got {layer_selection_method}"
-        )
-    count = count_to_remove(
-        num_layers,
-        num_layers_to_remove=num_layers_to_remove,
-        layer_indices=layer_indices,
-        depth_pruning_percentage=depth_pruning_percentage,
-    )
-    if layer_indices is not None:
-        removed = checked_layer_indices(layer_indices, num_layers)
+        raise InvalidOptionError(f"layer_selection_method must be one of {choices}, got {method}")
+    count = count_to_remove(num_layers, asked)
+    if count is None:
+        removed = checked_layer_indices(asked["layer_indices"], num_layers)
         _not_all(len(removed), num_layers)
         return removed
-    if count is None or layer_selection_method == "custom":
+    if method == "custom":
         raise InvalidOptionError('layer_selection_method "custom" needs layer_indices')
-    return (
-        tuple(range(count))
-        if layer_selection_method == "first"
-        else tuple(range(num_layers - count, num_layers))
-    )
+    return tuple(range(count)) if method == "first" else tuple(range(num_layers - count, num_layers))
 
 
 def least_important(scores: Mapping[int, float], count: int) -> tuple[int, ...]:

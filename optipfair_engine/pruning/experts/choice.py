@@ -29,7 +29,7 @@ def kept_count(view: ModelView, layers: list[int], routing: Routing, options: Pr
     if target is not None:
         return _kept_for(view, layers, routing, target)
     kept = kept_by_percentage(routing.num_experts, options.percentage)
-    check_count(view.model_type, routing, kept, f"pruning_percentage {options.percentage:g}")
+    check_count(view.model_type, routing, kept, options.share_in_words)
     warn_if_nothing_changes([(kept, routing.num_experts)], asked=options.percentage > 0)
     return kept
 

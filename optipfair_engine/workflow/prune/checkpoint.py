@@ -113,14 +113,7 @@ def prune_checkpoint(
         report,
         announce,
     )
-    try:
-        metrics = run.along(route)
-    except UnsupportedModelError as error:
-        if options.execution != "auto" or work is not None or route.execution == "memory":
-            raise
-        # in memory it can be done, perhaps; if not, that is found out there
-        route = choose_route(options, replace(case, obstacle=str(error)))
-        metrics = run.along(route)
+    metrics, route = run.along_or_in_memory(route, case)
     exported = export_beside(source, output, options, report=report)
     metrics |= exported | {"output_bytes": metrics["output_bytes"] + exported.get("gguf_bytes", 0)}
     return write_metrics(output, _completed(metrics, route, time.perf_counter() - start))
@@ -141,6 +134,17 @@ class _Run:
     state: Path | None
     report: Reporter
     announce: Announcer
+
+    def along_or_in_memory(self, route: Route, case: Case) -> tuple[dict[str, Any], Route]:
+        """Carry it out, and where streaming fails at this model and isn't insisted on, in memory."""
+        try:
+            return self.along(route), route
+        except UnsupportedModelError as error:
+            if self.options.execution != "auto" or self.work is not None or route.execution == "memory":
+                raise
+            # in memory it can be done, perhaps; if not, that is found out there
+            route = choose_route(self.options, replace(case, obstacle=str(error)))
+            return self.along(route), route
 
     def along(self, route: Route) -> dict[str, Any]:
         """Carry it out; the metrics that are known when the files are written."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,27 +69,21 @@ def prune_in_memory(
     chosen = made.plan
     units, parameters = units_per_layer(view, chosen), count_parameters(model)
     pruned, quality = _prune_and_measure(model, chosen, options, calibration, windows, report)
-    metrics = pruning_statistics(parameters, locate(pruned), chosen) | quality
-    metrics |= plan_metrics(chosen) | fairness
-    plain = not overrides(pruned.config.get_text_config())
-    metrics["loads_with_transformers"] = int(plain)
-    metrics["warnings"] = as_warnings(
-        cautions_of(chosen, metrics, calibrated=calibration is not None, loads_with_transformers=plain)
+    metrics = (
+        pruning_statistics(parameters, locate(pruned), chosen) | quality | plan_metrics(chosen) | fairness
     )
-    if computed_in() is not None:
-        metrics["compute_dtype"] = computed_in()
+    metrics |= _told_of(pruned, chosen, metrics, calibrated=calibration is not None)
     output.mkdir(parents=True, exist_ok=True)
     write_plots(output, metrics, chosen, units, report=report)
     if options.keep_statistics and made.statistics is not None:
         made.statistics.save(output / STATISTICS_FILE)
     report("save", 0, 1, "writing the checkpoint")
-    info = SourceInfo.of(source)
     manifest = save_pruned(
         pruned,
         output,
         tokenizer=tokenizer,
         plan=chosen,
-        source=info,
+        source=SourceInfo.of(source),
         verify=options.verify,
         runner=reload_runner,
         measured={name: value for name, value in quality.items() if name.startswith("perplexity_")},
@@ -99,6 +93,16 @@ def prune_in_memory(
     )
     report("save", 1, 1, "the checkpoint is written and checked")
     return metrics | {"reload_check": manifest.reload_check, "output_bytes": folder_bytes(output)}
+
+
+def _told_of(
+    pruned: PreTrainedModel, plan: PruningPlan, metrics: Mapping[str, Any], *, calibrated: bool
+) -> dict[str, Any]:
+    """Whether plain transformers loads the result, what to beware of, and what was computed in."""
+    plain = not overrides(pruned.config.get_text_config())
+    cautions = cautions_of(plan, metrics, calibrated=calibrated, loads_with_transformers=plain)
+    told: dict[str, Any] = {"loads_with_transformers": int(plain), "warnings": as_warnings(cautions)}
+    return told if computed_in() is None else {**told, "compute_dtype": computed_in()}
 
 
 def _make_plan(

@@ -31,7 +31,7 @@ def static_plan_of_same_size(view: ModelView, plan: PruningPlan) -> PruningPlan 
     provenance = Provenance(pruning_type=plan.provenance.pruning_type)
     if plan.removed_layers:
         count = len(plan.removed_layers)
-        return depth_plan(view, select_layers(view.num_layers, num_layers_to_remove=count))
+        return depth_plan(view, select_layers(view.num_layers, {"num_layers_to_remove": count}))
     if plan.kept_heads:
         unit = plan.provenance.attention_unit or "kv_group"
         blocks = locate_attentions(view, list(plan.kept_heads))

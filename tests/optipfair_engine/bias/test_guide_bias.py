@@ -12,7 +12,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from optipfair_engine import bias
 from optipfair_engine.bias import DEFAULT_PROMPT_PAIRS, guide as visualization
-from optipfair_engine.bias.figures.kinds import Style
+from optipfair_engine.bias.figures import writing
+from optipfair_engine.bias.figures.kinds import FigureData, Style
 from tests.tiny import byte_tokenizer, tiny_llama, write_checkpoint
 
 GUIDE = Path(__file__).with_name("guide.md").read_text(encoding="utf-8")
@@ -40,8 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    # fewer pixels: what is drawn is tested elsewhere, at full size
+    # fewer pixels, and of the many figures of one call only the files: what is drawn is tested elsewhere
     monkeypatch.setattr(visualization, "_style", lambda params: Style(**{"dpi": 20, **params}))
+    monkeypatch.setattr(writing, "WORTH_A_PROCESS", 1000)
+    monkeypatch.setattr(writing, "draw_to_file", write_nothing)
     names: dict[str, Any] = {
         "model": LlamaForCausalLM.from_pretrained(folder),
         "tokenizer": PreTrainedTokenizerFast.from_pretrained(folder),
@@ -61,6 +64,11 @@ def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return names
 
     return execute
+
+
+def write_nothing(_data: FigureData, _style: Style, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
 
 def figures(folder: str) -> set[str]:

@@ -46,7 +46,7 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
         folder,
         tmp_path / "out",
         BiasOptions(
-            prompt_pairs=templated_pairs,
+            prompt_pairs=templated_pairs[:5],
             control_pairs=[
                 ["the tall man sat", "the quiet man sat"],
                 ["the new doctor sat", "the other doctor sat"],
@@ -61,11 +61,11 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
         "mean_diff.svg",
-        *(f"mean_diff_mlp_output_pair{i}.svg" for i in range(8)),
+        *(f"mean_diff_mlp_output_pair{i}.svg" for i in range(5)),
         *("bias_metrics.json", "bias_summary.json", "metrics.json", "report.html"),
     }
     assert strict(out / "metrics.json") == json.loads(json.dumps(metrics))
-    assert list(strict(out / "bias_metrics.json")) == [f"pair_{i + 1}" for i in range(8)]
+    assert list(strict(out / "bias_metrics.json")) == [f"pair_{i + 1}" for i in range(5)]
     summary = strict(out / "bias_summary.json")
     assert (
         summary["activations"]["overall"]["low"]
@@ -77,7 +77,7 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
     assert metrics["neurons_tested"] == 4 * 48
     assert set(stages) == {"load", "bias", "plot"}
     html = (out / "report.html").read_text()
-    assert html.count("<figure>") == 9
+    assert html.count("<figure>") == 6
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)  # nothing is fetched
 
 
@@ -136,12 +136,15 @@ def test_a_model_from_the_hub_cache_goes_by_its_name(folder, tmp_path, templated
 def test_the_report_shows_no_figures_of_an_earlier_run(folder, tmp_path, templated_pairs) -> None:
     for pairs in (templated_pairs[:3], templated_pairs[:2]):
         options = BiasOptions(
-            prompt_pairs=pairs, visualization_types=["mean_diff"], layer_types=["mlp_output"]
+            prompt_pairs=pairs,
+            visualization_types=["mean_diff"],
+            layer_types=["mlp_output"],
+            figure_format="svg",
         )
         bias_checkpoint(folder, tmp_path, options)
-    assert len(list(tmp_path.glob("*_pair*.png"))) == 3
+    assert len(list(tmp_path.glob("*_pair*.svg"))) == 3
     shown = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "report.html").read_text())
-    assert shown == ["mean_diff.png", "mean_diff_mlp_output_pair0.png", "mean_diff_mlp_output_pair1.png"]
+    assert shown == ["mean_diff.svg", "mean_diff_mlp_output_pair0.svg", "mean_diff_mlp_output_pair1.svg"]
 
 
 def test_the_report_says_where_figures_are_that_it_cannot_show(folder, tmp_path, templated_pairs) -> None:
@@ -162,7 +165,13 @@ def test_a_baseline_with_fewer_layers_draws_nothing_and_so_lacks_nothing(
     model.model.layers = model.model.layers[:2]
     model.config.num_hidden_layers = 2
     shorter = save(model, tokenizer, tmp_path / "shorter")
-    options = BiasOptions(prompt_pairs=templated_pairs[:2], visualization_types=["mean_diff"], layers=[3])
+    options = BiasOptions(
+        prompt_pairs=templated_pairs[:1],
+        visualization_types=["mean_diff"],
+        layer_types=["mlp_output"],
+        layers=[3],
+        figure_format="svg",
+    )
     assert "bias_change" in bias_checkpoint(folder, tmp_path / "out", options, baseline=shorter)
 
 

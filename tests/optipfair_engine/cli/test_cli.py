@@ -17,9 +17,6 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from optipfair_engine import load_pruned
-from optipfair_engine.checkpoints import verify
-from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.cli.app import app
 from optipfair_engine.cli.terminal import _Lines, formatted
 from optipfair_engine.errors import CheckpointError
@@ -30,16 +27,6 @@ from tests.tiny import tiny_llama, write_checkpoint
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_llama(intermediate_size=96, bos_token_id=1, eos_token_id=1)
     return write_checkpoint(tmp_path_factory.mktemp("cli") / "model", model)
-
-
-@pytest.fixture(autouse=True)
-def check_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new Python for the reload check costs seconds and has tests of its own."""
-    monkeypatch.setattr(
-        verify,
-        "run_fresh",
-        lambda folder, tokens, _d, _a, dtype: model_logits(load_pruned(folder), tokens, dtype),
-    )
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

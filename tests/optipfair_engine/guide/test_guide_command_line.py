@@ -13,17 +13,8 @@ from optipfair_engine.cli.app import app
 
 
 @pytest.fixture(autouse=True)
-def check_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The reload check would start a new Python each time, which has tests of its own: not here."""
-    from optipfair_engine.checkpoints import verify
-    from optipfair_engine.checkpoints.reload import model_logits
-
+def in_a_scratch_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        verify,
-        "run_fresh",
-        lambda folder, tokens, _d, _a, dtype: model_logits(load_pruned(folder), tokens, dtype),
-    )
 
 
 WIDTHS = {

@@ -26,18 +26,8 @@ from optipfair_engine.pruning.depth.neighbour_refit import (
 )
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.solving.refit import output_error, quadratic, solve_least_squares
-from tests.numbers import assert_near
+from tests.numbers import assert_near, logits_on, relative_error
 from tests.tiny import tiny_llama, tiny_model
-
-
-def _outputs(model: torch.nn.Module, calibration: CalibrationSet) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([model(**batch).logits.float().flatten(0, 1) for batch in calibration.batches])
-
-
-def _error(model: torch.nn.Module, other: torch.nn.Module, calibration: CalibrationSet) -> float:
-    dense = _outputs(model, calibration)
-    return float((dense - _outputs(other, calibration)).square().sum() / dense.square().sum())
 
 
 @pytest.fixture
@@ -99,7 +89,7 @@ def test_refitted_attention_beats_weight_norm(
     static = prune_model(model, **common)
     refitted = prune_model(model, compensation="least_squares", dataloader=calibration, **common)
     assert refitted.config.num_attention_heads == static.config.num_attention_heads
-    assert _error(model, refitted, calibration) < _error(model, static, calibration)
+    assert relative_error(model, refitted, calibration) < relative_error(model, static, calibration)
 
 
 def test_calibrated_attention_without_refit_is_refused(
@@ -125,7 +115,7 @@ def test_neighbour_refit_is_the_least_squares_solution_for_the_stream(
         layers[1].register_forward_hook(lambda _m, _a, out: seen["p"].append(out.flatten(0, 1))),
         layers[2].register_forward_hook(lambda _m, _a, out: seen["b"].append(out.flatten(0, 1))),
     ]
-    _outputs(model, calibration)
+    logits_on(model, calibration)
     for handle in handles:
         handle.remove()
     x, p, b = (torch.cat(seen[key]).double() for key in ("x", "p", "b"))
@@ -146,7 +136,7 @@ def test_refitted_depth_beats_plain_removal(model: LlamaForCausalLM, calibration
     plain = prune_model(model, **common)
     refitted = prune_model(model, compensation="least_squares", dataloader=calibration, **common)
     assert sum(p.numel() for p in refitted.parameters()) == sum(p.numel() for p in plain.parameters())
-    assert _error(model, refitted, calibration) < _error(model, plain, calibration)
+    assert relative_error(model, refitted, calibration) < relative_error(model, plain, calibration)
 
 
 def test_importance_removes_the_layer_that_does_least(
@@ -160,7 +150,7 @@ def test_importance_removes_the_layer_that_does_least(
     plan = make_calibrated_plan(locate(idle), options, calibration).plan
     assert plan.removed_layers == (2,)
     assert plan.provenance.refitted_layers == (1,)
-    assert _error(idle, apply_plan(idle, plan), calibration) < 1e-3
+    assert relative_error(idle, apply_plan(idle, plan), calibration) < 1e-3
 
 
 def test_greedy_removes_what_costs_least_each_time(view: ModelView, model: LlamaForCausalLM) -> None:

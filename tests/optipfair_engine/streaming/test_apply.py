@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -203,20 +201,6 @@ def test_every_layer_is_reported(checkpoint: Any, tmp_path: Path) -> None:
     plan = plan_of(source, PruneOptions(**WIDTH))
     apply_plan_to_checkpoint(source, tmp_path / "out", plan, report=lambda *step: seen.append(step[:3]))
     assert seen == [("prune", done, 3) for done in (1, 2, 3)]
-
-
-def test_planning_and_importing_load_no_transformers(checkpoint: Any) -> None:
-    source = checkpoint("llama")
-    code = (
-        "import sys; from optipfair_engine.pruning.static_plan import static_plan as plan;"
-        "from optipfair_engine.options.prune import PruneOptions;"
-        "from optipfair_engine.streaming.layout import CheckpointLayout as Layout;"
-        "from optipfair_engine.streaming.source import CheckpointSource as Source; from pathlib import Path;"
-        f"plan(Layout(Source(Path({str(source)!r}))), PruneOptions(pruning_percentage=30));"
-        "print('transformers' in sys.modules)"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False"
 
 
 def test_a_failure_behind_many_chunks_ends_the_run(

@@ -18,8 +18,6 @@ from typer.testing import CliRunner
 
 from optipfair_engine import load_pruned
 from optipfair_engine.architectures import locate
-from optipfair_engine.checkpoints import verify
-from optipfair_engine.checkpoints.reload import model_logits
 from optipfair_engine.cli.app import app
 from optipfair_engine.errors import (
     CalibrationError,
@@ -62,16 +60,6 @@ def bare_source(source: Path, tmp_path: Path) -> Path:
     for name in ("config.json", "model.safetensors"):
         (folder / name).write_bytes((source / name).read_bytes())
     return folder
-
-
-@pytest.fixture(autouse=True)
-def check_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new Python for the reload check costs seconds and has tests of its own."""
-    monkeypatch.setattr(
-        verify,
-        "run_fresh",
-        lambda folder, tokens, _d, _a, dtype: model_logits(load_pruned(folder), tokens, dtype),
-    )
 
 
 class Told:

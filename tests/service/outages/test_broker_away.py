@@ -22,7 +22,11 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 NEXT_JOB_SECONDS = 30.0
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+#: The worker's side of the broker is the same on both; on Postgres it is seen by `make test-outages`.
+DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.outage)]
+
+
+@pytest.fixture(scope="module", params=DATABASES)
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     data_dir = tmp_path_factory.mktemp("away") / "data"
     write_tiny_llama(data_dir / "models" / "tiny")

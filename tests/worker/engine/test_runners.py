@@ -24,9 +24,15 @@ from optipfair_engine.cli.shared import read_calibration
 from optipfair_engine.errors import CheckpointError
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.progress import null_reporter
+from tests.reloading import in_this_process
 from tests.tiny import tiny_llama, tiny_model, word_tokenizer, write_checkpoint
 from worker.engine import runners, steps
 from worker.inputs.places import InputNotFoundError, Inputs, Places
+
+
+@pytest.fixture(autouse=True)
+def check_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.engine.reload_check.forked_runner", in_this_process)
 
 
 def inputs_under(root: Path, **places: object) -> Inputs:

@@ -61,7 +61,7 @@ def test_all_figures_in_folders_that_did_not_exist(llama, tokenizer, pairs, tmp_
     nothing, metrics = visualize_bias(
         llama,
         tokenizer,
-        pairs,
+        pairs[:2],
         output_dir=folder,
         layers=[1],
         layer_types=["mlp_output"],
@@ -69,13 +69,8 @@ def test_all_figures_in_folders_that_did_not_exist(llama, tokenizer, pairs, tmp_
     )
     assert nothing is None
     names = {path.name for path in folder.glob("*.png")}
-    expected = {f"mean_diff_mlp_output_pair{i}.png" for i in range(3)}
-    expected |= {
-        f"{kind}_mlp_output_layer_{j}_pair{i}.png"
-        for kind in ("heatmap", "pca")
-        for i in range(3)
-        for j in (1,)
-    }
+    expected = {f"mean_diff_mlp_output_pair{i}.png" for i in range(2)}
+    expected |= {f"{kind}_mlp_output_layer_1_pair{i}.png" for kind in ("heatmap", "pca") for i in range(2)}
     assert names == expected
     assert json.loads((folder / "bias_metrics.json").read_text()) == json.loads(
         json.dumps(dict(metrics), allow_nan=False)
@@ -121,14 +116,11 @@ def test_bars_show_one_layer_by_its_name(llama, tokenizer, pairs, tmp_path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["mean_diff_attention_output_pair0.png"]
 
 
-def test_no_pyplot_state_is_made() -> None:
-    code = "import sys, optipfair_engine.bias.figures.writing; assert 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_drawing_processes_load_no_torch() -> None:
-    code = "import sys, optipfair_engine.bias.figures.writing; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_drawing_processes_load_no_torch_and_make_no_state_of_pyplot() -> None:
+    code = "import sys, optipfair_engine.bias.figures.writing as _; print('torch' in sys.modules)"
+    code += "; print('matplotlib.pyplot' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
 
 
 @pytest.mark.slow

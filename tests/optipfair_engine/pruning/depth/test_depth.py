@@ -11,6 +11,11 @@ from optipfair_engine.pruning import prune_model
 from optipfair_engine.pruning.depth.choice import least_important, select_layers
 
 
+def select(options: dict[str, Any]) -> tuple[int, ...]:
+    asked = {name: value for name, value in options.items() if name != "layer_selection_method"}
+    return select_layers(12, asked, options.get("layer_selection_method", "last"))
+
+
 @pytest.mark.parametrize(
     ("options", "removed"),
     [
@@ -23,7 +28,7 @@ from optipfair_engine.pruning.depth.choice import least_important, select_layers
     ],
 )
 def test_layers_are_selected_exactly(options: dict[str, Any], removed: tuple[int, ...]) -> None:
-    assert select_layers(12, **options) == removed
+    assert select(options) == removed
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,7 @@ def test_layers_are_selected_exactly(options: dict[str, Any], removed: tuple[int
 )
 def test_wrong_sizes_are_refused(options: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidOptionError, match=text):
-        select_layers(12, **options)
+        select(options)
 
 
 def test_the_least_important_layers_are_chosen_with_ties_to_the_lower() -> None:

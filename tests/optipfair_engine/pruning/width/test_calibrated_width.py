@@ -20,22 +20,12 @@ from optipfair_engine.pruning.gathering import Gatherer
 from optipfair_engine.pruning.planner import make_calibrated_plan
 from optipfair_engine.pruning.width.calibrated import SELECTION_RIDGE, SELECTION_SCALE
 from optipfair_engine.solving.refit import ridge_diagonal, solve_least_squares
-from tests.numbers import assert_near
+from tests.numbers import assert_near, logits_on, relative_error
 from tests.tiny import tiny_model
 
 RECOMMENDED = PruneOptions(preset="recommended", pruning_percentage=30)
 ALLOCATED = RECOMMENDED.changed(allocation="allocated")
 OBS = PruneOptions(neuron_selection_method="OBS", compensation="least_squares", pruning_percentage=30)
-
-
-def _outputs(model: torch.nn.Module, calibration: CalibrationSet) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([model(**batch).logits.float().flatten(0, 1) for batch in calibration.batches])
-
-
-def _error(model: torch.nn.Module, other: torch.nn.Module, calibration: CalibrationSet) -> float:
-    dense = _outputs(model, calibration)
-    return float((dense - _outputs(other, calibration)).square().sum() / dense.square().sum())
 
 
 def test_api_call_of_the_guide_page(model: LlamaForCausalLM, calibration: CalibrationSet) -> None:
@@ -69,7 +59,7 @@ def test_refit_beats_the_same_selection_without_it(
     plain = prune_model(model, neuron_selection_method="MAW", **common)
     refitted = prune_model(model, neuron_selection_method="MAW", compensation="least_squares", **common)
     by_obs = prune_model(model, neuron_selection_method="OBS", compensation="least_squares", **common)
-    errors = [_error(model, other, calibration) for other in (plain, refitted, by_obs)]
+    errors = [relative_error(model, other, calibration) for other in (plain, refitted, by_obs)]
     assert errors[1] < 0.9 * errors[0]
     assert errors[2] < errors[1]
 
@@ -91,7 +81,7 @@ def test_predicted_error_is_the_measured_one(
         handle = view.mlp(layer).down_module.register_forward_pre_hook(
             lambda _m, a, seen=inputs: seen.append(a[0].detach().flatten(0, 1))
         )
-        _outputs(model, calibration)
+        logits_on(model, calibration)
         handle.remove()
         x = torch.cat(inputs)
         gram = found.statistics.total(layer)
@@ -193,7 +183,7 @@ def test_conv1d_weights_are_refitted_in_their_own_orientation(calibration: Calib
     plain = prune_model(model, **common)
     refitted = prune_model(model, compensation="least_squares", **common)
     assert refitted.transformer.h[0].mlp.c_proj.weight.shape == (39, 16)
-    assert _error(model, refitted, calibration) < _error(model, plain, calibration)
+    assert relative_error(model, refitted, calibration) < relative_error(model, plain, calibration)
 
 
 def test_selective_layers_leave_the_others(view: ModelView, calibration: CalibrationSet) -> None:
