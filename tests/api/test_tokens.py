@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from joserfc import jwt
-from joserfc.jwk import ECKey, OctKey, RSAKey
+from joserfc.jwk import ECKey, RSAKey
 
 from api.context import Services
 from api.tokens.exchange import GRANT, JWT
@@ -64,7 +65,13 @@ def refused(response: Any, error: str = "invalid_grant") -> str:
 
 @pytest.mark.parametrize("kid", ["rsa", "ec"])
 def test_a_token_that_fits_a_rule_becomes_a_key(
-    app: FastAPI, nobody: Caller, issuer: Issuer, trusted: dict[str, Any], worker: FakeWorker, kid: str
+    app: FastAPI,
+    admin: Caller,
+    nobody: Caller,
+    issuer: Issuer,
+    trusted: dict[str, Any],
+    worker: FakeWorker,
+    kid: str,
 ) -> None:
     response = exchange(nobody, issuer.token(kid))
     assert response.status_code == 200, response.text
@@ -76,6 +83,9 @@ def test_a_token_that_fits_a_rule_becomes_a_key(
     job = Caller(app, answer["access_token"]).create()
     assert job["created_by"] == {"subject": "repo:octo/app:ref:refs/heads/main"}
     assert Caller(app, answer["access_token"]).get(f"/v1/jobs/{job['id']}").status_code == 200
+    created, issued, _ = admin.get("/v1/audit").json()["items"]
+    for row, what, of in ((issued, "token.issue", trusted["id"]), (created, "job.create", job["id"])):
+        assert (row["action"], row["object"], row["actor"]) == (what, of, job["created_by"])
 
 
 def test_a_key_lives_an_hour_at_most(nobody: Caller, issuer: Issuer, trusted: dict[str, Any]) -> None:
@@ -144,20 +154,27 @@ def test_only_so_many_unknown_keys_make_the_issuer_be_asked(
     assert exchange(nobody, issuer.token()).status_code == 200  # the known keys still work
 
 
-def unsigned(claims: dict[str, Any]) -> str:
-    def part(value: Any) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+def by_hand(issuer: Issuer, algorithm: str, secret: bytes | None = None) -> str:
+    """A token as no library would make one: unsigned, or by HMAC with whatever is taken for a secret."""
 
-    return f"{part({'alg': 'none', 'kid': 'rsa'})}.{part(claims)}."
+    def part(raw: bytes) -> bytes:
+        return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+    header = {"alg": algorithm, "kid": "rsa", "typ": "JWT"}
+    said = part(json.dumps(header).encode()) + b"." + part(json.dumps(issuer.claims()).encode())
+    signature = b"" if secret is None else hmac.digest(secret, said, "sha256")
+    return (said + b"." + part(signature)).decode()
 
 
 FORGERIES: dict[str, Callable[[Issuer], str]] = {
-    "alg none": lambda issuer: unsigned(issuer.claims()),
-    "HS256 with the public key as the secret": lambda issuer: jwt.encode(
-        {"alg": "HS256", "kid": "rsa"},
-        issuer.claims(),
-        OctKey.import_key(base64.b64encode(issuer.keys["rsa"].as_pem(private=False))),
-        algorithms=["HS256"],
+    "alg none": lambda issuer: by_hand(issuer, "none"),
+    "alg nOnE": lambda issuer: by_hand(issuer, "nOnE"),
+    "RS256 without a signature": lambda issuer: by_hand(issuer, "RS256"),
+    "HMAC with the public key": lambda issuer: by_hand(
+        issuer, "HS256", issuer.keys["rsa"].as_pem(private=False)
+    ),
+    "HMAC with the public key, said to be RS256": lambda issuer: by_hand(
+        issuer, "RS256", issuer.keys["rsa"].as_pem(private=False)
     ),
     "another key of the same id": lambda issuer: jwt.encode(
         {"alg": "RS256", "kid": "rsa"}, issuer.claims(), RSAKey.generate_key(2048)
@@ -216,38 +233,54 @@ def test_pull_request_target_is_let_in_where_the_rule_names_it(
     refused(exchange(nobody, issuer.token(event_name="pull_request")))
 
 
-@pytest.mark.parametrize(
-    ("path", "answer"),
-    [
-        ("/jwks", (302, {"Location": "/elsewhere"}, b"")),
-        ("/.well-known/openid-configuration", (301, {"Location": "/elsewhere"}, b"")),
-        ("/jwks", (200, {}, b"<html>")),
-        ("/jwks", (200, {}, b'{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "rsa"}]}')),
-        ("/jwks", (200, {}, b'{"keys": "' + b"x" * 2_000_000 + b'"}')),
-        ("/jwks", (404, {}, b"")),
-        (
-            "/.well-known/openid-configuration",
-            (200, {}, b'{"issuer": "https://other.example.org", "jwks_uri": "https://other.example.org/"}'),
-        ),
-        (
-            "/.well-known/openid-configuration",
-            (200, {}, b'{"issuer": "URL", "jwks_uri": "http://169.254.169.254/latest"}'),
-        ),
-        (
-            "/.well-known/openid-configuration",
-            (200, {}, b'{"issuer": "URL", "jwks_uri": "http://10.0.0.1/"}'),
-        ),
-        ("/.well-known/openid-configuration", (200, {}, b'{"issuer": "URL"}')),
-    ],
-)
+DISCOVERY = "/.well-known/openid-configuration"
+
+
+def discovered(issuer: str, keys: str) -> bytes:
+    return json.dumps({"issuer": issuer, "jwks_uri": keys}).encode()
+
+
+PUBLISHED: dict[str, tuple[str, int, dict[str, str], bytes]] = {
+    "JWKS by redirect": ("/jwks", 302, {"Location": "/elsewhere"}, b""),
+    "discovery by redirect": (DISCOVERY, 301, {"Location": "/elsewhere"}, b""),
+    "a page instead of JWKS": ("/jwks", 200, {}, b"<html>"),
+    "a secret key in the JWKS": (
+        "/jwks",
+        200,
+        {},
+        b'{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "rsa"}]}',
+    ),
+    "a JWKS of two megabytes": ("/jwks", 200, {}, b'{"keys": "' + b"x" * 2_000_000 + b'"}'),
+    "no JWKS": ("/jwks", 404, {}, b""),
+    "another issuer's discovery": (
+        DISCOVERY,
+        200,
+        {},
+        discovered("https://other.example.org", "https://other.example.org/"),
+    ),
+    "JWKS at the metadata address": (
+        DISCOVERY,
+        200,
+        {},
+        discovered("URL", "http://169.254.169.254/latest"),
+    ),
+    "JWKS at a private address": (DISCOVERY, 200, {}, discovered("URL", "http://10.0.0.1/")),
+    "JWKS in a file": (DISCOVERY, 200, {}, discovered("URL", "file:///etc/passwd")),
+    "JWKS nowhere": (DISCOVERY, 200, {}, b'{"issuer": "URL"}'),
+}
+
+
+@pytest.mark.parametrize(("path", "status", "headers", "body"), PUBLISHED.values(), ids=PUBLISHED.keys())
 def test_what_an_issuer_must_not_publish_is_refused(
     nobody: Caller,
     issuer: Issuer,
     trusted: dict[str, Any],
     path: str,
-    answer: tuple[int, dict[str, str], bytes],
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
 ) -> None:
-    issuer.routes[path] = (answer[0], answer[1], answer[2].replace(b"URL", issuer.url.encode()))
+    issuer.routes[path] = (status, headers, body.replace(b"URL", issuer.url.encode()))
     issuer.routes["/elsewhere"] = issuer.answer("/jwks") if path != "/jwks" else (200, {}, b"{}")
     description = refused(exchange(nobody, issuer.token()))
     assert "127.0.0.1" not in description

@@ -18,7 +18,9 @@ import pytest
 from service.client import OptipfairClient
 from service.client.run import exit_code
 
-from .harness import Service, environment, invoke
+from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint
+
+from .harness import Service, environment, invoke, wait_for
 
 pytestmark = [
     pytest.mark.server,
@@ -86,13 +88,38 @@ def call(service: Service, *arguments: str, **more: str) -> subprocess.Completed
 
 
 def write_job(folder: Path, **body: Any) -> str:
-    spec = {"model": TINY, "pruning_percentage": 25, **body.pop("spec", {})}
+    kind = body.pop("kind", "prune")
+    pruned = {"pruning_percentage": 25} if kind == "prune" else {}
+    spec = {"model": TINY, **pruned, **body.pop("spec", {})}
     path = folder / "job.json"
-    path.write_text(json.dumps({"kind": "prune", "spec": spec, **body}))
+    path.write_text(json.dumps({"kind": kind, "spec": spec, **body}))
     return str(path)
 
 
 REDUCTION = "percentage_reduction"
+#: A bias that was measured with one pair of prompts has no interval: nothing can be said of a bound.
+SPEAKING = {"source": "local", "name": "speaking"}
+ONE_PAIR = {
+    "model": SPEAKING,
+    "baseline": SPEAKING,
+    "prompt_pairs": [["The white nurse", "The Black nurse"]],
+}
+
+
+def add_speaking_model(service: Service) -> None:
+    """A model with a tokenizer that knows the words of ONE_PAIR, unless it is there."""
+    folder = service.data_dir / "models" / "speaking"
+    if not folder.exists():
+        words = ["<unk>", "<eos>", "The", "white", "Black", "nurse"]
+        tokenizer = word_tokenizer(words, unk_token="<unk>", eos_token="<eos>")
+        written = write_checkpoint(
+            service.data_dir / "speaking", tiny_llama(vocab_size=len(words)), tokenizer
+        )
+        written.rename(folder)
+    wait_for(lambda: "speaking" in str(service.get("/v1/models")), "the new model to be seen")
+
+
+UNCERTAIN = [{"metric": "bias_change", "max": 0.5}]
 
 
 @pytest.mark.parametrize(
@@ -101,14 +128,16 @@ REDUCTION = "percentage_reduction"
         ({"gates": [{"metric": REDUCTION, "min": 1}]}, 0, ["pass", "≥ 1"]),
         ({}, 0, ["no gates"]),
         ({"gates": [{"metric": REDUCTION, "min": 99}]}, 1, ["fail", "≥ 99", REDUCTION]),
+        ({"kind": "bias", "spec": ONE_PAIR, "gates": UNCERTAIN}, 2, ["inconclusive", "one template"]),
         ({"spec": {"model": {"source": "local", "name": "broken"}}}, 3, ["failed", "weights_not_finite"]),
     ],
-    ids=["pass", "none", "fail", "failed"],
+    ids=["pass", "none", "fail", "inconclusive", "failed"],
 )
 def test_the_exit_code_is_the_outcome(
     service: Service, tmp_path: Path, body: dict[str, Any], code: int, words: list[str]
 ) -> None:
     service.add_model("broken", nan_in="model.layers.1.mlp.up_proj.weight")
+    add_speaking_model(service)
     done = call(service, "run", write_job(tmp_path, **body))
     assert done.returncode == code, done.stderr
     for word in words:
