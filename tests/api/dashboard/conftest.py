@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from tests.api.conftest import Caller, FakeWorker
+from tests.browser import log_in, watched_page
 from tests.servers import free_port
 
 
@@ -29,28 +30,11 @@ class Site:
 
     def page(self, **options: Any) -> Any:
         """A page of a fresh visitor; errors and requests to other hosts are complaints."""
-        page = self.chromium.new_context(**options).new_page()
-
-        def on_console(message: Any) -> None:
-            if message.type == "error":
-                self.complaints.append(message.text)
-
-        def on_request(request: Any) -> None:
-            if not request.url.startswith((self.address, "data:", "blob:")):
-                self.complaints.append(f"request to {request.url}")
-
-        page.on("console", on_console)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", on_request)
-        return page
+        return watched_page(self.chromium, self.address, self.complaints, **options)
 
     def log_in(self, page: Any, key: str | None = None) -> Any:
         """Fill in the log-in form."""
-        page.goto(self.address)
-        page.get_by_label("API key").fill(key or self.caller.key)
-        page.get_by_role("button", name="Log in").click()
-        page.get_by_role("button", name="Log out").wait_for()
-        return page
+        return log_in(page, self.address, key or self.caller.key)
 
 
 @pytest.fixture

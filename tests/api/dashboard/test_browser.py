@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import pytest
 
 from tests.api.dashboard.conftest import Site
 from tests.api.dashboard.samples import GATES, finish
+from tests.browser import downloaded_sha256
 
 pytestmark = pytest.mark.browser
 
@@ -36,12 +34,8 @@ def test_a_job_can_be_followed_to_its_results(site: Site, size: tuple[int, int])
 
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
     assert page.evaluate("document.cookie") == "", "a script can read the key"
-    with page.expect_download() as download:
-        page.get_by_role("link", name="model.safetensors").click()
-    told = page.locator("tr", has_text="model.safetensors").locator("[data-sha256]")
-    assert hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest() == told.get_attribute(
-        "data-sha256"
-    )
+    came, told = downloaded_sha256(page, "model.safetensors")
+    assert came == told
     assert site.complaints == []
 
 
