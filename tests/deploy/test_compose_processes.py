@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.browser import chromium, downloaded_sha256, log_in, watched_page  # noqa: F401 - one is a fixture
+from tests.browser import downloaded_sha256, log_in, watched_page
 from tests.deploy.composition import Composition, composed
 from tests.service.harness import END_SECONDS
 from tests.tiny import write_tiny_llama
@@ -43,7 +43,7 @@ def test_everything_starts_in_the_files_order(started: Composition) -> None:
 def test_a_job_of_the_form_is_watched_to_its_end_and_its_files_are_whole(
     started: Composition,
     key: str,
-    chromium: Any,  # noqa: F811
+    chromium: Any,
 ) -> None:
     complaints: list[str] = []
     page = watched_page(chromium, started.url, complaints)
