@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from tests.api.conftest import Caller, FakeWorker
 from tests.browser import log_in, watched_page
-from tests.servers import free_port
+from tests.servers import served
 
 
 @dataclass
@@ -41,19 +38,9 @@ class Site:
 def site(make_app: Callable[..., FastAPI], make_key: Callable[..., str], chromium: Any) -> Iterator[Site]:
     """The app on a port, with a live worker."""
     app = make_app()
-    port = free_port()
-    config = uvicorn.Config(app, port=port, log_level="error", access_log=False, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    worker = FakeWorker(app.state.services)
-    worker.beat()
-    made = Site(app, f"http://127.0.0.1:{port}", Caller(app, make_key()), worker, chromium)
-    yield made
-    for context in chromium.contexts:
-        context.close()
-    app.state.services.notifier.closing = True
-    server.should_exit = True
-    thread.join(20)
+    with served(app) as address:
+        worker = FakeWorker(app.state.services)
+        worker.beat()
+        yield Site(app, address, Caller(app, make_key()), worker, chromium)
+        for context in chromium.contexts:
+            context.close()
