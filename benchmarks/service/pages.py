@@ -136,11 +136,9 @@ def measure(url: str, folder: Path, rounds: int, seconds: float) -> Numbers:
     }
     found: Numbers = {"pages": asyncio.run(one_by_one(app, pages, rounds)), "open": {}}
     for name, row in found["pages"].items():
-        print(
-            f"{name:>15}{row['cpu_ms']:>8.1f} ms cpu{row['clock_ms']:>8.1f} ms{row['statements']:>5.0f} statements"
-            f"{row['bytes'] / 1024:>7.0f} KiB",
-            flush=True,
-        )
+        times = f"{row['cpu_ms']:>8.1f} ms cpu{row['clock_ms']:>8.1f} ms"
+        sizes = f"{row['statements']:>5.0f} statements{row['bytes'] / 1024:>7.0f} KiB"
+        print(f"{name:>15}{times}{sizes}", flush=True)
     streams = {
         "list": "/ui/jobs/stream",
         "running job": f"/ui/jobs/{running}/stream",

@@ -1,4 +1,4 @@
-"""What pages cost the database: as many statements for many jobs and events as for few, and for many readers."""
+"""What pages cost the database: as many statements for many jobs, events and readers as for few."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_many_open_pages_take_no_more_than_one(
 ) -> None:
     job = caller.create()["id"]
     worker.progress(job, worker.claim(job), 0.5)
-    # a round makes at most 8 statements and comes at most once a second: 40 pages of their own would make far more
+    # a round takes at most 8 statements, and one comes each second: 40 pages apart would take far more
     with served(app) as address:
         rate = asyncio.run(left_open(app, address, path.format(job=job), [caller.key] * 40, 1.5))
     assert rate < 20
