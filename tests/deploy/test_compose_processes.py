@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests.browser import downloaded_sha256, log_in, watched_page
 from tests.deploy.composition import Composition, composed
 from tests.service.harness import END_SECONDS
-from tests.tiny import write_tiny_llama
+from tests.tiny import byte_tokenizer, tiny_model, write_checkpoint
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 PARAGRAPH = "The quick brown fox jumps over the lazy dog. It was a bright cold day in April."
@@ -21,7 +22,8 @@ SCOPES = ("--scope", "admin", "--scope", "jobs:read", "--scope", "jobs:write")
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composition]:
     home = tmp_path_factory.mktemp("compose")
-    write_tiny_llama(home / "volumes" / "models" / "tiny")
+    model = tiny_model("llama", vocab_size=300)
+    write_checkpoint(home / "volumes" / "models" / "tiny", model, byte_tokenizer([PARAGRAPH]))
     with composed(home, "cpu") as made:
         yield made
 
@@ -58,7 +60,10 @@ def test_a_job_of_the_form_is_watched_to_its_end_and_its_files_are_whole(
     page.locator("#command", has_text='"max": 1000').wait_for()
     page.get_by_text("Memory at its peak").wait_for()
     page.get_by_role("button", name="Start the job").click()
-    page.get_by_text("verdict: pass", exact=True).wait_for()  # nobody has reloaded the page
+    ended = page.locator(".hero-state .state", has_text=re.compile("succeeded|failed"))
+    ended.wait_for()  # nobody has reloaded the page
+    assert ended.text_content() == "succeeded", started.say("worker")
+    page.get_by_text("verdict: pass", exact=True).wait_for()
     page.get_by_role("img", name="Perplexity").first.wait_for()
     assert page.locator("figure.chart").count() >= 3
     came, told = downloaded_sha256(page, "model.safetensors")
