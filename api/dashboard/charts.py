@@ -78,6 +78,8 @@ class Chart:
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     """The same as a table."""
+    choices: Sequence[tuple[int, str]] = ()
+    """Shares in percent that one could prune by, and the error that is expected of each."""
     height: int = HEIGHT
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from api.context import Services
 from api.dashboard import charts, findings, metrics as tables
 from api.dashboard.listing import job_head
@@ -15,32 +17,64 @@ _CHARTED = ("perplexity_ratio", "perplexity_pruned", "perplexity", "pruned_param
             "mean_difference", "tokens_per_second", "seconds")  # fmt: skip
 
 
+class Difference(BaseModel):
+    """A field of the specifications, or a metric, of two jobs."""
+
+    name: str
+    first: Any
+    second: Any
+    change: float | None = Field(
+        default=None, description="from the first to the second, as a share of the first"
+    )
+
+
+class Comparison(BaseModel):
+    """Two jobs side by side."""
+
+    jobs: list[str] = Field(description="the two ids, the first of which is compared with")
+    spec: list[Difference] = Field(description="the fields that were asked differently")
+    metrics: list[Difference] = Field(description="the metrics of either; null where one has none")
+
+
+def differences(services: Services, first: Job, second: Job) -> Comparison:
+    """What was asked differently of two jobs, and what both measured."""
+    return Comparison(
+        jobs=[first.id, second.id],
+        spec=list(_asked(first.spec, second.spec)),
+        metrics=list(_measured(*(_metrics(services, job) for job in (first, second)))),
+    )
+
+
+def _metrics(services: Services, job: Job) -> dict[str, Any]:
+    found = services.repository.get_metrics(job.id) if job.has_results else None
+    return tables.without_copies(found or {})
+
+
 def comparison(services: Services, first: Job, second: Job) -> dict[str, Any]:
     """What the page shows."""
     repository, now = services.repository, services.repository.now()
-    known = [
-        tables.without_copies(repository.get_metrics(job.id) or {}) if job.has_results else {}
-        for job in (first, second)
-    ]
+    known = [_metrics(services, job) for job in (first, second)]
     found = [
         findings.charts_of(services, metrics, repository.list_artifacts(job.id)) if metrics else []
         for job, metrics in zip((first, second), known, strict=True)
     ]
     return {
         "pair": [job_head(job, now) for job in (first, second)],
-        "asked": list(_asked(first.spec, second.spec)),
-        "measured": list(_measured(known[0], known[1])),
+        "asked": [
+            (each.name, _short(each.first), _short(each.second)) for each in _asked(first.spec, second.spec)
+        ],
+        "measured": [_line(each) for each in _measured(known[0], known[1])],
         "charts": list(_charts(known[0], known[1])),
         "findings": [[chart for chart in charted if chart.across] for charted in found],
     }
 
 
-def _asked(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _asked(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
     """The fields of the spec that differ."""
     one, other = dict(_leaves(first)), dict(_leaves(second))
     for name in dict.fromkeys([*one, *other]):
         if one.get(name) != other.get(name):
-            yield name, _short(one.get(name)), _short(other.get(name))
+            yield Difference(name=name, first=one.get(name), second=other.get(name))
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -60,25 +94,30 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def _measured(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _measured(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
     """The metrics of both, with the change from the first to the second."""
     one, other = tables.flat(first), tables.flat(second)
     for name in dict.fromkeys([*one, *other]):
         before, after = one.get(name), other.get(name)
-        values = [tables.said(name, value) if value is not None else "–" for value in (before, after)]
-        yield {
-            "name": name,
-            "label": words(name),
-            "first": values[0],
-            "second": values[1],
-            "change": _change(findings.number(before), findings.number(after)),
-        }
+        change = _change(findings.number(before), findings.number(after))
+        yield Difference(name=name, first=before, second=after, change=change)
 
 
-def _change(before: float | None, after: float | None) -> str:
-    if before is None or after is None or not before:
-        return ""
-    return "same" if before == after else f"{after / before - 1:+.1%}"
+def _line(metric: Difference) -> dict[str, str]:
+    """A metric as the page shows it."""
+    values = [
+        "–" if value is None else tables.said(metric.name, value) for value in (metric.first, metric.second)
+    ]
+    return {"name": metric.name, "label": words(metric.name), "first": values[0], "second": values[1],
+            "change": _percent(metric.change)}  # fmt: skip
+
+
+def _change(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None or not before else after / before - 1
+
+
+def _percent(change: float | None) -> str:
+    return "" if change is None else f"{change:+.1%}" if change else "same"
 
 
 def _charts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[charts.Chart]:
@@ -86,6 +125,6 @@ def _charts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[cha
         before, after = findings.number(first.get(name)), findings.number(second.get(name))
         if before is not None and after is not None and before != after:
             pairs = [("A", before, "pale"), ("B", after, "one")]
-            change = _change(before, after)
+            change = _percent(_change(before, after))
             title = f"{words(name).capitalize()}: {change}" if change else words(name).capitalize()
             yield charts.sideways(pairs, title=title, subtitle="A and B")

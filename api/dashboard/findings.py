@@ -241,6 +241,7 @@ def error_curve(plan: Numbers) -> Chart:
         across_title="neurons removed",
         head=("Removed", "Mean error"),
         rows=[(f"{place} %", f"{mean[place]:.4g}") for place in range(10, 100, 10)],
+        choices=[(place, f"{mean[place]:.2g}") for place in range(10, 90, 10)],
     )
 
 

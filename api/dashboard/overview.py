@@ -2,94 +2,45 @@
 
 from __future__ import annotations
 
-import platform
-import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from api.auth import Principal
 from api.context import Services
-from api.dashboard.listing import job_head
 from api.dashboard.words import ago, span
-from api.readiness import check_all, free_bytes
-from jobs.rows import Worker
-from jobs.times import rfc3339
+from api.monitoring.system import LoopState, WorkerState, system_state
+from jobs.times import from_rfc3339, rfc3339
 from jobs.uploads.rows import Upload
-
-_PACKAGES = ("fastapi", "sqlalchemy", "celery", "pydantic")
 
 
 def system(services: Services, principal: Principal) -> dict[str, Any]:
-    """The state of the service as this key may see it."""
-    repository, tenant = services.repository, principal.sees
-    now = repository.now()
-    workers = repository.live_workers()
-    lengths, ages = repository.queue_lengths(tenant), repository.queue_age_seconds(tenant)
-    queues = sorted({queue for worker in workers for queue in worker.queues} | set(lengths))
-    kept = repository.kept_bytes()
-    mine = kept if principal.admin else {principal.tenant: kept.get(principal.tenant, 0)}
+    """The state of the service as this key may see it, in the words of the page."""
+    state, now = system_state(services, principal), services.repository.now()
     return {
-        "checks": check_all(services),
-        "workers": [_worker(worker, now) for worker in workers],
+        "checks": state.checks,
+        "workers": [_worker(worker, now) for worker in state.workers],
         "queues": [
             {
-                "name": queue,
-                "length": lengths.get(queue, 0),
-                "oldest": span(ages[queue]) if queue in ages else "–",
-                "workers": sum(queue in worker.queues for worker in workers),
+                **queue.model_dump(),
+                "oldest": "–" if queue.oldest_seconds is None else span(queue.oldest_seconds),
             }
-            for queue in queues
+            for queue in state.queues
         ],
-        "free": free_bytes(services) // 2**20 * 2**20,  # to the MiB: else every round would be news
-        "kept": sorted(mine.items(), key=lambda item: -item[1]),
-        "largest": [(job_head(job, now), size) for job, size in repository.largest_jobs(tenant)],
-        "loops": _loops(services),
-        "versions": _versions(services),
+        "free": state.free_bytes // 2**20 * 2**20,  # to the MiB: else every round would be news
+        "kept": list(state.kept_bytes.items()),
+        "largest": [job.model_dump() for job in state.largest],
+        "loops": [_loop(loop, now) for loop in state.loops],
+        "versions": list(state.versions.items()),
     }
 
 
-def _worker(worker: Worker, now: int) -> dict[str, Any]:
-    state = "draining" if worker.draining else "stalled" if worker.stalled else "alive"
-    return {
-        "id": worker.id,
-        "state": state,
-        "queues": worker.queues,
-        "devices": worker.devices,
-        "models": len(worker.models),
-        "memory": worker.memory_bytes,
-        "version": worker.code_version,
-        "hub": worker.allow_hub,
-        "started": rfc3339(worker.started_at),
-        "started_ago": ago(now - worker.started_at),
-    }
+def _worker(worker: WorkerState, now: int) -> dict[str, Any]:
+    return {**worker.model_dump(), "started_ago": ago(now - from_rfc3339(worker.started_at))}
 
 
-def _loops(services: Services) -> list[dict[str, Any]]:
-    """The background loops of this process: when each last came round, and how often it failed."""
-    errors = {
-        sample.labels["loop"]: int(sample.value)
-        for metric in services.metrics.loop_errors.collect()
-        for sample in metric.samples
-        if sample.name.endswith("_total")
-    }
-    now = time.time()
-    return [
-        {
-            "name": name,
-            "last": ago(int(1000 * (now - moment))) if now - moment >= 60 else "less than a minute ago",
-            "errors": errors.get(name, 0),
-        }
-        for name, moment in sorted(services.rounds.items())
-    ]
-
-
-def _versions(services: Services) -> list[tuple[str, str]]:
-    found = [("Python", platform.python_version()), ("database", services.engine.dialect.name)]
-    try:
-        found.insert(0, ("service", version("optipfair-service")))
-    except PackageNotFoundError:
-        found.insert(0, ("service", "not installed as a package"))
-    return found + [(name, version(name)) for name in _PACKAGES]
+def _loop(loop: LoopState, now: int) -> dict[str, Any]:
+    past = now - from_rfc3339(loop.last_round_at)
+    return {"name": loop.name, "last": ago(past) if past >= 60_000 else "less than a minute ago",
+            "errors": loop.errors}  # fmt: skip
 
 
 def upload_line(upload: Upload, now: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api import models
 from api.auth import Principal, Reader
 from api.context import Services, WithServices
+from api.dashboard.compare import Comparison, differences
 from api.downloads.conditional import MAX_END_SECONDS, field
 from api.operations import GET_EVENTS, VERDICT_RESPONSES
 from api.problem import Problem
@@ -124,3 +125,10 @@ def _last_event_id(header: str | None, after: int) -> int:
     if header is None or not header.isascii() or not header.isdigit():
         return after
     return min(int(header), _MAX_SEQ)
+
+
+@router.get("/comparison/{other_id}", response_model=Comparison)
+def get_comparison(job_id: str, other_id: str, principal: Reader, services: WithServices) -> Comparison:
+    """Another job beside this one: the fields of the specification that differ, and the metrics of both."""
+    first, second = (services.repository.get_job(each, principal.sees) for each in (job_id, other_id))
+    return differences(services, first, second)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 import structlog
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from api.context import Services
 from api.main import Options, create_app
@@ -173,6 +174,22 @@ class Caller(TestClient):
         if response.status_code != 202:
             raise AssertionError(response.text)
         return dict(response.json())
+
+
+@contextmanager
+def counted(app: FastAPI) -> Iterator[list[str]]:
+    """The SQL statements that the API runs meanwhile."""
+    said: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        said.append(arguments[2])
+
+    engine = app.state.services.engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield said
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
 
 
 @pytest.fixture

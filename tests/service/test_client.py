@@ -17,7 +17,6 @@ import pytest
 
 from service.client import OptipfairClient
 from service.client.run import exit_code
-
 from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint
 
 from .harness import Service, environment, invoke, wait_for

@@ -17,7 +17,7 @@ import pytest
 from jobs.addresses import socket_path
 from jobs.artifacts.local import LocalStore
 from jobs.handover import FROM_STDIN, api_document, child_environment, worker_document
-from jobs.settings import Settings, read_settings
+from jobs.settings import Settings, SettingsError, read_settings
 from service import broker
 from service.bootstrap import check_secret, write_private
 from service.doctor import check_disk
@@ -86,6 +86,35 @@ def test_flags_win_over_variables_and_these_over_defaults(tmp_path: Path) -> Non
     settings = read_settings({"data_dir": tmp_path, "port": 9002}, environ)
     assert settings == Settings(data_dir=tmp_path, port=9002, models_dir=Path("/models"), allow_hub=True)
     assert read_settings({}, environ).port == 9001
+
+
+def test_secrets_may_lie_in_files(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://:pass@broker\n")
+    (tmp_path / "password").write_text("pa:ss@\n")
+    environ = {
+        "OPTIPFAIR_BROKER_URL_FILE": str(tmp_path / "url"),
+        "OPTIPFAIR_DATABASE_PASSWORD_FILE": str(tmp_path / "password"),
+        "OPTIPFAIR_DATABASE_URL": "postgresql://me@db:5433/jobs?sslmode=require",
+    }
+    settings = read_settings({}, environ)
+    assert settings.broker_url == "redis://:pass@broker"
+    assert settings.database_url == "postgresql://me:pa%3Ass%40@db:5433/jobs?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"BROKER_URL_FILE": "/nowhere/to/be/found"}, "BROKER_URL_FILE names a file that can't be read"),
+        ({"BROKER_URL_FILE": os.devnull}, "names an empty file"),
+        ({"BROKER_URL_FILE": "x", "BROKER_URL": "redis://x"}, "are both set"),
+        ({"DATABASE_PASSWORD": "x"}, "names no user"),
+        ({"DATABASE_PASSWORD": "x", "DATABASE_URL": "postgresql://me:y@db/jobs"}, "has a password already"),
+        ({"BROKER_URI_FILE": "x"}, "the nearest is OPTIPFAIR_BROKER_URL_FILE"),
+    ],
+)
+def test_secrets_that_would_not_arrive_are_refused(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        read_settings({}, {f"OPTIPFAIR_{name}": value for name, value in environ.items()})
 
 
 def told_workers(settings: Settings) -> list[dict[str, Any]]:

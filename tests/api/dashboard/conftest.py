@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from tests.api.conftest import Caller, FakeWorker
-from tests.servers import free_port
+from tests.browser import log_in, watched_page
+from tests.servers import served
 
 
 @dataclass
@@ -29,47 +27,20 @@ class Site:
 
     def page(self, **options: Any) -> Any:
         """A page of a fresh visitor; errors and requests to other hosts are complaints."""
-        page = self.chromium.new_context(**options).new_page()
-
-        def on_console(message: Any) -> None:
-            if message.type == "error":
-                self.complaints.append(message.text)
-
-        def on_request(request: Any) -> None:
-            if not request.url.startswith((self.address, "data:", "blob:")):
-                self.complaints.append(f"request to {request.url}")
-
-        page.on("console", on_console)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", on_request)
-        return page
+        return watched_page(self.chromium, self.address, self.complaints, **options)
 
     def log_in(self, page: Any, key: str | None = None) -> Any:
         """Fill in the log-in form."""
-        page.goto(self.address)
-        page.get_by_label("API key").fill(key or self.caller.key)
-        page.get_by_role("button", name="Log in").click()
-        page.get_by_role("button", name="Log out").wait_for()
-        return page
+        return log_in(page, self.address, key or self.caller.key)
 
 
 @pytest.fixture
 def site(make_app: Callable[..., FastAPI], make_key: Callable[..., str], chromium: Any) -> Iterator[Site]:
     """The app on a port, with a live worker."""
     app = make_app()
-    port = free_port()
-    config = uvicorn.Config(app, port=port, log_level="error", access_log=False, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    worker = FakeWorker(app.state.services)
-    worker.beat()
-    made = Site(app, f"http://127.0.0.1:{port}", Caller(app, make_key()), worker, chromium)
-    yield made
-    for context in chromium.contexts:
-        context.close()
-    app.state.services.notifier.closing = True
-    server.should_exit = True
-    thread.join(20)
+    with served(app) as address:
+        worker = FakeWorker(app.state.services)
+        worker.beat()
+        yield Site(app, address, Caller(app, make_key()), worker, chromium)
+        for context in chromium.contexts:
+            context.close()

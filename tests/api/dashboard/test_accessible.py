@@ -64,7 +64,7 @@ def _pages(site: Site) -> list[str]:
     site.worker.progress(running["id"], site.worker.claim(running["id"]), 0.4)
     single = [f"/jobs/{job['id']}" for job in (done[0], failed, running)]
     both = f"/ui/compare?id={done[0]['id']}&id={done[1]['id']}"
-    return ["/", *single, "/ui/new", both, "/ui/models", "/ui/system", "/ui/access"]
+    return ["/", *single, "/ui/new", both, "/ui/models", "/ui/system", "/ui/access", "/nonsense"]
 
 
 def _findings(page: Any, axe: str, path: str) -> list[str]:

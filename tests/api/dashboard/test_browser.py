@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import pytest
 
+from jobs.signing.keys import generate_key
 from tests.api.dashboard.conftest import Site
 from tests.api.dashboard.samples import GATES, finish
+from tests.browser import downloaded_sha256
 
 pytestmark = pytest.mark.browser
 
@@ -36,12 +35,8 @@ def test_a_job_can_be_followed_to_its_results(site: Site, size: tuple[int, int])
 
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
     assert page.evaluate("document.cookie") == "", "a script can read the key"
-    with page.expect_download() as download:
-        page.get_by_role("link", name="model.safetensors").click()
-    told = page.locator("tr", has_text="model.safetensors").locator("[data-sha256]")
-    assert hashlib.sha256(Path(download.value.path()).read_bytes()).hexdigest() == told.get_attribute(
-        "data-sha256"
-    )
+    came, told = downloaded_sha256(page, "model.safetensors")
+    assert came == told
     assert site.complaints == []
 
 
@@ -115,6 +110,40 @@ def test_a_wrong_key_is_refused_and_a_revoked_one_leads_to_the_form(site: Site) 
     services.repository.cancel_job(job["id"])  # news, which the page may no longer see
     page.get_by_label("API key").wait_for()
     assert "cancelled" not in page.content()
+
+
+def test_two_jobs_are_ticked_and_compared_and_one_is_pruned_again_by_another_ratio(site: Site) -> None:
+    jobs = [site.caller.create(gates=GATES, spec={"pruning_percentage": share}) for share in (20, 30)]
+    for job in jobs:
+        finish(site.worker, job, site.worker.claim(job["id"]))
+    page = site.log_in(site.page())
+    page.keyboard.press("Tab")  # by the keyboard one need not go through the menu
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.get_by_label("Select all jobs").press("Space")
+    page.get_by_role("button", name="Compare").press("Enter")
+    page.get_by_role("heading", name="What was asked differently").wait_for()
+    assert page.get_by_role("row", name="pruning_percentage 30 20").is_visible()
+    assert page.locator("figure.chart").count() >= 2
+    page.get_by_role("link", name="prune tiny").first.click()
+    page.get_by_role("link", name="40 %", exact=True).click()
+    page.get_by_role("heading", name="New job").wait_for()
+    assert page.get_by_label("How much: number").input_value() == "40"
+    assert site.complaints == []
+
+
+def test_an_expired_key_is_refused(site: Site) -> None:
+    services = site.app.state.services
+    key = generate_key(services.secrets)
+    services.repository.create_key(
+        "acme", key_hash=key.hash, hint=key.hint, scopes=("jobs:read",), expires_at=1_000
+    )
+    page = site.page()
+    page.goto(site.address)
+    page.get_by_label("API key").fill(key.plain)
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("alert").get_by_text("unknown, revoked or expired").wait_for()
 
 
 def test_a_stream_that_is_refused_leaves_what_is_shown(site: Site) -> None:

@@ -221,3 +221,87 @@ def test_a_page_without_a_key_is_the_log_in_form_that_leads_back(
     key = make_key("ops", "admin")
     login = send(nobody, "/ui/login", key=key, next=path + "?id=1")
     assert login.headers["Location"] == path + "?id=1"
+
+
+class TestJson:
+    def test_every_page_names_its_json(
+        self, chief: Caller, admin: Caller, caller: Caller, worker: FakeWorker
+    ) -> None:
+        jobs = [caller.create(gates=GATES, labels={"team": "nlp"}) for _ in range(2)]
+        for job in jobs:
+            finish(worker, job, worker.claim(job["id"]))
+        one, other = (job["id"] for job in jobs)
+        pages = ["/", "/?label.team=nlp&kind=prune", f"/jobs/{one}", f"/ui/compare?id={one}&id={other}"]
+        for page in [*pages, "/ui/models", "/ui/system", "/ui/access"]:
+            footer = chief.get(page).text.partition("<footer")[2]
+            paths = [unescape(path) for path in re.findall(r"<code>GET (/v1/[^<]+)</code>", footer)]
+            assert paths, page
+            for path in paths:
+                answer = admin.get(path)
+                assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json"), path
+
+    def test_the_state_of_the_service(
+        self, caller: Caller, admin: Caller, stranger: Caller, worker: FakeWorker
+    ) -> None:
+        worker.run(caller.create()["id"])
+        caller.create()
+        mine = caller.get("/v1/system").json()
+        assert [each["id"] for each in mine["workers"]] == [worker.id]
+        # an autoscaler asks for queues that are empty, too
+        assert {queue["name"]: queue["length"] for queue in mine["queues"]} == {
+            "cpu": 0,
+            "gpu": 0,
+            "short": 1,
+        }
+        assert list(mine["kept_bytes"]) == ["acme"]
+        assert len(mine["largest"]) == 1
+        theirs = stranger.get("/v1/system").json()
+        assert (theirs["kept_bytes"], theirs["largest"]) == ({"other": 0}, [])
+        assert sum(queue["length"] for queue in theirs["queues"]) == 0
+        assert admin.get("/v1/system").json()["kept_bytes"] == mine["kept_bytes"]
+
+    def test_a_comparison(self, caller: Caller, worker: FakeWorker) -> None:
+        jobs = [caller.create(spec={"pruning_percentage": share}) for share in (20, 30)]
+        for job, ratio in zip(jobs, (1.2, 1.5), strict=True):
+            worker.run(job["id"], metrics={"perplexity_ratio": ratio, "reload_check": "logits"})
+        told = caller.get(f"/v1/jobs/{jobs[0]['id']}/comparison/{jobs[1]['id']}").json()
+        assert told["jobs"] == [job["id"] for job in jobs]
+        assert [(item["name"], item["first"], item["second"]) for item in told["spec"]] == [
+            ("pruning_percentage", 20, 30)
+        ]
+        changes = {item["name"]: item["change"] for item in told["metrics"]}
+        assert changes == {"perplexity_ratio": pytest.approx(0.25), "reload_check": None}
+
+
+def test_one_can_go_on_from_the_error_curve_with_another_ratio(
+    browser: Caller, reader: Caller, app: FastAPI, caller: Caller, worker: FakeWorker
+) -> None:
+    job = caller.create()
+    finish(worker, job, worker.claim(job["id"]))
+    page = browser.get(f"/jobs/{job['id']}").text
+    links = [unescape(link) for link in re.findall(r'href="(/ui/new\?from=[^"]+&amp;size=\d+)"', page)]
+    assert len(links) == 8
+    form = browser.get(links[3]).text
+    assert 'name="size" inputmode="decimal" value="40"' in form
+    assert '<option value="pruning_percentage" selected>' in form
+    visitor = Caller(app, None)
+    visitor.post("/ui/login", content=f"key={reader.key}", headers=FORM)
+    assert "Prune again" not in visitor.get(f"/jobs/{job['id']}").text
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/ui/access", 403, "lacks the scope admin"),
+        ("/nonsense", 404, "There is no such page"),
+        ("/ui/new?from=" + "x" * 99, 422, "could not be done"),
+    ],
+)
+def test_who_asks_with_a_browser_is_refused_with_a_page(
+    browser: Caller, path: str, status: int, said: str
+) -> None:
+    answer = browser.get(path, headers={"Accept": "text/html,*/*;q=0.8"})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
+    assert said in unescape(answer.text)
+    assert "Content-Security-Policy" in answer.headers
+    assert browser.get(path).headers["Content-Type"] == "application/problem+json"
