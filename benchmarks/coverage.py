@@ -2,11 +2,11 @@
 
     python benchmarks/coverage.py [--trials N] [--suite optipfair]
 
-A simulated model moves every scene of the suite by an amount of its own, which pairs and control pairs of the
-scene have in common, every category by a factor, and every pair by chance; the amounts are log-normal, so they
-are positive and skewed, as activations' differences are. The truth is what very many scenes would give. Asked
-of each simulated model: the mean difference and the effect over noise, overall and of one category. Exit code
-1 if less than 93 % or more than 97 % of any interval's limits hold it.
+A simulated model moves every scene of the suite by an amount of its own, which pairs and control pairs of
+the scene have in common, every category by a factor, and every pair by chance; the amounts are log-normal, so
+they are positive and skewed, as activations' differences are. The truth is what very many scenes would give.
+Asked of each simulated model: the mean difference and the effect over noise, overall and of one category.
+Exit code 1 if less than 93 % or more than 97 % of any interval's limits hold it.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ def main() -> int:
             ).items():
                 held[f"{what}, {name}"] = held.get(f"{what}, {name}", 0) + covered
     shares = {name: count / options.trials for name, count in held.items()}
-    print(
-        f"{options.suite}: {len(items.pairs)} pairs of {len(scenes)} scenes; {options.trials} simulated models"
-    )
+    print(f"{options.suite}: {len(rows)} pairs of {len(scenes)} scenes; {options.trials} simulated models")
     for name, share in shares.items():
         print(f"  {name:34s} {share:.1%} of the 95 % intervals hold the truth")
     return int(not all(LEAST <= share <= MOST for share in shares.values()))

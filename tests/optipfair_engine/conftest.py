@@ -8,8 +8,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from transformers import (
     GPT2LMHeadModel,
     LlamaForCausalLM,
@@ -30,27 +28,25 @@ def check_in_this_process() -> Iterator[None]:
         yield
 
 
-draw = figures._save
+draw = figures.Drawing.png
 
 
-def sketch(path: Path, put_in: Callable[[Axes], None], **_size: float) -> Path:
-    """What goes into a plot, without the pixels, which take most of its time."""
-    put_in(Figure().add_subplot())
-    path.write_bytes(b"\x89PNG\r\n\x1a\n")
-    return path
+def sketch(_figure: figures.Drawing, dpi: int = 0) -> bytes:
+    """A figure without its pixels, which take most of its time."""
+    return b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def sketched_plots() -> Iterator[None]:
     """Plots of prunes and evaluations are sketches, but where a test asks for ``drawn_plots``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "_save", sketch)
+        patch.setattr(figures.Drawing, "png", sketch)
         yield
 
 
 @pytest.fixture
 def drawn_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_save", draw)
+    monkeypatch.setattr(figures.Drawing, "png", draw)
 
 
 def make_llama(**changes: Any) -> LlamaForCausalLM:

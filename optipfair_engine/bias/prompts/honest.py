@@ -49,7 +49,7 @@ def plain(word: str) -> str:
 
 
 def read_honest(paths: Sequence[Path]) -> HonestItems:
-    """HONEST (Nozza et al. 2021): a table of templates, and HurtLex's table of words (Bassignana et al. 2018).
+    """HONEST (Nozza et al. 2021): a table of templates, and HurtLex (Bassignana et al. 2018), one of words.
 
     Of the lexicon the "conservative" level counts, as in the published code.
 

@@ -10,7 +10,7 @@ from optipfair_engine.bias.results.changes import Change
 from optipfair_engine.bias.results.intervals import named
 
 #: Of the two prompts' next-token distributions; the other quantities are those of ``Generations``.
-NEXT_TOKEN: Final = "next_token"
+NEXT_TOKEN: Final = "next_token"  # noqa: S105  # a word of a text
 
 
 @dataclass(frozen=True)

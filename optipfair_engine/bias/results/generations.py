@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from optipfair_engine.bias.results.intervals import Interval, named
+from optipfair_engine.notebooks import table
 
 #: What is measured of every pair.
 DIVERGENCE: Final = "divergence"
@@ -50,6 +51,17 @@ class Generations:
     lexicon_known: float
     warnings: tuple[str, ...]
     by_pair: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+
+    def _repr_html_(self) -> str:
+        measured = {
+            "divergence (nats a token)": self.divergence,
+            "difference of length (tokens)": self.length_difference,
+            "overlap of the two prompts' texts": self.overlap,
+            "overlap within a prompt's texts": self.overlap_within,
+            f"difference of sentiment ({self.lexicon})": self.sentiment_difference,
+        }
+        rows = [(name, found.value, found.limits()) for name, found in measured.items() if found is not None]
+        return table(("second − first prompt", "value", "95 % interval"), rows)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the values of single pairs, which ``generations.jsonl`` has all of."""

@@ -21,8 +21,8 @@ from optipfair_engine.bias.statistics.significance import (
 #: Changes of a mean's absolute value that are not worth the name: in tokens, and of a score from −1 to 1.
 SIZE_MARGINS: Final = {LENGTH: 0.5, SENTIMENT: 0.02}
 READING_WARNING: Final = (
-    "A model that reads less of its prompt continues two prompts more alike without being any fairer: look at "
-    "perplexity too."
+    "A model that reads less of its prompt continues two prompts more alike without being any fairer: look "
+    "at perplexity too."
 )
 
 

@@ -100,12 +100,15 @@ class Sample:
 
     @property
     def clusters(self) -> int:
+        """How many templates there are."""
         return len(set(self.templates))
 
     def mean(self, column: int) -> float:
+        """Over all pairs."""
         return float(self.values[:, column].mean())
 
     def interval(self, column: int) -> Interval:
+        """The mean with its interval."""
         return bootstrap_interval(self.mean(column), self.drawn[:, column], self.clusters, least=0)
 
 

@@ -55,7 +55,6 @@ def prune_streamed(
             that was written is left.
         EngineError: as ``prune_checkpoint``.
     """
-    from optipfair_engine.figures import load_drawing
     from optipfair_engine.pruning.static_plan import static_plan
     from optipfair_engine.streaming.apply import stream_checkpoint
 
@@ -63,7 +62,7 @@ def prune_streamed(
         dense_loss = _mean_loss(source, windows, report)
     # what draws takes as long to import as half a gigabyte to write, and writing leaves a processor free
     with ThreadPoolExecutor(1, thread_name_prefix="optipfair-figures") as aside:
-        aside.submit(load_drawing)
+        aside.submit(_load_drawing)
         result = stream_checkpoint(
             source,
             output,
@@ -77,6 +76,12 @@ def prune_streamed(
     return _finish(
         source, output, options, result, route, measured, reload_runner, calibrated=calibrated, report=report
     )
+
+
+def _load_drawing() -> None:
+    from optipfair_engine.figures import load_drawing
+
+    load_drawing()
 
 
 def evaluation_windows(
