@@ -49,7 +49,7 @@ def words_behind(
     firsts = _likeliest(model, beginnings, [len(ids) - 1 for ids in beginnings], _LOOKED_THROUGH, report)
     found: list[list[Ids]] = []
     for ids, tokens in zip(beginnings, firsts, strict=True):
-        begun = [(token,) for token in tokens if _begins_a_word(_piece(tokenizer, ids, (token,)))]
+        begun: list[Ids] = [(t,) for t in tokens if _begins_a_word(_piece(tokenizer, ids, (t,)))]
         found.append(begun[:count])
     _finish(model, tokenizer, beginnings, found, report)
     return [
