@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.staticfiles import StaticFiles
 
 from api import failures, operations
@@ -33,6 +35,9 @@ from jobs.settings import Settings, read_settings
 from jobs.signing.links import LinkSigner
 from jobs.signing.secret import ensure_secret, load_secrets
 from jobs.specs import prepare
+
+# FastAPI says so too wherever it makes fields, but a second thread that does would lift its filter.
+warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
 
 with without("pydantic.v1"):  # FastAPI asks of every type whether it is a model of that
     from api.routes import artifacts, health, jobs, logs, results

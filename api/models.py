@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from jobs.states import State
 
 VerdictWord = Literal["pass", "fail", "inconclusive", "none"]
 
 
-class Model(BaseModel):
+class Model(BaseModel, defer_build=True):
     """What checks and serialises is built when it is first needed: at its start no process waits for all."""
-
-    model_config = ConfigDict(defer_build=True)
 
 
 class Progress(Model):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 
 from fastapi import APIRouter
-from starlette.routing import BaseRoute, Match, get_route_path
+from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 
@@ -31,7 +31,7 @@ class LaterRouter(APIRouter):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As of any router, but for paths of others without a look at the routes."""
         if not self._loaded:
-            path = get_route_path(scope)
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
             if not any(path == own or path.startswith(f"{own}/") for own in self._paths):
                 return Match.NONE, {}
             self.load()

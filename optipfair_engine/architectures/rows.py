@@ -48,7 +48,7 @@ def _joined(first: Indices, second: Indices) -> Indices:
         return np.concatenate((first, second))
     import torch
 
-    return torch.cat((first, second))
+    return torch.cat((first, torch.as_tensor(second)))
 
 
 def gate_of(weight: Tensor, intermediate_size: int) -> Tensor:
