@@ -150,7 +150,8 @@ def test_no_id_of_one_tenant_opens_anything_to_another(
             continue
         for thing in sorted(set(ids.values())):
             for name in names if "{name}" in path else ("-",):
-                same = dict.fromkeys(("job_id", "webhook_id", "delivery_id", "upload_id"), thing)
+                ids_of_all = ("job_id", "other_id", "webhook_id", "delivery_id", "upload_id")
+                same = dict.fromkeys(ids_of_all, thing)
                 url = filled(path, **same, name=name, action=name)
                 for other in (stranger, by_token):
                     response = other.request(method, url, content=b"x" if method == "PUT" else b"{}")

@@ -42,6 +42,7 @@ def _configure(tmp_path: Path, behind: str) -> str:
         ("listen 80;", f"listen 127.0.0.1:{plain};"),
         ("listen 443", f"listen 127.0.0.1:{before}"),
         ("/etc/nginx/tls", str(tmp_path)),
+        ("Host $host;", f"Host $host:{before};"),
     ):
         assert old in text
         text = text.replace(old, new)

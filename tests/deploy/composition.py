@@ -26,7 +26,7 @@ import psycopg
 import yaml
 
 from tests import servers
-from tests.service.harness import END_SECONDS, wait_for
+from tests.service.harness import END_SECONDS, START_SECONDS, wait_for
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -98,7 +98,8 @@ class Composition:
             assert process.wait(END_SECONDS) == 0, self.say(name)
         else:
             check = SERVICES[name].get("healthcheck", {}).get("test")
-            wait_for(lambda: self._healthy(name, check or ["CMD", *image.health]), f"{name} to be healthy")
+            test = check or ["CMD", *image.health]
+            wait_for(lambda: self._healthy(name, test), f"{name} to be healthy", START_SECONDS)
 
     def stop(self) -> None:
         """As `docker compose down` does: the other way round, by SIGTERM."""

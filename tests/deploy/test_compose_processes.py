@@ -14,7 +14,7 @@ from tests.deploy.composition import Composition, composed
 from tests.service.harness import END_SECONDS
 from tests.tiny import byte_tokenizer, tiny_model, write_checkpoint
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 PARAGRAPH = "The quick brown fox jumps over the lazy dog. It was a bright cold day in April."
 SCOPES = ("--scope", "admin", "--scope", "jobs:read", "--scope", "jobs:write")
 
