@@ -12,12 +12,12 @@ from worker.attempt.costs import Stage, StageCosts
 
 #: A stage of more steps than this (batches, not layers) is reported at this many even points.
 MAX_EVENTS_PER_STAGE = 200
-#: Nothing is said of the time that is left before this much of the work and this many seconds.
-_LEAST_FRACTION, _LEAST_SECONDS = 0.02, 1.0
+#: Nothing is said of the time that is left in the first seconds.
+_LEAST_SECONDS = 1.0
 #: How much of a job, as expected, counts as having gone at the expected pace before anything is known.
 _TRUST = 0.1
 #: What is still expected of a step that has taken longer than expected, of the time that it took so far.
-_OVERDUE = 0.35
+_OVERDUE = 0.3
 
 #: Of a stage that is late: the seconds that were expected of it, and those that it has taken so far.
 _Late: TypeAlias = tuple[float, float]
@@ -39,16 +39,22 @@ class _Seen:
 
 @dataclass
 class ProgressTracker:
-    """Turns `(stage, done, total, message)` into `Progress`; None for a report that may be left out."""
+    """Turns `(stage, done, total, message)` into `Progress`; None for a report that may be left out.
+
+    It is made when the attempt begins: what is done until the first report is counted to the first stage.
+    """
 
     stages: Sequence[Stage]
     costs: StageCosts = field(default_factory=StageCosts)
     clock: Callable[[], float] = time.monotonic
     _fraction: float = 0.0
     _reported: dict[str, int] = field(default_factory=dict)
-    _now: float | None = None
+    _now: float = 0.0
     _started: float = 0.0
     _seen: dict[int, _Seen] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._now = self._started = self.clock()
 
     def update(self, stage: str, done: int, total: int, message: str) -> Progress | None:
         """Take one report; every step of a stage of up to `MAX_EVENTS_PER_STAGE` steps counts."""
@@ -65,12 +71,12 @@ class ProgressTracker:
         return {self.stages[number]: seen.seconds for number, seen in self._seen.items() if seen.done}
 
     def eta(self) -> float | None:
-        """The seconds that are left, also while nothing is reported; None before anything can be said.
+        """The seconds that are left, also while nothing is reported; None in its first second.
 
         What is left of the stages that have begun goes at their own pace, and the others go at the job's.
         """
         now = self.clock()
-        if self._now is None or self._fraction < _LEAST_FRACTION or now - self._started < _LEAST_SECONDS:
+        if now - self._started < _LEAST_SECONDS:
             return None
         under_way, waiting = self._under_way(), now - self._now
         left = sum(
@@ -86,8 +92,6 @@ class ProgressTracker:
     def _account(self, stage: str, done: int, total: int) -> None:
         """Add the time since the last report, and the share that is done, to the stage that they are of."""
         now = self.clock()
-        if self._now is None:
-            self._now = self._started = now
         since, self._now = now - self._now, now
         number = self._number(stage)
         if number is None:

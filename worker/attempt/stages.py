@@ -24,8 +24,10 @@ STORE = "store"
 _GUESSED_FOR = 134_515_008
 _FIGURE_SECONDS = 0.8
 #: What storing takes: of a report with its tables, of a model.
-_REPORT_STORED, _MODEL_STORED = 0.3, 2.0
+_REPORT_STORED, _MODEL_STORED = 0.1, 0.4
 _DEFAULT_LENGTH, _CHARACTERS_PER_TOKEN = 512, 4.0
+#: The first pass has a price of its own, however little it reads.
+_LEAST_TEXT = 0.1
 _DEFAULT_COUNTS = {"num_samples": 128, "num_windows": 40}
 #: Of the default amount of text; of bias, of a pair or of an item; of timing, of a prompt.
 _GUESSES = {
@@ -45,9 +47,9 @@ _GUESSES = {
     "items": 0.3,
     "estimate": 10.0,
     "cause": 90.0,
-    "plot": 3.0,
+    "plot": 3.5,
     "export": 6.0,
-    "save": 12.0,
+    "save": 15.0,
     "report": 1.8,
 }
 #: Loops over layers, but no passes over text, cost little where nothing is calibrated; nor is a model built.
@@ -117,7 +119,8 @@ def _fixed_cost(name: str, kind: str, spec: Mapping[str, Any]) -> float | None:
         return float(spec[_LIMITED[name]]["max_seconds"])
     if kind == "bias" and name == "plot" and spec.get("visualization_types"):
         # how many layers the model has isn't known here: "all" counts as two dozen
-        return bias_work(BiasSpec.model_validate(spec), {}, 24).figures * _FIGURE_SECONDS
+        figures = bias_work(BiasSpec.model_validate(spec), {}, 24).figures
+        return _GUESSES["plot"] + figures * _FIGURE_SECONDS
     return None
 
 
@@ -147,7 +150,7 @@ def _text_amount(spec: Mapping[str, Any], name: str) -> float:
         tokens = sum(map(len, text["texts"])) / _CHARACTERS_PER_TOKEN
         windows = min(windows, max(1.0, tokens / _DEFAULT_LENGTH))
     length = text.get("max_length") or spec.get("max_length") or _DEFAULT_LENGTH
-    return float(windows) / whole * length / _DEFAULT_LENGTH
+    return max(float(windows) / whole * length / _DEFAULT_LENGTH, _LEAST_TEXT)
 
 
 def _of_prune(spec: Mapping[str, Any]) -> Iterator[_Part]:

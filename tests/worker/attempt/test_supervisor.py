@@ -58,8 +58,8 @@ def test_whoever_looks_while_the_engine_is_silent_sees_the_time_left_anew(
     services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.attempt.telling._ETA_SECONDS", 0.0)
-    told = iter([9.0, 8.0, 7.0])
-    monkeypatch.setattr("worker.attempt.telling.ProgressTracker.eta", lambda _: next(told))
+    told = iter([9.0, 8.0])
+    monkeypatch.setattr("worker.attempt.telling.ProgressTracker.eta", lambda _: next(told, 7.0))
     progress = {"type": "progress", "stage": "load", "done": 1, "total": 1, "message": "loaded"}
     seen: list[Job] = []
     job = new_job()
