@@ -15,7 +15,7 @@ MAX_EVENTS_PER_STAGE = 200
 #: Nothing is said of the time that is left in the first seconds.
 _LEAST_SECONDS = 1.0
 #: How much of a job, as expected, counts as having gone at the expected pace before anything is known.
-_TRUST = 0.1
+_TRUST = 0.02
 #: What is still expected of a step that has taken longer than expected, of the time that it took so far.
 _OVERDUE = 0.3
 

@@ -44,7 +44,7 @@ _GUESSES = {
     "reconstruct": 120.0,
     "heal": 60.0,
     "pairs": 1.1,
-    "items": 0.3,
+    "items": 0.35,
     "estimate": 10.0,
     "cause": 90.0,
     "plot": 3.5,
@@ -207,7 +207,8 @@ def _of_bias(spec: Mapping[str, Any], suites: Mapping[str, JsonObject]) -> Itera
     if spec.get("generation"):
         pairs = next((amount for work, amount in asked if work == "pairs"), 1.0)
         yield from (_Part("generate", 0.1 * pairs / _DEFAULT_PAIRS), _Part("bias", pairs, "pairs"))
-    yield from (_Part("plot"), _Part("save", work="report"))
+    # figures of tokens are looked through for letters that no font has, and shown in the report
+    yield from (_Part("plot"), _Part("save", 6.0 if spec.get("visualization_types") else 1.0, "report"))
 
 
 def _asked(spec: Mapping[str, Any], suites: Mapping[str, JsonObject]) -> Iterator[tuple[str, float]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Service, environment
+from tests.service.harness import Service, environment
 
-GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "http.md").read_text()
+GUIDE = (Path(__file__).resolve().parents[3] / "docs" / "http.md").read_text()
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
