@@ -56,9 +56,9 @@ def main() -> int:
     return 0
 
 
-def ensure_model() -> Path:
+def ensure_model(home: Path = HOME) -> Path:
     """The demo model as a safetensors folder, made once from the GGUF file that a package carries."""
-    target = HOME / "models" / MODEL
+    target = home / "models" / MODEL
     if not target.exists():
         step(f"Writing {MODEL} as bf16 safetensors (once)")
         run([bin_path("optipfair"), "demo-model", str(target)])
@@ -66,18 +66,18 @@ def ensure_model() -> Path:
 
 
 @contextmanager
-def service() -> Iterator[OptipfairClient]:
+def service(home: Path = HOME) -> Iterator[OptipfairClient]:
     """A service of our own on a free port, stopped at the end whatever happens."""
     port = free_port()
     base_url = f"http://127.0.0.1:{port}"
-    step(f"Starting the service: optipfair-service serve --port {port} --data-dir {HOME / 'data'}")
-    env = {**os.environ, "OPTIPFAIR_MODELS_DIR": str((HOME / "models").resolve())}
-    log = (HOME / "service.log").open("w")
-    command = [bin_path("optipfair-service"), "serve", "--port", str(port), "--data-dir", str(HOME / "data")]
+    step(f"Starting the service: optipfair-service serve --port {port} --data-dir {home / 'data'}")
+    env = {**os.environ, "OPTIPFAIR_MODELS_DIR": str((home / "models").resolve())}
+    log = (home / "service.log").open("w")
+    command = [bin_path("optipfair-service"), "serve", "--port", str(port), "--data-dir", str(home / "data")]
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
     try:
-        wait_until_ready(base_url, process)
-        with OptipfairClient(base_url, (HOME / "data" / "admin.key").read_text()) as client:
+        wait_until_ready(base_url, process, home / "service.log")
+        with OptipfairClient(base_url, (home / "data" / "admin.key").read_text()) as client:
             yield client
     finally:
         step("Stopping the service")
@@ -86,18 +86,18 @@ def service() -> Iterator[OptipfairClient]:
         log.close()
 
 
-def wait_until_ready(base_url: str, process: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(base_url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Poll /readyz until a job would run."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise SystemExit(f"The service stopped at its start; see {HOME / 'service.log'}")
+            raise SystemExit(f"The service stopped at its start; see {log}")
         try:
             with urllib.request.urlopen(f"{base_url}/readyz", timeout=5):  # noqa: S310 - our own loopback service
                 return
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.1)
-    raise SystemExit(f"The service was not ready after {START_SECONDS} s; see {HOME / 'service.log'}")
+    raise SystemExit(f"The service was not ready after {START_SECONDS} s; see {log}")
 
 
 def job_request() -> dict[str, Any]:

@@ -15,6 +15,8 @@ from jobs.rows import Job
 
 _CHARTED = ("perplexity_ratio", "perplexity_pruned", "perplexity", "pruned_parameters", "output_bytes",
             "mean_difference", "tokens_per_second", "seconds")  # fmt: skip
+#: What perplexities hang on beside the model and the text.
+_WINDOWS = ("evaluation_max_length", "evaluation_windows", "evaluation_tokens")
 
 
 class Difference(BaseModel):
@@ -24,7 +26,8 @@ class Difference(BaseModel):
     first: Any
     second: Any
     change: float | None = Field(
-        default=None, description="from the first to the second, as a share of the first"
+        default=None,
+        description="from the first to the second, as a share of the first; null where they can't be compared",
     )
 
 
@@ -38,10 +41,12 @@ class Comparison(BaseModel):
 
 def differences(services: Services, first: Job, second: Job) -> Comparison:
     """What was asked differently of two jobs, and what both measured."""
+    one, other = (_metrics(services, job) for job in (first, second))
+    apart = _measured_apart(first.spec, second.spec, one, other)
     return Comparison(
         jobs=[first.id, second.id],
         spec=list(_asked(first.spec, second.spec)),
-        metrics=list(_measured(*(_metrics(services, job) for job in (first, second)))),
+        metrics=list(_measured(one, other, apart)),
     )
 
 
@@ -58,13 +63,15 @@ def comparison(services: Services, first: Job, second: Job) -> dict[str, Any]:
         findings.charts_of(services, metrics, repository.list_artifacts(job.id)) if metrics else []
         for job, metrics in zip((first, second), known, strict=True)
     ]
+    apart = _measured_apart(first.spec, second.spec, known[0], known[1])
     return {
         "pair": [job_head(job, now) for job in (first, second)],
         "asked": [
             (each.name, _short(each.first), _short(each.second)) for each in _asked(first.spec, second.spec)
         ],
-        "measured": [_line(each) for each in _measured(known[0], known[1])],
-        "charts": list(_charts(known[0], known[1])),
+        "measured": [_line(each) for each in _measured(known[0], known[1], apart)],
+        "apart": bool(apart),
+        "charts": list(_charts(known[0], known[1], apart)),
         "findings": [[chart for chart in charted if chart.across] for charted in found],
     }
 
@@ -94,12 +101,42 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def _measured(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
-    """The metrics of both, with the change from the first to the second."""
+def _measured_apart(
+    spec: Mapping[str, Any],
+    other_spec: Mapping[str, Any],
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+) -> frozenset[str]:
+    """The perplexities that both have, but of other texts or windows: nothing follows from their change."""
+    texts, other_texts = _texts(spec), _texts(other_spec)
+    found = set()
+    for name in first.keys() & second.keys():
+        step = name[: name.rfind(".") + 1]
+        cut = [(first.get(step + part), second.get(step + part)) for part in _WINDOWS]
+        differ = any(one != other for one, other in cut if one is not None and other is not None)
+        if "perplexity" in name and (differ or texts.get(step) != other_texts.get(step)):
+            found.add(name)
+    return frozenset(found)
+
+
+def _texts(spec: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Which text perplexity is measured on, by the beginning of the metrics' names (a pipeline's step)."""
+    steps = {f"{step['name']}.": step["spec"] for step in spec.get("steps", ())} or {"": spec}
+    texts = {step: part.get("evaluation") or part.get("text") or {} for step, part in steps.items()}
+    return {
+        step: {name: value for name, value in text.items() if name not in ("max_length", "num_windows")}
+        for step, text in texts.items()
+    }
+
+
+def _measured(
+    first: Mapping[str, Any], second: Mapping[str, Any], apart: frozenset[str]
+) -> Iterator[Difference]:
+    """The metrics of both, with the change from the first to the second of those that can be compared."""
     one, other = tables.flat(first), tables.flat(second)
     for name in dict.fromkeys([*one, *other]):
         before, after = one.get(name), other.get(name)
-        change = _change(findings.number(before), findings.number(after))
+        change = None if name in apart else _change(findings.number(before), findings.number(after))
         yield Difference(name=name, first=before, second=after, change=change)
 
 
@@ -120,8 +157,10 @@ def _percent(change: float | None) -> str:
     return "" if change is None else f"{change:+.1%}" if change else "same"
 
 
-def _charts(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[charts.Chart]:
-    for name in _CHARTED:
+def _charts(
+    first: Mapping[str, Any], second: Mapping[str, Any], apart: frozenset[str]
+) -> Iterator[charts.Chart]:
+    for name in (name for name in _CHARTED if name not in apart):
         before, after = findings.number(first.get(name)), findings.number(second.get(name))
         if before is not None and after is not None and before != after:
             pairs = [("A", before, "pale"), ("B", after, "one")]

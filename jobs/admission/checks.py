@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from jobs.admission.estimating import Cost, JobFacts, cost_of, facts_of_job
-from jobs.admission.gates import check_gates, suite_facts
+from jobs.admission.gates import check_gates, check_suites, suite_facts
 from jobs.admission.limits import check_limits
 from jobs.admission.naming import instead
 from jobs.admission.reuse import reuse_key
@@ -74,7 +74,7 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
     of the header reader, `hub_not_allowed`, `calibration_not_found`, `suite_not_found`,
     `device_unavailable`, `model_too_large`, `layers_out_of_range`, `window_too_long`,
     `pruning_type_unfit`, `calibration_unfit`, `dynamic_unfit`, `target_unreachable`,
-    `metric_not_produced`), and NoWorkerError.
+    `metric_not_produced`, `suite_unfit`), and NoWorkerError.
     """
     workers = books.known_workers()
     if not workers:
@@ -91,6 +91,7 @@ def admit(books: Books, tenant: str, request: AnyRequest) -> Admission:
         check_limits(where, part, known)
     suites = suite_facts(able)
     check_gates(request, suites)
+    check_suites(request.spec, suites)
     cost_on = partial(cost_of, request.kind, request.spec, [_larger(known) for known in each], suites)
     queue, able, cost = _choose_queue(_queue_order(request, cost_on(None)), able, cost_on)
     return Admission(queue, cost, reuse_key(request, able, sources), _warnings(request, cost))

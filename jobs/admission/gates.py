@@ -1,12 +1,13 @@
-"""Gates on metrics that only some suites give: what a suite file holds, workers tell."""
+"""Gates and options that only some suites have an answer to: what a suite file holds, workers tell."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from jobs.admission.sources import parts_of
 from jobs.errors import InvalidError
 from jobs.rows import JsonObject, Worker
-from jobs.specs import AnyRequest
+from jobs.specs import AnyRequest, BiasSpec, Spec
 from jobs.specs.producing import CROWS_PAIRS_ONLY, PAIRS_ONLY, STEREOSET_ONLY, reporting
 
 SuiteFacts = Mapping[str, JsonObject]
@@ -36,6 +37,22 @@ def check_gates(request: AnyRequest, suites: SuiteFacts) -> None:
         if reasons and len(reasons) == len(told):
             where = ("gates", number, "metric")
             raise InvalidError(reasons[0], code="metric_not_produced", location=where)
+
+
+def check_suites(spec: Spec, suites: SuiteFacts) -> None:
+    """Refuse beside a file of sentences what only prompt pairs have an answer to (`suite_unfit`)."""
+    for where, part in parts_of(spec):
+        if not isinstance(part, BiasSpec) or not isinstance(part.suite, str):
+            continue
+        kind = str(suites.get(part.suite, {}).get("kind"))
+        controls = ["control_pairs"] if part.control_pairs is not None else []
+        asked = [*controls, *part.asked_of_pairs]
+        if asked and kind in ("crows_pairs", "stereoset"):
+            message = (
+                f"{' and '.join(asked)}: for prompt pairs only; the suite {part.suite!r} holds "
+                f"{_FOREIGN[kind][1]}, whose sentences are scored, without activations"
+            )
+            raise InvalidError(message, code="suite_unfit", location=("spec", *where, asked[0]))
 
 
 def _fault(metric: str, suite: object, suites: SuiteFacts) -> str | None:

@@ -112,6 +112,16 @@ class AttemptVerbs(Verbs):
         with self._write() as connection:
             return change(connection, fenced(job_id, attempt), type, data, **values) is not None
 
+    def tell_eta(self, job_id: str, attempt: int, seconds: float) -> bool:
+        """Say anew what is left of the time, without an event; False if the attempt has been replaced."""
+        statement = (
+            update(t.jobs)
+            .where(*fenced(job_id, attempt))
+            .values(version=t.jobs.c.version + 1, eta_seconds=seconds)
+        )
+        with self._write() as connection:
+            return connection.execute(statement).rowcount == 1
+
     def note_execution(self, job_id: str, attempt: int, execution: str, reason: str) -> bool:
         """Say how the job is carried out, and why; False if the attempt has been replaced. Safe to repeat."""
         data = {"execution": execution, "reason": printable(reason)}

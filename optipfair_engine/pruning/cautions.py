@@ -108,8 +108,9 @@ def cautions_of(
 def _of_measurements(metrics: Mapping[str, Any]) -> Iterator[Caution]:
     ratio = metrics.get("perplexity_ratio")
     if ratio is not None and not ratio <= DAMAGED_RATIO:  # NaN, too
+        said = f"{ratio:.3g}" if ratio < 1000 else f"{ratio:,.0f}"
         text = (
-            f"perplexity on the evaluation text is {ratio:.3g} times that of the original model, which is "
+            f"perplexity on the evaluation text is {said} times that of the original model, which is "
             "then hardly of use: prune less, give calibration text, or heal it"
         )
         yield Caution("perplexity_ratio_large", text)

@@ -84,7 +84,7 @@ def bias_checkpoint(
         model_name: what report and figures call the model; by default its folder or hub id.
         baseline_name: the same of the baseline.
         suites_folder: where the files of the catalogue's suites lie.
-        report: progress; stages "load", "bias", "estimate", "cause", "generate", "plot".
+        report: progress; stages "load", "bias", "estimate", "cause", "generate", "plot", "save".
 
     Returns:
         Flat metrics, as in ``metrics.json``: numbers, words or null, and ``warnings`` (a list of ``code`` and
@@ -115,7 +115,9 @@ def bias_checkpoint(
         "compute_dtype": computed_in(),
         "seconds": time.perf_counter() - started,
     }
+    report("save", 0, 1, "writing tables and report")
     _write(output, after, result, metrics)
+    report("save", 1, 1, "tables and report are written")
     return Result(metrics)
 
 

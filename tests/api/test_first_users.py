@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from api.context import Services
 from jobs.rows import LocalModel
+from service.doctor import check_room
 from tests.api.conftest import FACTS, FILES, METRICS, MODEL, Caller, FakeWorker, prune
 
 TEXT = {"texts": ["Some text to measure on."]}
@@ -77,6 +78,43 @@ def test_whoever_unpacks_a_pipelines_tar_has_a_folder_a_step(caller: Caller, wor
         assert weights is not None and weights.read() == b"weights"
     single = caller.post(f"/v1/jobs/{job['id']}/artifacts/cut.config.json/links").json()["url"]
     assert caller.get(single).content == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("windows", "texts", "told"),
+    [((512, 512), TEXT["texts"], False), ((512, 128), TEXT["texts"], True), ((512, 512), ["Other."], True)],
+    ids=["the same", "shorter windows", "another text"],
+)
+def test_whoever_compares_perplexities_of_other_texts_or_windows_is_told_and_sees_no_change(
+    browser: Caller, caller: Caller, worker: FakeWorker, windows: Any, texts: list[str], told: bool
+) -> None:
+    jobs = []
+    for number, (length, text) in enumerate(zip(windows, (TEXT["texts"], texts), strict=True), 1):
+        evaluation = {"texts": text, "max_length": length}
+        jobs.append(caller.create(spec={"evaluation": evaluation, "pruning_percentage": 10 * number}))
+        metrics = {**METRICS, "perplexity_dense": 20.0 * number, "evaluation_max_length": length}
+        worker.run(jobs[-1]["id"], metrics=metrics)
+    page = browser.get(f"/ui/compare?id={jobs[0]['id']}&id={jobs[1]['id']}").text
+    assert ("it can't be compared" in page) is told
+    assert ("+100.0%" in page) is not told
+
+
+def test_whoever_reads_an_ended_job_sees_until_when_its_files_are_kept(
+    caller: Caller, worker: FakeWorker
+) -> None:
+    job = caller.create()
+    assert job["artifacts_expire_at"] is None
+    worker.run(job["id"])
+    ended = caller.get(f"/v1/jobs/{job['id']}").json()
+    assert ended["artifacts_expire_at"] > ended["finished_at"]
+
+
+def test_whoever_asks_the_doctor_sees_whose_files_take_room(
+    services: Services, caller: Caller, worker: FakeWorker
+) -> None:
+    worker.run(caller.create()["id"])
+    found = check_room(services.settings)
+    assert found.well and "files of acme" in found.text
 
 
 class TestSentences:

@@ -199,6 +199,18 @@ def test_whoever_gates_a_suite_on_what_another_suite_gives_is_told(repository: R
     assert admit(repository, TENANT, request("bias", right, suite="crows.csv")).queue
 
 
+def test_whoever_asks_sentences_for_what_only_prompt_pairs_answer_is_told_at_once(
+    repository: Repository,
+) -> None:
+    beat_with(repository, {"crows.csv": {"kind": "crows_pairs", "items": 1508}})
+    controls = [["The small dog", "The little dog"]]
+    error = refusal(repository, request("bias", suite="crows.csv", control_pairs=controls, layers="all"))
+    assert (error.code, error.location) == ("suite_unfit", ("spec", "control_pairs"))
+    assert "control_pairs and layers" in error.message and "CrowS-Pairs" in error.message
+    beat_with(repository, {"crows.csv": {"kind": "prompt_pairs", "items": 12}})
+    assert admit(repository, TENANT, request("bias", suite="crows.csv", control_pairs=controls)).queue
+
+
 PIPELINE = {
     "steps": [
         {"name": "cut", "kind": "prune", "spec": {"model": LOCAL, "pruning_percentage": 20}},

@@ -112,6 +112,13 @@ def test_removing_the_last_layers_warns_without_calibration(source: Path, tmp_pa
     assert warning["code"] == "not_calibrated" and "by their position alone" in warning["message"]
 
 
+def test_the_warning_of_a_ruined_model_has_a_number_that_people_read() -> None:
+    plan = PruningPlan(model_type="llama", num_layers=4, hidden_size=32)
+    metrics = {"reduction": 1, "perplexity_ratio": 2664.7}
+    (caution,) = cautions_of(plan, metrics, calibrated=True, loads_with_transformers=True)
+    assert "is 2,665 times that" in caution.message
+
+
 @pytest.mark.parametrize(("ratio", "told"), [(592.0, True), (math.inf, True), (math.nan, True), (1.9, False)])
 def test_a_ruined_model_is_said_to_be_ruined(ratio: float, told: bool) -> None:
     plan = PruningPlan(model_type="llama", num_layers=4, hidden_size=32)

@@ -27,12 +27,11 @@ from worker.attempt.heartbeat import CANCELLING, LOST, Heartbeat
 from worker.attempt.keeping import FinishedSteps
 from worker.attempt.log import AttemptLog
 from worker.attempt.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
-from worker.attempt.progress import ProgressTracker
 from worker.attempt.publishing import Workspace
 from worker.attempt.retrying import patiently
 from worker.attempt.sameness import has_changed, is_as_admitted, model_signatures
-from worker.attempt.stages import StageCosts, stages_of
 from worker.attempt.task import build_task, expected_bytes
+from worker.attempt.telling import Telling
 from worker.engine.process import Ended, EngineProcess, Message
 from worker.inputs import state as state_files
 from worker.log import logger
@@ -92,9 +91,8 @@ class Supervisor:
         self._deadline = time.monotonic() + claim.job.timeout_seconds
         self._stop_at: float | None = None
         self._steps: FinishedSteps | None = None
-        self._costs = StageCosts.of(services.settings.work_dir)
-        self._tracker = ProgressTracker(stages_of(claim.job.kind, claim.job.spec), self._costs)
         self._said = AttemptLog(partial(self._repository.put_log, claim.job.id, claim.attempt))
+        self._telling = Telling(services, claim, self._said)
         self._log = logger.bind(job_id=claim.job.id, attempt=claim.attempt, request_id=claim.job.request_id)
 
     def run(self) -> None:
@@ -192,11 +190,14 @@ class Supervisor:
             message = engine.receive(_POLL_SECONDS)
             if isinstance(message, Ended):
                 return self._gone(message.exitcode, workspace)
-            outcome = self._take(message) if message is not None else None
+            outcome = self._take(message) if message is not None else self._silence()
             if isinstance(outcome, Lost) and self._services.stopping.is_set():
                 return Preempted()  # a part of the engine that the shutdown's signal reached first
             if outcome is not None:
                 return outcome
+
+    def _silence(self) -> Outcome | None:
+        return None if self._telling.tell_eta() else Replaced()
 
     def _gone(self, exitcode: int, workspace: Workspace) -> Outcome:
         """The engine ended without a word; by the signal that stops the whole service, it is no loss."""
@@ -271,26 +272,15 @@ class Supervisor:
         return text
 
     def _report(self, message: Message) -> Outcome | None:
-        stage, text = str(message["stage"]), str(message["message"])
-        done, total = int(str(message["done"])), int(str(message["total"]))
+        stage, done, total = str(message["stage"]), int(str(message["done"])), int(str(message["total"]))
         self._trace.stage(stage)
-        progress = self._tracker.update(stage, done, total, text)
-        if progress is None:
-            return None
-        self._said.say(f"{stage} {done}/{total}: {text}")
-        data = {"stage": stage, "done": done, "total": total, "message": text, "fraction": progress.fraction}
-        try:
-            kept = self._repository.add_event(
-                self._job.id, self._attempt, "progress", data, progress=progress
-            )
-        except SQLAlchemyError:
-            self._log.warning("progress.not_written", exc_info=True)
-            return None
-        # Zero rows: cancelled jobs still take events, so the attempt must have been replaced.
-        return None if kept else Replaced()
+        # cancelled jobs still take events, so where none was written the attempt must have been replaced
+        return None if self._telling.report(stage, done, total, str(message["message"])) else Replaced()
 
     def _conclude(self, outcome: Outcome, workspace: Workspace) -> State | None:
         """Write the end state; None if another attempt has the job by now."""
+        if isinstance(outcome, Finished):
+            self._telling.storing()
         self._said.say(outcomes.told(outcome), "info" if isinstance(outcome, Finished) else "warning")
         self._said.flush()  # before the end is written: who follows the log stops there
         if isinstance(outcome, Finished):
@@ -358,7 +348,7 @@ class Supervisor:
         if state is None:
             self._log.warning("attempt.stale_rejected")
         else:
-            self._costs.learn(self._tracker.spent())
+            self._telling.stored()
         return state
 
     def _look_before_sealing(self) -> tuple[int, bool]:

@@ -67,6 +67,22 @@ def test_a_job_goes_from_creation_to_success(repository: Repository, create: Cre
     assert [a.outcome for a in repository.list_attempts(job.id)] == [Outcome.SUCCEEDED]
 
 
+def test_the_time_left_is_told_anew_without_an_event_and_by_no_stale_attempt(
+    repository: Repository, create: Create
+) -> None:
+    job = create()
+    repository.claim(job.id, "w1")
+    before = repository.get_job(job.id)
+    assert repository.tell_eta(job.id, 1, 12.5)
+    told = repository.get_job(job.id)
+    assert (told.progress.eta_seconds, told.version) == (12.5, before.version + 1)
+    assert told.last_seq == before.last_seq
+    assert not repository.tell_eta(job.id, 2, 1.0)
+    assert succeed(repository, job, 1) is State.SUCCEEDED
+    assert not repository.tell_eta(job.id, 1, 1.0)
+    assert repository.get_job(job.id).progress.eta_seconds == 0.0
+
+
 def test_events_are_numbered_without_gaps_and_versions_rise(repository: Repository, create: Create) -> None:
     job = create()
     versions = [repository.get_job(job.id).version]

@@ -75,7 +75,7 @@ def test_a_job_writes_figures_metrics_and_a_report(folder, tmp_path, templated_p
     assert metrics["noise_floor_low"] <= metrics["noise_floor"] <= metrics["noise_floor_high"]
     assert metrics["noise_floor"] > 0
     assert metrics["neurons_tested"] == 4 * 48
-    assert set(stages) == {"load", "bias", "plot"}
+    assert set(stages) == {"load", "bias", "plot", "save"}
     html = (out / "report.html").read_text()
     assert html.count("<figure>") == 6
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)  # nothing is fetched

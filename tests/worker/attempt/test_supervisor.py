@@ -49,9 +49,37 @@ def test_a_result_is_published_with_its_hashes(
         "queued",
         "started",
         "progress",
+        "progress",  # that the files are stored
         "succeeded",
     ]
     assert engine.stopped == 1 and scratch_folders(services) == []
+
+
+def test_whoever_looks_while_the_engine_is_silent_sees_the_time_left_anew(
+    services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.attempt.telling._ETA_SECONDS", 0.0)
+    told = iter([9.0, 8.0])
+    monkeypatch.setattr("worker.attempt.telling.ProgressTracker.eta", lambda _: next(told, 7.0))
+    progress = {"type": "progress", "stage": "load", "done": 1, "total": 1, "message": "loaded"}
+    seen: list[Job] = []
+    job = new_job()
+    engine.script = [progress, None, lambda: seen.append(state_of(services, job)), RESULT]
+    run_job(services, job.id)
+    (looked,) = seen
+    assert looked.progress.eta_seconds == 8.0
+    assert looked.last_seq == 3  # queued, started, progress
+
+
+def test_while_an_engine_is_silent_a_replaced_attempt_ends(
+    services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.attempt.telling._ETA_SECONDS", 0.0)
+    monkeypatch.setattr("worker.attempt.telling.ProgressTracker.eta", lambda _: 9.0)
+    job = new_job()
+    engine.script = [lambda: lose_the_lease(services, job), None]
+    run_job(services, job.id)
+    assert (state_of(services, job).state, engine.stopped) == (State.QUEUED, 1)
 
 
 def test_a_users_error_fails_the_job_at_the_first_attempt(
