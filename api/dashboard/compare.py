@@ -27,7 +27,7 @@ class Difference(BaseModel):
     second: Any
     change: float | None = Field(
         default=None,
-        description="from the first to the second, as a share of the first; null where they can't be compared",
+        description="as a share of the first; null where the two can't be compared",
     )
 
 
