@@ -9,8 +9,9 @@ import pytest
 from fastapi import FastAPI
 
 from api.context import Services
+from api.dashboard.session import COOKIE
 from jobs.settings import Settings
-from tests.api.conftest import Caller, FakeWorker, prune
+from tests.api.conftest import FORM, Caller, FakeWorker, prune
 from tests.api.issuer import Issuer
 from tests.api.test_access import PUBLIC, all_operations, filled
 from tests.api.test_tokens import exchange, rule
@@ -68,6 +69,63 @@ def test_without_its_scope_every_route_is_closed(app: FastAPI, make_key: Callabl
     assert tried > 30
 
 
+def pages(app: FastAPI) -> list[tuple[str, str]]:
+    """Operations of the dashboard that need a log-in."""
+    return [
+        (method, path)
+        for method, path in all_operations(app)
+        if path.startswith("/ui/") and (method, path) not in PUBLIC
+    ]
+
+
+def logged_in(app: FastAPI, key: str) -> Caller:
+    visitor = Caller(app, None)
+    visitor.cookies.set(COOKIE, key)
+    return visitor
+
+
+def test_with_a_bad_key_in_the_cookie_every_page_is_closed(app: FastAPI) -> None:
+    visitor = logged_in(app, "ofk_" + "a" * 43)
+    for method, path in pages(app):
+        response = visitor.request(method, filled(path), follow_redirects=False)
+        assert response.status_code == 401, (method, path, response.status_code)
+
+
+def test_without_its_scope_no_page_changes_anything(app: FastAPI, make_key: Callable[..., str]) -> None:
+    reads, writes = logged_in(app, make_key("acme", "jobs:read")), logged_in(app, make_key("acme"))
+    blind = logged_in(app, make_key("acme", "jobs:write"))  # a dashboard is for those who may read
+    for method, path in pages(app):
+        where = filled(path)
+        assert blind.request(method, where).status_code == 401, (method, path)
+        if method == "POST":
+            assert reads.post(where).status_code == 403, path
+        if path.startswith("/ui/access"):
+            assert writes.request(method, where).status_code == 403, (method, path)
+
+
+def test_no_id_of_one_tenant_opens_a_page_to_another(
+    app: FastAPI, caller: Caller, stranger: Caller, worker: FakeWorker
+) -> None:
+    ids = everything_of(caller, worker)
+    before = everything_seen(caller, ids)
+    visitor = logged_in(app, stranger.key)
+    tried = [("GET", "/jobs/{job_id}"), *(item for item in pages(app) if "{" in item[1])]
+    expected = {path: 403 for _, path in tried if path.startswith("/ui/access")}
+    expected["/ui/models/uploads/{upload_id}/delete"] = 303  # what is gone already is no error on a page
+    for method, path in tried:
+        for thing in sorted(set(ids.values())):
+            for name in ("cancel", "retry", "config.json"):
+                url = filled(
+                    path, job_id=thing, upload_id=thing, key_id=thing, rule_id=thing, action=name, name=name
+                )
+                status = visitor.request(method, url, follow_redirects=False).status_code
+                assert status == expected.get(path, 404), (method, url, status)
+    bulk = f"action=cancel&id={ids['queued']}&id={ids['done']}"
+    visitor.post("/ui/jobs/bulk", content=bulk, headers=FORM, follow_redirects=False)
+    assert visitor.get(f"/ui/compare?id={ids['done']}&id={ids['queued']}").status_code == 404
+    assert everything_seen(caller, ids) == before
+
+
 def test_no_id_of_one_tenant_opens_anything_to_another(
     app: FastAPI,
     admin: Caller,
@@ -79,7 +137,8 @@ def test_no_id_of_one_tenant_opens_anything_to_another(
 ) -> None:
     issuer = Issuer()
     try:
-        assert admin.post("/v1/trust", json=rule(issuer, tenant="other")).status_code == 201
+        trusted = admin.post("/v1/trust", json=rule(issuer, tenant="other"))
+        assert trusted.status_code == 201
         by_token = Caller(app, exchange(nobody, issuer.token()).json()["access_token"])
     finally:
         issuer.close()
@@ -104,7 +163,11 @@ def test_no_id_of_one_tenant_opens_anything_to_another(
         assert other.get("/v1/jobs").json()["items"] == []
         assert other.get("/v1/webhooks").json()["items"] == []
         assert other.get(f"/v1/jobs?id_prefix={ids['done'][:8]}").json()["items"] == []
+        for key in admin.get("/v1/keys").json()["items"]:
+            assert other.delete(f"/v1/keys/{key['id']}").status_code == 403
+        assert other.delete(f"/v1/trust/{trusted.json()['id']}").status_code == 403
     assert everything_seen(caller, ids) == before
+    assert caller.get("/v1/jobs").status_code == 200  # its key, too, is as it was
 
 
 def everything_of(caller: Caller, worker: FakeWorker) -> dict[str, str]:

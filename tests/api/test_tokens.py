@@ -216,38 +216,54 @@ def test_pull_request_target_is_let_in_where_the_rule_names_it(
     refused(exchange(nobody, issuer.token(event_name="pull_request")))
 
 
-@pytest.mark.parametrize(
-    ("path", "answer"),
-    [
-        ("/jwks", (302, {"Location": "/elsewhere"}, b"")),
-        ("/.well-known/openid-configuration", (301, {"Location": "/elsewhere"}, b"")),
-        ("/jwks", (200, {}, b"<html>")),
-        ("/jwks", (200, {}, b'{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "rsa"}]}')),
-        ("/jwks", (200, {}, b'{"keys": "' + b"x" * 2_000_000 + b'"}')),
-        ("/jwks", (404, {}, b"")),
-        (
-            "/.well-known/openid-configuration",
-            (200, {}, b'{"issuer": "https://other.example.org", "jwks_uri": "https://other.example.org/"}'),
-        ),
-        (
-            "/.well-known/openid-configuration",
-            (200, {}, b'{"issuer": "URL", "jwks_uri": "http://169.254.169.254/latest"}'),
-        ),
-        (
-            "/.well-known/openid-configuration",
-            (200, {}, b'{"issuer": "URL", "jwks_uri": "http://10.0.0.1/"}'),
-        ),
-        ("/.well-known/openid-configuration", (200, {}, b'{"issuer": "URL"}')),
-    ],
-)
+DISCOVERY = "/.well-known/openid-configuration"
+
+
+def discovered(issuer: str, keys: str) -> bytes:
+    return json.dumps({"issuer": issuer, "jwks_uri": keys}).encode()
+
+
+PUBLISHED: dict[str, tuple[str, int, dict[str, str], bytes]] = {
+    "JWKS by redirect": ("/jwks", 302, {"Location": "/elsewhere"}, b""),
+    "discovery by redirect": (DISCOVERY, 301, {"Location": "/elsewhere"}, b""),
+    "a page instead of JWKS": ("/jwks", 200, {}, b"<html>"),
+    "a secret key in the JWKS": (
+        "/jwks",
+        200,
+        {},
+        b'{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "rsa"}]}',
+    ),
+    "a JWKS of two megabytes": ("/jwks", 200, {}, b'{"keys": "' + b"x" * 2_000_000 + b'"}'),
+    "no JWKS": ("/jwks", 404, {}, b""),
+    "another issuer's discovery": (
+        DISCOVERY,
+        200,
+        {},
+        discovered("https://other.example.org", "https://other.example.org/"),
+    ),
+    "JWKS at the metadata address": (
+        DISCOVERY,
+        200,
+        {},
+        discovered("URL", "http://169.254.169.254/latest"),
+    ),
+    "JWKS at a private address": (DISCOVERY, 200, {}, discovered("URL", "http://10.0.0.1/")),
+    "JWKS in a file": (DISCOVERY, 200, {}, discovered("URL", "file:///etc/passwd")),
+    "JWKS nowhere": (DISCOVERY, 200, {}, b'{"issuer": "URL"}'),
+}
+
+
+@pytest.mark.parametrize(("path", "status", "headers", "body"), PUBLISHED.values(), ids=PUBLISHED.keys())
 def test_what_an_issuer_must_not_publish_is_refused(
     nobody: Caller,
     issuer: Issuer,
     trusted: dict[str, Any],
     path: str,
-    answer: tuple[int, dict[str, str], bytes],
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
 ) -> None:
-    issuer.routes[path] = (answer[0], answer[1], answer[2].replace(b"URL", issuer.url.encode()))
+    issuer.routes[path] = (status, headers, body.replace(b"URL", issuer.url.encode()))
     issuer.routes["/elsewhere"] = issuer.answer("/jwks") if path != "/jwks" else (200, {}, b"{}")
     description = refused(exchange(nobody, issuer.token()))
     assert "127.0.0.1" not in description

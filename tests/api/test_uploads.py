@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -162,25 +163,36 @@ def test_a_wrong_hash_is_refused_and_leaves_nothing(
     assert caller.post(f"/v1/uploads/{upload}/complete").status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("files", "code"),
-    [
-        ({"config.json": MODEL["config.json"]}, "model_not_found"),
-        ({**MODEL, "config.json": b"{"}, "model_config_invalid"),
-        (
-            {
-                **MODEL,
-                "config.json": json.dumps({**CONFIG, **REMOTE}).encode(),
-            },
-            "model_remote_code",
-        ),
-        ({**MODEL, "model.safetensors": safetensors(declared=10**18)}, "model_header_invalid"),
-        ({**MODEL, "model.safetensors": safetensors(declared=90_000_000)}, "model_truncated"),
-        ({**MODEL, "model.safetensors": safetensors()[:-1]}, "model_truncated"),
-        ({**MODEL, "model.safetensors": b"PK\x03\x04" + bytes(100)}, "model_truncated"),
-        ({"config.json": MODEL["config.json"], "a.gguf": b"GGUF" + b"\xff" * 20}, "model_header_invalid"),
-    ],
-)
+OWN_CODE = json.dumps({**CONFIG, **REMOTE}).encode()
+PICKLE = pickle.dumps({"model.embed_tokens.weight": [0.0] * 100})
+HOSTILE_MODELS: dict[str, tuple[dict[str, bytes], str]] = {
+    "no weights": ({"config.json": MODEL["config.json"]}, "model_not_found"),
+    "a config that is no JSON": ({**MODEL, "config.json": b"{"}, "model_config_invalid"),
+    "a config of endless depth": ({**MODEL, "config.json": b'{"a":' * 50_000}, "model_config_invalid"),
+    "remote code": ({**MODEL, "config.json": OWN_CODE}, "model_remote_code"),
+    "a header that says 10^18 bytes": (
+        {**MODEL, "model.safetensors": safetensors(declared=10**18)},
+        "model_header_invalid",
+    ),
+    "a header longer than the file": (
+        {**MODEL, "model.safetensors": safetensors(declared=90_000_000)},
+        "model_truncated",
+    ),
+    "a file shorter than its header says": (
+        {**MODEL, "model.safetensors": safetensors()[:-1]},
+        "model_truncated",
+    ),
+    "a zip by another name": ({**MODEL, "model.safetensors": b"PK\x03\x04" + bytes(100)}, "model_truncated"),
+    "a pickle by another name": ({**MODEL, "model.safetensors": PICKLE}, "model_header_invalid"),
+    "zeros": ({**MODEL, "model.safetensors": bytes(4096)}, "model_header_invalid"),
+    "counts beyond all bounds in GGUF": (
+        {"config.json": MODEL["config.json"], "a.gguf": b"GGUF" + b"\xff" * 20},
+        "model_header_invalid",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "code"), HOSTILE_MODELS.values(), ids=HOSTILE_MODELS.keys())
 def test_models_that_no_worker_could_use_are_refused_with_the_header_readers_code(
     caller: Caller, worker: FakeWorker, files: dict[str, bytes], code: str
 ) -> None:
@@ -223,23 +235,26 @@ def test_bytes_that_were_not_verified_are_not_shared(caller: Caller) -> None:
     assert states(caller, declare(caller, {"a.txt": b"abc"}, "calibration")) == {"a.txt": ("missing", 0)}
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "code"),
-    [
-        ("pytorch_model.bin", "model", "model_pickled"),
-        ("weights.PKL", "model", "model_pickled"),
-        ("modeling_own.py", "model", "upload_type_refused"),
-        ("archive.zip", "model", "upload_type_refused"),
-        ("noending", "model", "upload_type_refused"),
-        ("model.safetensors", "suite", "upload_type_refused"),
-        ("../a.txt", "calibration", "validation_failed"),
-        (".hidden.txt", "calibration", "validation_failed"),
-        ("a/b.txt", "calibration", "validation_failed"),
-        ("a\u0000.txt", "calibration", "validation_failed"),
-        ("a.txt\n", "calibration", "validation_failed"),
-        ("ä.txt", "calibration", "validation_failed"),
-    ],
-)
+HOSTILE_NAMES = {
+    "pickled weights": ("pytorch_model.bin", "model", "model_pickled"),
+    "pickled weights in capitals": ("weights.PKL", "model", "model_pickled"),
+    "code": ("modeling_own.py", "model", "upload_type_refused"),
+    "a zip": ("archive.zip", "model", "upload_type_refused"),
+    "no ending": ("noending", "model", "upload_type_refused"),
+    "weights as a suite": ("model.safetensors", "suite", "upload_type_refused"),
+    "path traversal": ("../a.txt", "calibration", "validation_failed"),
+    "path traversal with backslashes": ("..\\a.txt", "calibration", "validation_failed"),
+    "path traversal, encoded": ("%2e%2e%2fa.txt", "calibration", "validation_failed"),
+    "an absolute path": ("/etc/a.txt", "calibration", "validation_failed"),
+    "hidden": (".hidden.txt", "calibration", "validation_failed"),
+    "a folder": ("a/b.txt", "calibration", "validation_failed"),
+    "a NUL": ("a\u0000.txt", "calibration", "validation_failed"),
+    "a newline": ("a.txt\n", "calibration", "validation_failed"),
+    "letters that look alike": ("ä.txt", "calibration", "validation_failed"),
+}
+
+
+@pytest.mark.parametrize(("name", "kind", "code"), HOSTILE_NAMES.values(), ids=HOSTILE_NAMES.keys())
 def test_names_and_types_are_checked(caller: Caller, name: str, kind: str, code: str) -> None:
     response = caller.post("/v1/uploads", json=declaration({name: b"x"}, kind))
     assert (response.status_code, response.json()["code"]) == (422, code)
@@ -358,6 +373,20 @@ def test_uploads_are_named_wherever_a_job_names_files(
     assert response.json()["errors"][0]["loc"] == ["body", "spec", "model", "id"]
     both = {"kind": "evaluate", "spec": {"model": model, "text": {**text, "texts": ["x"]}}}
     assert caller.post("/v1/jobs", json=both).status_code == 422
+
+
+def test_a_sparse_upload_takes_only_the_room_of_what_was_sent(caller: Caller, services: Services) -> None:
+    """One byte at the end of what is said to be 90 GB: neither room nor a whole file comes of it."""
+    size = 90 * 10**9
+    file = {"name": "a.txt", "size": size, "sha256": "0" * 64}
+    body = {"kind": "calibration", "name": "sparse", "files": [file]}
+    upload = caller.post("/v1/uploads", json=body).json()["id"]
+    assert put(caller, upload, "a.txt", b"x", size - 1, size).status_code == 204
+    assert [part.size for part in services.repository.get_upload(upload).files[0].parts] == [1]
+    refused = caller.post(f"/v1/uploads/{upload}/complete")
+    assert (refused.status_code, refused.json()["code"]) == (422, "upload_incomplete")
+    kept = sum(file.stat().st_size for file in services.settings.data_dir.rglob("*") if file.name == "part")
+    assert kept == 1
 
 
 def test_nothing_is_written_outside_of_the_store(caller: Caller, services: Services, tmp_path: Path) -> None:

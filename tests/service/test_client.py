@@ -18,7 +18,7 @@ import pytest
 
 from service.client import OptipfairClient
 from service.client.run import exit_code
-from tests.tiny import write_tiny_llama
+from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint, write_tiny_llama
 
 from .harness import Service, environment, running, wait_for
 
@@ -63,6 +63,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("client")
     write_tiny_llama(folder / "data" / "models" / "tiny")
     write_tiny_llama(folder / "data" / "models" / "broken", nan_in="model.layers.1.mlp.up_proj.weight")
+    words = ["<unk>", "<eos>", "The", "white", "Black", "nurse"]
+    tokenizer = word_tokenizer(words, unk_token="<unk>", eos_token="<eos>")
+    model = tiny_llama(vocab_size=len(words))
+    write_checkpoint(folder / "data" / "models" / "speaking", model, tokenizer)
     with running(folder / "data") as started:
         wait_for(lambda: "broken" in str(started.get("/v1/models")), "the models to be seen")
         yield started
@@ -93,13 +97,23 @@ def call(service: Service, *arguments: str, **more: str) -> subprocess.Completed
 
 
 def write_job(folder: Path, **body: Any) -> str:
-    spec = {"model": TINY, "pruning_percentage": 25, **body.pop("spec", {})}
+    kind = body.pop("kind", "prune")
+    pruned = {"pruning_percentage": 25} if kind == "prune" else {}
+    spec = {"model": TINY, **pruned, **body.pop("spec", {})}
     path = folder / "job.json"
-    path.write_text(json.dumps({"kind": "prune", "spec": spec, **body}))
+    path.write_text(json.dumps({"kind": kind, "spec": spec, **body}))
     return str(path)
 
 
 REDUCTION = "percentage_reduction"
+#: A bias that was measured with one pair of prompts has no interval: nothing can be said of a bound.
+SPEAKING = {"source": "local", "name": "speaking"}
+ONE_PAIR = {
+    "model": SPEAKING,
+    "baseline": SPEAKING,
+    "prompt_pairs": [["The white nurse", "The Black nurse"]],
+}
+UNCERTAIN = [{"metric": "bias_change", "max": 0.5}]
 
 
 @pytest.mark.parametrize(
@@ -108,9 +122,10 @@ REDUCTION = "percentage_reduction"
         ({"gates": [{"metric": REDUCTION, "min": 1}]}, 0, ["pass", "≥ 1"]),
         ({}, 0, ["no gates"]),
         ({"gates": [{"metric": REDUCTION, "min": 99}]}, 1, ["fail", "≥ 99", REDUCTION]),
+        ({"kind": "bias", "spec": ONE_PAIR, "gates": UNCERTAIN}, 2, ["inconclusive", "one template"]),
         ({"spec": {"model": {"source": "local", "name": "broken"}}}, 3, ["failed", "weights_not_finite"]),
     ],
-    ids=["pass", "none", "fail", "failed"],
+    ids=["pass", "none", "fail", "inconclusive", "failed"],
 )
 def test_the_exit_code_is_the_outcome(
     service: Service, tmp_path: Path, body: dict[str, Any], code: int, words: list[str]

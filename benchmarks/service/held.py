@@ -1,0 +1,267 @@
+"""How long `/livez` takes while the API holds many requests, beside itself with none held.
+
+    python -m benchmarks.service.held                # 500 verdict waits, 200 event streams, 20 uploads
+
+One HTTP process as `optipfair-service api` starts it, on SQLite. 500 callers wait for the verdict of one of
+50 running jobs (`verdict?wait=60`), 200 follow the events of one of them, and 20 send a file in pieces of
+64 kB, four times a second. Meanwhile another process writes progress of one job after the other, ten times a
+second, as workers would. `/livez` is asked over a connection of its own each time, as probes do. Rounds with
+requests held and without take turns, so that other work on the machine slows both alike. Exits with 1 if the
+median, or the slowest but one in a hundred, takes 50 ms or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+import migrations
+from jobs.database import connect
+from jobs.repository import Repository
+from jobs.rows import Progress
+from jobs.settings import Settings
+from jobs.signing.keys import generate_key
+from jobs.signing.secret import ensure_secret, load_secrets
+from jobs.specs import parse_request
+from tests.servers import free_port
+
+JOBS, WAITS, STREAMS, UPLOADS = 50, 500, 200, 20
+ASKED, PAUSE_SECONDS = 200, 0.02
+PIECE, PIECE_SECONDS = 64 * 1024, 0.25
+UPLOAD_BYTES = 10**9
+AIM_MS = 50.0
+REQUEST = {"kind": "analyze", "spec": {"model": {"source": "local", "name": "tiny"}}}
+
+
+@dataclass
+class Api:
+    """An HTTP process, a key for it, and the jobs that are there."""
+
+    port: int
+    key: str
+    jobs: list[str]
+    process: psutil.Process
+
+    def request(self, method: str, path: str, *more: str) -> bytes:
+        """The head of a request."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: bench", f"Authorization: Bearer {self.key}", *more]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Api]:
+    """Start the process on a fresh database with running jobs, and a writer of their progress."""
+    settings = Settings(data_dir=folder, port=free_port())
+    migrations.upgrade(settings.database_url)
+    ensure_secret(settings.secret_file)
+    key = generate_key(load_secrets(settings.secret_file))
+    engine = connect(settings.database_url)
+    repository = Repository(engine, settings)
+    scopes = ["jobs:read", "jobs:write"]
+    repository.create_key("bench", key_hash=key.hash, hint=key.hint, scopes=scopes)
+    ids = [repository.create_job("bench", parse_request(REQUEST), queue="cpu").id for _ in range(JOBS)]
+    engine.dispose()
+    chosen = {"PORT": str(settings.port), "REQUESTS_PER_MINUTE": "1000000", "DATA_DIR": str(folder)}
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("OPTIPFAIR_")}
+    environ = clean | {f"OPTIPFAIR_{name}": text for name, text in chosen.items()}
+    process = subprocess.Popen([sys.executable, "-m", "service.api_process"], env=environ)
+    writer = subprocess.Popen([sys.executable, "-m", "benchmarks.service.held", "--write", *ids], env=environ)
+    try:
+        api = Api(settings.port, key.plain, ids, psutil.Process(process.pid))
+        _wait_until_it_answers(api)
+        yield api
+    finally:
+        for child in (writer, process):
+            child.terminate()
+            child.wait(30)
+
+
+def _wait_until_it_answers(api: Api) -> None:
+    for _ in range(600):
+        try:
+            if httpx.get(f"http://127.0.0.1:{api.port}/livez").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise SystemExit("the API does not answer")
+
+
+def write(ids: list[str]) -> None:
+    """Make progress with one job after the other, until this process is ended."""
+    settings = Settings(data_dir=Path(os.environ["OPTIPFAIR_DATA_DIR"]), lease_seconds=3600)
+    repository = Repository(connect(settings.database_url), settings)
+    attempts = {}
+    for job_id in ids:
+        claim = repository.claim(job_id, "bench")
+        attempts[job_id] = 0 if claim is None else claim.attempt
+    number = 0
+    while True:
+        for job_id, attempt in attempts.items():
+            number += 1
+            progress = Progress(number % 1000 / 1000, "prune", f"step {number}", 3.0)
+            repository.add_event(
+                job_id, attempt, "progress", {"message": f"step {number}"}, progress=progress
+            )
+            time.sleep(0.1)
+
+
+class Held:
+    """Connections that the API holds; it counts what came over them."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._tasks: list[asyncio.Task[None]] = []
+        self.bytes_read = self.bytes_sent = self.ended = 0
+
+    async def begin(self) -> None:
+        """Open all of them."""
+        jobs = self._api.jobs
+        waits = [(f"/v1/jobs/{jobs[i % JOBS]}/verdict?wait=60", ()) for i in range(WAITS)]
+        streams = [
+            (f"/v1/jobs/{jobs[i % JOBS]}/events", ("Accept: text/event-stream",)) for i in range(STREAMS)
+        ]
+        for path, headers in (*waits, *streams):
+            self._tasks.append(asyncio.create_task(self._read(self._api.request("GET", path, *headers))))
+        for number in range(UPLOADS):
+            self._tasks.append(asyncio.create_task(self._send(await self._declare(number))))
+
+    async def _read(self, head: bytes) -> None:
+        """Ask, and ask again whenever the answer has come."""
+        while True:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._api.port)
+            try:
+                writer.write(head.replace(b"Host: bench", b"Host: bench\r\nConnection: close"))
+                while data := await reader.read(65536):
+                    self.bytes_read += len(data)
+                self.ended += 1
+            finally:
+                writer.close()
+
+    async def _declare(self, number: int) -> str:
+        name = f"text-{number}.txt"
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        body = {
+            "kind": "calibration",
+            "name": name,
+            "files": [{"name": name, "size": UPLOAD_BYTES, "sha256": digest}],
+        }
+        headers = {"Authorization": f"Bearer {self._api.key}"}
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self._api.port}", headers=headers
+        ) as client:
+            upload = (await client.post("/v1/uploads", json=body)).raise_for_status().json()["id"]
+        return f"/v1/uploads/{upload}/files/{name}"
+
+    async def _send(self, path: str) -> None:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", self._api.port)
+        length = f"Content-Length: {UPLOAD_BYTES}"
+        span = f"Content-Range: bytes 0-{UPLOAD_BYTES - 1}/{UPLOAD_BYTES}"
+        try:
+            writer.write(self._api.request("PUT", path, length, span))
+            while True:
+                writer.write(bytes(PIECE))
+                await writer.drain()
+                self.bytes_sent += PIECE
+                await asyncio.sleep(PIECE_SECONDS)
+        finally:
+            writer.close()
+
+    async def end(self) -> None:
+        """Close all of them; raises what made one of them fail."""
+        failed = [task.exception() for task in self._tasks if task.done()]
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for error in failed:
+            if error is not None:
+                raise error
+
+
+async def livez(api: Api) -> list[float]:
+    """Milliseconds of each of many questions, each over a new connection."""
+    raw = b"GET /livez HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+    found = []
+    for _ in range(ASKED):
+        began = time.perf_counter()
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(raw)
+        answer = await reader.read()
+        found.append((time.perf_counter() - began) * 1000)
+        writer.close()
+        if b" 200 " not in answer.partition(b"\r\n")[0]:
+            raise RuntimeError(answer.decode())
+        await asyncio.sleep(PAUSE_SECONDS)
+    return found
+
+
+def say(what: str, times: list[float], api: Api, before: float, seconds: float) -> None:
+    """One line of figures."""
+    cuts = statistics.quantiles(times, n=100)
+    used = (_cpu(api) - before) / seconds
+    print(
+        f"{what:10} median {cuts[49]:6.1f} ms   95 % {cuts[94]:6.1f}   99 % {cuts[98]:6.1f}"
+        f"   slowest {max(times):6.1f}   processor {used:4.0%}",
+        flush=True,
+    )
+
+
+def _cpu(api: Api) -> float:
+    times = api.process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def measure(api: Api, rounds: int) -> tuple[list[float], list[float]]:
+    """Times with nothing held, and with everything, in turn."""
+    idle: list[float] = []
+    busy: list[float] = []
+    for _ in range(rounds):
+        before, began = _cpu(api), time.perf_counter()
+        idle += await livez(api)
+        say("none held", idle, api, before, time.perf_counter() - began)
+        held = Held(api)
+        await held.begin()
+        await asyncio.sleep(3)
+        before, began = _cpu(api), time.perf_counter()
+        busy += await livez(api)
+        say("held", busy, api, before, time.perf_counter() - began)
+        print(f"{'':10} {held.bytes_read / 1e6:.1f} MB of answers, {held.bytes_sent / 1e6:.0f} MB of uploads")
+        await held.end()
+        await asyncio.sleep(2)
+    return idle, busy
+
+
+def main() -> int:
+    """Measure, print, and say whether it held."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", nargs="+", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.write:
+        write(given.write)
+    with tempfile.TemporaryDirectory(prefix="optipfair-held-") as folder, serving(Path(folder)) as api:
+        idle, busy = asyncio.run(measure(api, given.rounds))
+    cuts = statistics.quantiles(busy, n=100)
+    print(
+        f"/livez, held beside none held: {statistics.median(busy) / statistics.median(idle):.1f} × the median"
+    )
+    return 0 if max(cuts[49], cuts[98]) < AIM_MS else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
