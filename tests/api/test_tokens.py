@@ -64,7 +64,13 @@ def refused(response: Any, error: str = "invalid_grant") -> str:
 
 @pytest.mark.parametrize("kid", ["rsa", "ec"])
 def test_a_token_that_fits_a_rule_becomes_a_key(
-    app: FastAPI, nobody: Caller, issuer: Issuer, trusted: dict[str, Any], worker: FakeWorker, kid: str
+    app: FastAPI,
+    admin: Caller,
+    nobody: Caller,
+    issuer: Issuer,
+    trusted: dict[str, Any],
+    worker: FakeWorker,
+    kid: str,
 ) -> None:
     response = exchange(nobody, issuer.token(kid))
     assert response.status_code == 200, response.text
@@ -76,6 +82,9 @@ def test_a_token_that_fits_a_rule_becomes_a_key(
     job = Caller(app, answer["access_token"]).create()
     assert job["created_by"] == {"subject": "repo:octo/app:ref:refs/heads/main"}
     assert Caller(app, answer["access_token"]).get(f"/v1/jobs/{job['id']}").status_code == 200
+    created, issued, _ = admin.get("/v1/audit").json()["items"]
+    for row, what, of in ((issued, "token.issue", trusted["id"]), (created, "job.create", job["id"])):
+        assert (row["action"], row["object"], row["actor"]) == (what, of, job["created_by"])
 
 
 def test_a_key_lives_an_hour_at_most(nobody: Caller, issuer: Issuer, trusted: dict[str, Any]) -> None:

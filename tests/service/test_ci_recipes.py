@@ -6,27 +6,35 @@ import json
 import re
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import junitparser
 import pytest
 import yaml
 
-from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint
+from tests.api.issuer import AUDIENCE, Issuer
+from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint, write_tiny_llama
 
-from .harness import Service, environment, wait_for
+from .github import ACTION, Runner, comments_api, shell
+from .harness import Service, running, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-ACTION = ROOT / "deploy" / "github-action" / "action.yml"
 GITLAB = ROOT / "deploy" / "gitlab" / "optipfair.gitlab-ci.yml"
 METRIC = "percentage_reduction"
 OUTCOMES = [(1, 0, "pass"), (99, 22, "fail")]
-_EXPRESSION = re.compile(r"\$\{\{ *([a-z0-9_.-]+) *\}\}")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with the model `tiny` that lets issuers be on the loopback."""
+    data_dir = tmp_path_factory.mktemp("service") / "data"
+    write_tiny_llama(data_dir / "models" / "tiny")
+    with running(data_dir, OPTIPFAIR_ALLOW_LOOPBACK_WEBHOOKS="true") as started:
+        yield started
 
 
 @pytest.mark.parametrize(
@@ -41,6 +49,32 @@ def test_the_templates_fit_their_schemas(schema: str, path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def examples(language: str) -> list[str]:
+    """The pieces of a language in docs/ci.md, in order."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)
+
+
+def test_the_examples_fit_the_same_schemas(tmp_path: Path) -> None:
+    kinds = {"github-workflows": [], "gitlab-ci": []}  # type: dict[str, list[str]]
+    for number, example in enumerate(examples("yaml")):
+        document = yaml.safe_load(example)
+        if isinstance(document, list):  # steps alone
+            job = {"runs-on": "ubuntu-latest", "steps": document}
+            document = {"on": "push", "jobs": {"gate": job}}
+            example = yaml.safe_dump(document)
+        schema = "github-workflows" if "jobs" in document else "gitlab-ci"
+        (tmp_path / f"{number}.yml").write_text(example)
+        kinds[schema].append(str(tmp_path / f"{number}.yml"))
+        uses = [step for job in document.get("jobs", {}).values() for step in job["steps"]]
+        for step in (step for step in uses if step.get("uses") == "./deploy/github-action"):
+            assert set(step["with"]) <= set(yaml.safe_load(ACTION.read_text())["inputs"])
+    assert {schema: len(paths) for schema, paths in kinds.items()} == {"github-workflows": 3, "gitlab-ci": 2}
+    for schema, paths in kinds.items():
+        command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *paths]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
 def write_job(folder: Path, minimum: float, **body: Any) -> None:
     spec = {"model": {"source": "local", "name": "tiny"}, "pruning_percentage": 25}
     gates = [{"metric": METRIC, "min": minimum}]
@@ -52,18 +86,6 @@ def access(service: Service) -> dict[str, str]:
         "OPTIPFAIR_URL": service.url,
         "OPTIPFAIR_KEY": (service.data_dir / "admin.key").read_text().strip(),
     }
-
-
-def shell(script: str, folder: Path, env: dict[str, str], *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*(flags or ("sh",)), "-c", script],
-        cwd=folder,
-        env=environment(**env),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def check_log(log: str, outcome: str, minimum: float) -> None:
@@ -147,89 +169,6 @@ def test_the_guides_first_example_is_one_pipeline_from_the_shell(service: Servic
     assert told["original_bias"] > 0 and told["informed_bias"] != told["standard_bias"]
 
 
-class Runner:
-    """As much of GitHub's runner as a composite action of shell steps needs."""
-
-    def __init__(self, folder: Path, inputs: dict[str, str], **environ: str) -> None:
-        self.action = yaml.safe_load(ACTION.read_text())
-        self.folder, self.environ = folder, environ
-        defaults = {name: str(item.get("default", "")) for name, item in self.action["inputs"].items()}
-        self.values = {f"inputs.{name}": value for name, value in {**defaults, **inputs}.items()}
-        self.values |= {"github.token": "ght", "github.event.pull_request.number": "7"}
-        self.log, self.code = "", 0
-        self.temp, self.summary = folder / "temp", folder / "summary.md"
-        self.temp.mkdir()
-        self.summary.touch()
-
-    def run(self, *steps: int) -> Runner:
-        """Run the steps of these numbers, as long as none fails."""
-        for number in steps:
-            step = self.action["runs"]["steps"][number]
-            assert (
-                "${{" not in step["run"]
-            )  # an expression in a script would be code of whoever wrote its value
-            output = self.folder / f"output{number}"
-            output.touch()
-            env = {name: self._filled(text) for name, text in step["env"].items()} | self.environ
-            env |= {
-                "GITHUB_OUTPUT": str(output),
-                "GITHUB_STEP_SUMMARY": str(self.summary),
-                "RUNNER_TEMP": str(self.temp),
-            }
-            done = shell(step["run"], self.folder, env, "bash", "--noprofile", "--norc", "-eo", "pipefail")
-            self.log += done.stdout + done.stderr
-            for line in output.read_text().splitlines():
-                name, _, value = line.partition("=")
-                self.values[f"steps.{step['id']}.outputs.{name}"] = value
-            if done.returncode:
-                self.code = done.returncode
-                break
-        return self
-
-    def _filled(self, text: str) -> str:
-        filled = _EXPRESSION.sub(lambda found: self.values[found[1]], text)
-        return self._filled(filled) if _EXPRESSION.search(filled) else filled
-
-
-@contextmanager
-def comments_api() -> Iterator[tuple[str, dict[int, str]]]:
-    """GitHub's comments of one pull request: the URL, and the comments by id."""
-    kept: dict[int, str] = {1: "looks good to me"}
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self, body: Any) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
-
-        def sent(self) -> str:
-            assert self.headers["Authorization"] == "Bearer ght"
-            return str(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["body"])
-
-        def do_GET(self) -> None:
-            self.answer([{"id": number, "body": text} for number, text in kept.items()])
-
-        def do_POST(self) -> None:
-            assert self.path == "/repos/acme/models/issues/7/comments"
-            kept[max(kept) + 1] = self.sent()
-            self.answer({})
-
-        def do_PATCH(self) -> None:
-            kept[int(self.path.removeprefix("/repos/acme/models/issues/comments/"))] = self.sent()
-            self.answer({})
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", kept
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.mark.server
 @pytest.mark.slow
 class TestGitHub:
@@ -247,13 +186,15 @@ class TestGitHub:
         self, service: Service, tmp_path: Path, minimum: int, code: int, outcome: str
     ) -> None:
         write_job(tmp_path, minimum)
-        runner = Runner(tmp_path, self.inputs(service), GITHUB_RUN_ID=tmp_path.name).run(0, 1)
+        runner = Runner(tmp_path, self.inputs(service), GITHUB_RUN_ID=tmp_path.name).run()
         assert runner.code == code, runner.log
         check_log(runner.summary.read_text(), outcome, minimum)
         check_junit(tmp_path / "junit.xml", outcome)
-        assert runner.values["steps.verdict.outputs.verdict"] == outcome
-        job_id = runner.values["steps.submit.outputs.job-id"]
-        assert runner.values["steps.submit.outputs.job-url"] == f"{service.url}/jobs/{job_id}"
+        outputs = runner.outputs()
+        assert outputs["verdict"] == outcome
+        assert service.job(outputs["job-id"])["verdict"] == outcome
+        assert outputs["job-url"] == f"{service.url}/jobs/{outputs['job-id']}"
+        assert "Comment on the pull request" not in runner.ran  # nobody asked for one
         assert access(service)["OPTIPFAIR_KEY"] not in "".join(
             path.read_text() for path in tmp_path.rglob("*") if path.is_file()
         )
@@ -262,43 +203,46 @@ class TestGitHub:
         write_job(tmp_path, 1)
         with comments_api() as (url, kept):
             more = {"GITHUB_API_URL": url, "GITHUB_REPOSITORY": "acme/models", "GITHUB_RUN_ID": tmp_path.name}
-            runner = Runner(tmp_path, self.inputs(service), **more).run(0, 1, 2)
+            more["GITHUB_EVENT_NAME"] = "pull_request"
+            runner = Runner(tmp_path, {**self.inputs(service), "comment": "true"}, **more).run()
             assert runner.code == 0, runner.log
             assert list(kept) == [1, 2]
             (runner.temp / "optipfair.md").write_text("newer `text` | $(id)")
-            runner.run(2)
+            runner.step(2)
             assert (list(kept), kept[1]) == ([1, 2], "looks good to me")
             assert kept[2].endswith("newer `text` | $(id)")
 
     def test_a_job_that_does_not_end_in_time_is_no_pass(self, service: Service, tmp_path: Path) -> None:
         write_job(tmp_path, 1, labels={"test.engine": "hold:60"})
         inputs = {**self.inputs(service), "timeout-minutes": "0", "junit": ""}
-        runner = Runner(tmp_path, inputs, GITHUB_RUN_ID=tmp_path.name).run(0)
-        step = runner.action["runs"]["steps"][1]
-        step["run"] = step["run"].replace("wait=60", "wait=1").replace("$((MINUTES * 60))", "2")
-        runner.run(1)
-        assert runner.code == 1
+        runner = Runner(tmp_path, inputs, GITHUB_RUN_ID=tmp_path.name)
+        waits = runner.action["runs"]["steps"][1]
+        waits["run"] = waits["run"].replace("wait=60", "wait=1")
+        assert runner.run().code == 1
         assert "did not end within" in runner.summary.read_text()
-        job_id = runner.values["steps.submit.outputs.job-id"]
-        service.client.post(f"/v1/jobs/{job_id}/cancel")
+        assert runner.outputs()["verdict"] == "none"
+        service.client.post(f"/v1/jobs/{runner.outputs()['job-id']}/cancel")
 
 
 @pytest.mark.parametrize(
-    ("inputs", "environ", "code", "words"),
+    ("inputs", "event", "code", "words"),
     [
-        ({}, {"GITHUB_EVENT_NAME": "pull_request"}, 1, "no secrets to pull requests from forks"),
-        ({"without-key": "skip"}, {"GITHUB_EVENT_NAME": "pull_request"}, 0, "The gate was skipped"),
-        ({"key": "ofk_x"}, {"GITHUB_EVENT_NAME": "pull_request_target"}, 1, "Refused in pull_request_target"),
+        ({}, "pull_request", 1, "neither secrets nor tokens to pull requests from forks"),
+        ({"audience": AUDIENCE}, "pull_request", 1, "neither secrets nor tokens"),
+        ({"without-key": "skip"}, "pull_request", 0, "The gate was skipped"),
+        ({"key": "ofk_x"}, "pull_request_target", 1, "Refused in pull_request_target"),
     ],
 )
 def test_a_fork_gets_a_clear_message_and_no_job(
-    tmp_path: Path, inputs: dict[str, str], environ: dict[str, str], code: int, words: str
+    tmp_path: Path, inputs: dict[str, str], event: str, code: int, words: str
 ) -> None:
     write_job(tmp_path, 1)
     given = {"url": "http://127.0.0.1:9", "key": "", "job": "job.json", **inputs}
-    runner = Runner(tmp_path, given, **environ).run(0)
+    runner = Runner(tmp_path, given, GITHUB_EVENT_NAME=event).run()
     assert (runner.code, words in runner.log) == (code, True), runner.log
-    assert "steps.submit.outputs.job-id" not in runner.values
+    assert runner.ran == ["Submit the job"]
+    skipped = "skipped" if code == 0 else ""
+    assert runner.outputs() == {"verdict": skipped, "job-id": "", "job-url": ""}
 
 
 @pytest.mark.server
@@ -331,3 +275,94 @@ class TestGitLab:
             "\n".join(job["script"]), tmp_path, {**job["variables"], "OPTIPFAIR_URL": "http://127.0.0.1:9"}
         )
         assert (done.returncode, "no OPTIPFAIR_KEY" in done.stderr) == (1, True)
+
+
+class CI(Issuer):
+    """A CI system that gives its runs tokens of their own, which live for some seconds."""
+
+    def __init__(self, service: Service, claims: dict[str, str], seconds: int = 300) -> None:
+        super().__init__()
+        self.own, self.seconds = claims, seconds
+        rule = {"issuer": self.url, "audience": AUDIENCE, "claims": claims, "tenant": "nlp"}
+        made = service.client.post("/v1/trust", json=rule)
+        assert made.status_code == 201, made.text
+        self.environ = {
+            "OPTIPFAIR_URL": service.url,
+            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{self.url}/token?api-version=2.0",
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "of-the-run",
+        }
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        if path == f"/token?api-version=2.0&audience={AUDIENCE}":
+            return 200, {}, json.dumps({"value": self.fresh()}).encode()
+        return super().answer(path)
+
+    def fresh(self) -> str:
+        return self.token(exp=int(time.time()) + self.seconds, **self.own)
+
+
+@pytest.mark.server
+@pytest.mark.slow
+class TestWithoutAStoredKey:
+    @pytest.mark.parametrize("place", [0, 1], ids=["GitHub", "GitLab"])
+    def test_the_rules_of_the_docs_are_taken(self, service: Service, tmp_path: Path, place: int) -> None:
+        section = (ROOT / "docs" / "ci.md").read_text().partition("## Without a stored key")[2]
+        script = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)[place]
+        given = {"OPTIPFAIR_URL": service.url, "ADMIN_KEY": access(service)["OPTIPFAIR_KEY"]}
+        done = shell("gh() { echo 4242; }\n" + script, tmp_path, given)
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert "4242" in json.loads(done.stdout)["claims"].values()
+
+    def test_the_steps_of_the_docs_give_a_key(self, service: Service, tmp_path: Path) -> None:
+        ci = CI(service, {"repository_id": "7001"})
+        [steps] = [found for found in map(yaml.safe_load, examples("yaml")) if isinstance(found, list)]
+        given = {**ci.environ, "GITHUB_ENV": str(tmp_path / "env")}
+        done = shell(steps[0]["run"], tmp_path, given, "bash", "-eo", "pipefail")
+        ci.close()
+        assert done.returncode == 0, done.stderr
+        key = (tmp_path / "env").read_text().strip().removeprefix("OPTIPFAIR_KEY=")
+        assert done.stdout == f"::add-mask::{key}\n"
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx.get(f"{service.url}/v1/jobs", headers=headers).status_code == 200
+
+    def test_the_action_has_another_key_when_the_first_has_ended(
+        self, service: Service, tmp_path: Path
+    ) -> None:
+        write_job(tmp_path, 1, labels={"test.engine": "hold:6"})
+        ci = CI(service, {"repository_id": "7002"}, seconds=3)
+        inputs = {"url": service.url, "audience": AUDIENCE, "job": "job.json", "junit": "junit.xml"}
+        runner = Runner(tmp_path, inputs, GITHUB_RUN_ID=tmp_path.name, **ci.environ)
+        waits = runner.action["runs"]["steps"][1]
+        waits["run"] = waits["run"].replace("wait=60", "wait=1")
+        runner.run()
+        ci.close()
+        assert (runner.code, runner.outputs()["verdict"]) == (0, "pass"), runner.log
+        check_junit(tmp_path / "junit.xml", "pass")
+        assert sum(path.startswith("/token") for path in ci.asked) >= 4  # one a step, and one in between
+        assert service.job(runner.outputs()["job-id"])["created_by"] == {"subject": ci.claims()["sub"]}
+
+    def test_the_action_says_that_no_rule_lets_it_in(self, service: Service, tmp_path: Path) -> None:
+        write_job(tmp_path, 1)
+        ci = CI(service, {"repository_id": "7003"})
+        ci.own = {"repository_id": "7004"}
+        runner = Runner(tmp_path, {"url": service.url, "audience": AUDIENCE, "job": "job.json"}, **ci.environ)
+        runner.run()
+        ci.close()
+        assert runner.code == 1
+        assert "No key for this run's token: no trust rule lets in this issuer" in runner.log
+
+    def test_gitlabs_template_exchanges_the_jobs_token(self, service: Service, tmp_path: Path) -> None:
+        write_job(tmp_path, 1)
+        ci = CI(service, {"project_id": "7005", "ref_protected": "true"})
+        job = yaml.safe_load(GITLAB.read_text())[".optipfair"]
+        variables = {**job["variables"], "OPTIPFAIR_URL": service.url, "OPTIPFAIR_JOB": "job.json"}
+        own = {"CI_JOB_ID": tmp_path.name, "OPTIPFAIR_ID_TOKEN": ci.fresh()}
+        done = shell("\n".join(job["script"]), tmp_path, {**variables, **own})
+        ci.own = {"project_id": "7006", "ref_protected": "true"}
+        refused = shell(
+            "\n".join(job["script"]), tmp_path, {**variables, **own, "OPTIPFAIR_ID_TOKEN": ci.fresh()}
+        )
+        ci.close()
+        assert done.returncode == 0, done.stderr
+        check_log(done.stdout, "pass", 1)
+        assert (refused.returncode, "invalid_grant" in refused.stderr) == (1, True)
