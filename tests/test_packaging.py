@@ -64,3 +64,34 @@ def test_the_api_extra_alone_serves_and_publishes(
         with redis.Redis(unix_socket_path=str(broker.socket)) as client:
             queued = [key for key in client.keys("cpu*") if client.type(key) == b"list"]
             assert sum(client.llen(key) for key in queued) == 1
+
+
+@pytest.mark.slow
+def test_the_client_extra_alone_runs_the_verbs_of_a_caller(
+    make_environment: Callable[[str], Path], tmp_path: Path
+) -> None:
+    python = make_environment("client")
+    absent = [
+        "torch",
+        "transformers",
+        "numpy",
+        "fastapi",
+        "sqlalchemy",
+        "celery",
+        "alembic",
+        "pydantic_settings",
+    ]
+    look = f"""
+import importlib.util, pathlib, service
+from service.client import OptipfairClient
+print([name for name in {absent!r} if importlib.util.find_spec(name)])
+print(pathlib.Path(service.__path__[0], "py.typed").exists())
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OPTIPFAIR_", "PYTHON"))}
+    options = {"cwd": tmp_path, "env": environment, "text": True}
+    assert subprocess.check_output([python, "-c", look], **options) == "[]\nTrue\n"
+    (tmp_path / "job.json").write_text("{}")
+    command = [python.with_name("optipfair-service"), "run", "job.json", "--key", "ofk_x"]
+    command += ["--url", "http://127.0.0.1:9"]
+    done = subprocess.run(command, capture_output=True, check=False, **options)
+    assert (done.returncode, "no answer from" in done.stderr) == (4, True), done.stderr

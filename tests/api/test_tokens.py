@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from joserfc import jwt
-from joserfc.jwk import ECKey, OctKey, RSAKey
+from joserfc.jwk import ECKey, RSAKey
 
 from api.context import Services
 from api.tokens.exchange import GRANT, JWT
@@ -153,20 +154,27 @@ def test_only_so_many_unknown_keys_make_the_issuer_be_asked(
     assert exchange(nobody, issuer.token()).status_code == 200  # the known keys still work
 
 
-def unsigned(claims: dict[str, Any]) -> str:
-    def part(value: Any) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+def by_hand(issuer: Issuer, algorithm: str, secret: bytes | None = None) -> str:
+    """A token as no library would make one: unsigned, or by HMAC with whatever is taken for a secret."""
 
-    return f"{part({'alg': 'none', 'kid': 'rsa'})}.{part(claims)}."
+    def part(raw: bytes) -> bytes:
+        return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+    header = {"alg": algorithm, "kid": "rsa", "typ": "JWT"}
+    said = part(json.dumps(header).encode()) + b"." + part(json.dumps(issuer.claims()).encode())
+    signature = b"" if secret is None else hmac.digest(secret, said, "sha256")
+    return (said + b"." + part(signature)).decode()
 
 
 FORGERIES: dict[str, Callable[[Issuer], str]] = {
-    "alg none": lambda issuer: unsigned(issuer.claims()),
-    "HS256 with the public key as the secret": lambda issuer: jwt.encode(
-        {"alg": "HS256", "kid": "rsa"},
-        issuer.claims(),
-        OctKey.import_key(base64.b64encode(issuer.keys["rsa"].as_pem(private=False))),
-        algorithms=["HS256"],
+    "alg none": lambda issuer: by_hand(issuer, "none"),
+    "alg nOnE": lambda issuer: by_hand(issuer, "nOnE"),
+    "RS256 without a signature": lambda issuer: by_hand(issuer, "RS256"),
+    "HMAC with the public key": lambda issuer: by_hand(
+        issuer, "HS256", issuer.keys["rsa"].as_pem(private=False)
+    ),
+    "HMAC with the public key, said to be RS256": lambda issuer: by_hand(
+        issuer, "RS256", issuer.keys["rsa"].as_pem(private=False)
     ),
     "another key of the same id": lambda issuer: jwt.encode(
         {"alg": "RS256", "kid": "rsa"}, issuer.claims(), RSAKey.generate_key(2048)
