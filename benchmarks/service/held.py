@@ -75,7 +75,8 @@ def serving(folder: Path) -> Iterator[Api]:
     repository.create_key("bench", key_hash=key.hash, hint=key.hint, scopes=scopes)
     ids = [repository.create_job("bench", parse_request(REQUEST), queue="cpu").id for _ in range(JOBS)]
     engine.dispose()
-    chosen = {"PORT": str(settings.port), "REQUESTS_PER_MINUTE": "1000000", "DATA_DIR": str(folder)}
+    chosen = {"PORT": str(settings.port), "DATA_DIR": str(folder), "LOG_LEVEL": "ERROR"}
+    chosen["REQUESTS_PER_MINUTE"] = "1000000"
     clean = {name: text for name, text in os.environ.items() if not name.startswith("OPTIPFAIR_")}
     environ = clean | {f"OPTIPFAIR_{name}": text for name, text in chosen.items()}
     process = subprocess.Popen([sys.executable, "-m", "service.api_process"], env=environ)
