@@ -161,11 +161,9 @@ class Held:
             "files": [{"name": name, "size": UPLOAD_BYTES, "sha256": digest}],
         }
         headers = {"Authorization": f"Bearer {self._api.key}"}
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self._api.port}", headers=headers
-        ) as client:
-            upload = (await client.post("/v1/uploads", json=body)).raise_for_status().json()["id"]
-        return f"/v1/uploads/{upload}/files/{name}"
+        async with httpx.AsyncClient(headers=headers, timeout=120) as client:
+            made = await client.post(f"http://127.0.0.1:{self._api.port}/v1/uploads", json=body)
+        return f"/v1/uploads/{made.raise_for_status().json()['id']}/files/{name}"
 
     async def _send(self, path: str) -> None:
         _reader, writer = await asyncio.open_connection("127.0.0.1", self._api.port)
