@@ -65,6 +65,15 @@ def _mismatch(detail: str) -> Problem:
     return Problem(422, "upload_size_mismatch", detail, headers={"Connection": "close"})
 
 
+def _overtaken() -> Problem:
+    """A request that was cut brought some of these bytes after this one had begun: the rest would be a gap.
+
+    To go on would be to send all that follows it again, once the gap is seen at the end.
+    """
+    detail = "Some of these bytes came by another request meanwhile; go on from Upload-Offset."
+    return Problem(503, "upload_overtaken", detail, headers={"Connection": "close", "Retry-After": "1"})
+
+
 async def receive(
     services: Services, file: UploadFile, stretch: Stretch, chunks: AsyncIterator[bytes]
 ) -> None:
@@ -73,7 +82,8 @@ async def receive(
     What came before a connection was cut is kept.
 
     Raises:
-        Problem: 422 `upload_size_mismatch` when more or fewer bytes come than were announced.
+        Problem: 422 `upload_size_mismatch` when more or fewer bytes come than were announced; 503
+            `upload_overtaken` when another request brought some of them, so that a part was lost.
     """
     current_budget().lift()  # as long as bytes come
     writer = _Writer(services, file, stretch.first)
@@ -179,6 +189,8 @@ class _OpenPart:
                 store.seal(self._blob_id, self._number, finished_at=repository.now())
                 part = Part(self._blob_id, self._number, self._first, self.size)
                 added = repository.add_part(part, lambda: store.publish(self._blob_id, self._number))
+                if not added and not repository.has_bytes(part):
+                    raise _overtaken()
         finally:
             if not added:
                 self.discard()

@@ -62,6 +62,7 @@ def fuzz(url: str, key: str, phases: str, seconds: int, seed: int | None) -> int
     command += ["--header", f"Authorization: Bearer {key}", "--checks", "all", "--max-time", str(seconds)]
     command += ["--exclude-checks", EXCLUDED_CHECKS, "--phases", phases]
     command += ["--exclude-path-regex", LEFT_OUT, "--request-timeout", str(ANSWER_SECONDS)]
+    command += ["--wait-for-schema", str(ANSWER_SECONDS)]  # making the document takes its time
     command += ["--continue-on-failure", "--exclude-operation-id", REVOKE]
     command += ["--seed", str(seed)] if seed is not None else []
     return subprocess.run(command, check=False).returncode

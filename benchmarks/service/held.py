@@ -23,21 +23,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 
-import migrations
+from benchmarks.service.alone import Api, alone
 from jobs.database import connect
 from jobs.repository import Repository
 from jobs.rows import Progress
 from jobs.settings import Settings
-from jobs.signing.keys import generate_key
-from jobs.signing.secret import ensure_secret, load_secrets
 from jobs.specs import parse_request
-from tests.servers import free_port
 
 JOBS, WAITS, STREAMS, UPLOADS = 50, 500, 200, 20
 ASKED, PAUSE_SECONDS = 200, 0.02
@@ -47,57 +42,26 @@ AIM_MS = 50.0
 REQUEST = {"kind": "analyze", "spec": {"model": {"source": "local", "name": "tiny"}}}
 
 
-@dataclass
-class Api:
-    """An HTTP process, a key for it, and the jobs that are there."""
-
-    port: int
-    key: str
-    jobs: list[str]
-    process: psutil.Process
-
-    def request(self, method: str, path: str, *more: str) -> bytes:
-        """The head of a request."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: bench", f"Authorization: Bearer {self.key}", *more]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+def request(api: Api, method: str, path: str, *more: str) -> bytes:
+    """The head of a request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: bench", f"Authorization: Bearer {api.key}", *more]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Api]:
-    """Start the process on a fresh database with running jobs, and a writer of their progress."""
-    settings = Settings(data_dir=folder, port=free_port())
-    migrations.upgrade(settings.database_url)
-    ensure_secret(settings.secret_file)
-    key = generate_key(load_secrets(settings.secret_file))
-    engine = connect(settings.database_url)
-    repository = Repository(engine, settings)
-    scopes = ["jobs:read", "jobs:write"]
-    repository.create_key("bench", key_hash=key.hash, hint=key.hint, scopes=scopes)
+def running_jobs(api: Api) -> Iterator[list[str]]:
+    """Jobs that make progress while the context lasts."""
+    engine = connect(api.settings.database_url)
+    repository = Repository(engine, api.settings)
     ids = [repository.create_job("bench", parse_request(REQUEST), queue="cpu").id for _ in range(JOBS)]
     engine.dispose()
-    chosen = {"PORT": str(settings.port), "REQUESTS_PER_MINUTE": "1000000", "DATA_DIR": str(folder)}
-    clean = {name: text for name, text in os.environ.items() if not name.startswith("OPTIPFAIR_")}
-    environ = clean | {f"OPTIPFAIR_{name}": text for name, text in chosen.items()}
-    process = subprocess.Popen([sys.executable, "-m", "service.api_process"], env=environ)
-    writer = subprocess.Popen([sys.executable, "-m", "benchmarks.service.held", "--write", *ids], env=environ)
+    command = [sys.executable, "-m", "benchmarks.service.held", "--write", *ids]
+    writer = subprocess.Popen(command, env=api.environ)
     try:
-        api = Api(settings.port, key.plain, ids, psutil.Process(process.pid))
-        _wait_until_it_answers(api)
-        yield api
+        yield ids
     finally:
-        for child in (writer, process):
-            child.terminate()
-            child.wait(30)
-
-
-def _wait_until_it_answers(api: Api) -> None:
-    for _ in range(600):
-        try:
-            if httpx.get(f"http://127.0.0.1:{api.port}/livez").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise SystemExit("the API does not answer")
+        writer.terminate()
+        writer.wait(60)
 
 
 def write(ids: list[str]) -> None:
@@ -122,20 +86,20 @@ def write(ids: list[str]) -> None:
 class Held:
     """Connections that the API holds; it counts what came over them."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    def __init__(self, api: Api, jobs: list[str]) -> None:
+        self._api, self._jobs = api, jobs
         self._tasks: list[asyncio.Task[None]] = []
         self.bytes_read = self.bytes_sent = self.ended = 0
 
     async def begin(self) -> None:
         """Open all of them."""
-        jobs = self._api.jobs
+        jobs = self._jobs
         waits = [(f"/v1/jobs/{jobs[i % JOBS]}/verdict?wait=60", ()) for i in range(WAITS)]
         streams = [
             (f"/v1/jobs/{jobs[i % JOBS]}/events", ("Accept: text/event-stream",)) for i in range(STREAMS)
         ]
         for path, headers in (*waits, *streams):
-            self._tasks.append(asyncio.create_task(self._read(self._api.request("GET", path, *headers))))
+            self._tasks.append(asyncio.create_task(self._read(request(self._api, "GET", path, *headers))))
         for number in range(UPLOADS):
             self._tasks.append(asyncio.create_task(self._send(await self._declare(number))))
 
@@ -160,18 +124,16 @@ class Held:
             "files": [{"name": name, "size": UPLOAD_BYTES, "sha256": digest}],
         }
         headers = {"Authorization": f"Bearer {self._api.key}"}
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self._api.port}", headers=headers
-        ) as client:
-            upload = (await client.post("/v1/uploads", json=body)).raise_for_status().json()["id"]
-        return f"/v1/uploads/{upload}/files/{name}"
+        async with httpx.AsyncClient(headers=headers, timeout=120) as client:
+            made = await client.post(f"{self._api.url}/v1/uploads", json=body)
+        return f"/v1/uploads/{made.raise_for_status().json()['id']}/files/{name}"
 
     async def _send(self, path: str) -> None:
         _reader, writer = await asyncio.open_connection("127.0.0.1", self._api.port)
         length = f"Content-Length: {UPLOAD_BYTES}"
         span = f"Content-Range: bytes 0-{UPLOAD_BYTES - 1}/{UPLOAD_BYTES}"
         try:
-            writer.write(self._api.request("PUT", path, length, span))
+            writer.write(request(self._api, "PUT", path, length, span))
             while True:
                 writer.write(bytes(PIECE))
                 await writer.drain()
@@ -211,7 +173,7 @@ async def livez(api: Api) -> list[float]:
 def say(what: str, times: list[float], api: Api, before: float, seconds: float) -> None:
     """One line of figures."""
     cuts = statistics.quantiles(times, n=100)
-    used = (_cpu(api) - before) / seconds
+    used = (api.cpu_seconds() - before) / seconds
     print(
         f"{what:10} median {cuts[49]:6.1f} ms   95 % {cuts[94]:6.1f}   99 % {cuts[98]:6.1f}"
         f"   slowest {max(times):6.1f}   processor {used:4.0%}",
@@ -219,23 +181,18 @@ def say(what: str, times: list[float], api: Api, before: float, seconds: float) 
     )
 
 
-def _cpu(api: Api) -> float:
-    times = api.process.cpu_times()
-    return float(times.user + times.system)
-
-
-async def measure(api: Api, rounds: int) -> tuple[list[float], list[float]]:
+async def measure(api: Api, jobs: list[str], rounds: int) -> tuple[list[float], list[float]]:
     """Times with nothing held, and with everything, in turn."""
     idle: list[float] = []
     busy: list[float] = []
     for _ in range(rounds):
-        before, began = _cpu(api), time.perf_counter()
+        before, began = api.cpu_seconds(), time.perf_counter()
         idle += await livez(api)
         say("none held", idle, api, before, time.perf_counter() - began)
-        held = Held(api)
+        held = Held(api, jobs)
         await held.begin()
         await asyncio.sleep(3)
-        before, began = _cpu(api), time.perf_counter()
+        before, began = api.cpu_seconds(), time.perf_counter()
         busy += await livez(api)
         say("held", busy, api, before, time.perf_counter() - began)
         print(f"{'':10} {held.bytes_read / 1e6:.1f} MB of answers, {held.bytes_sent / 1e6:.0f} MB of uploads")
@@ -254,8 +211,12 @@ def main() -> int:
     given = parser.parse_args()
     if given.write:
         write(given.write)
-    with tempfile.TemporaryDirectory(prefix="optipfair-held-") as folder, serving(Path(folder)) as api:
-        idle, busy = asyncio.run(measure(api, given.rounds))
+    with (
+        tempfile.TemporaryDirectory(prefix="optipfair-held-") as folder,
+        alone(Path(folder)) as api,
+        running_jobs(api) as jobs,
+    ):
+        idle, busy = asyncio.run(measure(api, jobs, given.rounds))
     cuts = statistics.quantiles(busy, n=100)
     print(
         f"/livez, held beside none held: {statistics.median(busy) / statistics.median(idle):.1f} × the median"

@@ -3,7 +3,7 @@
     python -m benchmarks.service.uploads              # 2 GB, cut three times; then one with a wrong hash
     python -m benchmarks.service.uploads --gb 0.5
 
-A real service on this machine, the client of this package, and a proxy between them that resets the
+An HTTP process on this machine, the client of this package, and a proxy between them that resets the
 connection at a quarter, a half and three quarters. Memory is what the API process alone holds (USS), looked
 at every tenth of a second from the first byte to the end of the check. Exits with 1 if the file does not
 arrive, if it starts anew after a cut, if memory passes 300 MB, or if a file with a wrong hash leaves anything
@@ -24,9 +24,9 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.service.alone import Api, alone
 from service.client import OptipfairClient
 from tests.proxy import Proxy, proxy
-from tests.service.harness import Service, running
 
 MB = 1000 * 1000
 LINES = (b"some text of a line that is as long as every other, to the end\n" * 20_000)[: 1024 * 1024]
@@ -38,8 +38,8 @@ LOOK_SECONDS = 0.1
 class Memory:
     """The private bytes of a process, watched by a thread."""
 
-    def __init__(self, pid: int) -> None:
-        self._process, self._over = psutil.Process(pid), threading.Event()
+    def __init__(self, process: psutil.Process) -> None:
+        self._process, self._over = process, threading.Event()
         self.before = self.peak = self.now()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -88,23 +88,19 @@ def write_file(path: Path, size: int) -> None:
             file.write(head + LINES[len(head) :])
 
 
-def stored_bytes(service: Service) -> int:
+def stored_bytes(api: Api) -> int:
     """What the artifact store holds."""
-    return sum(path.stat().st_size for path in (service.data_dir / "artifacts").rglob("*") if path.is_file())
+    store = api.settings.data_dir / "artifacts"
+    return sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
 
 
-def key_of(service: Service) -> str:
-    """The admin key of a service that was started here."""
-    return (service.data_dir / "admin.key").read_text().strip()
-
-
-def send_cut(service: Service, path: Path) -> bool:
+def send_cut(api: Api, path: Path) -> bool:
     """Send the file over a line that is cut; prints what happened."""
-    size, host = path.stat().st_size, ("127.0.0.1", int(service.url.rpartition(":")[2]))
+    size, host = path.stat().st_size, ("127.0.0.1", api.port)
     begun = time.perf_counter()
-    with proxy(host) as line, Memory(service.pid_of("api")) as memory:
+    with proxy(host) as line, Memory(api.process) as memory:
         cutter = Cutter(line, size)
-        with OptipfairClient(f"http://127.0.0.1:{line.port}", key_of(service), timeout=600) as client:
+        with OptipfairClient(f"http://127.0.0.1:{line.port}", api.key, timeout=600) as client:
             done = client.upload("calibration", "large", path, on_bytes=cutter.sent)
     for place, again in cutter.resumed:
         print(f"cut at {place / MB:,.0f} MB, went on at {again / MB:,.0f} MB")
@@ -114,15 +110,15 @@ def send_cut(service: Service, path: Path) -> bool:
     return done["state"] == "complete" and resumed and memory.peak < MAX_PRIVATE
 
 
-def send_wrong(service: Service, path: Path) -> bool:
+def send_wrong(api: Api, path: Path) -> bool:
     """Send the file under a hash that is not its own; prints what became of it."""
-    before, size = stored_bytes(service), path.stat().st_size
+    before, size = stored_bytes(api), path.stat().st_size
     file = {"name": "wrong.txt", "size": size, "sha256": hashlib.sha256(b"other").hexdigest()}
     body = {"kind": "calibration", "name": "wrong", "files": [file]}
-    headers = {"Authorization": f"Bearer {key_of(service)}"}
+    headers = {"Authorization": f"Bearer {api.key}"}
     with (
-        httpx.Client(base_url=service.url, headers=headers, timeout=600) as client,
-        Memory(service.pid_of("api")) as memory,
+        httpx.Client(base_url=api.url, headers=headers, timeout=600) as client,
+        Memory(api.process) as memory,
     ):
         base = f"/v1/uploads/{client.post('/v1/uploads', json=body).json()['id']}"
         with path.open("rb") as pieces:
@@ -131,7 +127,7 @@ def send_wrong(service: Service, path: Path) -> bool:
             )
         refused = client.post(f"{base}/complete")
         left = client.get(base).json()["files"][0]["offset"]
-    kept = stored_bytes(service) - before
+    kept = stored_bytes(api) - before
     print(f"a wrong hash: PUT {sent.status_code}, complete {refused.status_code} {refused.json()['code']}")
     print(f"  left behind: {kept} bytes on disk, offset {left}; memory at most {memory.peak / MB:.0f} MB")
     said = (sent.status_code, refused.status_code, refused.json()["code"])
@@ -154,8 +150,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="optipfair-upload-", dir=given.folder) as folder:
         path = Path(folder) / "large.txt"
         write_file(path, int(given.gb * 1000) * MB)
-        with running(Path(folder) / "data") as service:
-            held = [send_cut(service, path), send_wrong(service, path)]
+        with alone(Path(folder) / "data") as api:
+            held = [send_cut(api, path), send_wrong(api, path)]
     return 0 if all(held) else 1
 
 

@@ -17,7 +17,7 @@ from jobs.ids import is_id, new_id
 from jobs.repository.base import Verbs, later
 from jobs.rows import JsonObject, storage_of, to_json
 from jobs.uploads.declaring import Declared
-from jobs.uploads.rows import Part, Upload, UploadFile, overlaps
+from jobs.uploads.rows import Part, Upload, UploadFile, missing, overlaps
 
 
 class UploadVerbs(Verbs):
@@ -93,6 +93,14 @@ class UploadVerbs(Verbs):
             connection.execute(insert(t.blob_parts).values(**row))
             publish()
         return True
+
+    def has_bytes(self, part: Part) -> bool:
+        """Whether other parts hold every byte of this one, or the file is verified, or gone."""
+        with self._read() as connection:
+            query = select(t.blobs.c.verified).where(t.blobs.c.id == part.blob_id)
+            if connection.execute(query).scalar_one_or_none() is not False:
+                return True
+            return not missing(_parts(connection, [part.blob_id]), part.first, part.end)
 
     def complete_upload(self, upload: Upload, facts: JsonObject | None) -> Upload:
         """Make a checked upload usable. Repeats are safe; ConflictError if its bytes changed meanwhile."""

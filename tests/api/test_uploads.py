@@ -375,20 +375,6 @@ def test_uploads_are_named_wherever_a_job_names_files(
     assert caller.post("/v1/jobs", json=both).status_code == 422
 
 
-def test_a_sparse_upload_takes_only_the_room_of_what_was_sent(caller: Caller, services: Services) -> None:
-    """One byte at the end of what is said to be 90 GB: neither room nor a whole file comes of it."""
-    size = 90 * 10**9
-    file = {"name": "a.txt", "size": size, "sha256": "0" * 64}
-    body = {"kind": "calibration", "name": "sparse", "files": [file]}
-    upload = caller.post("/v1/uploads", json=body).json()["id"]
-    assert put(caller, upload, "a.txt", b"x", size - 1, size).status_code == 204
-    assert [part.size for part in services.repository.get_upload(upload).files[0].parts] == [1]
-    refused = caller.post(f"/v1/uploads/{upload}/complete")
-    assert (refused.status_code, refused.json()["code"]) == (422, "upload_incomplete")
-    kept = sum(file.stat().st_size for file in services.settings.data_dir.rglob("*") if file.name == "part")
-    assert kept == 1
-
-
 def test_nothing_is_written_outside_of_the_store(caller: Caller, services: Services, tmp_path: Path) -> None:
     upload = declare(caller, {"a.txt": b"abc"}, "calibration")
     for name in ("..%2Fa.txt", "%2e%2e", "..", "a.txt%00", "b.txt", "A.TXT"):

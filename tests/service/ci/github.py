@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from .harness import environment
+from ..harness import environment
 
-ACTION = Path(__file__).resolve().parents[2] / "deploy" / "github-action" / "action.yml"
+ACTION = Path(__file__).resolve().parents[3] / "deploy" / "github-action" / "action.yml"
 _EXPRESSION = re.compile(r"\$\{\{ *([^}]+?) *\}\}")
 _COMPARISON = re.compile(r"(\S+) (==|!=) '([^']*)'")
 

@@ -20,11 +20,11 @@ import yaml
 from tests.api.issuer import AUDIENCE, Issuer
 from tests.tiny import tiny_llama, word_tokenizer, write_checkpoint, write_tiny_llama
 
+from ..harness import Service, running, wait_for
 from .github import ACTION, Runner, comments_api, shell
-from .harness import Service, running, wait_for
 
 pytestmark = pytest.mark.xdist_group("service")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GITLAB = ROOT / "deploy" / "gitlab" / "optipfair.gitlab-ci.yml"
 METRIC = "percentage_reduction"
 OUTCOMES = [(1, 0, "pass"), (99, 22, "fail")]
