@@ -229,7 +229,8 @@ class Announcement:
 def probe(url: str) -> tuple[bool, str]:
     """Whether a readiness URL answers 200, and what it says otherwise."""
     try:
-        with urllib.request.urlopen(url, timeout=0.4) as response:  # noqa: S310 - http to ourselves
+        # on a machine with much else to do the answer takes more than a moment: it counts all the same
+        with urllib.request.urlopen(url, timeout=2.0) as response:  # noqa: S310 - http to ourselves
             return response.status == 200, ""
     except urllib.error.HTTPError as error:
         with error:

@@ -72,8 +72,8 @@ def test_the_length_of_calibration_samples_leaves_the_dense_perplexity_alone(
         prune_checkpoint(
             source,
             tmp_path / str(length),
-            asked(max_length=length),
-            calibration_texts=None if length is None else [TEXT],
+            asked(max_length=length, num_samples=16, evaluation_num_windows=4),
+            calibration_texts=[TEXT],
             evaluation_texts=[TEXT],
         )
         for length in (8, 16)
