@@ -21,8 +21,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 INSTALL := $(UV) pip install -q --python $(BIN)/python -c $(CONSTRAINTS) $(TORCH_FLAGS)
 
+# quiet, each warning an error, all of them shown
+SITE := -q -W --keep-going -b html docs docs/_site
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast test-outages check format chaos fuzz screenshots constraints openapi clean
+.PHONY: help setup demo serve test test-fast test-outages check format chaos fuzz screenshots docs constraints openapi clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -74,9 +77,14 @@ check: $(VENV)/.dev ## Everything that is checked without running the tests
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m migrations.check
 	@$(BIN)/python -m api.openapi --check
+	@$(BIN)/sphinx-build $(SITE)
 
 format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+docs: $(VENV)/.dev ## Build the site into docs/_site, without a network; a broken link fails
+	@$(BIN)/sphinx-build $(SITE)
+	@echo "open docs/_site/index.html"
 
 openapi: $(VENV)/.dev ## Regenerate docs/openapi.json
 	@$(BIN)/python -m api.openapi
@@ -97,4 +105,4 @@ constraints: $(VENV)/.dev ## Resolve constraints.txt anew
 	@mv $(CONSTRAINTS).new $(CONSTRAINTS)
 
 clean: ## Remove the environment, the demo's files and caches (not your data)
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .demo docs/_site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

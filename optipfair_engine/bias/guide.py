@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -28,6 +27,7 @@ from optipfair_engine.bias.figures.selection import (
 )
 from optipfair_engine.bias.figures.writing import check_format
 from optipfair_engine.bias.statistics.profile import PairMetrics, ProfileConsumer, write_pair_metrics
+from optipfair_engine.figures import notebook
 from optipfair_engine.progress.bars import progress_bars
 
 
@@ -196,7 +196,7 @@ def _one_figure(
     if output_dir is not None:
         save(figure, Path(output_dir) / f"{made[0][0]}.{figure_format}", style.dpi)
     else:
-        _display(figure)
+        figure.show_in_notebook()
     return figure
 
 
@@ -208,17 +208,6 @@ def _style(params: dict[str, Any]) -> Style:
     return Style(**params)
 
 
-def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and hasattr(shell, "kernel")
-
-
-def _display(figure: Figure) -> None:
-    """Show a figure in a notebook; elsewhere there is nothing to show it in."""
-    if _in_notebook():
-        sys.modules["IPython"].display.display(figure)
-
-
 def _notebook_display(style: Style) -> Any:
-    return (lambda _name, data: _display(draw(data, style))) if _in_notebook() else None
+    """What shows the figures of a whole analysis: only a notebook has something to show them in."""
+    return (lambda _name, data: draw(data, style).show_in_notebook()) if notebook() is not None else None

@@ -37,9 +37,9 @@ def plan(
     shown = _percentages(percentages)
     table = error_table(loaded, shown)
     if output_path is not None:
-        from optipfair_engine.figures import plot_curves
+        from optipfair_engine.figures import draw_curves, save
 
-        plot_curves(output_path, loaded.curves or {}, loaded.kept_neurons)
+        save(draw_curves(loaded.curves or {}, loaded.kept_neurons), output_path)
     if as_json:
         show_json(
             {

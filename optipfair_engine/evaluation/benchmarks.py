@@ -17,6 +17,7 @@ import torch
 
 from optipfair_engine.calibration.runner import check_tokens, eval_mode
 from optipfair_engine.errors import InvalidOptionError, TokenizerError, UnsupportedModelError
+from optipfair_engine.notebooks import Result
 from optipfair_engine.progress import Reporter, null_reporter
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def compare_models_inference(
     (originals, pruned), tokens = _in_turn(
         ways, tokenizer, prompts, max_new_tokens, num_runs, warmup_runs, report
     )
-    return {**_comparison(originals, pruned, tokens), "num_prompts": len(prompts)}
+    return Result(_comparison(originals, pruned, tokens), num_prompts=len(prompts))
 
 
 def time_ways(

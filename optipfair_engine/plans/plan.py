@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from optipfair_engine.errors import EngineError, PlanError
+from optipfair_engine.notebooks import table
 from optipfair_engine.plans.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -82,6 +83,21 @@ class PruningPlan:
             _check_indices(f"kept_experts of layer {layer}", kept)
         if len({len(kept) for kept in self.kept_experts.values()}) > 1:
             raise PlanError("a plan must keep the same number of experts in every layer")
+
+    def _repr_html_(self) -> str:
+        head = ("layer", "neurons that stay", "query heads", "experts")
+        kept = (
+            self.kept_neurons,
+            {i: heads.query for i, heads in self.kept_heads.items()},
+            self.kept_experts,
+        )
+        rows = [
+            (layer, "removed")
+            if layer in self.removed_layers
+            else (layer, *(len(some[layer]) if layer in some else "all" for some in kept))
+            for layer in range(self.num_layers)
+        ]
+        return table(head, rows)
 
     def validate(self, view: WeightsView) -> None:
         """Check that the plan fits a model, before anything is touched.

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    # without ipywidgets a notebook gets bars of text, and needs no advice about it
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
 
 from optipfair_engine.progress import Reporter, null_reporter
 
@@ -25,18 +31,27 @@ _TITLES = {
 
 @contextmanager
 def progress_bars(show: bool) -> Iterator[Reporter]:
-    """A reporter that shows one bar a stage on stderr, or says nothing."""
+    """A reporter that shows one bar a stage, as a notebook or a terminal has them, or says nothing."""
     if not show:
         yield null_reporter
         return
     bars: dict[str, tqdm] = {}
+    ended: set[str] = set()
 
     def report(stage: str, done: int, total: int, message: str) -> None:
+        ends = done >= total > 0
+        if ends and stage in ended:
+            return  # said again
         if stage not in bars:
             bars[stage] = tqdm(total=total, desc=_TITLES.get(stage, stage), leave=True)
         bar = bars[stage]
         bar.total = total
         bar.update(done - bar.n)
+        if ends:
+            ended.add(stage)
+            bars.pop(stage).close()  # its last line stays, and the next stage's bar stands below it
+        else:
+            ended.discard(stage)
 
     try:
         yield report

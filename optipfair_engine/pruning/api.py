@@ -14,6 +14,7 @@ from optipfair_engine.calibration import as_calibration_set
 from optipfair_engine.calibration.own_text import calibration_for
 from optipfair_engine.checkpoints import check_finite
 from optipfair_engine.errors import InvalidOptionError, as_warnings
+from optipfair_engine.notebooks import Result
 from optipfair_engine.options.base import about
 from optipfair_engine.options.calibration import Cut, OwnText
 from optipfair_engine.options.presets import with_own_text
@@ -142,7 +143,7 @@ def prune_model(  # type: ignore[misc]  # the overloads only say what return_sta
     # the guide's calls are by weights alone and say nothing of it; a preset is calibrated
     if cautions := plan_cautions(plan, calibrated=True):
         facts["warnings"] = as_warnings(cautions)
-    return pruned, pruning_statistics(original, locate(pruned, view.layers_path), plan) | facts
+    return pruned, Result(pruning_statistics(original, locate(pruned, view.layers_path), plan) | facts)
 
 
 def _percentage(

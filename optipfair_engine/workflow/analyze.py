@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.architectures import locate
 from optipfair_engine.errors import UnsupportedModelError
+from optipfair_engine.notebooks import Result
 from optipfair_engine.plans.reduction import count_parameters, mean_expansion_rate
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.pruning.sizes import kept_by_percentage
@@ -41,16 +42,16 @@ def analyze_checkpoint(
     model = load(source, dtype="auto", device=device, needs_tokenizer=False, report=report).model
     metrics = {**describe(locate(model)), "seconds": round(time.perf_counter() - start, 3)}
     if output is None:
-        return metrics
-    from optipfair_engine.figures import plot_comparison
+        return Result(metrics)
+    from optipfair_engine.figures import draw_comparison, save
 
     write_metrics(output, metrics)
     shares = {kind: count / 1e6 for kind, count in metrics["distribution"].items() if count}
-    plot_comparison(
-        output / "distribution.png", shares, title="Where the parameters are", label="parameters (millions)"
-    )
+    most = max(shares, key=shares.__getitem__)
+    title = f"{100 * shares[most] / sum(shares.values()):.0f} % of the parameters are in: {most}"
+    save(draw_comparison(shares, title=title, label="parameters (millions)"), output / "distribution.png")
     report("plot", 1, 1, "distribution.png")
-    return metrics
+    return Result(metrics)
 
 
 def describe(view: ModelView) -> dict[str, Any]:

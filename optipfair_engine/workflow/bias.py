@@ -14,6 +14,7 @@ from optipfair_engine.bias.prompts.suites import templates_of, texts_of
 from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import as_warnings
 from optipfair_engine.jsonable import write_json
+from optipfair_engine.notebooks import Result
 from optipfair_engine.options.bias import BiasOptions
 from optipfair_engine.options.suites import SUITES_FOLDER
 from optipfair_engine.progress import Reporter, null_reporter
@@ -117,7 +118,7 @@ def bias_checkpoint(
         "seconds": time.perf_counter() - started,
     }
     _write(output, after, result, metrics)
-    return metrics
+    return Result(metrics)
 
 
 def _ask(

@@ -16,6 +16,7 @@ from optipfair_engine.evaluation.benchmarks import (
     time_inference,
 )
 from optipfair_engine.evaluation.perplexity import score_windows, text_windows
+from optipfair_engine.notebooks import Result
 from optipfair_engine.options.calibration import WINDOW_LENGTH, WINDOWS
 from optipfair_engine.options.errors import engines_errors
 from optipfair_engine.options.evaluation import Dynamic, check_dynamic, dynamic_of
@@ -113,7 +114,7 @@ def evaluate_checkpoint(
         metrics["compute_dtype"] = computed_in()
     metrics["seconds"] = round(time.perf_counter() - start, 3)
     if output is None:
-        return metrics
+        return Result(metrics)
     output.mkdir(parents=True, exist_ok=True)
     _write_plots(output, metrics, report)
     return write_metrics(output, metrics)
@@ -222,13 +223,13 @@ def _speeds(
 
 
 def _write_plots(output: Path, metrics: dict[str, Any], report: Reporter) -> None:
-    from optipfair_engine.figures import plot_comparison
+    from optipfair_engine.figures import draw_comparison, save
 
-    for name, label, title in (
-        ("perplexity", "perplexity", "Perplexity (lower is better)"),
-        ("tokens_per_second", "tokens per second", "Speed of generation"),
-        ("dynamic_perplexity", "perplexity", "Perplexity of continuations (lower is better)"),
-        ("dynamic_tokens_per_second", "tokens per second", "Speed of generation, pruned by the prompt"),
+    for name, label, better in (
+        ("perplexity", "perplexity", "lower"),
+        ("tokens_per_second", "tokens per second, generating", "higher"),
+        ("dynamic_perplexity", "perplexity of continuations", "lower"),
+        ("dynamic_tokens_per_second", "tokens per second, generating, pruned by the prompt", "higher"),
     ):
         if name not in metrics:
             continue
@@ -237,7 +238,18 @@ def _write_plots(output: Path, metrics: dict[str, Any], report: Reporter) -> Non
             "dense": metrics.get(f"{name}_dense"),
             "dynamic" if name.startswith("dynamic") else "model": metrics[name],
         }
-        plot_comparison(
-            output / f"{name}.png", {k: v for k, v in bars.items() if v is not None}, title=title, label=label
-        )
+        known = {bar: value for bar, value in bars.items() if value is not None}
+        title = _finding(label.partition(",")[0], known)
+        figure = draw_comparison(known, title=title, label=f"{label} ({better} is better)")
+        save(figure, output / f"{name}.png")
     report("plot", 1, 1, "plots")
+
+
+def _finding(label: str, bars: Mapping[str, float]) -> str:
+    """What a figure of one or more models says: the last one's value, beside the first's."""
+    items = list(bars.items())
+    (first, before), (last, after) = items[0], items[-1]
+    words = label[0].upper() + label[1:]
+    if first == last or not before:
+        return f"{words}: {after:,.4g}"
+    return f"{words} of the {last}: {after / before:.3g} times that of the {first}"

@@ -11,6 +11,7 @@ from typing import Any
 from optipfair_engine.calibration import CalibrationSet
 from optipfair_engine.computing.asked import computed_in, takes_compute_dtype
 from optipfair_engine.errors import CalibrationError
+from optipfair_engine.notebooks import Result
 from optipfair_engine.options.words import ComputeDtype
 from optipfair_engine.progress import Reporter, null_reporter
 from optipfair_engine.workflow.common import calibration_set, load
@@ -70,10 +71,10 @@ def importance_checkpoint(
         "seconds": round(time.perf_counter() - start, 3),
     }
     if output is None:
-        return metrics
-    from optipfair_engine.figures import plot_importance
+        return Result(metrics)
+    from optipfair_engine.figures import draw_importance, save
 
     output.mkdir(parents=True, exist_ok=True)
-    plot_importance(output / "importance.png", scores)
+    save(draw_importance(scores), output / "importance.png")
     report("plot", 1, 1, "importance.png")
     return write_metrics(output, metrics)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from optipfair_engine.jsonable import write_json
+from optipfair_engine.notebooks import Result
 
 METRICS_FILE: Final = "metrics.json"
 
 
-def write_metrics(output: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def write_metrics(output: Path, metrics: Mapping[str, Any]) -> Result:
     """Write a run's metrics into its folder as strict JSON; returns what was written."""
-    return write_json(output / METRICS_FILE, metrics)
+    return Result(write_json(output / METRICS_FILE, metrics))

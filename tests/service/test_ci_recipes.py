@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -331,3 +332,41 @@ class TestGitLab:
             "\n".join(job["script"]), tmp_path, {**job["variables"], "OPTIPFAIR_URL": "http://127.0.0.1:9"}
         )
         assert (done.returncode, "no OPTIPFAIR_KEY" in done.stderr) == (1, True)
+
+
+def page_blocks(page: str, language: str, after: str) -> list[str]:
+    """The blocks of a language behind some words of a page, for the model and the address of a test."""
+    text = (ROOT / page).read_text().partition(after)[2]
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.server
+@pytest.mark.slow
+class TestFirstPages:
+    """What a newcomer copies from the first pages, as it stands but for the port and the model."""
+
+    def follow(self, script: str, service: Service, folder: Path) -> str:
+        local = script.replace("http://127.0.0.1:8000", service.url).replace("smollm2", "tiny")
+        (folder / "data").symlink_to(service.data_dir)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = shell(f"set -eu\n{local}", folder, {"PATH": path, "BUILD_ID": folder.name}, "bash")
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    def test_the_readme(self, service: Service, tmp_path: Path) -> None:
+        script = page_blocks("README.md", "bash", "The first start prints an admin API key")[0]
+        told = self.follow(re.sub(r"^.*optipfair demo-model.*$", "", script, flags=re.M), service, tmp_path)
+        assert '"percentage_reduction"' in told and '"pass"' in told
+        assert [path.suffix for path in tmp_path.iterdir() if path.name != "data"] == [".tar"]
+
+    def test_the_walk_from_a_job_to_a_checkpoint(self, service: Service, tmp_path: Path) -> None:
+        script = "\n".join(page_blocks("docs/http.md", "bash", "# Using the service over HTTP")[:2])
+        self.follow(script, service, tmp_path)
+        assert {"model.safetensors", "SHA256SUMS"} <= {path.name for path in tmp_path.iterdir()}
+        assert len(list(tmp_path.glob("*.tar"))) == 1
+
+    def test_the_quickstart(self, service: Service, tmp_path: Path) -> None:
+        [body] = page_blocks("docs/quickstart.md", "json", "## As a service")
+        (tmp_path / "job.json").write_text(body.replace("smollm2", "tiny"))
+        self.follow(page_blocks("docs/quickstart.md", "bash", "## As a service")[1], service, tmp_path)
+        assert (tmp_path / "pruned" / "model.safetensors").exists()

@@ -1,7 +1,6 @@
 """What all figures share: a canvas with title and prompts, its axes, and files in three formats.
 
-By matplotlib's object interface only: no pyplot, so no global state and no display. The colours are Okabe and
-Ito's and the ``cividis`` map, which people with colour-blindness can tell apart.
+By matplotlib's object interface only: no pyplot, so no global state and no display.
 """
 
 from __future__ import annotations
@@ -19,8 +18,24 @@ from PIL import Image
 
 from optipfair_engine.bias.figures.kinds import MARGINS, Caption, Style
 from optipfair_engine.bias.figures.texts import isolated, shorten, wrapped
+from optipfair_engine.figures import BLUE, GREY, INK, ORANGE, VERMILLION, Drawing
 
-BLUE, ORANGE, VERMILLION, GREY, INK = "#0072B2", "#E69F00", "#D55E00", "#8A8A8A", "#222222"
+__all__ = [
+    "BLUE",
+    "GREY",
+    "INK",
+    "NOTE",
+    "ORANGE",
+    "SIDE",
+    "TICK",
+    "TITLE",
+    "VERMILLION",
+    "add_axes",
+    "new_figure",
+    "plain",
+    "save",
+]
+
 TITLE, NOTE, TICK = 14, 9.5, 9
 #: Inches beside the title.
 SIDE: Final = 0.35
@@ -62,10 +77,10 @@ def _save_png(figure: Figure, path: Path, dpi: int) -> None:
 
 def new_figure(
     size: tuple[float, float], style: Style, title: str, subtitle: str, caption: Caption | None = None
-) -> Figure:
+) -> Drawing:
     """A figure with its title on top and, with a caption, both prompts at its foot."""
     width, height = style.figsize or size
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Drawing(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(
         SIDE / width, 1 - 0.18 / height, title,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from optipfair_engine.bias.activations.keys import split_key
@@ -14,6 +13,7 @@ from optipfair_engine.bias.figures.kinds import ChartData, Panel, Style
 from optipfair_engine.bias.results.differences import Difference
 from optipfair_engine.bias.results.result import BiasResult
 from optipfair_engine.bias.wording import three_digits
+from optipfair_engine.figures import Drawing
 
 _COLUMNS = 2
 #: Inches: a row of panels, what is above the first one, and what is below the last.
@@ -94,7 +94,7 @@ def _panel(name: str, entries: Sequence[tuple[str, Difference]], baseline: Mappi
     )
 
 
-def draw_chart(data: ChartData, style: Style) -> Figure:
+def draw_chart(data: ChartData, style: Style) -> Drawing:
     """Small multiples, each with its own scale: components have units of their own."""
     rows = -(-len(data.panels) // _COLUMNS)
     size = (10.2, _TOP + _BOTTOM + _ROW * rows)

@@ -36,9 +36,10 @@ from optipfair_engine.bias.figures.kinds import (
 )
 from optipfair_engine.bias.figures.labels import Label, place_labels
 from optipfair_engine.bias.figures.texts import shorten
+from optipfair_engine.figures import Drawing
 
 
-def draw(data: FigureData, style: Style) -> Figure:
+def draw(data: FigureData, style: Style) -> Drawing:
     """The data as a matplotlib figure (with an Agg canvas), in fonts that have its characters."""
     with rc_context({"font.family": families(_texts(data))}):
         if isinstance(data, ChartData):
@@ -90,7 +91,7 @@ def _pca_title(data: PcaData) -> str:
     return f"{data.layer_key}: “{data.labels[int(moved.argmax())]}” moves furthest between the two prompts"
 
 
-def draw_bars(data: BarData, style: Style) -> Figure:
+def draw_bars(data: BarData, style: Style) -> Drawing:
     """Two bars a layer."""
     figure = new_figure(
         (10.2, 6.4),
@@ -133,7 +134,7 @@ def _row_labels(axes: Axes, data: HeatmapData, style: Style, room: float) -> Non
             text.set(color=VERMILLION, fontweight="bold")
 
 
-def draw_heatmap(data: HeatmapData, style: Style) -> Figure:
+def draw_heatmap(data: HeatmapData, style: Style) -> Drawing:
     """Tokens down, neurons across; the scale ends at the 99th percentile (few neurons are far above)."""
     rows, groups = data.values.shape
     figure = new_figure(
@@ -177,7 +178,7 @@ def _colour_scale(figure: Figure, axes: Axes, image: Any, greatest: float, limit
     bar.ax.tick_params(labelsize=TICK)
 
 
-def draw_pca(data: PcaData, style: Style) -> Figure:
+def draw_pca(data: PcaData, style: Style) -> Drawing:
     """Circles for prompt 1, triangles for prompt 2, an arrow from each position to its counterpart."""
     figure = new_figure(
         (12.2, 10.3),

@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from optipfair_engine.bias.figures.canvas import BLUE, INK, NOTE, ORANGE, add_axes, new_figure, plain
@@ -15,6 +14,7 @@ from optipfair_engine.bias.figures.kinds import EffectData, EffectSeries, Style
 from optipfair_engine.bias.figures.labels import Label, place_labels
 from optipfair_engine.bias.results.cause import Cause, Patched
 from optipfair_engine.bias.wording import three_digits
+from optipfair_engine.figures import Drawing
 
 #: How many of the largest effects are named.
 _NAMED: Final = 6
@@ -55,7 +55,7 @@ def _series(name: str, units: Sequence[Patched], *, by_layer: bool) -> EffectSer
     )
 
 
-def draw_effects(data: EffectData, style: Style) -> Figure:
+def draw_effects(data: EffectData, style: Style) -> Drawing:
     """A point a unit; shares of the next-token logits' difference upwards."""
     figure = new_figure((10.2, 6.0), style, data.title, data.subtitle)
     axes = add_axes(figure, "effects")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from optipfair_engine.bias.results.intervals import Interval, named
+from optipfair_engine.notebooks import table
 from optipfair_engine.options.words import Patching
 
 #: How many of the units that react most are compared with as many that cause most.
@@ -78,6 +79,16 @@ class Cause:
     def also_react(self) -> int:
         """How many of the strongest are among as many units that react most."""
         return sum(unit.reaction_rank <= len(self.strongest) for unit in self.strongest)
+
+    def _repr_html_(self) -> str:
+        head = (f"{self.kind} (layer · number)", "effect", "95 % interval", "place by reaction")
+        return table(
+            head,
+            [
+                (unit.name, unit.effect.value, unit.effect.limits(), unit.reaction_rank)
+                for unit in self.strongest
+            ],
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from optipfair_engine.bias.results.intervals import Interval, named
+from optipfair_engine.notebooks import table
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ class Generations:
     lexicon: str
     lexicon_known: float
     warnings: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        measured = {
+            "divergence (nats a token)": self.divergence,
+            "difference of length (tokens)": self.length_difference,
+            "overlap of the two prompts' texts": self.overlap,
+            "overlap within a prompt's texts": self.overlap_within,
+            f"difference of sentiment ({self.lexicon})": self.sentiment_difference,
+        }
+        rows = [(name, found.value, found.limits()) for name, found in measured.items() if found is not None]
+        return table(("second − first prompt", "value", "95 % interval"), rows)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -21,6 +21,12 @@ class Interval:
         """One level: ``name``, ``name_low``, ``name_high``."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
+    def limits(self) -> str:
+        """Both limits as people read them; a dash where there are none."""
+        if self.low is None or self.high is None:
+            return "–"
+        return f"{self.low:.3g} … {self.high:.3g}"
+
     def percent(self) -> Interval:
         """A share's interval in percent."""
         limits = [None if end is None else 100 * end for end in (self.low, self.high)]

@@ -193,7 +193,7 @@ def _sides(first: Tensor, second: Tensor, units: Sequence[Unit] | None, key: str
 def calculate_activation_differences(
     act1: Mapping[str, Tensor], act2: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Layer key → mean over features of |a₁ − a₂| ``[compared positions]``, for the keys of both sides.
+    """Layer key → mean over features of ``|a₁ − a₂|`` ``[compared positions]``, for the keys of both sides.
 
     Raises:
         ValueError: plain dictionaries with different numbers of positions, or no key in common.

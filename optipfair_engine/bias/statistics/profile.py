@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from optipfair_engine.bias.statistics.metrics import (
     Array,
     build_metrics,
 )
+from optipfair_engine.notebooks import MOST_ROWS, table
 
 
 class ProfileConsumer:
@@ -180,6 +182,16 @@ class PairMetrics(Mapping[str, dict[str, Any]]):
 
     def __repr__(self) -> str:
         return f"<bias metrics of {len(self)} pairs>"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for number, entry in enumerate(islice(self.values(), MOST_ROWS + 1), 1):
+            found = entry["metrics"]
+            later = found["from_first_difference"]["overall_metrics"]["mean_difference"]
+            overall = found["overall_metrics"]["mean_difference"]
+            rows.append((number, entry["prompt1"], entry["prompt2"], overall, later))
+        head = ("pair", "prompt 1", "prompt 2", "mean difference", "from the first difference on")
+        return table(head, rows)
 
 
 def write_pair_metrics(profile: Profile, path: Path) -> None:

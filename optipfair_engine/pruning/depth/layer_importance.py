@@ -23,6 +23,7 @@ from optipfair_engine.calibration.runner import (
 )
 from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import CalibrationError
+from optipfair_engine.notebooks import LayerScores
 from optipfair_engine.progress import Reporter
 from optipfair_engine.progress.bars import progress_bars
 
@@ -73,7 +74,7 @@ def analyze_layer_importance(
             tell("importance", number, max(total, number), f"batch {number}")
     if scores[0].tokens == 0:
         raise CalibrationError("The calibration data has no unmasked token: layer importance is undefined.")
-    return {layer: score.result() for layer, score in enumerate(scores)}
+    return LayerScores({layer: score.result() for layer, score in enumerate(scores)})
 
 
 def _hook(score: CosineImportance, selection: TokenSelection) -> Callable[..., None]:

@@ -42,23 +42,26 @@ def write_plots(
     report: Reporter,
 ) -> None:
     """``parameters.png``, and ``kept_….png`` of neurons, heads or layers, and ``error_curves.png``."""
-    from optipfair_engine.figures import plot_curves, plot_kept, plot_layers, plot_parameters
+    from optipfair_engine.figures import draw_curves, draw_kept, draw_layers, draw_parameters, save
 
-    plot_parameters(output / "parameters.png", stats["original_parameters"], stats["pruned_parameters"])
+    sizes = draw_parameters(stats["original_parameters"], stats["pruned_parameters"])
+    save(sizes, output / "parameters.png")
     report("plot", 1, 2, "parameters.png")
     if plan.removed_layers:
-        name = plot_layers(output / "kept_layers.png", plan.num_layers, plan.removed_layers).name
+        figure, name = draw_layers(plan.num_layers, plan.removed_layers), "kept_layers.png"
     elif plan.kept_heads:
         kept = [
             len(plan.kept_heads[i].query) if i in plan.kept_heads else n for i, n in enumerate(original_units)
         ]
-        name = plot_kept(output / "kept_heads.png", kept, original_units, unit="query heads").name
+        figure, name = draw_kept(kept, original_units, unit="query heads"), "kept_heads.png"
     elif plan.kept_experts:
         kept = [len(plan.kept_experts.get(i, range(n))) for i, n in enumerate(original_units)]
-        name = plot_kept(output / "kept_experts.png", kept, original_units, unit="experts").name
+        figure, name = draw_kept(kept, original_units, unit="experts"), "kept_experts.png"
     else:
         kept = [len(plan.kept_neurons.get(i, range(n))) for i, n in enumerate(original_units)]
-        name = plot_kept(output / "kept_neurons.png", kept, original_units, unit="intermediate neurons").name
+        figure, name = draw_kept(kept, original_units, unit="intermediate neurons"), "kept_neurons.png"
+    save(figure, output / name)
     if plan.curves:
-        name = plot_curves(output / "error_curves.png", plan.curves, plan.kept_neurons).name
+        name = "error_curves.png"
+        save(draw_curves(plan.curves, plan.kept_neurons), output / name)
     report("plot", 2, 2, name)

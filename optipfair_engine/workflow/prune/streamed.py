@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,6 @@ def prune_streamed(
             that was written is left.
         EngineError: as ``prune_checkpoint``.
     """
-    from optipfair_engine.figures import load_drawing
     from optipfair_engine.pruning.static_plan import static_plan
     from optipfair_engine.streaming.apply import stream_checkpoint
 
@@ -63,7 +63,7 @@ def prune_streamed(
         dense_loss = _mean_loss(source, windows, report)
     # what draws takes as long to import as half a gigabyte to write, and writing leaves a processor free
     with ThreadPoolExecutor(1, thread_name_prefix="optipfair-figures") as aside:
-        aside.submit(load_drawing)
+        aside.submit(import_module, "optipfair_engine.figures")
         result = stream_checkpoint(
             source,
             output,
