@@ -27,7 +27,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
 }
-#: What a page has beyond what is always there.
+#: Enough for the slowest job on a machine that does other things, too.
+JOB_SECONDS = 1800
 FIGURES = (".png", ".svg")
 
 
@@ -100,12 +101,12 @@ def _own_service(*, tiny: bool) -> Iterator[tuple[str, str]]:
         else:
             model = ensure_model().resolve()
             asked = jobs(model.name, texts=24, characters=2_500)
-        with running(
-            folder / "data", OPTIPFAIR_MODELS_DIR=str(model.parent), OPTIPFAIR_THREADS="2"
-        ) as service:
+        settings = {"OPTIPFAIR_MODELS_DIR": str(model.parent), "OPTIPFAIR_THREADS": "2"}
+        with running(folder / "data", **settings, OPTIPFAIR_LEASE_SECONDS="45") as service:
             for body in asked:
-                service.wait_end(service.post_job(**body))
-            service.request("POST", f"/v1/jobs/{service.post_job(labels={'team': 'ops'})}/cancel")
+                service.wait_end(service.post_job(**body), seconds=JOB_SECONDS)
+            stopped = service.post_job("prune", {"model": asked[0]["spec"]["model"]}, labels={"team": "ops"})
+            service.request("POST", f"/v1/jobs/{stopped}/cancel")
             yield service.url, (folder / "data" / "admin.key").read_text().strip()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -205,7 +205,7 @@ def draw_curves(
     }
     subtitle = "predicted squared error of each layer's output over its square, after the refit"
     figure, axes = _new(_curves_title(curves, chosen), subtitle + ("; dots: this plan" if chosen else ""))
-    colours, last = colormaps["cividis"], max(curves, default=0)
+    colours, last = _layer_colours(), max(curves, default=0)
     for layer, curve in sorted(curves.items()):
         size = len(curve) - 1
         colour = colours(layer / max(last, 1))
@@ -225,6 +225,12 @@ def draw_curves(
         scale.outline.set_visible(False)  # type: ignore[operator]
         scale.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def _layer_colours() -> ListedColormap:
+    """``cividis`` without its end, which is too light for a thin line on white."""
+    whole = colormaps["cividis"]
+    return ListedColormap([whole(step / 290) for step in range(256)], "layers")
 
 
 def _curves_title(curves: Mapping[int, Sequence[float]], chosen: Mapping[int, int]) -> str:

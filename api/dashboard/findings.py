@@ -80,6 +80,10 @@ _PAIRS = (
 )
 
 
+#: What is counted is more or fewer, what is measured higher or lower.
+_COUNTED = ("Parameters", "Tokens per second")
+
+
 def before_and_after(metrics: Numbers) -> Iterator[Chart]:
     """Pairs among the metrics; a pipeline's stand under the name of each step."""
     for title, before, after in _PAIRS:
@@ -105,9 +109,11 @@ def _change(title: str, first: float, second: float) -> str:
     if not first or first == second:
         return f"{title}: unchanged" if first == second else title
     ratio = second / first
+    counted = title.endswith(_COUNTED)
     if ratio >= 2 or ratio <= 0.5:
-        return f"{title}: {ratio:.3g} times as before"
-    return f"{title}: {100 * abs(ratio - 1):.1f} % {'more' if ratio > 1 else 'less'}"
+        return f"{title}: {ratio:.3g} times as {'many' if counted else 'high'} as before"
+    words = ("more", "fewer") if counted else ("higher", "lower")
+    return f"{title}: {100 * abs(ratio - 1):.1f} % {words[ratio < 1]}"
 
 
 def importance(metrics: Numbers) -> Iterator[Chart]:

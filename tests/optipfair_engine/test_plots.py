@@ -43,7 +43,7 @@ def test_the_title_says_the_finding_and_axes_have_units(name: str) -> None:
     axes = figure.axes[0]
     assert figure.texts[0].get_text() == FINDINGS[name]
     assert axes.get_xlabel()
-    assert axes.get_ylabel() or not axes.get_yticks().size or axes.get_yticklabels()[0].get_text()
+    assert axes.get_ylabel() or not len(axes.get_yticks()) or axes.get_yticklabels()[0].get_text()
 
 
 def test_equal_layers_are_said_once() -> None:

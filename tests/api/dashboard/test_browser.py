@@ -29,7 +29,7 @@ def test_a_job_can_be_followed_to_its_results(site: Site, size: tuple[int, int])
     page.locator("#log", has_text="calibrated layer 3").wait_for()
     finish(site.worker, job, attempt)
     page.get_by_text("verdict: pass", exact=True).wait_for()
-    page.get_by_role("img", name="Perplexity: 21.4 % more").wait_for()
+    page.get_by_role("img", name="Perplexity: 21.4 % higher").wait_for()
     assert page.locator("figure.chart").count() == 4
     page.get_by_text("With 16 % fewer neurons").wait_for()
     assert page.locator("details[open] pre").is_visible(), "an update has closed what the reader opened"

@@ -48,4 +48,4 @@ class TestWords:
             "cut.pruned_parameters": 8,
             "perplexity_dense": float("nan"),
         }
-        assert [chart.title for chart in findings.before_and_after(found)] == ["cut: Parameters: 20.0 % less"]
+        assert [chart.title for chart in findings.before_and_after(found)] == ["cut: Parameters: 20.0 % fewer"]
