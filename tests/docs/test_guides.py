@@ -85,8 +85,8 @@ class Reader:
         assert name == "optipfair", f"{words}: a page's block that is run has commands of optipfair alone"
         if "EXPERTS" in rest:
             rest = ["mixture" if word == "model" else word for word in rest]
-        if verb in ("prune", "evaluate", "importance") and "--num-samples" not in rest:
-            rest += LITTLE if verb == "prune" else []
+        if verb == "prune" and {"--calibration", "--preset"} & {*rest}:
+            rest += LITTLE
         if "OUT" in rest and "--output-path" in rest and rest[rest.index("--output-path") + 1] == "OUT":
             self.outputs += 1
         rest = [word.replace("OUT", f"out-{self.outputs}") for word in rest]

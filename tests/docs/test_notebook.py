@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,13 +70,3 @@ def test_scores_that_are_undefined_have_no_bar() -> None:
 )
 def test_numbers_are_read_easily(value: object, said: str) -> None:
     assert words(value) == said
-
-
-def test_the_notebook_in_the_tree_was_run() -> None:
-    import nbformat
-
-    from docs.building.notebook import NOTEBOOK
-
-    code = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    assert [bool(cell.outputs) for cell in code] == [False] + [True] * (len(code) - 1)
-    assert Path(NOTEBOOK).stat().st_size < 400_000

@@ -48,4 +48,6 @@ class TestWords:
             "cut.pruned_parameters": 8,
             "perplexity_dense": float("nan"),
         }
-        assert [chart.title for chart in findings.before_and_after(found)] == ["cut: Parameters: 20.0 % fewer"]
+        assert [chart.title for chart in findings.before_and_after(found)] == [
+            "cut: Parameters: 20.0 % fewer"
+        ]
