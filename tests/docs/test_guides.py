@@ -26,7 +26,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "CI calls make itself",
 }
 #: What is said of a size or of time in a page is too much for a tiny model.
-SMALL = {"100000000": "30000", "path/to/model": "model", "MODEL": "model", "PRUNED": "out-1"}
+SMALL = {"100000000": "30000", "path/to/model": "model", "MODEL": "model", "PRUNED": "pruned"}
 LITTLE = ["--num-samples", "2", "--max-length", "24"]
 
 
@@ -37,6 +37,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = byte_tokenizer([TEXT], vocab_size=300)
     model = tiny_llama(vocab_size=300, num_hidden_layers=2, max_position_embeddings=512)
     write_checkpoint(folder / "model", model, tokenizer)
+    other = tiny_llama(seed=1, vocab_size=300, num_hidden_layers=2, max_position_embeddings=512)
+    write_checkpoint(folder / "pruned", other, tokenizer)
     write_checkpoint(
         folder / "mixture",
         tiny_model("qwen3_moe", vocab_size=300, num_experts=4, num_experts_per_tok=2),
