@@ -23,15 +23,10 @@ class Picture:
 
 
 WANTED: Mapping[str, Picture] = {
-    "job-light": Picture("job-prune-light.png", height=900),
-    "job-dark": Picture("job-prune-dark.png", height=900),
-    "jobs-light": Picture("jobs-light.png", height=620),
-    "jobs-dark": Picture("jobs-dark.png", height=620),
-    "compare-light": Picture("compare-light.png", height=900),
+    "job-light": Picture("job-prune-light.png", height=1208),
+    "job-dark": Picture("job-prune-dark.png", height=1208),
     "mean-differences": Picture("figures/bias-mean_diff.png", width=1400),
     "error-curves": Picture("figures/prune-error_curves.png", width=960),
-    "kept-neurons": Picture("figures/prune-kept_neurons.png", width=1080),
-    "importance": Picture("figures/importance-importance.png", width=960),
 }
 
 

@@ -159,7 +159,7 @@ def fetch_figures(url: str, key: str, found: Mapping[str, str], folder: Path) ->
             if not path.startswith("/jobs/"):
                 continue
             job = path.removeprefix("/jobs/")
-            for item in client.get(f"/v1/jobs/{job}/artifacts").raise_for_status().json()["items"]:
+            for item in client.get(f"/v1/jobs/{job}/artifacts").raise_for_status().json():
                 if item["name"].endswith(FIGURES):
                     data = client.get(f"/v1/jobs/{job}/artifacts/{item['name']}").raise_for_status().content
                     (folder / f"{name.removeprefix('job-')}-{item['name']}").write_bytes(data)

@@ -227,7 +227,7 @@ def draw_curves(
     if len(curves) > 1:
         scale = figure.colorbar(ScalarMappable(Normalize(0, last), colours), ax=axes, pad=0.02, aspect=30)
         scale.set_label("layer", color=INK)
-        scale.outline.set_visible(False)  # type: ignore[operator]
+        scale.outline.set_visible(False)
         scale.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 

@@ -68,7 +68,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, Bar):
         return f'<td style="{_CELL};width:12em"><span style="{_BAR};width:{12 * value:.2f}em"></span></td>'
-    style = _NUMBER if isinstance(value, Real) and not isinstance(value, bool) else _CELL
+    style = _NUMBER if not isinstance(value, bool) and isinstance(value, Real) else _CELL
     return f'<td style="{style}">{escape(words(value))}</td>'
 
 

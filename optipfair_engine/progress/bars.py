@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tqdm import TqdmWarning
-
-with warnings.catch_warnings():
-    # without ipywidgets a notebook gets bars of text, and needs no advice about it
-    warnings.simplefilter("ignore", TqdmWarning)
-    from tqdm.auto import tqdm
+from tqdm.auto import tqdm
 
 from optipfair_engine.progress import Reporter, null_reporter
 

@@ -26,7 +26,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "CI calls make itself",
 }
 #: What is said of a size or of time in a page is too much for a tiny model.
-SMALL = {"100000000": "40000", "path/to/model": "model", "MODEL": "model", "PRUNED": "pruned"}
+SMALL = {"100000000": "30000", "path/to/model": "model", "MODEL": "model", "PRUNED": "pruned"}
 LITTLE = ["--num-samples", "2", "--max-length", "24"]
 
 
@@ -37,7 +37,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = byte_tokenizer([TEXT], vocab_size=300)
     model = tiny_llama(vocab_size=300, num_hidden_layers=2, max_position_embeddings=512)
     write_checkpoint(folder / "model", model, tokenizer)
-    write_checkpoint(folder / "mixture", tiny_model("qwen3_moe", vocab_size=300, num_experts=4), tokenizer)
+    other = tiny_llama(seed=1, vocab_size=300, num_hidden_layers=2, max_position_embeddings=512)
+    write_checkpoint(folder / "pruned", other, tokenizer)
+    write_checkpoint(
+        folder / "mixture",
+        tiny_model("qwen3_moe", vocab_size=300, num_experts=4, num_experts_per_tok=2),
+        tokenizer,
+    )
     (folder / "text.txt").write_text(TEXT * 60)
     pairs = [
         {"prompt1": f"The {x} was a {a} man", "prompt2": f"The {x} was a {b} man"}
@@ -85,8 +91,8 @@ class Reader:
         assert name == "optipfair", f"{words}: a page's block that is run has commands of optipfair alone"
         if "EXPERTS" in rest:
             rest = ["mixture" if word == "model" else word for word in rest]
-        if verb in ("prune", "evaluate", "importance") and "--num-samples" not in rest:
-            rest += LITTLE if verb == "prune" else []
+        if verb == "prune" and {"--calibration", "--preset"} & {*rest}:
+            rest += LITTLE
         if "OUT" in rest and "--output-path" in rest and rest[rest.index("--output-path") + 1] == "OUT":
             self.outputs += 1
         rest = [word.replace("OUT", f"out-{self.outputs}") for word in rest]

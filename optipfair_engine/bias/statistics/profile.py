@@ -186,10 +186,9 @@ class PairMetrics(Mapping[str, dict[str, Any]]):
     def _repr_html_(self) -> str:
         rows = []
         for number, entry in enumerate(islice(self.values(), MOST_ROWS + 1), 1):
-            found = entry["metrics"]
-            later = found["from_first_difference"]["overall_metrics"]["mean_difference"]
-            overall = found["overall_metrics"]["mean_difference"]
-            rows.append((number, entry["prompt1"], entry["prompt2"], overall, later))
+            overall = entry["metrics"]["overall_metrics"]
+            later = overall.get("from_first_difference", {}).get("mean_difference")
+            rows.append((number, entry["prompt1"], entry["prompt2"], overall["mean_difference"], later))
         head = ("pair", "prompt 1", "prompt 2", "mean difference", "from the first difference on")
         return table(head, rows)
 
