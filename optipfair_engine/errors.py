@@ -51,6 +51,12 @@ class NonFiniteResultError(EngineError, ValueError):
     code = "result_not_finite"
 
 
+class ProcessLostError(EngineError):
+    """One of the processes that calibrate together ended before it was done; the text says how."""
+
+    code = "process_lost"
+
+
 class ModelTooLargeError(EngineError, ValueError):
     """A model doesn't fit the memory that it may take; the text says what would."""
 

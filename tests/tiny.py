@@ -120,39 +120,50 @@ CONFIG = {
 }
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
+def shapes(
+    hidden: int = HIDDEN, intermediate: int = INTERMEDIATE, layers: int = LAYERS
+) -> dict[str, tuple[int, ...]]:
     """Every tensor of the model."""
-    head = HIDDEN // 2
+    head = hidden // 2
     found: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (VOCAB, HIDDEN),
-        "model.norm.weight": (HIDDEN,),
-        "lm_head.weight": (VOCAB, HIDDEN),
+        "model.embed_tokens.weight": (VOCAB, hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (VOCAB, hidden),
     }
-    for layer in range(LAYERS):
+    for layer in range(layers):
         prefix = f"model.layers.{layer}."
         found |= {
-            f"{prefix}self_attn.q_proj.weight": (HIDDEN, HIDDEN),
-            f"{prefix}self_attn.k_proj.weight": (head, HIDDEN),
-            f"{prefix}self_attn.v_proj.weight": (head, HIDDEN),
-            f"{prefix}self_attn.o_proj.weight": (HIDDEN, HIDDEN),
-            f"{prefix}mlp.gate_proj.weight": (INTERMEDIATE, HIDDEN),
-            f"{prefix}mlp.up_proj.weight": (INTERMEDIATE, HIDDEN),
-            f"{prefix}mlp.down_proj.weight": (HIDDEN, INTERMEDIATE),
-            f"{prefix}input_layernorm.weight": (HIDDEN,),
-            f"{prefix}post_attention_layernorm.weight": (HIDDEN,),
+            f"{prefix}self_attn.q_proj.weight": (hidden, hidden),
+            f"{prefix}self_attn.k_proj.weight": (head, hidden),
+            f"{prefix}self_attn.v_proj.weight": (head, hidden),
+            f"{prefix}self_attn.o_proj.weight": (hidden, hidden),
+            f"{prefix}mlp.gate_proj.weight": (intermediate, hidden),
+            f"{prefix}mlp.up_proj.weight": (intermediate, hidden),
+            f"{prefix}mlp.down_proj.weight": (hidden, intermediate),
+            f"{prefix}input_layernorm.weight": (hidden,),
+            f"{prefix}post_attention_layernorm.weight": (hidden,),
         }
     return found
 
 
-def write_tiny_llama(folder: Path, *, nan_in: str | None = None) -> Path:
-    """Write the model; `nan_in` names a tensor that gets one NaN."""
+def write_tiny_llama(
+    folder: Path,
+    *,
+    nan_in: str | None = None,
+    hidden: int = HIDDEN,
+    intermediate: int = INTERMEDIATE,
+    layers: int = LAYERS,
+) -> Path:
+    """Write the model, of other sizes if given; `nan_in` names a tensor that gets one NaN."""
     random = np.random.default_rng(0)
     tensors = {
-        name: (random.standard_normal(shape) * 0.1).astype(np.float32) for name, shape in shapes().items()
+        name: (random.standard_normal(shape) * 0.1).astype(np.float32)
+        for name, shape in shapes(hidden, intermediate, layers).items()
     }
     if nan_in is not None:
         tensors[nan_in].flat[3] = np.nan
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    sizes = {"hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers}
+    (folder / "config.json").write_text(json.dumps(CONFIG | sizes))
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder

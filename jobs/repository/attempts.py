@@ -204,7 +204,7 @@ class AttemptVerbs(Verbs):
                 keep(connection, job, kept, retention_seconds=self.settings.retention_seconds)
         return state
 
-    def release_preempted(self, job_id: str, attempt: int) -> State | None:
+    def release_preempted(self, job_id: str, attempt: int, kept: KeptSteps | None = None) -> State | None:
         """Shutdown: running → queued without counting; cancelling → cancelled; None if replaced."""
         with self._write() as connection:
             cancelled = self._cancelled(connection, job_id, attempt)
@@ -216,6 +216,8 @@ class AttemptVerbs(Verbs):
                 return None
             close_attempt(connection, job, Outcome.PREEMPTED)
             put_into_outbox(connection, job_id)
+            if kept is not None:
+                keep(connection, job, kept, retention_seconds=self.settings.retention_seconds)
         return State.QUEUED
 
     def _end(

@@ -106,6 +106,7 @@ class PruneSpec(engine.Prune, OfModel):
         rules.check_named_layers(self)
         if planned:
             rules.check_beside_plan(self, calibrated=calibrated)
+        rules.check_processes(self, calibrated=calibrated, planned=planned)
         rules.check_needs(self, calibrated=calibrated, planned=planned)
         rules.check_reconstruction(self)
         rules.check_search(self)

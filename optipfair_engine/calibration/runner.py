@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from optipfair_engine.calibration.experts import routed
+from optipfair_engine.calibration.share import ALONE, Share
 from optipfair_engine.calibration.text import Batch, iter_batches
 from optipfair_engine.computing.products import fast_products
 from optipfair_engine.errors import (
@@ -114,6 +115,7 @@ def capture_sites(
     wanted: Mapping[Site, tuple[Sequence[int], Callable[[], A]]],
     *,
     holdout_every: int | None = HOLDOUT_EVERY,
+    share: Share = ALONE,
     report: Reporter = null_reporter,
 ) -> dict[Site, Captured[A]]:
     """Feed accumulators at several sites in one forward pass, keeping every n-th sample apart.
@@ -123,6 +125,7 @@ def capture_sites(
         batches: anything that ``iter_batches`` reads.
         wanted: for each site, its layers and what makes an accumulator.
         holdout_every: every n-th sample (counted across batches) feeds ``held`` only; ``None``: nothing.
+        share: the batches that this process runs, if others run the rest.
         report: progress, stage "calibrate", one step a batch.
     """
     selection = TokenSelection()
@@ -133,7 +136,7 @@ def capture_sites(
             captured[site] = kept
             for i in layers:
                 stack.callback(register_site(view, i, site, kept.fit[i], kept.held[i], selection).remove)
-        for _ in forward_batches(view.model, batches, selection, holdout_every, report=report):
+        for _ in forward_batches(view.model, batches, selection, holdout_every, share=share, report=report):
             pass
     return captured
 
@@ -188,11 +191,13 @@ def forward_batches(
     selection: TokenSelection,
     holdout_every: int | None = None,
     *,
+    share: Share = ALONE,
     report: Reporter = null_reporter,
 ) -> Iterator[Batch]:
     """Run the model's body (no language-model head) over batches, in eval mode and without gradients.
 
-    Yields each batch after its forward pass; ``selection`` is loaded before it.
+    Yields each batch after its forward pass; ``selection`` is loaded before it. Of several processes each
+    runs its share, and counts the samples of all.
     """
     body = getattr(model, "base_model", model)
     extra = {"use_cache": False} if _accepts(body, "use_cache") else {}
@@ -201,6 +206,9 @@ def forward_batches(
     device = next(model.parameters()).device
     with eval_mode(model), torch.no_grad():
         for number, given in enumerate(iter_batches(batches), 1):
+            if not share.takes(number - 1):
+                seen += len(given["input_ids"])
+                continue
             check_tokens(model, given["input_ids"])
             # looked at before they move: reading a GPU's tensors would wait for it
             inputs = {key: value.to(device) for key, value in with_positions(body, given).items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,26 +144,35 @@ def gather_statistics(
     layers: Sequence[int],
     site: Site = "down_proj",
     *,
+    capture: Callable[..., Mapping[Site, Any]] = capture_sites,
     report: Reporter = null_reporter,
 ) -> GramStatistics:
-    """Statistics of ``layers`` at ``site``, and the importance of every layer, from one forward pass."""
+    """Statistics of ``layers`` at ``site``, and the importance of every layer, from one forward pass.
+
+    ``capture`` runs the model: ``runner.capture_sites``, or several processes that do as it does.
+    """
     wanted: dict[Site, tuple[Sequence[int], Any]] = {
         site: (layers, Gram),
         "layer": (range(view.num_layers), CosineImportance),
     }
     every = HOLDOUT_EVERY if calibration.num_samples >= HOLDOUT_EVERY else None
-    captured: Mapping[Site, Any] = capture_sites(
-        view, calibration.batches, wanted, holdout_every=every, report=report
-    )
-    for accumulator in (*captured[site].fit.values(), *captured[site].held.values()):
-        accumulator.settle()  # the sums themselves become the results: copies would double the memory
+    captured = capture(view, calibration.batches, wanted, holdout_every=every, report=report)
+    fit, held = (_settled(part) for part in (captured[site].fit, captured[site].held))
     return GramStatistics(
         site,
-        {i: a.result() for i, a in captured[site].fit.items()},
-        {i: a.result() for i, a in captured[site].held.items() if a.tokens},
+        {i: a.result() for i, a in fit.items()},
+        {i: a.result() for i, a in held.items() if a.tokens},
         {i: _merged(captured["layer"].fit[i], a).result() for i, a in captured["layer"].held.items()},
-        calibration.facts(_features(captured[site].fit)),
+        calibration.facts(_features(fit)),
     )
+
+
+def _settled(accumulators: Mapping[int, Gram]) -> dict[int, Gram]:
+    """Accumulators whose sums themselves are the results: copies would double the memory."""
+    found = dict(accumulators)
+    for accumulator in found.values():
+        accumulator.settle()
+    return found
 
 
 def _merged(first: Any, second: Any) -> Any:

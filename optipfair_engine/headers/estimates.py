@@ -61,7 +61,7 @@ def estimate_prune(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
     if tokens:
         # a layer's weights cast to float32, where the processor is faster in it
         memory += facts.parameters / (layers + 1) * 4
-    memory += _fitting_bytes(facts, spec)
+    memory += _fitting_bytes(facts, spec) + _ranks_bytes(facts, spec, layers)
     healed = _seconds_of(spec, "healing")
     extra = healed + _seconds_of(spec, "reconstruction") + _searching(spec)
     if _searching(spec):
@@ -88,7 +88,7 @@ def estimate_streamed(facts: ModelFacts, spec: Mapping[str, Any]) -> Estimate:
         memory += facts.bytes / (layers + 1) if facts.expert_parameters else 0  # its experts side by side
     if tokens and _refits(spec):
         memory += wide**2 * 4 * 4  # two Gram matrices, and what solving makes of them
-    memory += _fitting_bytes(facts, spec)
+    memory += _fitting_bytes(facts, spec) + _ranks_bytes(facts, spec, 1)
     return Estimate(int(memory), whole.output_bytes, whole.seconds)
 
 
@@ -115,6 +115,24 @@ def state_bytes(facts: ModelFacts, spec: Mapping[str, Any]) -> int:
     gathered = 2 * wide * 4 * (wide if _refits(spec) else 2)
     # hidden states are replaced by the next layer's only once those are written; refitted weights
     return layers * (gathered + 4 * hidden * wide) + 2 * 4 * hidden * (tokens + window * count)
+
+
+def _ranks_bytes(facts: ModelFacts, spec: Mapping[str, Any], at_once: int) -> float:
+    """What further processes take that share out the calibration, each with ``at_once`` layers' statistics.
+
+    Beside them there is their launcher. A model in safetensors is in memory once for all of them (mapped).
+    """
+    count = int(spec.get("processes") or 1)
+    if count == 1:
+        return 0.0
+    layers, wide = facts.num_layers or 1, facts.intermediate_size or 1
+    each = _STREAMED_BYTES + _activation_bytes(facts, spec) + facts.parameters / (layers + 1) * 4
+    each += facts.bytes / (layers + 1) if facts.expert_parameters else 0
+    if _refits(spec):
+        each += at_once * wide**2 * 4 * 2
+    if facts.format == "gguf" or spec.get("dtype", "auto") != "auto":
+        each += loaded_bytes(facts, spec.get("dtype"))
+    return _STREAMED_BYTES + count * each
 
 
 def _seconds_of(spec: Mapping[str, Any], name: str) -> float:

@@ -147,6 +147,9 @@ class PruneFields(Strict):
     compute_dtype: Annotated[ComputeDtype, About(_RUN, in_memory=False)] = "auto"
     """What passes that measure or choose are computed in; auto: the fastest here; checkpoint: its own."""
 
+    processes: Annotated[Annotated[int, Field(ge=1, le=64)], About(_RUN, _BY_SHARE, in_memory=False)] = 1
+    """How many processes share out the calibration text (gloo on CPUs, NCCL on CUDA); needs calibration."""
+
     @property
     def prunes_neurons(self) -> bool:
         """Whether intermediate neurons go (rather than layers, heads or experts)."""

@@ -245,6 +245,20 @@ def check_reconstruction(options: PruneFields) -> None:
         )
 
 
+def check_processes(options: PruneFields, *, calibrated: bool, planned: bool = False) -> None:
+    """Refuse several processes where there is no calibration that they could share out."""
+    if options.processes == 1:
+        return
+    if options.fairness is not None:
+        raise ContradictionError("processes: not with fairness, whose prompts go through one model")
+    gathers = refits(options, calibrated=True) or options.unequal_widths or scores_neurons_by_text(options)
+    if planned or not calibrated or not (gathers or options.pruning_type == "EXPERTS"):
+        raise ContradictionError(
+            "processes share out the calibration text that neurons, heads or experts are chosen by, and "
+            "there is none: give calibration, with a method or compensation that looks at it"
+        )
+
+
 def check_reconstruction_of_refit(options: PruneFields, *, calibrated: bool) -> None:
     """Refuse reconstruction without the refit that it starts from."""
     if options.reconstruction is not None and not refits(options, calibrated=calibrated):

@@ -45,6 +45,8 @@ _CHANGED = "the model, or the service's version, is not the one that the job was
 _POLL_SECONDS = 0.2
 #: How an engine ends when a whole control group gets SIGTERM: by the signal, or because its fork server did.
 _SHUTDOWN_EXITS = frozenset({-signal.SIGTERM, 255})
+#: How long after the grace period finished steps may be stored: the worker ends itself soon after.
+_KEEPING_SECONDS = 4.0
 #: How much later than its engine this process may hear of such a signal.
 _SHUTDOWN_SECONDS = 1.0
 
@@ -170,8 +172,13 @@ class Supervisor:
             raise _InterruptedError(interruption)
 
     def _keep_keeping(self) -> None:
-        """The same for what is done after the end: a time limit that has passed doesn't matter any more."""
+        """The same for what is done after the end: a time limit that has passed doesn't matter any more.
+
+        Nor does a shutdown, for as long as this worker has left.
+        """
         interruption = self._interruption()
+        if isinstance(interruption, Preempted) and time.monotonic() < (self._stop_at or 0) + _KEEPING_SECONDS:
+            return
         if interruption is not None and not isinstance(interruption, TimedOut):
             raise _InterruptedError(interruption)
 
@@ -297,7 +304,7 @@ class Supervisor:
     def _kept(self, outcome: Outcome, workspace: Workspace) -> KeptSteps | None:
         """What a pipeline's finished steps leave in spite of this end; nothing on a full disk."""
         full = isinstance(outcome, Failed) and outcome.code == StorageFullError.code
-        if self._steps is None or full or not isinstance(outcome, Failed | Lost | TimedOut):
+        if self._steps is None or full or not isinstance(outcome, Failed | Lost | TimedOut | Preempted):
             return None
         try:
             return self._steps.seal(workspace, self._keep_keeping)
@@ -317,7 +324,7 @@ class Supervisor:
             case Cancelled():
                 return repository.mark_cancelled(job, attempt)
             case _:
-                return repository.release_preempted(job, attempt)
+                return repository.release_preempted(job, attempt, kept)
 
     def _complete(self, metrics: dict[str, Any], workspace: Workspace) -> State | None:
         """Hash and store the files, then publish them in the transaction that ends the job."""

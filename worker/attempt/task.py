@@ -131,7 +131,10 @@ def _written_bytes(services: Services, spec: Mapping[str, Any]) -> int:
 
 
 def _state_bytes(services: Services, spec: Mapping[str, Any]) -> int:
-    """What the state of a calibration takes if it is streamed; 0 if it isn't, or where that is not known."""
+    """What the state of a calibration takes that is streamed, or what several processes leave of theirs.
+
+    0 if it is neither, or where that is not known.
+    """
     if spec["model"]["source"] != "local" or not spec.get("calibration"):
         return 0
     try:
@@ -139,7 +142,8 @@ def _state_bytes(services: Services, spec: Mapping[str, Any]) -> int:
         way = execution_of(parse_spec("prune", dict(spec)), spec, facts, services.memory_bytes)
     except (HeaderError, OSError, ValueError):
         return 0  # the engine says what is wrong with it
-    return state_bytes(facts, spec) if way.layerwise else 0
+    shared = spec.get("processes", 1) > 1
+    return state_bytes(facts, spec) if way.layerwise or shared else 0
 
 
 def _upload_bytes(services: Services, upload_id: str, dtype: str | None) -> int:

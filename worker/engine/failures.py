@@ -6,7 +6,7 @@ import errno
 import traceback
 from collections.abc import Iterator
 
-from optipfair_engine.errors import EngineError, causes, is_out_of_memory, system_says
+from optipfair_engine.errors import EngineError, ProcessLostError, causes, is_out_of_memory, system_says
 from optipfair_engine.headers import HeaderError
 from worker.inputs.cache import FULL
 from worker.inputs.hub import HubUnavailableError
@@ -67,6 +67,8 @@ def _machine_error(error: BaseException) -> MachineError | None:
             return part
         if isinstance(part, HubUnavailableError):
             return MachineError("hub_unavailable", str(part))
+        if isinstance(part, ProcessLostError):
+            return MachineError(part.code, str(part))
         if is_out_of_memory(part):
             return MachineError("out_of_memory", "the engine ran out of memory")
         if system_says(part, {errno.EIO, errno.ESTALE}, _DISK_SIGNS):

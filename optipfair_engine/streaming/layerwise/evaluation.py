@@ -60,13 +60,14 @@ def score_layerwise(
             for number, batch in enumerate(batches):
                 as_tuple = step(view, index, batch, hidden, number)
             report("evaluate", index + 1, view.num_layers, f"layer {index}")
-        return loss_behind_layers(view, batches, hidden, as_tuple)
+        loss, tokens = loss_behind_layers(view, batches, hidden, as_tuple)
+        return loss / tokens
 
 
 def loss_behind_layers(
     view: ModelView, batches: Sequence[Batch], hidden: Sequence[Tensor], as_tuple: bool
-) -> float:
-    """The mean loss from the states ``[1, tokens, hidden]`` behind the last layer, batch by batch.
+) -> tuple[float, int]:
+    """Loss and number of predicted tokens, from the states ``[1, tokens, hidden]`` behind the last layer.
 
     The model's own ``forward`` does what comes behind the layers; ``as_tuple``: its layers return tuples.
     """
@@ -77,7 +78,7 @@ def loss_behind_layers(
             logits = view.model(**batch, use_cache=False).logits
         loss += float(token_losses(logits, batch["input_ids"]).double().sum())
         tokens += batch["input_ids"].shape[1] - 1
-    return loss / tokens
+    return loss, tokens
 
 
 class _Behind(nn.Module):

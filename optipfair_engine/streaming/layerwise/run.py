@@ -24,6 +24,7 @@ from optipfair_engine.calibration.runner import (
     check_tokens,
     register_site,
 )
+from optipfair_engine.calibration.share import ALONE, Share
 from optipfair_engine.calibration.text import Batch, iter_batches
 from optipfair_engine.computing.asked import asked_for, note_use
 from optipfair_engine.computing.number_type import chosen_dtype, name_of
@@ -68,6 +69,7 @@ def capture_layerwise(
     holdout_every: int | None = HOLDOUT_EVERY,
     beside: Evaluation | None = None,
     discard: bool = False,
+    share: Share = ALONE,
     report: Reporter = null_reporter,
     announce: Announcer = null_announcer,
 ) -> dict[Site, Captured[Any]]:
@@ -83,6 +85,7 @@ def capture_layerwise(
         holdout_every: every n-th sample (counted across batches) feeds ``held`` only; ``None``: nothing.
         beside: windows that go through the same layers, and whose loss is then known.
         discard: whether the state of another run in ``work`` is removed, and not an error.
+        share: the batches and windows that this process runs, if others with the same ``work`` run the rest.
         report: progress, stage "calibrate", one step a layer.
         announce: told ``resumed`` with the first layer that is computed again, if there is a state.
 
@@ -97,21 +100,33 @@ def capture_layerwise(
     plain, windows = list(iter_batches(batches)), [] if beside is None else beside.batches
     asked = {site: [list(layers), factory().__class__.__name__] for site, (layers, factory) in wanted.items()}
     asked_for_all = {"wanted": asked, "holdout_every": holdout_every, "windows": len(windows)}
+    if share.size > 1:  # hidden states are kept by each process
+        asked_for_all["processes"] = share.size
     run = signature(CheckpointSource(Path(source)), [*plain, *windows], asked_for_all)
-    store = LayerStore(work, run, discard=discard)
+    store = LayerStore(work, run, discard=discard, share=share)
     if store.layers_done:
         announce("resumed", {"layer": store.layers_done})
-    compute_dtype = _as_it_began(view, store)
+    compute_dtype = _as_it_began(view, store, share)
     last = max((max(layers) for layers, _ in wanted.values() if len(layers)), default=-1)
     last = view.num_layers - 1 if windows else last
     if store.layers_done <= last:
         for batch in (*plain, *windows):
             check_tokens(view.model, batch["input_ids"])
         with torch.no_grad(), fast_products(view.model, compute_dtype):
-            selections = token_selections(plain, holdout_every)
-            _run_layers(view, plain, windows, selections, wanted, store, last, report)
+            selections = share.of(token_selections(plain, holdout_every))
+            _run_layers(
+                view,
+                share.of(plain),
+                share.of(windows),
+                selections,
+                wanted,
+                store,
+                last,
+                keep_last=bool(windows),
+                report=report,
+            )
     if beside is not None:
-        beside.mean_loss = _evaluated(view, windows, store, compute_dtype)
+        beside.mean_loss = _evaluated(view, share.of(windows), store, compute_dtype, share)
     return {
         site: Captured(
             StoredAccumulators(store, f"{site}.fit", layers, factory),  # type: ignore[arg-type]
@@ -122,21 +137,30 @@ def capture_layerwise(
 
 
 def _evaluated(
-    view: ModelView, windows: Sequence[Batch], store: LayerStore, compute_dtype: ComputeDtype
+    view: ModelView,
+    windows: Sequence[Batch],
+    store: LayerStore,
+    compute_dtype: ComputeDtype,
+    share: Share,
 ) -> float:
-    """The mean loss of windows whose states behind the last layer are kept; at once, if it was computed."""
-    known = store.evaluation()
+    """The mean loss of windows whose states behind the last layer are kept; at once, if it was computed.
+
+    ``windows`` are those of this process; the loss is that of all.
+    """
+    known = share.agree(store.evaluation())
     if known is None:
-        states = store.hidden()[-len(windows) :]
+        states = store.hidden()
         with torch.no_grad(), fast_products(view.model, compute_dtype):
-            known = loss_behind_layers(view, windows, states, store.returns_tuple)
+            behind = states[len(states) - len(windows) :]
+            loss, tokens = share.total(loss_behind_layers(view, windows, behind, store.returns_tuple))
+        known = loss / tokens
         store.save_evaluation(known)
     return known
 
 
-def _as_it_began(view: ModelView, store: LayerStore) -> ComputeDtype:
+def _as_it_began(view: ModelView, store: LayerStore, share: Share) -> ComputeDtype:
     """The number type of the states in the work folder, in which the run goes on; else the choice."""
-    chosen = name_of(chosen_dtype(view.model))
+    chosen = share.agree(name_of(chosen_dtype(view.model)))  # found by a trial, which could end in two ways
     store.compute_dtype = began = store.compute_dtype or chosen
     if began != chosen and asked_for() != "auto":
         raise CalibrationError(
@@ -155,6 +179,8 @@ def _run_layers(
     wanted: Wanted,
     store: LayerStore,
     last: int,
+    *,
+    keep_last: bool,
     report: Reporter,
 ) -> None:
     hidden = store.hidden() if store.layers_done else []
@@ -176,7 +202,7 @@ def _run_layers(
                 store.returns_tuple = step(view, index, batch, hidden, number)
         for number, batch in enumerate(windows, len(batches)):
             step(view, index, batch, hidden, number)  # no accumulator sees them
-        store.save(index, gathered, hidden if index < last or windows else None)
+        store.save(index, gathered, hidden if index < last or keep_last else None)
         report("calibrate", index + 1, last + 1, f"layer {index}")
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from optipfair_engine.calibration.accumulators import Gram
+from optipfair_engine.calibration.share import ALONE, Share
 from optipfair_engine.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -51,23 +52,29 @@ def signature(source: CheckpointSource, batches: Sequence[Batch], asked: Mapping
 class LayerStore:
     """The work folder of one run; with ``discard``, what it holds of any other run is removed.
 
+    Of several processes with the same folder, each keeps its own hidden states, and the first the rest.
+
     Raises:
         CalibrationError: the folder holds the state of another run, or can't be read.
     """
 
-    def __init__(self, folder: Path, run: str, *, discard: bool = False) -> None:
-        self._folder, self._run = folder, run
+    def __init__(self, folder: Path, run: str, *, discard: bool = False, share: Share = ALONE) -> None:
+        self._folder, self._run, self._share = folder, run, share
         #: In which number type the forward passes are computed; None until the first layer is to be saved.
         self.compute_dtype: str | None = None
         #: Whether the model's layers return a tuple; known once one was run.
         self.returns_tuple = False
         folder.mkdir(parents=True, exist_ok=True)
+        if share.rank > 0:
+            share.wait()  # for the first, which may discard what is here
         try:
             self.layers_done = self._read_progress()
         except CalibrationError:
             if not discard:
                 raise
             self._discard()
+        if share.rank == 0:
+            share.wait()
 
     def _discard(self) -> None:
         for path in self._folder.iterdir():
@@ -93,7 +100,23 @@ class LayerStore:
         return done
 
     def save(self, layer: int, accumulators: Mapping[str, object], hidden: Sequence[Tensor] | None) -> None:
-        """Note that ``layer`` is finished: what was gathered, and the states behind it (None: not needed)."""
+        """Note that ``layer`` is finished: what was gathered, and the states behind it (None: not needed).
+
+        What was gathered is that of all processes afterwards.
+        """
+        self._share.add_up(accumulators)
+        if self._share.rank == 0:
+            self._save_gathered(layer, accumulators)
+        if hidden is not None:
+            save_file({str(n): h.contiguous() for n, h in enumerate(hidden)}, self._states_file(layer + 1))
+        self._share.wait()
+        self.layers_done = layer + 1
+        if self._share.rank == 0:
+            self._note_progress()
+        self._share.wait()
+        self._states_file(layer).unlink(missing_ok=True)
+
+    def _save_gathered(self, layer: int, accumulators: Mapping[str, object]) -> None:
         tensors, numbers = {}, {}
         for key, accumulator in accumulators.items():
             if isinstance(accumulator, Gram):
@@ -104,9 +127,8 @@ class LayerStore:
                 else:
                     numbers[f"{key}.{name}"] = value
         save_file(tensors, self._layer_file(layer), metadata={"numbers": json.dumps(numbers)})
-        if hidden is not None:
-            save_file({str(n): h.contiguous() for n, h in enumerate(hidden)}, self._states_file(layer + 1))
-        self.layers_done = layer + 1
+
+    def _note_progress(self) -> None:
         draft = self._folder / f".{PROGRESS_FILE}"
         progress = {
             "run": self._run,
@@ -116,7 +138,6 @@ class LayerStore:
         }
         draft.write_text(json.dumps(progress), encoding="utf-8")
         draft.replace(self._folder / PROGRESS_FILE)
-        self._states_file(layer).unlink(missing_ok=True)
 
     def evaluation(self) -> float | None:
         """The mean loss of the evaluation's windows, if they are through."""
@@ -127,9 +148,11 @@ class LayerStore:
 
     def save_evaluation(self, mean_loss: float) -> None:
         """Keep the mean loss of the evaluation's windows; the hidden states have served."""
-        draft = self._folder / f".{EVALUATION_FILE}"
-        draft.write_text(json.dumps({"run": self._run, "mean_loss": mean_loss}), encoding="utf-8")
-        draft.replace(self._folder / EVALUATION_FILE)
+        if self._share.rank == 0:
+            draft = self._folder / f".{EVALUATION_FILE}"
+            draft.write_text(json.dumps({"run": self._run, "mean_loss": mean_loss}), encoding="utf-8")
+            draft.replace(self._folder / EVALUATION_FILE)
+        self._share.wait()
         self._states_file(self.layers_done).unlink(missing_ok=True)
 
     def hidden(self) -> list[Tensor]:
@@ -158,7 +181,8 @@ class LayerStore:
         return self._folder / f"layer-{layer:04d}.safetensors"
 
     def _states_file(self, layers: int) -> Path:
-        return self._folder / f"states-{layers:04d}.safetensors"
+        part = f"-{self._share.rank}" if self._share.size > 1 else ""
+        return self._folder / f"states-{layers:04d}{part}.safetensors"
 
 
 class StoredAccumulators(Mapping[int, A], Generic[A]):

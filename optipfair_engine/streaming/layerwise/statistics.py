@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.calibration.accumulators import CosineImportance, Gram
-from optipfair_engine.calibration.runner import HOLDOUT_EVERY
+from optipfair_engine.calibration.runner import HOLDOUT_EVERY, Captured
 from optipfair_engine.calibration.statistics import GramStatistics
 from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
 from optipfair_engine.streaming.layerwise.run import Wanted, capture_layerwise
@@ -48,6 +48,7 @@ def gather_statistics_layerwise(
     work: Path,
     site: Site = "down_proj",
     *,
+    capture: Callable[..., Mapping[Site, Captured[Any]]] = capture_layerwise,
     beside: Evaluation | None = None,
     discard: bool = False,
     report: Reporter = null_reporter,
@@ -62,6 +63,7 @@ def gather_statistics_layerwise(
         layers: whose statistics are wanted.
         work: a folder for the state; see ``layerwise.capture_layerwise``. It must outlive the result.
         site: whose inputs.
+        capture: what runs the layers: ``layerwise.capture_layerwise``, or processes that do as it does.
         beside: see ``layerwise.capture_layerwise``.
         discard: see there.
         announce: see there.
@@ -69,7 +71,7 @@ def gather_statistics_layerwise(
     """
     wanted: Wanted = {site: (layers, Gram), "layer": (range(view.num_layers), CosineImportance)}
     every = HOLDOUT_EVERY if calibration.num_samples >= HOLDOUT_EVERY else None
-    captured = capture_layerwise(
+    captured = capture(
         source,
         calibration.batches,
         wanted,

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from optipfair_engine.computing.asked import takes_compute_dtype
 from optipfair_engine.errors import CheckpointError, InvalidOptionError, UnsupportedModelError
+from optipfair_engine.options.errors import engines_errors
 from optipfair_engine.options.presets import with_own_text
 from optipfair_engine.options.prune import PruneOptions
+from optipfair_engine.options.rules import check_processes
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
 from optipfair_engine.workflow.export import check_export, export_beside
@@ -87,6 +89,8 @@ def prune_checkpoint(
     calibrated = texts or options.writes_text
     if given is not None:
         _check_plan(options, given, calibrated=calibrated)
+    with engines_errors():
+        check_processes(options, calibrated=calibrated, planned=given is not None)
     _refuse_impossible(source, options, calibration_texts, evaluation_texts, planned=given is not None)
     check_export(source, options, calibrated=calibrated)
     case = Case.of(
@@ -123,6 +127,7 @@ def prune_checkpoint(
         metrics = run.along(route)
     exported = export_beside(source, output, options, report=report)
     metrics |= exported | {"output_bytes": metrics["output_bytes"] + exported.get("gguf_bytes", 0)}
+    metrics |= {"processes": options.processes} if options.processes > 1 else {}
     return write_metrics(output, _completed(metrics, route, time.perf_counter() - start))
 
 
@@ -187,6 +192,7 @@ class _Run:
             evaluation_texts=self.evaluation_texts,
             plan=self.plan,
             reload_runner=self.reload_runner,
+            scratch=(self.state or self.output).parent,
         )
 
 

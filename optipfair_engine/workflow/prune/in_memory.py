@@ -23,6 +23,7 @@ from optipfair_engine.pruning.cautions import cautions_of, plan_metrics
 from optipfair_engine.pruning.planner import make_calibrated_plan, uses_calibration
 from optipfair_engine.pruning.width.calibrated import Calibrated
 from optipfair_engine.workflow.common import calibration_set, folder_bytes, load
+from optipfair_engine.workflow.prune.in_processes import gatherer_for
 from optipfair_engine.workflow.prune.plots import units_per_layer, write_plots
 from optipfair_engine.workflow.prune.quality import heal_pruned, static_perplexity
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from optipfair_engine.evaluation.perplexity import PerplexityResult
+    from optipfair_engine.pruning.gathering import Gatherer
     from optipfair_engine.workflow.prune.route import Route
 
 
@@ -44,8 +46,12 @@ def prune_in_memory(
     evaluation_texts: Sequence[str] | None = None,
     plan: PruningPlan | None = None,
     reload_runner: ReloadRunner | None = None,
+    scratch: Path | None = None,
 ) -> dict[str, Any]:
-    """:func:`prune_checkpoint` by way of a model in memory; returns its metrics, and writes all but them."""
+    """:func:`prune_checkpoint` by way of a model in memory; returns its metrics, and writes all but them.
+
+    ``scratch`` is where processes that calibrate together leave what they say: unless given, by ``output``.
+    """
     if options.healing_seconds is not None and calibration_texts is None and not options.writes_text:
         raise InvalidOptionError("healing needs calibration text to distil on")
     given = (calibration_texts, options.calibration, evaluation_texts, options.fairness)
@@ -65,7 +71,8 @@ def prune_in_memory(
     view, windows = locate(model), _evaluation_windows(model, tokenizer, evaluation_texts, options)
     # healing alone may be what the text is for
     selecting = calibration if uses_calibration(options) or options.healing_seconds is None else None
-    made, fairness = _make_plan(view, tokenizer, options, selecting, plan, report)
+    gatherer = gatherer_for(source, options, scratch or output.parent)
+    made, fairness = _make_plan(view, tokenizer, options, selecting, plan, gatherer, report)
     chosen = made.plan
     units, parameters = units_per_layer(view, chosen), count_parameters(model)
     pruned, quality = _prune_and_measure(model, chosen, options, calibration, windows, report)
@@ -107,12 +114,14 @@ def _make_plan(
     options: PruneOptions,
     calibration: CalibrationSet | None,
     plan: PruningPlan | None,
+    gatherer: Gatherer,
     report: Reporter,
 ) -> tuple[Calibrated, dict[str, Any]]:
     """The plan to apply (the given one, if any), and the metrics of fairness-aware selection."""
     if options.fairness is None:
-        made = Calibrated(plan) if plan else make_calibrated_plan(view, options, calibration, report=report)
-        return made, {}
+        if plan is not None:
+            return Calibrated(plan), {}
+        return make_calibrated_plan(view, options, calibration, gatherer=gatherer, report=report), {}
     from optipfair_engine.pruning.fairness import fair_plan_of, flat_metrics
 
     fair = fair_plan_of(view.model, tokenizer, options, calibration, report=report)

@@ -19,6 +19,7 @@ from optipfair_engine.calibration.own_text import calibration_for
 from optipfair_engine.computing.asked import computed_in
 from optipfair_engine.errors import CalibrationError
 from optipfair_engine.jsonable import write_json
+from optipfair_engine.processes.capture import Processes
 from optipfair_engine.progress import Announcer, Reporter, null_announcer, null_reporter
 from optipfair_engine.pruning.gathering import Gatherer
 from optipfair_engine.pruning.planner import make_calibrated_plan
@@ -91,7 +92,8 @@ def prune_out_of_core(
         if windows is not None:
             check_predicts_next_token(view.model)
             beside = Evaluation(windows)
-        gatherer = _Layerwise(source, folder, beside, discard, announce)
+        processes = Processes.asked_for(options, folder.parent)
+        gatherer = _Layerwise(source, folder, beside, discard, announce, processes)
         plan = _plan(view, options, calibration, gatherer, report)
         if beside is not None and beside.mean_loss is None:  # layers were chosen without a pass of each
             beside.mean_loss = score_layerwise(view, beside.windows, report)
@@ -119,7 +121,8 @@ def plan_out_of_core(
     report: Reporter = null_reporter,
 ) -> PruningPlan:
     """The plan that ``planner.make_plan`` makes in memory, from a checkpoint run layer by layer."""
-    return _plan(open_checkpoint(source), options, calibration, _Layerwise(source, work), report)
+    gatherer = _Layerwise(source, work, processes=Processes.asked_for(options, work.parent))
+    return _plan(open_checkpoint(source), options, calibration, gatherer, report)
 
 
 def _plan(
@@ -147,9 +150,11 @@ class _Layerwise(Gatherer):
         beside: Evaluation | None = None,
         discard: bool = False,
         announce: Announcer = null_announcer,
+        processes: Processes | None = None,
     ) -> None:
         self._source, self.work = source, work
         self._beside, self.discard, self._announce = beside, discard, announce
+        self._capture = capture_layerwise if processes is None else processes.capture_layerwise
 
     def grams(
         self,
@@ -166,6 +171,7 @@ class _Layerwise(Gatherer):
             layers,
             self.work,
             site,
+            capture=self._capture,
             beside=self._beside,
             discard=self.discard,
             report=report,
@@ -193,7 +199,7 @@ class _Layerwise(Gatherer):
         factory: Callable[[], Any],
         report: Reporter,
     ) -> Captured[Any]:
-        return capture_layerwise(
+        return self._capture(
             self._source,
             calibration.batches,
             {site: (layers, factory)},

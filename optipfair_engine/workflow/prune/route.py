@@ -269,7 +269,7 @@ def _too_large_streamed(case: Case) -> str:
 
 def spec_of(options: PruneOptions, calibration: bool, evaluation: bool) -> dict[str, Any]:
     """The options under the names of a job's spec, as estimates and the readers of headers take them."""
-    same = ("preset", "pruning_type", "compensation", "allocation", "dtype", "layer_indices")
+    same = ("preset", "pruning_type", "compensation", "allocation", "dtype", "layer_indices", "processes")
     size = rules.asked_layers if options.pruning_type == "DEPTH" else rules.asked_size
     texts = {
         "source": "given" if options.calibration is None else options.calibration.source,

@@ -70,6 +70,27 @@ def test_the_finished_steps_are_published_though_the_job_does_not_succeed(
     assert events["step_finished"] == {"step": "first"}
 
 
+def test_the_finished_steps_of_an_attempt_that_a_shutdown_ends_are_kept(
+    services: Services, engine: EngineType, pipeline: Job
+) -> None:
+    engine.script = [*finish(services, pipeline, 1, "first"), services.stopping.set]
+    run_job(services, pipeline.id)
+    job = services.repository.get_job(pipeline.id)
+    assert (job.state, job.lost_attempts, job.kept_steps) == (State.QUEUED, 0, ["first"])
+    assert names(services, job) == ["first.table.json", "metrics.json"]
+    assert stored_folders(services) == [f"{job.id}/1"]
+
+
+def test_a_shutdown_does_not_wait_for_steps_that_take_long_to_store(
+    services: Services, engine: EngineType, pipeline: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.attempt.supervisor._KEEPING_SECONDS", -1.0)
+    engine.script = [*finish(services, pipeline, 1, "first"), services.stopping.set]
+    run_job(services, pipeline.id)
+    job = services.repository.get_job(pipeline.id)
+    assert (job.state, job.kept_steps, stored_folders(services)) == (State.QUEUED, [], [])
+
+
 def test_a_retry_is_given_the_finished_steps_and_publishes_everything(
     services: Services, engine: EngineType, pipeline: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,7 +146,7 @@ def test_an_end_without_a_word_is_the_machines_fault(exitcode: int, code: str) -
 
 
 def test_errors_are_sorted_into_the_users_and_the_machines() -> None:
-    from optipfair_engine.errors import NonFiniteWeightsError
+    from optipfair_engine.errors import NonFiniteWeightsError, ProcessLostError
 
     users = describe(NonFiniteWeightsError("model.norm.weight holds NaN"))
     assert users == {
@@ -157,6 +157,8 @@ def test_errors_are_sorted_into_the_users_and_the_machines() -> None:
     assert describe(MemoryError())["retry"] is True
     assert describe(HeaderError("model_truncated", "short"))["code"] == "model_truncated"
     assert describe(HubUnavailableError("away"))["retry"] is True
+    lost = describe(ProcessLostError("process 2 of 2 was ended by SIGKILL"))
+    assert (lost["code"], lost["retry"]) == ("process_lost", True)
 
 
 def torchs_out_of_memory() -> RuntimeError:
