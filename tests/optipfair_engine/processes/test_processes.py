@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from optipfair_engine.calibration import calibration_from_texts
 from optipfair_engine.calibration.text import Batch
+from optipfair_engine.checkpoints import load_tokenizer
 from optipfair_engine.errors import (
     EngineError,
     InvalidOptionError,
@@ -24,8 +26,11 @@ from optipfair_engine.errors import (
 from optipfair_engine.options.prune import PruneOptions
 from optipfair_engine.plans.plan import PruningPlan
 from optipfair_engine.processes import capture, rank
+from optipfair_engine.processes.capture import Processes
 from optipfair_engine.processes.host import _error_of
 from optipfair_engine.processes.task import Task
+from optipfair_engine.streaming.layerwise.run import open_checkpoint
+from optipfair_engine.streaming.layerwise.statistics import gather_statistics_layerwise
 from optipfair_engine.workflow import prune_checkpoint
 from tests.tiny import byte_tokenizer, tiny_model, write_checkpoint
 
@@ -92,8 +97,8 @@ def prune(source: Path, output: Path, processes: int = 1, **asked: Any) -> tuple
     return PruningPlan.load(output), metrics
 
 
-def near(a: Tensor, b: Tensor) -> bool:
-    return float((a.double() - b.double()).norm()) <= 1e-4 * float(b.double().norm())
+def near(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return float((a.double() - b.double()).norm()) <= tolerance * float(b.double().norm())
 
 
 def assert_same(found: PruningPlan, expected: PruningPlan) -> None:
@@ -102,7 +107,8 @@ def assert_same(found: PruningPlan, expected: PruningPlan) -> None:
     assert found.kept_experts == expected.kept_experts
     assert found.provenance.calibration == expected.provenance.calibration
     assert found.weights.keys() == expected.weights.keys()
-    assert all(near(found.weights[name], expected.weights[name]) for name in expected.weights)
+    # a refit by a matrix of condition 10⁷, as random models have them, makes 1e-3 of a rounding of 1e-7
+    assert all(near(found.weights[name], expected.weights[name], 5e-3) for name in expected.weights)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -121,13 +127,23 @@ def test_two_processes_and_one_give_the_same_plan(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
-def test_three_processes_of_which_one_holds_out_nothing_sum_up_all_samples(
+def test_statistics_of_three_processes_are_equal_to_rounding(
     source_of: Callable[[str], Path], forked: list[Task], tmp_path: Path
 ) -> None:
-    # of batches 0 to 9, 3 and 7 are held out in part: the first process has neither, and the third too few
-    expected, _ = prune(source_of("llama"), tmp_path / "one", execution="streamed", **REFIT)
-    found, _ = prune(source_of("llama"), tmp_path / "three", 3, execution="streamed", **REFIT)
-    assert_same(found, expected)
+    source = source_of("llama")
+    view, tokenizer = open_checkpoint(source), load_tokenizer(source)
+    calibration = calibration_from_texts(TEXTS, tokenizer, max_length=24, num_samples=20, batch_size=2)
+    together = Processes(3, tmp_path).capture_layerwise
+    expected, found = (
+        gather_statistics_layerwise(source, view, calibration, range(4), tmp_path / name, **more)
+        for name, more in (("one", {}), ("three", {"capture": together}))
+    )
+    # of batches 0 to 9, numbers 3 and 7 have the held-out samples: the third process sees none of them
+    for layer in range(4):
+        assert near(found.fit[layer], expected.fit[layer], 1e-6)
+        assert near(found.held[layer], expected.held[layer], 1e-6)
+        assert found.importance[layer] == pytest.approx(expected.importance[layer], abs=1e-7)
+    assert len(forked) == 1
 
 
 def ranks_of_this_process() -> list[psutil.Process]:
