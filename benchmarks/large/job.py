@@ -1,6 +1,6 @@
 """A checkpoint that is larger than most machines' memory, pruned by a job of the embedded service.
 
-    python -m benchmarks.service.large_job --folder FOLDER [--shape 7b] [--layers 4] [--memory BYTES] [--keep]
+    python -m benchmarks.large.job --folder FOLDER [--shape 7b] [--layers 4] [--memory BYTES] [--keep]
 
 Makes a random bf16 checkpoint of the shape (7b: Llama-7B's, 14 GB) in the service's models folder, starts
 `optipfair-service serve` over it, and posts a prune job that takes 30 % of the neurons of four layers, evenly
