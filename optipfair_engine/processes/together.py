@@ -18,6 +18,7 @@ from optipfair_engine.calibration.share import Share
 
 T = TypeVar("T")
 
+_file_store: Any = dist.FileStore  # type: ignore[attr-defined]  # public, but not exported to mypy
 #: How long a rank waits for the others: they come to each layer's end at about the same time.
 _PATIENCE = timedelta(hours=2)
 
@@ -33,7 +34,7 @@ def join(meeting: Path, rank: int, size: int, device: torch.device) -> Together:
     cuda = device.type == "cuda"
     dist.init_process_group(
         "nccl" if cuda else "gloo",
-        store=dist.FileStore(str(meeting), size),
+        store=_file_store(str(meeting), size),
         rank=rank,
         world_size=size,
         timeout=_PATIENCE,

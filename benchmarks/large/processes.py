@@ -1,6 +1,6 @@
 """Two processes of one thread each that share out a calibration, beside one process of two threads.
 
-    python benchmarks/processes.py [--model FOLDER] [--windows 64] [--rounds 3] [--execution streamed]
+    python -m benchmarks.large.processes [--model FOLDER] [--windows 64] [--rounds 3] [--execution streamed]
 
 Each round prunes the demo model (or ``--model``, a safetensors folder with a tokenizer) at 30 % of the
 neurons, chosen by OBS and refitted, on the same windows of 512 tokens, with ``processes=1`` and then with
@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sides import demo_model, environment_of, manual_text, processor
 
