@@ -6,7 +6,8 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
@@ -38,6 +39,21 @@ def _clean(value: Any) -> Any:
     return value
 
 
+class _Lossy:
+    """A stream for logs: on a full disk their lines are lost, and nothing else that the process does."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 class _NamedLogger(structlog.WriteLogger):
     """Writes lines, and knows its name as the standard library's loggers do."""
 
@@ -53,7 +69,7 @@ def configure_logging(settings: Settings, process: str = "", *, stream: TextIO |
     are written by structlog directly, which takes a third of the time of a way through logging; the lines
     of libraries look the same.
     """
-    out = stream or sys.stderr
+    out = cast("TextIO", _Lossy(stream or sys.stderr))
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -130,7 +130,8 @@ class Supervisor:
                 self._note_crash(child, now)
             if child.restart_at <= now:
                 child.restart_at = 0.0
-                child.start()
+                with suppress(OSError):  # no room for its log: tried again as one that has ended
+                    child.start()
 
     def _note_crash(self, child: Child, now: float) -> None:
         child.crashes = 1 if now - child.started > self.stable_seconds else child.crashes + 1
@@ -139,7 +140,8 @@ class Supervisor:
         code = child.process.returncode if child.process else None
         when = f"in {delay:.1f} s" if delay else "now"
         end = describe_exit(code)
-        self.say(f"{child.spec.name} ended unexpectedly ({end}), restarting {when}; see {child.spec.log}")
+        with suppress(OSError):  # standard output may be a file on a full disk
+            self.say(f"{child.spec.name} ended unexpectedly ({end}), restarting {when}; see {child.spec.log}")
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL after each child's time; the broker goes after those who use it."""

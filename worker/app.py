@@ -53,7 +53,8 @@ def make_app(services: Services, consumer: ConsumerHandle) -> Celery:
                 ran = run_next(services, queue or _queue_of(services, job_id), job_id)
             except Exception:  # the message is done with either way: the sweeper brings the job back
                 logger.exception("job.failed_in_supervisor", job_id=job_id)
-            test_hooks.after_job(services, ran or job_id, consumer)
+            if test_hooks.after_job(services, ran or job_id, consumer):
+                raise Reject("a test wants it", requeue=False)
 
     return app
 

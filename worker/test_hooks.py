@@ -4,7 +4,8 @@ A job asks for a hook by a label; without the variable such labels are labels an
 
 * `test.engine` = `die`: the engine kills itself with SIGKILL as if the machine had run out of memory.
 * `test.engine` = `die-once`: the same, in the first attempt only.
-* `test.engine` = `hold:SECONDS`: the engine waits before it begins.
+* `test.engine` = `hold:SECONDS`: the engine waits before it begins; `hold-once:SECONDS`: in the first attempt
+  only.
 * `test.calibrate` = `hold:SECONDS`: the engine of the first attempt waits after the first layer of a
   calibration that goes layer by layer.
 * `test.seal` = `hold:SECONDS`: the supervisor waits before it stores (uploads) the files.
@@ -17,6 +18,7 @@ A job asks for a hook by a label; without the variable such labels are labels an
 * `test.consumer` = `blocked`: after this job the consumer's event loop does nothing any more.
 * `test.acknowledge` = `hold:SECONDS`: the worker says "hook.about_to_acknowledge" and waits before it tells
   the broker that it is done with the job, which has ended by then.
+* `test.acknowledge` = `reject:SECONDS`: the same, but then it rejects the message.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from worker.services import Services
 
 VARIABLE = "OPTIPFAIR_TEST_HOOKS"
-_HOLD = re.compile(r"(hold|stale):(\d+(?:\.\d+)?)")
+_HOLD = re.compile(r"(hold|hold-once|stale|reject):(\d+(?:\.\d+)?)")
 
 
 def enabled(environ: Mapping[str, str]) -> bool:
@@ -50,7 +52,7 @@ def of_labels(labels: Mapping[str, str], attempt: int, environ: Mapping[str, str
     if attempt > 1:
         hooks.pop("complete", None)
         hooks.pop("calibrate", None)
-        if hooks.get("engine") == "die-once":
+        if "-once" in hooks.get("engine", ""):
             del hooks["engine"]
     return hooks
 
@@ -61,7 +63,7 @@ def in_engine(hooks: object) -> None:
     if text in {"die", "die-once"}:
         os.kill(os.getpid(), signal.SIGKILL)
     kind, seconds = parse_hold(text)
-    if kind == "hold":
+    if kind in {"hold", "hold-once"}:
         time.sleep(seconds)
 
 
@@ -73,10 +75,14 @@ def after_progress(hooks: object, stage: str, done: int) -> None:
         time.sleep(seconds)
 
 
-def after_job(services: Services, job_id: str, consumer: ConsumerHandle) -> None:
-    """Carry out the hooks `consumer` and `acknowledge`, when the job has ended but for its message."""
+def after_job(services: Services, job_id: str, consumer: ConsumerHandle) -> bool:
+    """Carry out the hooks `consumer` and `acknowledge`, when the job has ended but for its message.
+
+    Returns whether the message is to be rejected.
+    """
     if not enabled(services.environ):
-        return
+        return False
+    kind = ""
     from worker.log import logger  # engines import this module, and log otherwise
 
     with suppress(Exception):  # the database may be away, or the job unknown
@@ -91,6 +97,7 @@ def after_job(services: Services, job_id: str, consumer: ConsumerHandle) -> None
         if kind:
             logger.info("hook.about_to_acknowledge", job_id=job_id)
             time.sleep(seconds)
+    return kind == "reject"
 
 
 def parse_hold(text: str) -> tuple[str, float]:

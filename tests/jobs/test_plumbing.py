@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -127,6 +128,23 @@ class TestLogs:
         assert (first["event"], first["job_id"], first["request_id"]) == ("claimed", "j1", "r1")
         assert (first["level"], first["process"], first["logger"]) == ("info", "api", "jobs")
         assert second["event"] == "plain text"
+
+    def test_a_full_disk_costs_lines_and_nothing_else(self, tmp_path: Path) -> None:
+        class Disk(io.StringIO):
+            full = True
+
+            def write(self, text: str) -> int:
+                if self.full:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return super().write(text)
+
+        stream, (_, settings) = Disk(), self.lines(tmp_path)
+        configure_logging(settings, "api", stream=stream)
+        structlog.get_logger("jobs").warning("lost")
+        logging.getLogger("some.library").warning("lost")
+        stream.full = False
+        structlog.get_logger("jobs").warning("kept")
+        assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["kept"]
 
     @pytest.mark.parametrize("log_format", ["json", "console"])
     def test_no_key_token_password_or_prompt_gets_into_a_line(self, tmp_path: Path, log_format: str) -> None:

@@ -23,13 +23,16 @@ def test_what_is_for_the_first_attempt_is_over_in_the_second() -> None:
     environ = {"OPTIPFAIR_TEST_HOOKS": "1"}
     assert hooks.of_labels(labels, 1, environ) == {"engine": "die-once", "complete": "stale:5"}
     assert hooks.of_labels(labels, 2, environ) == {}
+    assert hooks.of_labels({"test.engine": "hold-once:5"}, 2, environ) == {}
 
 
 @pytest.mark.parametrize(
     ("text", "meaning"),
     [
         ("hold:2.5", ("hold", 2.5)),
+        ("hold-once:2", ("hold-once", 2.0)),
         ("stale:3", ("stale", 3.0)),
+        ("reject:0", ("reject", 0.0)),
         ("hold:", ("", 0.0)),
         ("hold:-1", ("", 0.0)),
         ("die", ("", 0.0)),

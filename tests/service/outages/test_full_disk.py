@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.service.harness import Service, running, wait_for
+from tests.service.outages.disks import NeedsRootError, fill, mounted
 from tests.tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.outage, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -34,12 +31,11 @@ def whole_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _mounted(disk: Path, size: int) -> Iterator[Path]:
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
-    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    try:
+        with mounted(disk, size):
+            yield disk
+    except NeedsRootError as error:
+        pytest.skip(str(error))
 
 
 def test_a_job_that_fills_the_disk_fails_and_the_next_one_succeeds(tmp_path: Path, small_disk: Path) -> None:
@@ -67,7 +63,7 @@ def test_a_full_disk_under_everything_is_named_and_heals(whole_disk: Path) -> No
     with running(data_dir) as service:
         check_goes_on(service)
         filler = whole_disk / "filler"
-        _fill(filler)
+        fill(filler)
         answer = wait_for(lambda: _refused(service), "a job that can't be stored")
         assert (answer.status_code, answer.json()["code"]) == (503, "storage_full"), answer.text
         ready = service.client.get("/readyz")
@@ -77,12 +73,6 @@ def test_a_full_disk_under_everything_is_named_and_heals(whole_disk: Path) -> No
         filler.unlink()
         check_goes_on(service)
         wait_for(lambda: service.client.get("/readyz").status_code == 200, "readiness")
-
-
-def _fill(filler: Path) -> None:
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
 
 
 def _refused(service: Service) -> httpx.Response | None:

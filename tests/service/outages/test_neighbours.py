@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.service.outages.neighbours import Neighbourhood, neighbourhood, suffer
+from tests.service.outages.neighbours import Neighbourhood, neighbourhood
+from tests.service.outages.scenes import suffer
 
 pytestmark = [pytest.mark.outage, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -22,7 +23,9 @@ CASES = [
     ("postgres", "stall", "engine"),
     ("postgres", "half-open", "commit"),
     ("postgres", "killed", "commit"),
+    ("postgres", "slow", "commit"),
     ("s3", "half-open", "publication"),
+    ("s3", "slow", "publication"),
 ]
 
 
@@ -35,4 +38,4 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbourhood]:
 @pytest.mark.parametrize(("neighbour", "fault", "moment"), CASES)
 def test_a_fault_of_a_neighbour(there: Neighbourhood, neighbour: str, fault: str, moment: str) -> None:
     outcome = suffer(there, neighbour, fault, moment, LENGTH)
-    assert outcome.wrong(there.usual_seconds) == [], outcome
+    assert outcome.wrong(there) == [], outcome
