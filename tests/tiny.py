@@ -156,3 +156,16 @@ def write_tiny_llama(folder: Path, *, nan_in: str | None = None) -> Path:
     (folder / "config.json").write_text(json.dumps(CONFIG))
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def write_word_tokenizer(folder: Path) -> Path:
+    """Add a tokenizer that knows the words w3 to w31 to a folder of that model, without transformers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"<unk>": 0, "<bos>": 1, "<eos>": 2, **{f"w{i}": i for i in range(3, VOCAB)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "eos_token": "<eos>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return folder

@@ -2,8 +2,10 @@
 
 Nothing may be lost and nothing published twice, whatever dies. Being consistent is not enough: the broker is
 also killed and frozen just when a worker is about to acknowledge a job, Postgres is frozen, and when calm has
-come a fresh job must be taken and end within 30 s. The run also fails if it was too gentle: unless at least
-30 attempts were lost while running and at least 10 stale attempts tried to complete.
+come a fresh job must be taken and end within 30 s. Among the jobs are some that are streamed and calibrated
+layer by layer, among the workers one that takes a single job and ends (`--once`), started again some times.
+The run also fails if it was too gentle: unless at least 30 attempts were lost while running, at least 10
+stale attempts tried to complete, and 3 `--once` workers carried out their job.
 
     python -m benchmarks.outages.chaos [--backend sqlite|postgres|both] [--jobs 200] [--seed 0]
 """
@@ -19,25 +21,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import httpx
 import psutil
 
 from benchmarks.outages.chaos_books import Books, Plan, Report, Tally
 from benchmarks.outages.chaos_cluster import LEASE_SECONDS, Cluster, cluster, wait_until
+from benchmarks.outages.chaos_load import Poster, requests
 from jobs.database import connect
-from jobs.ids import new_id
 from jobs.patience import BROKER_ANSWER_SECONDS
 from jobs.repository import Repository
 from jobs.settings import Settings
 from jobs.signing.keys import SCOPES, generate_key
 from jobs.signing.secret import load_secrets
-from tests.tiny import write_tiny_llama
+from tests.tiny import write_tiny_llama, write_word_tokenizer
 
 WORKERS = 3
 #: Acts of violence per attempt that was started: more, and on a slow machine nothing would ever end.
@@ -45,75 +44,6 @@ ACTIONS_PER_ATTEMPT = 0.3
 ABOUT_TO_ACKNOWLEDGE = "hook.about_to_acknowledge"
 #: So long chaos waits for a worker that is about to acknowledge, in seconds.
 END_PATIENCE = 3.0
-
-
-def requests(plan: Plan, dice: random.Random) -> list[tuple[str, dict[str, Any]]]:
-    """The jobs to post, shuffled: most are plain, some are slow, stale, poison, or a user's mistake."""
-    stale = max(2, round(plan.stale_attempts * 1.7))
-    poison = max(1, plan.jobs // 100)
-    mistakes = max(2, plan.jobs // 20)
-    slow = plan.jobs // 4
-    made = [("stale", analyze({"test.complete": "stale:60"}))] * stale
-    made += [("poison", analyze({"test.engine": "die"}))] * poison
-    made += [("user_error", prune("broken"))] * mistakes
-    made += [("slow", analyze({"test.engine": "hold:0.7"}))] * slow
-    made += [("frozen", analyze({"test.complete": "hold:1.5"}))] * (plan.jobs // 20)
-    made += [("plain", analyze({"test.acknowledge": "hold:1"}))] * (plan.jobs // 10)
-    made += [("plain", prune("tiny"))] * (plan.jobs // 10)
-    made += [("plain", analyze({}))] * max(0, plan.jobs - len(made))
-    dice.shuffle(made)
-    return made
-
-
-def analyze(labels: dict[str, str]) -> dict[str, Any]:
-    """A job of a fraction of a second."""
-    return {"kind": "analyze", "spec": {"model": {"source": "local", "name": "tiny"}}, "labels": labels}
-
-
-def prune(model: str) -> dict[str, Any]:
-    """A job that writes a checkpoint, or fails on the NaN of the model `broken`."""
-    spec = {"model": {"source": "local", "name": model}, "pruning_percentage": 25}
-    return {"kind": "prune", "spec": spec}
-
-
-class Poster(threading.Thread):
-    """Posts every job once, with an Idempotency-Key, however often the API dies in between."""
-
-    def __init__(self, url: str, key: str, wanted: list[tuple[str, dict[str, Any]]], tally: Tally) -> None:
-        super().__init__(name="poster", daemon=True)
-        self._client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=20)
-        self._wanted, self._tally = wanted, tally
-
-    def run(self) -> None:
-        """Post all; what can't be answered now (its first try may be in flight) is posted again later."""
-        waiting = deque((new_id(), what, body) for what, body in self._wanted)
-        while waiting:
-            key, what, body = waiting.popleft()
-            job_id = self._post(key, body)
-            if job_id is None:
-                waiting.append((key, what, body))
-                time.sleep(0.2)
-            else:
-                self._tally.accepted[job_id] = what
-
-    def post_one(self) -> bool:
-        """Post one more plain job, once all are posted; whether it was accepted."""
-        job_id = self._post(new_id(), analyze({}))
-        if job_id is not None:
-            self._tally.accepted[job_id] = "plain"
-        return job_id is not None
-
-    def _post(self, key: str, body: dict[str, Any]) -> str | None:
-        try:
-            answer = self._client.post("/v1/jobs", json=body, headers={"Idempotency-Key": key})
-        except httpx.HTTPError:
-            return None
-        if answer.status_code == 202:
-            return str(answer.json()["id"])
-        # 422 only while no worker has reported the model yet, 409 while the first try is in flight
-        if answer.status_code in {409, 422, 429} or answer.status_code >= 500:
-            return None
-        raise RuntimeError(f"POST /v1/jobs: {answer.status_code} {answer.text}")
 
 
 class Chaos(threading.Thread):
@@ -264,10 +194,10 @@ def _send(pid: int, number: signal.Signals) -> None:
 def run(backend: str, plan: Plan, seed: int, home: Path) -> Report:
     """One run; the members' logs stay under `home`."""
     dice = random.Random(seed)
-    write_tiny_llama(home / "models" / "tiny")
+    write_word_tokenizer(write_tiny_llama(home / "models" / "tiny"))
     write_tiny_llama(home / "models" / "broken", nan_in="model.norm.weight")
     started = time.monotonic()
-    with cluster(home, backend, WORKERS) as made:
+    with cluster(home, backend, WORKERS, once=2 * plan.once_jobs) as made:
         settings = Settings(data_dir=home, database_url=made.database_url, secret_file=home / "secret")
         database = connect(made.database_url)
         repository = Repository(database, settings)
@@ -286,7 +216,8 @@ def run(backend: str, plan: Plan, seed: int, home: Path) -> Report:
         next_job = _time_of_next_job(poster, books)
         _tidy(made, books)
         seconds = time.monotonic() - started
-        report = books.report(made.logged("attempt.stale_rejected"), seconds, next_job)
+        stale, once = made.logged("attempt.stale_rejected"), made.jobs_of_once_workers()
+        report = books.report(stale, once, seconds, next_job)
         database.dispose()
     return report
 

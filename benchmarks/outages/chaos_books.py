@@ -26,6 +26,7 @@ class Plan:
     jobs: int = 200
     lost_attempts: int = 30
     stale_attempts: int = 10
+    once_jobs: int = 3
     end_seconds: float = 240.0
 
 
@@ -48,6 +49,8 @@ class Report:
     made_twice: int
     published_twice: int
     stale_rejected: int
+    once_jobs: int
+    resumed: int
     orphans: int
     lost_attempts: int
     noticed_seconds: float
@@ -70,7 +73,8 @@ class Report:
         return (
             f"  failed={self.states['failed']} attempts_lost_while_running={self.lost_attempts} "
             f"dead_worker_noticed_within={self.noticed_seconds:.1f}s "
-            f"next_job_after={self.next_job_seconds:.1f}s {actions} in {self.seconds:.0f} s"
+            f"next_job_after={self.next_job_seconds:.1f}s jobs_of_once_workers={self.once_jobs} "
+            f"streamed_attempts_resumed={self.resumed} {actions} in {self.seconds:.0f} s"
         )
 
     def failures(self, plan: Plan) -> list[str]:
@@ -89,6 +93,7 @@ class Report:
             ),
             (self.lost_attempts >= plan.lost_attempts, f"too gentle: {self.lost_attempts} attempts lost"),
             (self.stale_rejected >= plan.stale_attempts, f"too gentle: {self.stale_rejected} stale"),
+            (self.once_jobs >= plan.once_jobs, f"too gentle: {self.once_jobs} jobs of --once workers"),
         ]
         return [reason for well, reason in checks if not well]
 
@@ -140,7 +145,7 @@ class Books:
         empty = {str(path.relative_to(root)) for path in root.glob("*/*") if not any(path.iterdir())}
         return sorted((found - known) | empty)
 
-    def report(self, stale_rejected: int, seconds: float, next_job_seconds: float) -> Report:
+    def report(self, stale_rejected: int, once_jobs: int, seconds: float, next_job_seconds: float) -> Report:
         """Everything that counts."""
         jobs = {row[0]: row for row in self._rows("SELECT id, state, error_code, attempt FROM jobs")}
         ended = {"succeeded", "failed", "timed_out", "cancelled", "expired"}
@@ -152,6 +157,8 @@ class Books:
             made_twice=len(jobs.keys() - self._tally.accepted.keys()),
             published_twice=len(self._wrongly_published(jobs)),
             stale_rejected=stale_rejected,
+            once_jobs=once_jobs,
+            resumed=int(self._rows("SELECT count(*) FROM events WHERE type = 'resumed'")[0][0]),
             orphans=len(self.orphans()),
             lost_attempts=self.lost_attempts(),
             noticed_seconds=self._slowest_notice(),

@@ -21,6 +21,7 @@ from tests import servers
 
 LEASE_SECONDS = 4.0
 MAX_ATTEMPTS = 8
+ONCE = "worker-once"
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Member:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     stopped: bool = False
+    #: How often it may be started again; None: always.
+    starts_left: int | None = None
 
     def start(self) -> None:
         """Start it in a group of its own."""
@@ -115,19 +118,28 @@ class Cluster:
         variables = {f"OPTIPFAIR_{key.upper()}": str(value) for key, value in settings.items()}
         return {**clean, **variables, "OPTIPFAIR_TEST_HOOKS": "1", "OMP_NUM_THREADS": "1"}
 
-    def add_worker(self) -> None:
-        """One more worker."""
-        name = f"worker{len(self.workers)}"
-        argv = [sys.executable, "-m", "worker"]
+    def add_worker(self, *, once: int | None = None) -> None:
+        """One more worker; with `once` one that ends after each job, and is started so often."""
+        name = f"worker{len(self.workers)}" if once is None else ONCE
+        argv = [sys.executable, "-m", "worker", *(() if once is None else ("--once", "60"))]
         member = Member(name, argv, self._environment(name), self.home / "logs" / f"{name}.log")
+        member.starts_left = None if once is None else once - 1
         self.workers.append(member)
         member.start()
 
     def revive(self) -> None:
-        """Start what was killed."""
+        """Start what was killed or has ended, if it may be started again."""
         for member in (self.api, *self.workers):
-            if not member.alive:
-                member.start()
+            if member.alive or member.starts_left == 0:
+                continue
+            if member.starts_left is not None:
+                member.starts_left -= 1
+            member.start()
+
+    def jobs_of_once_workers(self) -> int:
+        """How many workers that take one job have carried it out and ended."""
+        log = self.home / "logs" / f"{ONCE}.log"
+        return _count_events(log, "worker.ended", took_a_job=True) if log.exists() else 0
 
     def stop(self) -> None:
         """An ordered stop of the members."""
@@ -148,31 +160,33 @@ class Cluster:
         return sum(_count_events(member.log, event) for member in self.workers)
 
 
-def _count_events(log: Path, event: str) -> int:
-    def of(line: str) -> str:
+def _count_events(log: Path, event: str, **fields: object) -> int:
+    wanted = {"event": event, **fields}
+
+    def matches(line: str) -> bool:
         try:
-            return str(json.loads(line).get("event"))
-        except (ValueError, AttributeError):
-            return ""
+            return wanted.items() <= json.loads(line).items()
+        except (ValueError, AttributeError, TypeError):
+            return False
 
     with log.open(errors="replace") as lines:
-        return sum(of(line) == event for line in lines)
+        return sum(map(matches, lines))
 
 
 @contextmanager
-def cluster(home: Path, backend: str, workers: int) -> Iterator[Cluster]:
-    """Servers and members of one run, all gone at the end."""
+def cluster(home: Path, backend: str, workers: int, *, once: int = 0) -> Iterator[Cluster]:
+    """Servers and members of one run, all gone at the end; `once`: starts of a worker that takes one job."""
     with servers.valkey() as broker:
         if backend == "postgres":
             with servers.postgres_server() as postgres:
                 made = Cluster(home, postgres.url, broker, postgres, servers.free_port())
-                yield from _with_members(made, workers)
+                yield from _with_members(made, workers, once)
         else:
             url = f"sqlite:///{home / 'service.db'}"
-            yield from _with_members(Cluster(home, url, broker, None, servers.free_port()), workers)
+            yield from _with_members(Cluster(home, url, broker, None, servers.free_port()), workers, once)
 
 
-def _with_members(made: Cluster, workers: int) -> Iterator[Cluster]:
+def _with_members(made: Cluster, workers: int, once: int) -> Iterator[Cluster]:
     from migrations import upgrade
     from service.bootstrap import check_secret
 
@@ -182,6 +196,8 @@ def _with_members(made: Cluster, workers: int) -> Iterator[Cluster]:
         made.api.start()
         for _ in range(workers):
             made.add_worker()
+        if once:
+            made.add_worker(once=once)
         wait_until(lambda: _listening(made.port), "the API to listen", 120)
         yield made
     finally:

@@ -14,11 +14,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
-from tests.tiny import VOCAB, write_tiny_llama
+from tests.tiny import write_tiny_llama, write_word_tokenizer
 
 from .harness import Service, running, wait_for
 
@@ -44,13 +41,7 @@ REFITTED = {
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service whose jobs may take less memory than any prune in memory is estimated to take."""
     data_dir = tmp_path_factory.mktemp("service") / "data"
-    folder = write_tiny_llama(data_dir / "models" / "tiny")
-    words = {"<unk>": 0, "<bos>": 1, "<eos>": 2, **{f"w{i}": i for i in range(3, VOCAB)}}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    named = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "eos_token": "<eos>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    write_word_tokenizer(write_tiny_llama(data_dir / "models" / "tiny"))
     with running(data_dir, OPTIPFAIR_MEMORY_BYTES=str(LIMIT)) as started:
         yield started
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests import servers
 from tests.service.harness import running
 from tests.service.outages.scenes import TIMES, Scene
-from tests.tiny import word_tokenizer, write_tiny_llama
+from tests.tiny import write_tiny_llama, write_word_tokenizer
 
 MIB = 1024 * 1024
 #: What lies on a disk of its own, and its size: room for what some dozens of small jobs leave there.
@@ -99,8 +99,7 @@ class SmallDisks(Scene):
 def small_disks(home: Path, *, postgres: bool = False) -> Iterator[SmallDisks]:
     """Everything started and ready, gone at the end; with `postgres`, its disk is the only small one."""
     data_dir = home / "data"
-    folder = write_tiny_llama(data_dir / "models" / "tiny")
-    word_tokenizer(["<unk>", "<eos>", "a"], unk_token="<unk>", eos_token="<eos>").save_pretrained(folder)
+    write_word_tokenizer(write_tiny_llama(data_dir / "models" / "tiny"))
     with ExitStack() as stack:
         if postgres:
             # not below the data folder: Postgres runs as a user that may not enter it
@@ -116,7 +115,7 @@ def small_disks(home: Path, *, postgres: bool = False) -> Iterator[SmallDisks]:
             url = f"sqlite:///{places['database'] / 'service.db'}"
         service = stack.enter_context(running(data_dir, OPTIPFAIR_DATABASE_URL=url, **TIMES))
         # large enough not to fit into what a database has left of its last pages
-        big = {"calibration": {"texts": ["a " * 500] * 200, "max_length": 8, "num_samples": 8}}
+        big = {"calibration": {"texts": ["w3 " * 300] * 200, "max_length": 8, "num_samples": 8}}
         made = SmallDisks(
             service,
             places=places,

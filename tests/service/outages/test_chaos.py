@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.outage, pytest.mark.server, pytest.mark.slow, pytest.m
 
 @pytest.mark.parametrize("backend", ["sqlite", "postgres"])
 def test_nothing_is_lost_and_nothing_published_twice(tmp_path: Path, backend: str) -> None:
-    plan = Plan(jobs=9, lost_attempts=2, stale_attempts=1, end_seconds=600)
+    plan = Plan(jobs=9, lost_attempts=2, stale_attempts=1, once_jobs=0, end_seconds=600)
     report = run(backend, plan, seed=1, home=tmp_path)
     assert report.failures(plan) == [], f"{report.line()}\n{report.details()}"
     assert report.accepted == 9 + 1  # and the fresh job when all was calm
