@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.observability import HttpMetrics
 from api.problem import Problem, problem_response
+from jobs.patience import begin_budget
 
 MAX_BODY_BYTES = 1_000_000
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -92,6 +93,7 @@ class _Exchange:
         self.scope, self._send = scope, send
         self.started = time.perf_counter()
         self.status: int | None = None
+        self._budget = begin_budget()
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = self.request_id
@@ -105,6 +107,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self._budget.lift()  # an answer has begun; a stream may last for hours
             headers = message.setdefault("headers", [])
             present = {name.lower() for name, _ in headers}
             headers.append((b"x-request-id", self.request_id.encode()))

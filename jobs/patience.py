@@ -6,6 +6,8 @@ dropped, nothing closes), says nothing for ever. So every call has a limit of it
 
 from __future__ import annotations
 
+import math
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 
@@ -29,6 +31,36 @@ WORK = Patience()
 """Of what nobody waits for at the other end of a connection: workers, commands."""
 UNBOUNDED = Patience(answer=None)
 """Of migrations."""
+
+REQUEST_SECONDS = 6.0
+"""What the answers of a database may take in all until a request is answered: many slow ones add up."""
+
+
+@dataclass
+class Budget:
+    """How long a request may still wait for the database, in seconds; its threads share it."""
+
+    seconds: float = REQUEST_SECONDS
+
+    def lift(self) -> None:
+        """From now on there is no limit but that of each answer: nobody waits, or it is a wait on purpose."""
+        self.seconds = math.inf
+
+
+_budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
+
+
+def begin_budget() -> Budget:
+    """Give what follows in this context, and in threads that are given it, a budget of its own."""
+    budget = Budget()
+    _budget.set(budget)
+    return budget
+
+
+def current_budget() -> Budget:
+    """That of this context; without a limit where there is none."""
+    return _budget.get() or Budget(math.inf)
+
 
 BROKER_CONNECT_SECONDS = 3
 BROKER_ANSWER_SECONDS = 3

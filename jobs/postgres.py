@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
 from psycopg.abc import PQGen
 
-from jobs.patience import Patience
+from jobs.patience import Budget, Patience, current_budget
 
 RV = TypeVar("RV")
 #: A transaction whose client has been cut off holds its locks no longer than this (the server's `idle_in…`).
@@ -25,20 +28,22 @@ class PatientConnection(psycopg.Connection[Any]):
     answer_seconds: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """Wait as psycopg does, but at most `answer_seconds`.
+        """Wait as psycopg does, but at most `answer_seconds`, and no longer than the request's budget lasts.
 
         Raises:
             psycopg.OperationalError: the answer is overdue; the connection is closed.
         """
         if timeout is not None or self.answer_seconds is None:
             return super().wait(gen, interval=interval, timeout=timeout)
-        try:
-            return super().wait(gen, interval=interval, timeout=self.answer_seconds)
-        except errors._WaitTimeout:
-            self.close()
-            raise psycopg.OperationalError(
-                f"the database did not answer within {self.answer_seconds:g} seconds"
-            ) from None
+        with _spending() as budget:
+            limit = max(0.0, min(self.answer_seconds, budget.seconds))
+            try:
+                return super().wait(gen, interval=interval, timeout=limit)
+            except errors._WaitTimeout:
+                self.close()
+                raise psycopg.OperationalError(
+                    f"the database did not answer within {limit:.1f} seconds"
+                ) from None
 
 
 def connect_patiently(patience: Patience, *args: Any, **kwargs: Any) -> PatientConnection:
@@ -46,11 +51,24 @@ def connect_patiently(patience: Patience, *args: Any, **kwargs: Any) -> PatientC
 
     What the database's URL says of them itself wins.
     """
-    connection = PatientConnection.connect(*args, **{**_limits(patience), **kwargs})
+    with _spending() as budget:
+        if budget.seconds <= 0:
+            raise psycopg.OperationalError("the database has taken too long for this request already")
+        connection = PatientConnection.connect(*args, **{**_limits(patience), **kwargs})
     connection.answer_seconds = patience.answer
     if patience.answer is not None:
         _limit_server(connection, patience.answer)
     return connection
+
+
+@contextmanager
+def _spending() -> Iterator[Budget]:
+    """Take the time of this block from the request's budget."""
+    budget, began = current_budget(), time.monotonic()
+    try:
+        yield budget
+    finally:
+        budget.seconds -= time.monotonic() - began
 
 
 def _limits(patience: Patience) -> dict[str, Any]:

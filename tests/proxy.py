@@ -8,7 +8,7 @@ It listens on a port of its own on the loopback. Modes:
   those of a process that was frozen.
 * `half-open`: bytes are taken and dropped. What was connected meanwhile stays dead for ever, without being
   closed, as after a router that forgot it.
-* `slow`: each answer comes half a second late.
+* `slow`: each answer comes late, by half a second unless `slow_seconds` says otherwise.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Proxy:
     upstream: Upstream
     port: int = 0
     mode: Mode = "pass"
+    slow_seconds: float = SLOW_SECONDS
     _links: set[_Link] = field(default_factory=set)
     _server: asyncio.Server | None = None
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
@@ -141,7 +142,7 @@ class Proxy:
     ) -> None:
         while data := await source.read(_CHUNK):
             if self.mode == "slow" and answers:
-                await asyncio.sleep(SLOW_SECONDS)
+                await asyncio.sleep(self.slow_seconds)
             await self._may_flow(link)
             if link.dead:
                 await self._swallow(source)

@@ -19,6 +19,7 @@ from api.context import Services
 from api.problem import Problem
 from jobs.artifacts import full_disk_is_named
 from jobs.errors import StorageError
+from jobs.patience import current_budget
 from jobs.uploads.rows import PART_NAME, Part, UploadFile, missing
 
 PART_BYTES = 64 * 1024 * 1024
@@ -74,6 +75,7 @@ async def receive(
     Raises:
         Problem: 422 `upload_size_mismatch` when more or fewer bytes come than were announced.
     """
+    current_budget().lift()  # as long as bytes come
     writer = _Writer(services, file, stretch.first)
     try:
         async for chunk in chunks:

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api.context import Services
 from api.views import event_view
 from api.waiting.notifier import Watch
+from jobs.patience import current_budget
 from jobs.rows import Event, Job
 
 KEEPALIVE_SECONDS = 15.0
@@ -21,6 +22,7 @@ _PAGE = 1000
 
 async def wait_for_change(services: Services, request: Request, job: Job, seconds: float) -> Job:
     """The job after its next change, or as it was when `seconds` have passed or the caller has left."""
+    current_budget().lift()  # it is held on purpose
     with services.notifier.watch(job.id) as watch:
         changed = await _unless_left(request, watch.until_version(job.version, seconds))
         return await _reload(services, watch) if changed else job
@@ -30,6 +32,7 @@ async def wait_for_end(services: Services, request: Request, job: Job, seconds: 
     """The job when it has ended, or as it is when `seconds` have passed; at once if it ended before."""
     if job.terminal or not seconds:
         return job
+    current_budget().lift()
     with services.notifier.watch(job.id) as watch:
         await _unless_left(request, watch.until_end(job.version, seconds))
         return await _reload(services, watch)

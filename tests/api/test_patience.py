@@ -47,20 +47,27 @@ def answered_in_time() -> Iterator[None]:
     assert time.monotonic() - began < ANSWER_SECONDS
 
 
+def on_postgres(make_app: Callable[..., FastAPI], between: Proxy) -> tuple[FastAPI, Caller]:
+    """An app whose database is behind the proxy, and a caller."""
+    app = make_app(database_url=f"postgresql://postgres@127.0.0.1:{between.port}/postgres")
+    services = app.state.services
+    metadata.create_all(services.engine)
+    services.repository.ensure_tenant("acme")
+    key = generate_key(services.secrets)
+    services.repository.create_key(
+        "acme", key_hash=key.hash, hint=key.hint, scopes={"jobs:read", "jobs:write"}
+    )
+    return app, Caller(app, key.plain)
+
+
 @pytest.mark.server
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["stall", "half-open", "refuse"])
 def test_a_silent_database_is_unavailable_within_bounds(
     make_app: Callable[..., FastAPI], between: Proxy, mode: Mode
 ) -> None:
-    app = make_app(database_url=f"postgresql://postgres@127.0.0.1:{between.port}/postgres")
-    services = app.state.services
-    metadata.create_all(services.engine)
-    services.repository.ensure_tenant("acme")
-    key = generate_key(services.secrets)
-    services.repository.create_key("acme", key_hash=key.hash, hint=key.hint, scopes={"jobs:read"})
-    caller, nobody = Caller(app, key.plain), Caller(app, None)
-    assert caller.get("/v1/jobs").status_code == 200
+    app, caller = on_postgres(make_app, between)
+    nobody = Caller(app, None)
     with between.being(mode):
         with answered_in_time():
             answer = caller.get("/v1/jobs")
@@ -70,7 +77,22 @@ def test_a_silent_database_is_unavailable_within_bounds(
         assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "unavailable")
         assert nobody.get("/livez").status_code == 200
     assert caller.get("/v1/jobs").status_code == 200
-    services.engine.dispose()
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_slow_answers_of_a_database_are_not_waited_for_without_end(
+    make_app: Callable[..., FastAPI], between: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer comes in time; a job needs so many that they would take half a minute."""
+    app, caller = on_postgres(make_app, between)
+    FakeWorker(app.state.services).beat()
+    caller.create()
+    monkeypatch.setattr(between, "slow_seconds", 2.0)
+    with between.being("slow"), answered_in_time():
+        answer = caller.post("/v1/jobs", json=prune())
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert len(caller.get("/v1/jobs").json()["items"]) == 1
 
 
 @pytest.mark.server
