@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests import servers
 from tests.service.harness import running
-from tests.service.outages.scenes import TIMES, Scene
+from tests.service.outages.scenes import MODEL, TIMES, Scene
 from tests.tiny import write_tiny_llama, write_word_tokenizer
 
 MIB = 1024 * 1024
@@ -115,12 +115,13 @@ def small_disks(home: Path, *, postgres: bool = False) -> Iterator[SmallDisks]:
             url = f"sqlite:///{places['database'] / 'service.db'}"
         service = stack.enter_context(running(data_dir, OPTIPFAIR_DATABASE_URL=url, **TIMES))
         # large enough not to fit into what a database has left of its last pages
-        big = {"calibration": {"texts": ["w3 " * 300] * 200, "max_length": 8, "num_samples": 8}}
+        texts = {"texts": ["w3 " * 300] * 200, "max_length": 8, "num_samples": 8}
+        spec = {"model": MODEL, "pruning_percentage": 25, "calibration": texts}
         made = SmallDisks(
             service,
             places=places,
             fair_ends=(("succeeded", None), ("failed", "storage_full")),
-            posted_spec=big,
+            posted={"kind": "prune", "spec": spec},
         )
         made.warm_up()
         yield made

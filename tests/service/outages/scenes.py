@@ -13,6 +13,7 @@ import httpx
 
 from tests.service.harness import Service, wait_for
 
+MODEL = {"source": "local", "name": "tiny"}
 #: Those of a service that is not in a hurry: quicker ones would cost attempts that a real service keeps.
 TIMES = {
     "OPTIPFAIR_LEASE_SECONDS": "45",
@@ -43,8 +44,8 @@ class Scene(ABC):
     usual_seconds: float = 0.0
     #: States in which the job that a fault befalls may end, and the code of its error.
     fair_ends: tuple[tuple[str, str | None], ...] = (("succeeded", None),)
-    #: More of the spec of the job that is posted during a fault.
-    posted_spec: dict[str, Any] = field(default_factory=dict)
+    #: The job that is posted during a fault.
+    posted: dict[str, Any] = field(default_factory=lambda: {"kind": "analyze", "spec": {"model": MODEL}})
 
     @abstractmethod
     def away(self, what: str, fault: str) -> AbstractContextManager[None]:
@@ -108,9 +109,7 @@ class Asking(threading.Thread):
         self._ask(client, "readyz", "GET", "/readyz")
 
     def _post(self, client: httpx.Client) -> None:
-        spec = {"model": {"source": "local", "name": "tiny"}, "pruning_percentage": 25}
-        body = {"kind": "prune", "spec": {**spec, **self._scene.posted_spec}}
-        answer = self._ask(client, "post", "POST", "/v1/jobs", json=body)
+        answer = self._ask(client, "post", "POST", "/v1/jobs", json=self._scene.posted)
         if answer is not None and answer.status_code == 202:
             self.accepted = str(answer.json()["id"])
 
@@ -173,7 +172,7 @@ def suffer(scene: Scene, what: str, fault: str, moment: str, length: float) -> O
         time.sleep(length)
     began = time.monotonic()
     asking.end()
-    fresh = scene.post()
+    fresh = service.post_job("analyze")
     service.wait_state(fresh, "running", "succeeded")
     taken = time.monotonic() - began
     assert service.wait_end(fresh)["state"] == "succeeded"
