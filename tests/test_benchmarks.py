@@ -34,3 +34,21 @@ def exists(module: str, name: str) -> bool:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: str(script.relative_to(ROOT)))
 def test_what_a_benchmark_imports_is_there(script: Path) -> None:
     assert [(module, name) for module, name in imported(script) if not exists(module, name)] == []
+
+
+def test_faults_are_told_a_row_each(tmp_path: Path) -> None:
+    from benchmarks.outages.faults_table import Record, condensed, read
+    from tests.service.outages.scenes import Outcome
+
+    calm = Outcome({"job 200": 3, "livez 200": 3}, 0.2, 1.0, (("succeeded", None),), 1)
+    rough = Outcome({"job 503 database_unavailable": 2}, 4.0, 9.0, (("failed", "storage_full"),), 2)
+    for moment, seconds, outcome, wrong in (
+        ("claim", 3.0, calm, ()),
+        ("commit", 3.0, rough, ("an answer",)),
+        ("claim", 30.0, calm, ()),
+    ):
+        Record("postgres", "killed", moment, seconds, outcome, wrong).write(tmp_path / "records")
+    assert condensed(read([tmp_path / "records"])).splitlines()[2] == (
+        "| postgres | killed | job 200, 503 database_unavailable; livez 200 "
+        "| 4.0 / 9.0 s (2), attempts 2, `storage_full`, **1 of 2 wrong** | 0.2 / 1.0 s (1) |"
+    )

@@ -88,10 +88,17 @@ def test_a_job_of_another_queue_proves_nothing(watched: Watched) -> None:
     assert not watched.services.repository.published_for(["gpu"], 0)
 
 
-def test_the_beat_says_it(services: Services) -> None:
+def test_the_beat_says_it_and_doctor_names_it(services: Services) -> None:
+    from service.doctor import check_worker
     from worker.beats import Beats
 
+    beats = Beats(services, ["cpu"], "1")
+    beats._beat()
+    assert check_worker(services.settings).well
     services.stalled.set()
-    Beats(services, ["cpu"], "1")._beat()
+    beats._beat()
     (worker,) = services.repository.live_workers()
     assert worker.stalled
+    finding = check_worker(services.settings)
+    assert not finding.well
+    assert services.worker_id in finding.text
