@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,14 +21,15 @@ EXIT_OK, EXIT_ERROR = 0, 1
 def run(connection: Connection, task_json: str, log: str) -> None:
     """Run one task and report its progress, then its result or its error, over the connection."""
     become_group_leader()
-    _redirect_output(Path(log))
     reporting = Reporting(connection)
     task = json.loads(task_json)
     try:
+        _redirect_output(Path(log))
         test_hooks.in_engine(task.get("hooks", {}))
         reporting.send({"type": "result", "metrics": _perform(task, reporting)})
     except BaseException as error:
-        print(outline(error), file=sys.stderr)
+        with suppress(OSError):  # on a full disk the message says it all the same
+            print(outline(error), file=sys.stderr)
         reporting.send({"type": "error", **describe(error), "trace": outline(error)})
         _flush()
         os._exit(EXIT_ERROR)
@@ -59,5 +61,6 @@ def _redirect_output(log: Path) -> None:
 
 
 def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()

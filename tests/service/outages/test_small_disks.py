@@ -12,7 +12,13 @@ from tests.service.outages.scenes import suffer
 pytestmark = [pytest.mark.outage, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LENGTH = 5.0
-CASES = [("staging", "staging"), ("database", "commit"), ("log", "claim"), ("broker", "commit")]
+CASES = [
+    ("staging", "staging"),
+    ("scratch", "claim"),
+    ("database", "commit"),
+    ("log", "claim"),
+    ("broker", "commit"),
+]
 
 
 @pytest.fixture(scope="module")
