@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,8 @@ class Scene(ABC):
     service: Service
     #: How long an undisturbed job takes here.
     usual_seconds: float = 0.0
+    #: A job that ended before, with files.
+    earlier_job: str = ""
     #: States in which the job that a fault befalls may end, and the code of its error.
     fair_ends: tuple[tuple[str, str | None], ...] = (("succeeded", None),)
     #: The job that is posted during a fault.
@@ -76,42 +79,56 @@ class Scene(ABC):
 
     def warm_up(self) -> None:
         """Measure the second job's time: the first one warms up."""
-        self.service.wait_end(self.post())
+        self.earlier_job = self.post()
+        self.service.wait_end(self.earlier_job)
         began = time.monotonic()
         self.service.wait_end(self.post())
         self.usual_seconds = time.monotonic() - began
 
 
-class Asking(threading.Thread):
-    """A caller that goes on asking during a fault and posts one job, and what it was told."""
+class Asking:
+    """A caller that goes on asking during a fault, fetches a file, and posts one job; what it was told."""
 
     def __init__(self, scene: Scene, job_id: str) -> None:
-        super().__init__(daemon=True)
-        self.statuses: dict[str, int] = {}
+        self.statuses: Counter[str] = Counter()
         self.slowest = 0.0
         self.accepted: str | None = None
-        self._scene, self._path = scene, f"/v1/jobs/{job_id}"
-        self._over = threading.Event()
+        self._scene = scene
+        self._over, self._lock = threading.Event(), threading.Lock()
+        state = {"job": f"/v1/jobs/{job_id}", "livez": "/livez", "readyz": "/readyz"}
+        file = {"file": f"/v1/jobs/{scene.earlier_job}/artifacts/config.json"}
+        # a slow answer must not keep the others from being asked for
+        tasks = [(self._go_on, state), (self._go_on, file), (self._post, {"post": "/v1/jobs"})]
+        self._threads = [threading.Thread(target=task, args=(paths,), daemon=True) for task, paths in tasks]
 
-    def run(self) -> None:
-        """Ask for the job, for liveness and for readiness in turn; after the first round, post a job."""
+    def start(self) -> None:
+        """Ask from now on."""
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """No more questions; waits for the last answers."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join(90)
+
+    def _client(self) -> httpx.Client:
         service = self._scene.service
         headers = {"Authorization": service.client.headers["Authorization"]}
-        with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
-            self._ask_all(client)
-            self._post(client)
-            while not self._over.wait(0.2):
-                self._ask_all(client)
+        return httpx.Client(base_url=service.url, headers=headers, timeout=60)
 
-    def _ask_all(self, client: httpx.Client) -> None:
-        self._ask(client, "job", "GET", self._path)
-        self._ask(client, "livez", "GET", "/livez")
-        self._ask(client, "readyz", "GET", "/readyz")
+    def _go_on(self, paths: dict[str, str]) -> None:
+        with self._client() as client:
+            while not self._over.is_set():
+                for name, path in paths.items():
+                    self._ask(client, name, "GET", path)
+                self._over.wait(0.3)
 
-    def _post(self, client: httpx.Client) -> None:
-        answer = self._ask(client, "post", "POST", "/v1/jobs", json=self._scene.posted)
-        if answer is not None and answer.status_code == 202:
-            self.accepted = str(answer.json()["id"])
+    def _post(self, paths: dict[str, str]) -> None:
+        with self._client() as client:
+            answer = self._ask(client, "post", "POST", paths["post"], json=self._scene.posted)
+            if answer is not None and answer.status_code == 202:
+                self.accepted = str(answer.json()["id"])
 
     def _ask(
         self, client: httpx.Client, name: str, method: str, path: str, **options: Any
@@ -124,14 +141,10 @@ class Asking(threading.Thread):
                 said += f" {answer.json()['code']}"
         except httpx.HTTPError as error:
             said = f"{name} {type(error).__name__}"
-        self.slowest = max(self.slowest, time.monotonic() - began)
-        self.statuses[said] = self.statuses.get(said, 0) + 1
+        with self._lock:
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.statuses[said] += 1
         return answer
-
-    def end(self) -> None:
-        """No more questions; waits for the answer to the last."""
-        self._over.set()
-        self.join(90)
 
 
 @dataclass(frozen=True)
@@ -180,4 +193,4 @@ def suffer(scene: Scene, what: str, fault: str, moment: str, length: float) -> O
     for job in jobs:
         assert len(service.events(job["id"], "succeeded")) == (job["state"] == "succeeded")
     ends = tuple((str(job["state"]), job["error"] and str(job["error"]["code"])) for job in jobs)
-    return Outcome(asking.statuses, asking.slowest, taken, ends, int(jobs[0]["attempt"]))
+    return Outcome(dict(asking.statuses), asking.slowest, taken, ends, int(jobs[0]["attempt"]))
