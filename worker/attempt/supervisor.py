@@ -29,6 +29,7 @@ from worker.attempt.log import AttemptLog
 from worker.attempt.outcomes import Cancelled, Failed, Finished, Lost, Outcome, Preempted, Replaced, TimedOut
 from worker.attempt.progress import ProgressTracker
 from worker.attempt.publishing import Workspace
+from worker.attempt.retrying import patiently
 from worker.attempt.sameness import has_changed, is_as_admitted, model_signatures
 from worker.attempt.stages import StageCosts, stages_of
 from worker.attempt.task import build_task, expected_bytes
@@ -132,7 +133,7 @@ class Supervisor:
     def _attempt_it(self, workspace: Workspace, stack: ExitStack) -> Outcome:
         """Prepare, run the engine, and say how it went; foreseen failures are outcomes, not exceptions."""
         try:
-            task = self._prepare(workspace, stack)
+            task = self._patiently(partial(self._prepare, workspace, stack))
             engine = EngineProcess(self._services.engines, task, workspace.engine_log)
         except _InterruptedError as error:
             return error.outcome
@@ -149,19 +150,20 @@ class Supervisor:
 
     def _prepare(self, workspace: Workspace, stack: ExitStack) -> dict[str, Any]:
         services, claim = self._services, self._claim
+        self._keep_going()
         self._models_before = model_signatures(services, claim.job)
         if has_changed(services, claim.job, self._models_before):
             self._said.say(_CHANGED, "warning")
             self._repository.warn(claim.job.id, claim.attempt, "changed_since_creation", _CHANGED)
-        with full_disk_is_named():
+        with full_disk_is_named(), ExitStack() as held:
             workspace.prepare(needed_bytes=expected_bytes(services, claim))
             binding = states.binding_of(services, claim.job, self._models_before)
             self._steps = FinishedSteps(services, claim.job, self._models_before)
             self._steps.take_over(workspace, self._keep_going)
-            finished = self._steps.metrics
-            return build_task(
-                services, claim, workspace, self._hooks, stack, self._keep_going, binding, finished
-            )
+            done = self._steps.metrics
+            task = build_task(services, claim, workspace, self._hooks, held, self._keep_going, binding, done)
+            stack.enter_context(held.pop_all())  # let go of if this try fails
+        return task
 
     def _keep_going(self) -> None:
         """Called all through the work that this thread does itself, which a signal must end too."""
@@ -323,8 +325,7 @@ class Supervisor:
         """Hash and store the files, then publish them in the transaction that ends the job."""
         try:
             self._hold_before_sealing()
-            finished_at = self._repository.now()
-            reusable = is_as_admitted(self._services, self._job, self._models_before)
+            finished_at, reusable = self._patiently(self._look_before_sealing)
             steps = [step["name"] for step in self._job.spec.get("steps", ())]
             files = workspace.seal(finished_at=finished_at, interrupt=self._keep_going, steps=steps)
         except _InterruptedError as error:
@@ -353,6 +354,12 @@ class Supervisor:
             self._costs.learn(self._tracker.spent())
         return state
 
+    def _look_before_sealing(self) -> tuple[int, bool]:
+        """The database's time, and whether the result may be reused."""
+        self._keep_going()
+        now = self._repository.now()
+        return now, is_as_admitted(self._services, self._job, self._models_before)
+
     def _hold_before_sealing(self) -> None:
         kind, seconds = test_hooks.parse_hold(self._hooks.get("seal", ""))
         if kind:
@@ -371,18 +378,14 @@ class Supervisor:
             time.sleep(seconds)
 
     def _persist(self, write: Callable[[], T]) -> T | None:
-        give_up = time.monotonic() + self._settings.lease_seconds
-        delay = 0.1
-        while True:
-            try:
-                return write()
-            except SQLAlchemyError:
-                if time.monotonic() > give_up:
-                    self._log.exception("attempt.end_not_written")
-                    return None
-                self._log.warning("database.retry", exc_info=True)
-                time.sleep(delay)
-                delay = min(2.0, delay * 2)
+        try:
+            return self._patiently(write)
+        except SQLAlchemyError:
+            self._log.exception("attempt.end_not_written")
+            return None
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return patiently(call, seconds=self._settings.lease_seconds, log=self._log)
 
 
 class _InterruptedError(Exception):

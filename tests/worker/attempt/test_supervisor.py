@@ -24,6 +24,7 @@ from tests.worker.attempt.looks import (
     stored_folders,
 )
 from tests.worker.conftest import RESULT
+from worker.attempt import supervisor
 from worker.attempt.supervisor import release_running, run_job
 from worker.engine.process import Ended
 from worker.services import Services
@@ -297,3 +298,23 @@ def test_a_commit_whose_answer_is_lost_keeps_its_files(
     assert stored_folders(services) == [f"{job.id}/1"]
     types = [event.type for event in services.repository.list_events(job.id)]
     assert types.count("succeeded") == 1
+
+
+@pytest.mark.parametrize("asking", ["has_changed", "build_task", "is_as_admitted"])
+def test_a_database_that_is_away_for_a_moment_costs_no_attempt(
+    services: Services, engine: EngineType, new_job: NewJob, monkeypatch: pytest.MonkeyPatch, asking: str
+) -> None:
+    genuine = getattr(supervisor, asking)
+    calls: list[int] = []
+
+    def be_away_at_first(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OperationalError("SELECT", {}, ConnectionError("server closed the connection"))
+        return genuine(*args)
+
+    monkeypatch.setattr(supervisor, asking, be_away_at_first)
+    job = new_job()
+    run_job(services, job.id)
+    assert len(calls) == 2
+    assert (state_of(services, job).state, state_of(services, job).attempt) == (State.SUCCEEDED, 1)
