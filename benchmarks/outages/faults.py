@@ -41,13 +41,12 @@ SCENES = ("neighbours", "small disks", "a database's small disk")
 def cells_of(chosen: argparse.Namespace) -> dict[str, list[Cell]]:
     """What is to be run, by the scene that it needs."""
     found: dict[str, list[Cell]] = {scene: [] for scene in SCENES}
-    for length, neighbour in itertools.product(chosen.lengths, chosen.neighbours):
+    # moments before neighbours: where time is short, every fault is had at the first moments
+    for length, moment, neighbour in itertools.product(chosen.lengths, chosen.moments, chosen.neighbours):
         disk = neighbour == "disk"
-        faults = [fault for fault in chosen.faults if fault in (DISKS if disk else FAULTS)]
-        moments = [
-            moment for moment in chosen.moments if moment in (DISK_MOMENTS if disk else NEIGHBOUR_MOMENTS)
-        ]
-        for fault, moment in itertools.product(faults, moments):
+        if moment not in (DISK_MOMENTS if disk else NEIGHBOUR_MOMENTS):
+            continue
+        for fault in (fault for fault in chosen.faults if fault in (DISKS if disk else FAULTS)):
             scene = 0 if not disk else 2 if fault == "postgres" else 1
             found[SCENES[scene]].append((length, neighbour, fault, moment))
     return found
