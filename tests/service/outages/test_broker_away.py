@@ -19,7 +19,7 @@ from tests.tiny import write_tiny_llama
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
-#: After the broker is back, a fresh job has ended by then, unless its worker stands still.
+#: After the broker is back, a fresh job is taken by then, unless its worker stands still.
 NEXT_JOB_SECONDS = 30.0
 #: How a message is made to end, by labels, and what the worker says when it can't.
 ENDINGS = {"ack": ({}, "Couldn't ack"), "reject": ({"test.acknowledge": "reject:0"}, "Couldn't reject")}
@@ -105,8 +105,9 @@ def test_the_next_job_is_taken_after(service: Service, outage: Callable[..., Non
         lambda: service.wait_state(job_id, "succeeded"),
         lambda: wait_for(lambda: log.read_text().count(said) > before, f"the worker to say {said!r}"),
     )
-    fresh = service.post_job()
-    assert service.wait_end(fresh, NEXT_JOB_SECONDS)["state"] == "succeeded"
+    fresh = service.post_job("analyze")
+    service.wait_state(fresh, "running", "succeeded", seconds=NEXT_JOB_SECONDS)
+    assert service.wait_end(fresh)["state"] == "succeeded"
     job = service.job(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 1)
     assert len(service.events(job_id, "succeeded")) == 1
