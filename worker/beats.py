@@ -12,6 +12,8 @@ from worker.services import Services
 
 #: How often the models folder is looked at; an unchanged one costs a few stat calls.
 SCAN_SECONDS = 2.0
+#: After a beat that could not be written: no job is admitted for a worker that has long been unheard of.
+RETRY_SECONDS = 1.0
 #: In the work folder; touched after each beat, so that a container's health check need not ask the database.
 ALIVE_FILE = "alive"
 
@@ -71,11 +73,12 @@ class Beats:
     def _beat_loop(self) -> None:
         while not self._stop.is_set():
             started = time.monotonic()
-            self._beat()
-            self._changed.wait(max(0.0, self._interval - (time.monotonic() - started)))
+            pause = self._interval if self._beat() else min(self._interval, RETRY_SECONDS)
+            self._changed.wait(max(0.0, pause - (time.monotonic() - started)))
             self._changed.clear()
 
-    def _beat(self) -> None:
+    def _beat(self) -> bool:
+        """Beat once; whether it was written."""
         content: dict[str, Any] = {
             "queues": self._services.settings.queues,
             "devices": self._devices,
@@ -93,3 +96,5 @@ class Beats:
             (self._services.settings.work_dir / ALIVE_FILE).touch()
         except Exception:
             logger.warning("worker.beat_failed", exc_info=True)
+            return False
+        return True

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -185,7 +186,7 @@ def suffer(scene: Scene, what: str, fault: str, moment: str, length: float) -> O
         time.sleep(length)
     began = time.monotonic()
     asking.end()
-    fresh = service.post_job("analyze")
+    fresh = wait_for(partial(_admitted, service), "a fresh job to be admitted")
     service.wait_state(fresh, "running", "succeeded")
     taken = time.monotonic() - began
     assert service.wait_end(fresh)["state"] == "succeeded"
@@ -194,3 +195,12 @@ def suffer(scene: Scene, what: str, fault: str, moment: str, length: float) -> O
         assert len(service.events(job["id"], "succeeded")) == (job["state"] == "succeeded")
     ends = tuple((str(job["state"]), job["error"] and str(job["error"]["code"])) for job in jobs)
     return Outcome(dict(asking.statuses), asking.slowest, taken, ends, int(jobs[0]["attempt"]))
+
+
+def _admitted(service: Service) -> str | None:
+    """A fresh job, unless no worker has been able to say lately that it is alive: that is tried again."""
+    answer = service.request("POST", "/v1/jobs", json={"kind": "analyze", "spec": {"model": MODEL}})
+    if answer is None or (answer.status_code == 422 and answer.json()["code"] == "no_live_worker"):
+        return None
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
