@@ -49,6 +49,6 @@ def test_faults_are_told_a_row_each(tmp_path: Path) -> None:
     ):
         Record("postgres", "killed", moment, seconds, outcome, wrong).write(tmp_path / "records")
     assert condensed(read([tmp_path / "records"])).splitlines()[2] == (
-        "| postgres | killed | job 200, 503 database_unavailable; livez 200 "
+        "| postgres | killed | 503 database_unavailable (job) "
         "| 4.0 / 9.0 s (2), attempts 2, `storage_full`, **1 of 2 wrong** | 0.2 / 1.0 s (1) |"
     )

@@ -29,6 +29,16 @@ class Plan:
     once_jobs: int = 3
     end_seconds: float = 240.0
 
+    @classmethod
+    def of(cls, jobs: int, end_seconds: float) -> Plan:
+        """So many jobs, and as much violence to each as by default."""
+        share = jobs / cls.jobs
+        quotas = {
+            name: max(1, round(share * getattr(cls, name)))
+            for name in ("lost_attempts", "stale_attempts", "once_jobs")
+        }
+        return cls(jobs, **quotas, end_seconds=end_seconds)
+
 
 @dataclass
 class Tally:

@@ -49,6 +49,10 @@ COLUMNS = (
 )
 
 
+#: Answers that tell a caller nothing of a fault.
+USUAL = ("200", "202")
+
+
 def heading(columns: Sequence[str]) -> str:
     """The first two lines of a Markdown table."""
     return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
@@ -73,7 +77,7 @@ def condensed(records: Iterable[Record]) -> str:
     for record in records:
         grouped[record.neighbour, record.fault][record.seconds].append(record)
     lengths = sorted({length for row in grouped.values() for length in row})
-    columns = ["neighbour", "fault", "a caller is told", *(f"{length:g} s" for length in lengths)]
+    columns = ["neighbour", "fault", "a caller is told also", *(f"{length:g} s" for length in lengths)]
     lines = [heading(columns)]
     for (neighbour, fault), row in grouped.items():
         everything = [record for cell in row.values() for record in cell]
@@ -96,13 +100,15 @@ def _cell(records: Sequence[Record]) -> str:
 
 
 def _told(records: Sequence[Record]) -> str:
-    """Every kind of answer that was given, whatever the length and the moment."""
+    """Every answer but the usual ones, whatever the length and the moment, and to which questions."""
     given: dict[str, set[str]] = defaultdict(set)
     for record in records:
         for status in record.outcome.statuses:
             name, _, answer = status.partition(" ")
-            given[name].add(answer)
-    return "; ".join(f"{name} {', '.join(sorted(given[name]))}" for name in sorted(given))
+            if answer not in USUAL:
+                given[answer].add(name)
+    told = [f"{answer} ({', '.join(sorted(names))})" for answer, names in sorted(given.items())]
+    return "; ".join(told) or "nothing of it"
 
 
 def _end(state: str, code: str | None) -> str:
