@@ -93,9 +93,9 @@ def _error_of(folder: Path, size: int, code: int) -> Exception:
         known = _known_error(error)
         if known is not None:
             return known
-    for rank, ended in (_read(folder / _FAILURES_FILE) or {}).items():
+    for name, ended in (_read(folder / _FAILURES_FILE) or {}).items():
         if ended < 0:
-            return ProcessLostError(_lost(int(rank), size, -ended))
+            return ProcessLostError(_lost(int(name), size, -ended))
     for rank, error in told.items():
         return ProcessLostError(f"process {rank + 1} of {size} failed with {error['type']}")
     return ProcessLostError(f"the launcher of {size} processes ended with exit code {code}")

@@ -24,7 +24,7 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousStoreInfo,
     rendezvous_handler_registry,
 )
-from torch.distributed.elastic.utils import macros
+from torch.distributed.elastic.utils import macros  # type: ignore[attr-defined]
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from optipfair_engine.jsonable import write_json
@@ -92,7 +92,7 @@ class _OneMachine(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         # ranks don't ask at that address: they meet by a file
-        return RendezvousInfo(dist.HashStore(), 0, 1, RendezvousStoreInfo("localhost", 0))
+        return RendezvousInfo(dist.HashStore(), 0, 1, RendezvousStoreInfo("localhost", 0))  # type: ignore[attr-defined]
 
     def is_closed(self) -> bool:
         return False

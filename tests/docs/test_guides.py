@@ -20,9 +20,10 @@ TEXT = "Structured pruning removes whole neurons, so that the smaller model is f
 GUIDES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("quickstart.md", "pruning.md", "bias.md"))]
 #: Who runs the blocks of the other pages; the templates and schedules of CI systems are checked by schemas.
 ELSEWHERE = {
-    "http.md": "tests/service/test_ci_recipes.py, tests/jobs/specs/test_docs.py",
-    "ci.md": "tests/service/test_ci_recipes.py",
-    "operations.md": "tests/service/test_compose.py, test_settings_and_folders.py",
+    "http.md": "tests/service/ci/test_ci_recipes.py, tests/jobs/specs/test_docs.py",
+    "ci.md": "tests/service/ci/test_ci_recipes.py",
+    "deployment.md": "tests/deploy, tests/api/test_nginx.py",
+    "operations.md": "tests/deploy/test_compose.py, tests/service/test_settings_and_folders.py",
     "CONTRIBUTING.md": "CI calls make itself",
 }
 #: What is said of a size or of time in a page is too much for a tiny model.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from optipfair_engine.calibration.accumulators import SquaredNorm
 from optipfair_engine.calibration.experts import ExpertScores
 from optipfair_engine.calibration.statistics import GramStatistics, gather_statistics
-from optipfair_engine.processes.capture import Processes
+from optipfair_engine.processes.capture import Processes, Wanted
 from optipfair_engine.progress import Reporter
 from optipfair_engine.pruning.gathering import IN_MEMORY, Gatherer
 
@@ -51,13 +51,13 @@ class _InProcesses(Gatherer):
     def norms(
         self, view: ModelView, calibration: CalibrationSet, layers: Sequence[int], report: Reporter
     ) -> Mapping[int, Tensor]:
-        wanted = {"down_proj": (layers, SquaredNorm)}
+        wanted: Wanted = {"down_proj": (layers, SquaredNorm)}
         found = self._capture(view, calibration.batches, wanted, holdout_every=None, report=report)
         return {layer: accumulator.result() for layer, accumulator in found["down_proj"].fit.items()}
 
     def experts(
         self, view: ModelView, calibration: CalibrationSet, layers: Sequence[int], report: Reporter
     ) -> Mapping[int, ExpertScores]:
-        wanted = {"experts": (layers, partial(ExpertScores, view.routing.num_experts))}
+        wanted: Wanted = {"experts": (layers, partial(ExpertScores, view.routing.num_experts))}
         found = self._capture(view, calibration.batches, wanted, holdout_every=None, report=report)
         return found["experts"].fit
