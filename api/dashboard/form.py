@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.dashboard.sizes import SIZES
+from api.dashboard.words import SIZES
 from api.problem import Problem, field_error, invalid
 
 Form = Mapping[str, Sequence[str]]

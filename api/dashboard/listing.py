@@ -9,8 +9,7 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 from api.context import Services
-from api.dashboard.sizes import SIZES
-from api.dashboard.words import ago, span
+from api.dashboard.words import SIZES, ago, span
 from api.views import rfc3339_or_none
 from jobs.errors import InvalidError
 from jobs.rows import Job, Page

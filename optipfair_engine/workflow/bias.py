@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,7 +40,6 @@ PAIRS_FILE: Final = "bias_metrics.json"
 SUMMARY_FILE: Final = "bias_summary.json"
 TEXTS_FILE: Final = "generations.jsonl"
 REPORT_FILE: Final = "report.html"
-CHART: Final = "mean_diff"
 
 
 @dataclass
@@ -108,7 +107,12 @@ def bias_checkpoint(
         gc.collect()
     output.mkdir(parents=True, exist_ok=True)
     after = _ask(source, questions, options, output, model_name, report)
-    result = _with_figures(_result(after, before, questions, options), after, before, options, output, report)
+    result = _result(after, before, questions, options)
+    if after.profile is not None:
+        from optipfair_engine.bias.figures.of_result import draw_result
+
+        other = before.profile if before is not None else None
+        result = draw_result(result, after.profile, other, options, output, report)
     metrics = {
         **result.flat(),
         "warnings": as_warnings(result.cautions()),
@@ -339,47 +343,6 @@ def _continuations(after: _Answers, before: _Answers, options: BiasOptions) -> C
     templates = [pair.template for pair in after.profile.pairs]
     return continuation_changes(
         templates, distances=distances, generations=generations, seed=options.seed, **_margin(options)
-    )
-
-
-def _with_figures(
-    result: BiasResult,
-    after: _Answers,
-    before: _Answers | None,
-    options: BiasOptions,
-    output: Path,
-    report: Reporter,
-) -> BiasResult:
-    """The result with the names of its figures, once the chart of all layers is drawn too."""
-    profile, chosen = after.profile, options.visualization_types
-    if profile is None or result.activations is None or (chosen is not None and not chosen):
-        return result
-    from optipfair_engine.bias.figures.chart import chart_of
-    from optipfair_engine.bias.figures.fonts import warnings_about
-    from optipfair_engine.bias.figures.kinds import Style
-    from optipfair_engine.bias.figures.writing import draw_to_file
-
-    figures = list(profile.figures)
-    other = before.profile if before is not None else None
-    chart = chart_of(result, profile.aliases, other.layer_means() if other is not None else {})
-    if chart.panels:
-        name = f"{CHART}.{options.figure_format}"
-        draw_to_file(chart, Style(), output / name)
-        figures.insert(0, name)
-        report("plot", len(figures), len(figures), name)
-    if result.cause is not None:
-        from optipfair_engine.bias.figures.effects import effects_of
-        from optipfair_engine.bias.sections import EFFECTS
-
-        name = f"{EFFECTS}.{options.figure_format}"
-        draw_to_file(effects_of(result.cause, result.model), Style(), output / name)
-        figures.append(name)
-        report("plot", len(figures), len(figures), name)
-    prompts = [text for pair in profile.pairs for text in (pair.first.text, pair.second.text)]
-    return replace(
-        result,
-        figures=tuple(figures),
-        figure_warnings=tuple(warnings_about(prompts if profile.figures else [])),
     )
 
 

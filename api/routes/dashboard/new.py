@@ -17,7 +17,7 @@ from api.dashboard import curl, form as fields
 from api.dashboard.listing import job_head
 from api.dashboard.rendering import HEADERS, log_in_first, page
 from api.dashboard.session import SameOrigin, Session, Writer, form_of, here
-from api.dashboard.sizes import SIZES
+from api.dashboard.words import SIZES
 from api.failures import problem_for
 from api.problem import Problem
 from api.routes.models import list_calibrations, list_models, list_suites

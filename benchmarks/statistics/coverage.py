@@ -1,6 +1,6 @@
 """How often the intervals of this project's own suite hold the truth, simulated by templates.
 
-    python benchmarks/coverage.py [--trials N] [--suite optipfair]
+    python benchmarks/statistics/coverage.py [--trials N] [--suite optipfair]
 
 A simulated model moves every scene of the suite by an amount of its own, which pairs and control pairs of
 the scene have in common, every category by a factor, and every pair by chance; the amounts are log-normal, so
