@@ -28,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "calibrated, layer by layer": {"execution": "streamed", **REFIT},
     "calibrated, in memory": {"execution": "memory", **REFIT},
 }
-#: Prunes in forks of a process that has everything loaded, as a worker does; prints their peaks. A streamed one
+#: Prunes in forks of a process that has all loaded, as a worker does; prints their peaks. A streamed one
 #: is counted without pages of mapped files, which the system may take away; one in memory is counted whole.
 CODE = """
 import json, multiprocessing, sys, threading
