@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from api.uploads.receiving import PART_BYTES
 from service.client import OptipfairClient
 from tests.proxy import proxy
 from tests.tiny import write_tiny_llama
@@ -87,7 +88,8 @@ def test_a_large_file_that_is_cut_three_times_passes_through_in_constant_memory(
         peaks.append(private_bytes(api))
         assert (done["state"], cuts) == ("complete", [])
         back = [before - now for before, now in pairwise(places) if now < before]
-        assert len(back) == 3 and max(back) < LARGE_BYTES // 4  # it went on about where it was
+        # it went on where it was, but for the part under way, and once more where that was stored meanwhile
+        assert 3 <= len(back) <= 6 and max(back) < PART_BYTES + 16 * 1024 * 1024
         with path.open("rb") as file:
             assert done["files"][0]["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
         print(f"peak of the API: {max(peaks) / 1e6:.0f} MB private, {max(peaks) - peaks[0]} more than before")
