@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -24,7 +25,7 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousStoreInfo,
     rendezvous_handler_registry,
 )
-from torch.distributed.elastic.utils import macros  # type: ignore[attr-defined]
+from torch.distributed.elastic.utils.api import macros
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from optipfair_engine.jsonable import write_json
@@ -32,6 +33,7 @@ from optipfair_engine.processes.rank import run_rank
 
 FAILURES_FILE = "failures.json"
 _BACKEND = "one-machine"
+_own_store: Any = dist.HashStore  # type: ignore[attr-defined]  # public, but not exported to mypy
 #: How long ranks that another one's end has stopped may take to end by themselves.
 _GRACE_SECONDS = 3
 
@@ -92,7 +94,7 @@ class _OneMachine(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         # ranks don't ask at that address: they meet by a file
-        return RendezvousInfo(dist.HashStore(), 0, 1, RendezvousStoreInfo("localhost", 0))  # type: ignore[attr-defined]
+        return RendezvousInfo(_own_store(), 0, 1, RendezvousStoreInfo("localhost", 0))
 
     def is_closed(self) -> bool:
         return False
