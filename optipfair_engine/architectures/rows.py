@@ -48,7 +48,8 @@ def _joined(first: Indices, second: Indices) -> Indices:
         return np.concatenate((first, second))
     import torch
 
-    return torch.cat((first, torch.as_tensor(second)))
+    # where a model is built without weights, the default device isn't that of the indices
+    return torch.cat((first, torch.as_tensor(second, device=first.device)))
 
 
 def gate_of(weight: Tensor, intermediate_size: int) -> Tensor:

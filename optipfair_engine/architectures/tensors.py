@@ -60,7 +60,7 @@ def replace_weight(module: Linear, weight: Tensor) -> None:
 
 def keep(module: Linear, kept: Kept) -> None:
     """Keep these outputs (rows and bias entries) or inputs (columns), in the given order."""
-    index = torch.as_tensor(kept.indices).to(module.weight.device)
+    index = torch.as_tensor(kept.indices, device=module.weight.device)
     dim = 0 if kept.axis == "outputs" else 1
     replace_weight(module, matrix(module).detach().index_select(dim, index))
     if module.bias is not None and kept.axis == "outputs":

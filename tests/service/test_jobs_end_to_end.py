@@ -190,7 +190,7 @@ def test_a_pipeline_goes_on_from_the_step_that_failed(service: Service) -> None:
     (resumed,) = service.events(job_id, "resumed")
     assert resumed["data"] == {"step": "measure", "finished_steps": ["small"]}
     ran = {event["data"]["stage"] for event in service.events(job_id, "progress") if event["attempt"] == 2}
-    assert ran and all(stage.startswith("measure:") for stage in ran)
+    assert len(ran) > 1 and all(stage.startswith("measure:") for stage in ran - {"store"})
     after = service.download(job_id)
     assert after["small.model.safetensors"] == before["small.model.safetensors"]
     assert {"measure.metrics.json", "small.config.json"} <= set(after)

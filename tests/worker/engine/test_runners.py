@@ -212,7 +212,7 @@ def test_a_bias_job_without_figures_writes_metrics_and_report_only(tiny: Path, t
         assert (metrics["pairs"], metrics["templates"]) == (3, 3)
         written = {path.name for path in (tmp_path / name).iterdir()}
         assert written == {"bias_metrics.json", "bias_summary.json", "metrics.json", "report.html"}
-    assert set(stages) == {"load", "bias"}
+    assert set(stages) == {"load", "bias", "save"}
 
 
 def test_a_pipeline_prunes_and_compares_bias_with_the_original(tiny: Path, tmp_path: Path) -> None:
