@@ -6,7 +6,8 @@ Each round prunes the demo model (or ``--model``, a safetensors folder with a to
 neurons, chosen by OBS and refitted, on the same windows of 512 tokens, with ``processes=1`` and then with
 ``processes=2``, each in a new process of two threads. Timed is the whole of ``prune_checkpoint`` without
 imports, and of it the calibration, from the first call to the last layer's (or batch's) report; the ranks'
-start is part of that. Exit code 1 if the two keep different neurons.
+start is part of that. ``--last N`` prunes the last N layers alone: all layers are run, and fewer ordered. Exit
+code 1 if the two keep different neurons.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ calibration = load_calibration_file(
 options = PruneOptions(
     pruning_percentage=30, neuron_selection_method="OBS", compensation="least_squares",
     verify="structure", execution=execution, processes=processes,
+    layer_indices=json.loads(sys.argv[7]),
 )
 seen, start = {}, time.perf_counter()
 def report(stage, done, total, message):
@@ -76,6 +78,7 @@ def main() -> int:
     parser.add_argument("--text", type=Path, help="calibration text; Python's own manual unless given")
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--last", type=int, help="how many of the last layers are pruned; all unless given")
     parser.add_argument("--execution", choices=("memory", "streamed"), default="streamed")
     options = parser.parse_args()
     print(processor(), f"load {os.getloadavg()[0]:.1f}", sep="; ")
@@ -84,11 +87,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="optipfair-bench-") as scratch:
         folder = Path(scratch)
         source, text = demo_model(options.model, folder / "source"), manual_text(options.text, folder)
+        count = json.loads((source / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+        chosen = None if options.last is None else list(range(count - options.last, count))
         for number in range(options.rounds):
             found = {}
             for processes in (1, 2):
                 output = folder / f"{number}-{processes}"
-                asked = [str(options.windows), str(processes), options.execution]
+                asked = [str(options.windows), str(processes), options.execution, json.dumps(chosen)]
                 found[processes] = run(source, output, text, asked)
             same = same and kept(folder / f"{number}-1") == kept(folder / f"{number}-2")
             rounds.append(found)
