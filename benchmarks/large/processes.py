@@ -6,8 +6,8 @@ Each round prunes the demo model (or ``--model``, a safetensors folder with a to
 neurons, chosen by OBS and refitted, on the same windows of 512 tokens, with ``processes=1`` and then with
 ``processes=2``, each in a new process of two threads. Timed is the whole of ``prune_checkpoint`` without
 imports, and of it the calibration, from the first call to the last layer's (or batch's) report; the ranks'
-start is part of that. ``--last N`` prunes the last N layers alone: all layers are run, and fewer ordered. Exit
-code 1 if the two keep different neurons.
+start is part of that. ``--last N`` prunes the last N layers alone: all layers are run, and fewer ordered.
+Exit code 1 if the two keep different neurons.
 """
 
 from __future__ import annotations
