@@ -21,7 +21,7 @@ extensions = [
     "docs.building.extension",
 ]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
-exclude_patterns = ["_site", "building", "pictures", "**/.ipynb_checkpoints"]
+exclude_patterns = ["jupyter_execute/**", "_site", "building", "pictures", "**/.ipynb_checkpoints"]
 # a broken link or a fault in a docstring ends the build; not every type that a signature names has a page
 nitpicky = False
 
