@@ -157,6 +157,7 @@ def ranks_of_this_process() -> list[psutil.Process]:
     return [launcher, *launcher.children()]
 
 
+@pytest.mark.outage  # on a busy machine the processes may have ended before one of them is killed
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(
